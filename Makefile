@@ -1,0 +1,42 @@
+# Every target sets up .venv by itself (.ci/setup); nothing has to be installed by hand before.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+python := .venv/bin/python
+# Two tests at a time: the product's smallest machine has two cores. `make test ARGS="-k ledger"` passes options on.
+pytest := $(python) -m pytest -n 2 --dist loadgroup
+ARGS ?=
+
+.PHONY: help setup demo test check bench-quick lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## Make .venv from requirements.lock (the other targets do it by themselves)
+	@.ci/setup
+
+demo: setup ## A branch's day with the line cut: hub, box, outage, kill, restart, sync, report
+	@.venv/bin/edgegw demo $(ARGS)
+
+test: setup ## All tests but the slow ones
+	@$(pytest) $(ARGS)
+
+check: setup ## Linter, formatter, types, layers and documents
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@$(python) -m pytest -q tests/tidy tests/docs
+
+bench-quick: setup ## Speed beside the floor that the machine itself sets
+	@$(python) -m tests.bench.quick $(ARGS)
+
+# No address of a package index is written, so that the lock serves whatever index the user's pip is set to.
+lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, for Python 3.11 to 3.13
+	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile pyproject.toml --group dev --upgrade --quiet \
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--output-file requirements.lock
+
+clean: ## Remove the virtual environment, caches and what the demo left
+	@rm -rf .venv .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run build dist
+	@find edgegw tests -name __pycache__ -type d -prune -exec rm -rf {} +
