@@ -1,0 +1,25 @@
+"""Waiting in tests for something that another thread, process or task does: the one place that may sleep."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+_POLL_SECONDS = 0.005
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, timeout_seconds: float = 10.0) -> None:
+    """Return once condition() is true; fail with `what` after timeout_seconds."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_seconds} s in vain for: {what}")
+        time.sleep(_POLL_SECONDS)
+
+
+async def until(condition: Callable[[], bool], what: str, *, timeout_seconds: float = 10.0) -> None:
+    """Return once condition() is true while the loop goes on; fail with `what` after timeout_seconds."""
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_seconds} s in vain for: {what}")
+        await asyncio.sleep(_POLL_SECONDS)
