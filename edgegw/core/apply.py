@@ -1,0 +1,165 @@
+"""Applying the hub's directives at the box: total, in order, each one journalled as applied, returned or
+refused (DESIGN §3.10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from edgegw.core.book import (
+    POST,
+    REFUSED,
+    Book,
+    centre_account,
+    own_accounts,
+    risk_account,
+)
+from edgegw.core.decide import Stamp, is_own
+from edgegw.core.model import CreateTransferStatus
+from edgegw.core.records import (
+    Account,
+    ConfirmDirective,
+    DeclineDirective,
+    Directive,
+    DirectiveApplied,
+    GrantDirective,
+    Leg,
+    SiteDirective,
+    Transfer,
+    decode_directive,
+    place_text,
+    transfer_id,
+)
+from edgegw.core.site import Site
+
+APPLIED: Final = "applied"
+RETURNED: Final = "returned"
+
+Sites = Callable[[str], Site | None]
+"""The site of a digest, if its bundle was fetched and is sound."""
+
+Awaited = Callable[[str], bool]
+"""Whether somebody still waits for the grant of this request id."""
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """What a directive does here."""
+
+    outcome: str
+    reason: str = ""
+    legs: tuple[Leg, ...] = ()
+    accounts: tuple[Account, ...] = ()
+
+
+def apply_directive(
+    book: Book, stamp: Stamp, body: bytes, *, awaited: Awaited, sites: Sites
+) -> DirectiveApplied:
+    """Change the book as the directive says and return the record of it; what cannot be applied is
+    refused, never raised."""
+    try:
+        directive = decode_directive(body)
+        effect = _effect(book, directive, awaited, sites)
+    except msgspec.MsgspecError as error:
+        effect = Effect(REFUSED, f"unreadable: {error}")
+    book.open_accounts(effect.accounts)
+    if effect.legs:
+        status = book.post(effect.legs, epoch=stamp.epoch, seq=stamp.seq, at_ns=stamp.at_ns)
+        if status is not CreateTransferStatus.created:
+            effect = Effect(REFUSED, f"the ledger says {status.name}")
+    record = DirectiveApplied(
+        v=1,
+        bank=stamp.bank,
+        box=stamp.box,
+        epoch=stamp.epoch,
+        seq=stamp.seq,
+        at_ns=stamp.at_ns,
+        wall_ns=stamp.wall_ns,
+        mono_ns=stamp.mono_ns,
+        window=book.window,
+        directive=msgspec.Raw(body),
+        outcome=effect.outcome,
+        reason=effect.reason,
+        legs=effect.legs,
+        accounts=effect.accounts,
+    )
+    book.note(record)
+    return record
+
+
+def original_of(directive: Directive) -> str:
+    """The place of the stand-in that a confirmation or late decline is about, else ""."""
+    if isinstance(directive, ConfirmDirective | DeclineDirective):
+        return place_text(epoch=directive.epoch, seq=directive.at_seq)
+    return ""
+
+
+def _effect(book: Book, directive: Directive, awaited: Awaited, sites: Sites) -> Effect:
+    if isinstance(directive, GrantDirective):
+        return _grant(book, directive, awaited)
+    if isinstance(directive, ConfirmDirective | DeclineDirective):
+        return _late_word(book, directive)
+    if isinstance(directive, SiteDirective):
+        return _site(book, directive, sites)
+    if directive.account_id not in book.accounts:
+        return Effect(REFUSED, f"account {directive.account_id} is not known here")
+    return Effect(APPLIED)
+
+
+def _grant(book: Book, directive: GrantDirective, awaited: Awaited) -> Effect:
+    account = book.accounts.get(directive.account_id)
+    if account is None or account.currency != directive.currency:
+        return Effect(REFUSED, f"account {directive.account_id} in {directive.currency} is not known here")
+    centre = centre_account(directive.currency)
+    leg = Leg(centre, directive.account_id, directive.amount_minor)
+    if directive.request_id and not awaited(directive.request_id):
+        back = Leg(directive.account_id, centre, directive.amount_minor)
+        return Effect(RETURNED, "nobody waits for it any more", (leg, back))
+    return Effect(APPLIED, "", (leg,))
+
+
+def _late_word(book: Book, directive: ConfirmDirective | DeclineDirective) -> Effect:
+    hold_id = transfer_id(epoch=directive.epoch, seq=directive.at_seq, leg=0)
+    original = book.at(original_of(directive))
+    if not isinstance(original, Transfer) or not original.legs:
+        return Effect(REFUSED, f"record {original_of(directive)} is not a stand-in of this box")
+    if not book.ledger.is_live(hold_id):
+        return Effect(REFUSED, "already_voided")
+    held = original.legs[0]
+    post = Leg(held.debit_account_id, held.credit_account_id, held.amount_minor, POST, f"{hold_id:032x}")
+    if isinstance(directive, DeclineDirective) and directive.liable == "merchant":
+        back = Leg(held.credit_account_id, risk_account(book.box, directive.currency), held.amount_minor)
+        return Effect(APPLIED, directive.reason, (post, back))
+    payee = book.accounts[held.credit_account_id]
+    if book.homed_here(payee):
+        return Effect(APPLIED, "", (post,))
+    return Effect(APPLIED, "", (post, Leg(payee.id, centre_account(payee.currency), held.amount_minor)))
+
+
+def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
+    site = sites(directive.digest)
+    if site is None:
+        return Effect(REFUSED, f"bundle {directive.digest} is not to be had or not sound")
+    if site.bank != book.bank:
+        return Effect(REFUSED, f"bundle is for bank {site.bank!r}, this box belongs to {book.bank!r}")
+    if site.version != directive.version or site.version <= book.site_version:
+        return Effect(REFUSED, f"version {site.version} does not follow version {book.site_version}")
+    wanted = list(site.accounts)
+    for rule in site.currencies:
+        wanted += own_accounts(book.box, rule.code)
+    reserved = next((account.id for account in site.accounts if is_own(account)), None)
+    if reserved is not None:
+        return Effect(REFUSED, f"account id {reserved!r} is reserved for the books' own accounts")
+    opened = tuple(account for account in wanted if book.accounts.get(account.id) != account)
+    changed = next(
+        (a.id for a in opened if a.id in book.accounts and not _same_money(book.accounts[a.id], a)), None
+    )
+    if changed is not None:
+        return Effect(REFUSED, f"account {changed!r} cannot change its currency or floor")
+    book.use_site(site)
+    return Effect(APPLIED, "", (), opened)
+
+
+def _same_money(old: Account, new: Account) -> bool:
+    return old.currency == new.currency and old.floor == new.floor

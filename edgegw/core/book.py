@@ -1,0 +1,611 @@
+"""A box's whole state in memory: the ledger, and what the records say beyond it (windows, stand-ins, limits,
+the line).
+
+`Book.replay` is the one way in which a record changes the state; the writer decides on a layer
+(`Book.overlay`) with `core.decide` and merges it after its COMMIT, a start replays the tail behind a
+snapshot, the full check and the hub replay everything. Leaves out: deciding (`core.decide`), bytes and
+chain (`core.records`, `core.journal`), disk (`edgegw.ledger`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from edgegw.core import ledger
+from edgegw.core.journal import sm3
+from edgegw.core.model import (
+    Account as LedgerAccount,
+)
+from edgegw.core.model import (
+    AccountFlags,
+    Balance,
+    CreateTransferStatus,
+    PendingStatus,
+    TransferFlags,
+)
+from edgegw.core.model import (
+    Transfer as LedgerTransfer,
+)
+from edgegw.core.overlay import Overlay
+from edgegw.core.reasons import Reason
+from edgegw.core.records import (
+    Account,
+    ClearedBy,
+    ConfirmDirective,
+    DeclineDirective,
+    DirectiveApplied,
+    Expiry,
+    FreezeDirective,
+    GrantDirective,
+    Kind,
+    Leg,
+    Mode,
+    ModeChanged,
+    Position,
+    Record,
+    Refusal,
+    RefuseDirective,
+    SiteDirective,
+    Transfer,
+    WindowClosed,
+    decode_directive,
+    parse_place,
+    place_of,
+    place_text,
+    transfer_id,
+)
+from edgegw.core.site import CurrencyRule, LimitRule, Site, StandInRule
+
+K = TypeVar("K")
+V = TypeVar("V")
+Table = dict[K, V] | Overlay[K, V]
+
+PENDING: Final = int(TransferFlags.PENDING)
+POST: Final = int(TransferFlags.POST_PENDING_TRANSFER)
+VOID: Final = int(TransferFlags.VOID_PENDING_TRANSFER)
+LEG_CODE: Final = 1
+BANK: Final = "bank"
+"""The participant of accounts that name none, and of the books' own accounts."""
+
+RECORD_STEP_NS: Final = 1 << 16
+"""The box's own time moves at least this far between records, so that every leg has a time of its own."""
+
+LEGS_MAX: Final = 8
+
+
+@lru_cache(maxsize=1 << 17)
+def account_key(account_id: str) -> int:
+    """The ledger's 128-bit id of an account: the first half of the SM3 of its id."""
+    return int.from_bytes(sm3(account_id.encode())[:16])
+
+
+def ledger_number(currency: str) -> int:
+    """The ledger (TigerBeetle's word for a set of accounts that can move to each other) of a currency: its
+    letters as a number."""
+    return int.from_bytes(currency.encode())
+
+
+def centre_account(currency: str) -> str:
+    """The counter-account of everything that is not in this box: grants come from it, returns go to it."""
+    return f"centre:{currency}"
+
+
+def risk_account(box: str, currency: str) -> str:
+    """The account that pays when the branch stands in; its allowance is the branch's limit."""
+    return f"risk:{box}:{currency}"
+
+
+def suspense_account(box: str, currency: str) -> str:
+    """Where an advice lands that nothing covers."""
+    return f"suspense:{box}:{currency}"
+
+
+def receivable_account(box: str, currency: str) -> str:
+    """What payees owe the branch; its counter-account is `recourse_account`."""
+    return f"receivable:{box}:{currency}"
+
+
+def recourse_account(box: str, currency: str) -> str:
+    """The other side of `receivable_account`."""
+    return f"recourse:{box}:{currency}"
+
+
+def own_accounts(box: str, currency: str) -> tuple[Account, ...]:
+    """The books' own accounts of one currency at a box; of these only the risk account has a floor."""
+    return (
+        Account(id=centre_account(currency), currency=currency, home=box, floor=False),
+        Account(id=risk_account(box, currency), currency=currency, home=box, floor=True),
+        Account(id=suspense_account(box, currency), currency=currency, home=box, floor=False),
+        Account(id=receivable_account(box, currency), currency=currency, home=box, floor=False),
+        Account(id=recourse_account(box, currency), currency=currency, home=box, floor=False),
+    )
+
+
+class History(Protocol):
+    """What the book asks of the records that it does not keep in memory."""
+
+    def by_identity(self, client: str, id: str) -> Record | None:  # noqa: A002
+        """The record of this identity, or None."""
+
+    def at(self, epoch: int, seq: int) -> Record | None:
+        """The record at this place, or None."""
+
+    def about(self, place: str) -> list[Record]:
+        """The records that name this place as their original, in order."""
+
+
+class StandIn(msgspec.Struct, frozen=True):
+    """A stand-in that waits for the centre's word."""
+
+    payer_account_id: str
+    currency: str
+    amount_minor: int
+    client: str
+    id: str
+
+
+class Stood(msgspec.Struct, frozen=True):
+    """An account's unconfirmed stand-ins."""
+
+    amount_minor: int = 0
+    count: int = 0
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What an account paid out in a window, and how often in an interval; holds count, voids give back."""
+
+    window: int
+    amount_minor: int
+    interval: int
+    count: int
+
+
+class ReplayError(Exception):
+    """A record that the state before it does not allow: the journal or the program is broken."""
+
+
+class Book:
+    """The state of one box; a layer over another book when `base` is given."""
+
+    _TABLES: Final = ("accounts", "barred", "frozen", "kept", "positions", "spent", "stand_ins", "stood")
+    _SCALARS: Final = (
+        "at_ns",
+        "epoch",
+        "mode",
+        "mode_reason",
+        "offline_since_ns",
+        "site_digest",
+        "site_version",
+        "window",
+        "window_transfers",
+    )
+    _SETTINGS: Final = ("site", "currencies", "limits", "stand_in_rules", "blocked")
+
+    at_ns: int
+    """The box's own time at the last record."""
+    epoch: int
+    mode: Mode
+    mode_reason: str
+    offline_since_ns: int
+    """The box's own time when the line went down, 0 while it is up."""
+    site_digest: str
+    site_version: int
+    window: int
+    window_transfers: int
+    site: Site | None
+    currencies: dict[str, CurrencyRule]
+    limits: dict[str, LimitRule]
+    stand_in_rules: dict[str, StandInRule]
+    blocked: frozenset[str]
+
+    def __init__(
+        self, *, bank: str, box: str, history: History | None = None, base: Book | None = None
+    ) -> None:
+        self.bank = bank
+        self.box = box
+        self._base = base
+        self._history = history
+        self.fresh: dict[tuple[str, str], Record] = {}
+        self.fresh_places: dict[str, Record] = {}
+        self.fresh_about: dict[str, list[Record]] = {}
+        if base is None:
+            self.ledger = ledger.State(history=self._resolved if history is not None else None)
+            self._start()
+        else:
+            self.ledger = base.ledger.overlay()
+            self.ledger.history = self._resolved if history is not None else None
+            for name in (*self._SCALARS, *self._SETTINGS):
+                setattr(self, name, getattr(base, name))
+        self.accounts: Table[str, Account] = {} if base is None else Overlay(base.accounts)
+        self.barred: Table[str, str] = {} if base is None else Overlay(base.barred)
+        self.frozen: Table[str, str] = {} if base is None else Overlay(base.frozen)
+        self.kept: Table[tuple[str, str], str] = {} if base is None else Overlay(base.kept)
+        self.positions: Table[tuple[str, str], int] = {} if base is None else Overlay(base.positions)
+        self.spent: Table[str, Spent] = {} if base is None else Overlay(base.spent)
+        self.stand_ins: Table[int, StandIn] = {} if base is None else Overlay(base.stand_ins)
+        self.stood: Table[str, Stood] = {} if base is None else Overlay(base.stood)
+
+    def _start(self) -> None:
+        self.at_ns = 0
+        self.epoch = 0
+        self.mode = Mode.OFFLINE
+        self.mode_reason = "never connected"
+        self.offline_since_ns = 0
+        self.site_digest = ""
+        self.site_version = 0
+        self.window = 1
+        self.window_transfers = 0
+        self.site = None
+        self.currencies = {}
+        self.limits = {}
+        self.stand_in_rules = {}
+        self.blocked = frozenset()
+
+    # -- layers --------------------
+
+    def overlay(self) -> Book:
+        """A layer that sees everything here and changes nothing here before `merge()`."""
+        return Book(bank=self.bank, box=self.box, history=self._history, base=self)
+
+    def merge(self) -> None:
+        """Write this layer into the book below."""
+        base = self._base
+        if base is None:
+            raise ValueError(
+                "a base book has nothing to merge into; call overlay() and merge what it returns"
+            )
+        self.ledger.merge()
+        for name in self._TABLES:
+            getattr(self, name).merge()
+        for name in self._SCALARS:
+            setattr(base, name, getattr(self, name))
+        if base._base is not None or self._history is None:
+            base.fresh.update(self.fresh)
+            base.fresh_places.update(self.fresh_places)
+            for place, records in self.fresh_about.items():
+                base.fresh_about.setdefault(place, []).extend(records)
+        self.fresh.clear()
+        self.fresh_places.clear()
+        self.fresh_about.clear()
+
+    def use_site(self, site: Site) -> None:
+        """Decide by these settings from now on; the accounts they name are opened by the site directive's
+        record."""
+        self.site = site
+        self.currencies = {rule.code: rule for rule in site.currencies}
+        self.limits = {rule.currency: rule for rule in site.limits}
+        self.stand_in_rules = {rule.currency: rule for rule in site.stand_in}
+        self.blocked = frozenset(site.blocked)
+
+    # -- reading --------------------
+
+    def balance(self, account_id: str) -> Balance | None:
+        """The four counters of an account here, or None when it is unknown."""
+        return self.ledger.balances.get(account_key(account_id))
+
+    def available(self, account_id: str) -> int:
+        """What an account may spend here, minor units: its allowance less what is held."""
+        balance = self.ledger.balances.get(account_key(account_id))
+        return (
+            0 if balance is None else balance.credits_posted - balance.debits_posted - balance.debits_pending
+        )
+
+    def homed_here(self, account: Account) -> bool:
+        """Whether money credited to this account stays here."""
+        return account.home == self.box
+
+    def by_identity(self, client: str, id: str) -> Record | None:  # noqa: A002
+        """The record of an identity, from this layer, those below, or history."""
+        book: Book | None = self
+        while book is not None:
+            record = book.fresh.get((client, id))
+            if record is not None:
+                return record
+            book = book._base
+        return None if self._history is None else self._history.by_identity(client, id)
+
+    def at(self, place: str) -> Record | None:
+        """The record at an `epoch/seq`, or None."""
+        book: Book | None = self
+        while book is not None:
+            record = book.fresh_places.get(place)
+            if record is not None:
+                return record
+            book = book._base
+        if self._history is None:
+            return None
+        epoch, seq = parse_place(place)
+        return self._history.at(epoch, seq)
+
+    def about(self, place: str) -> list[Record]:
+        """The records that name this place as their original, oldest first."""
+        found: list[Record] = [] if self._history is None else self._history.about(place)
+        layers = []
+        book: Book | None = self
+        while book is not None:
+            layers.append(book.fresh_about.get(place, []))
+            book = book._base
+        for fresh in reversed(layers):
+            found.extend(fresh)
+        return found
+
+    def _resolved(self, ledger_id: int) -> tuple[LedgerTransfer, PendingStatus] | None:
+        """A transfer that is not in memory, and what became of it, from its record and the records about
+        it."""
+        epoch, seq, leg = place_of(ledger_id)
+        if epoch > self.epoch:
+            return None
+        place = place_text(epoch=epoch, seq=seq)
+        record = self.at(place)
+        if record is None or leg >= len(legs_of(record)):
+            return None
+        transfer = self._ledger_transfer(record, leg)
+        if not transfer.flags & PENDING:
+            return transfer, PendingStatus.none
+        for later in self.about(place):
+            status = _resolution(later, ledger_id)
+            if status is not None:
+                return transfer, status
+        return transfer, PendingStatus.pending
+
+    def _ledger_transfer(self, record: Record, index: int) -> LedgerTransfer:
+        transfer = self._transfer(
+            legs_of(record)[index], transfer_id(epoch=record.epoch, seq=record.seq, leg=index)
+        )
+        return msgspec.structs.replace(transfer, at_ns=record.at_ns + index)
+
+    def _transfer(self, leg: Leg, ledger_id: int) -> LedgerTransfer:
+        debit = account_key(leg.debit_account_id)
+        account = self.ledger.accounts.get(debit)
+        return LedgerTransfer(
+            id=ledger_id,
+            debit_account_id=debit,
+            credit_account_id=account_key(leg.credit_account_id),
+            amount_minor=leg.amount_minor,
+            ledger=0 if account is None else account.ledger,
+            code=LEG_CODE,
+            flags=leg.flags,
+            pending_id=int(leg.pending, 16) if leg.pending else 0,
+            timeout_s=leg.timeout_s,
+        )
+
+    # -- changing --------------------
+
+    def post(self, legs: tuple[Leg, ...], *, epoch: int, seq: int, at_ns: int) -> CreateTransferStatus:
+        """Book the legs of one record, all or none; the first status that is not `created`, else
+        `created`."""
+        if len(legs) == 1:
+            moved = self._transfer(legs[0], transfer_id(epoch=epoch, seq=seq, leg=0))
+            return ledger.apply(self.ledger, moved, at_ns=at_ns).status
+        layer = self.ledger.overlay()
+        for index, leg in enumerate(legs):
+            moved = self._transfer(leg, transfer_id(epoch=epoch, seq=seq, leg=index))
+            status = ledger.apply(layer, moved, at_ns=at_ns + index).status
+            if status is not CreateTransferStatus.created:
+                return status
+        layer.merge()
+        return CreateTransferStatus.created
+
+    def replay(self, record: Record) -> None:
+        """Change the state as this record says; raises ReplayError when the state before it does not allow
+        it."""
+        if record.at_ns < self.at_ns + RECORD_STEP_NS and record.seq:
+            raise ReplayError(f"record {record.epoch}/{record.seq} is not later than the one before it")
+        if isinstance(record, Expiry):
+            self._expire(record)
+        elif isinstance(record, DirectiveApplied):
+            self.open_accounts(record.accounts)
+        legs = legs_of(record)
+        if legs and not isinstance(record, Expiry):
+            status = self.post(legs, epoch=record.epoch, seq=record.seq, at_ns=record.at_ns)
+            if status is not CreateTransferStatus.created:
+                raise ReplayError(
+                    f"record {record.epoch}/{record.seq}: the ledger says {status.name} to its legs"
+                )
+        self.note(record)
+
+    def _expire(self, record: Expiry) -> None:
+        for leg in record.legs:
+            if not ledger.expire_transfer(self.ledger, int(leg.pending, 16)):
+                raise ReplayError(f"record {record.epoch}/{record.seq}: the hold {leg.pending} is not live")
+
+    def open_accounts(self, accounts: tuple[Account, ...]) -> None:
+        """Open accounts in the ledger, or change the home and participant of known ones."""
+        for account in accounts:
+            self.accounts[account.id] = account
+            key = account_key(account.id)
+            if self.ledger.accounts.get(key) is None:
+                flags = int(AccountFlags.DEBITS_MUST_NOT_EXCEED_CREDITS) if account.floor else 0
+                self.ledger.accounts[key] = LedgerAccount(
+                    id=key, ledger=ledger_number(account.currency), code=LEG_CODE, flags=flags
+                )
+                self.ledger.balances[key] = Balance()
+
+    def note(self, record: Record) -> None:
+        """Everything that a record changes besides the ledger's balances; its legs are booked already."""
+        self.at_ns = record.at_ns
+        self.epoch = record.epoch
+        legs = legs_of(record)
+        if legs:
+            self.window_transfers += len(legs)
+            self._note_positions(legs)
+        if isinstance(record, Transfer):
+            self._note_transfer(record)
+        elif isinstance(record, DirectiveApplied):
+            self._note_directive(record)
+            self._remember_about(record, legs)
+        elif isinstance(record, Expiry):
+            for leg in legs:
+                self._give_back(leg, leg.amount_minor)
+            self._remember_about(record, legs)
+        elif isinstance(record, ModeChanged):
+            self._note_mode(record)
+        elif isinstance(record, WindowClosed):
+            self.window = record.window + 1
+            self.window_transfers = 0
+            for key, _ in list(self.positions.items()):
+                _drop(self.positions, key)
+        elif isinstance(record, Refusal):
+            self.fresh[record.client, record.request.id] = record
+            if record.code == Reason.ALREADY_REVERSED:
+                _drop(self.kept, (record.client, record.request.id))
+
+    def _remember_about(self, record: Record, legs: tuple[Leg, ...]) -> None:
+        originals = {getattr(record, "original", "")}
+        for leg in legs:
+            if leg.pending:
+                epoch, seq, _ = place_of(int(leg.pending, 16))
+                originals.add(place_text(epoch=epoch, seq=seq))
+        for original in originals - {""}:
+            self.fresh_about.setdefault(original, []).append(record)
+
+    def _note_positions(self, legs: tuple[Leg, ...]) -> None:
+        for leg in legs:
+            if leg.flags & (PENDING | VOID):
+                continue
+            account = self.accounts[leg.debit_account_id]
+            debit = (account.participant or BANK, account.currency)
+            account = self.accounts[leg.credit_account_id]
+            credit = (account.participant or BANK, account.currency)
+            if debit != credit:
+                self.positions[debit] = (self.positions.get(debit) or 0) - leg.amount_minor
+                self.positions[credit] = (self.positions.get(credit) or 0) + leg.amount_minor
+
+    def _note_transfer(self, record: Transfer) -> None:
+        request = record.request
+        self.fresh[record.client, request.id] = record
+        self.fresh_places[place_text(epoch=record.epoch, seq=record.seq)] = record
+        if request.kind is Kind.PAYMENT or request.kind is Kind.HOLD:
+            if record.legs and record.legs[0].debit_account_id == request.debit_account_id:
+                self._spend(request.debit_account_id, request.amount_minor, record.at_ns, record.window)
+            if record.cleared_by is ClearedBy.STAND_IN and record.legs[0].flags & PENDING:
+                self._note_stand_in(record)
+            return
+        self._remember_about(record, record.legs)
+        if record.reason == KEPT:
+            self.kept[request.original_client, request.original_id] = place_text(
+                epoch=record.epoch, seq=record.seq
+            )
+        for leg in record.legs:
+            if leg.flags & VOID:
+                self._settle_stand_in(int(leg.pending, 16))
+                self._give_back(leg, leg.amount_minor)
+            elif leg.flags & POST:
+                held = self.ledger.find(int(leg.pending, 16))
+                self._give_back(leg, 0 if held is None else held.amount_minor - leg.amount_minor)
+
+    def _note_stand_in(self, record: Transfer) -> None:
+        request = record.request
+        place = transfer_id(epoch=record.epoch, seq=record.seq, leg=0)
+        self.stand_ins[place] = StandIn(
+            payer_account_id=request.debit_account_id,
+            currency=request.currency,
+            amount_minor=request.amount_minor,
+            client=record.client,
+            id=request.id,
+        )
+        stood = self.stood.get(request.debit_account_id) or Stood()
+        self.stood[request.debit_account_id] = Stood(
+            amount_minor=stood.amount_minor + request.amount_minor, count=stood.count + 1
+        )
+
+    def _settle_stand_in(self, place: int) -> None:
+        stand_in = self.stand_ins.get(place)
+        if stand_in is None:
+            return
+        _drop(self.stand_ins, place)
+        stood = self.stood[stand_in.payer_account_id]
+        if stood.count == 1:
+            _drop(self.stood, stand_in.payer_account_id)
+        else:
+            self.stood[stand_in.payer_account_id] = Stood(
+                amount_minor=stood.amount_minor - stand_in.amount_minor, count=stood.count - 1
+            )
+
+    def _note_directive(self, record: DirectiveApplied) -> None:
+        directive = decode_directive(bytes(record.directive))
+        if isinstance(directive, ConfirmDirective | DeclineDirective):
+            self._settle_stand_in(transfer_id(epoch=directive.epoch, seq=directive.at_seq, leg=0))
+        elif record.outcome == REFUSED:
+            return
+        elif isinstance(directive, SiteDirective):
+            self.site_version, self.site_digest = directive.version, directive.digest
+        elif isinstance(directive, FreezeDirective):
+            if directive.frozen:
+                self.frozen[directive.account_id] = directive.reason
+            else:
+                _drop(self.frozen, directive.account_id)
+        elif isinstance(directive, RefuseDirective):
+            self.barred[directive.account_id] = directive.reason
+        elif isinstance(directive, GrantDirective):
+            _drop(self.barred, directive.account_id)
+
+    def _note_mode(self, record: ModeChanged) -> None:
+        if record.mode is Mode.OFFLINE:
+            self.offline_since_ns = self.offline_since_ns or record.at_ns
+        elif record.mode is Mode.ACTIVE:
+            self.offline_since_ns = 0
+            for account_id, _ in list(self.barred.items()):
+                _drop(self.barred, account_id)
+        self.mode, self.mode_reason = record.mode, record.reason
+
+    def _spend(self, account_id: str, amount_minor: int, at_ns: int, window: int) -> None:
+        interval = at_ns // self.velocity_ns(account_id)
+        spent = self.spent.get(account_id)
+        if spent is None:
+            spent = Spent(window, 0, interval, 0)
+        self.spent[account_id] = Spent(
+            window,
+            (spent.amount_minor if spent.window == window else 0) + amount_minor,
+            interval,
+            (spent.count if spent.interval == interval else 0) + 1,
+        )
+
+    def velocity_ns(self, account_id: str) -> int:
+        """The length of a velocity interval for an account, in nanoseconds."""
+        account = self.accounts.get(account_id)
+        rule = None if account is None else self.limits.get(account.currency)
+        return (60 if rule is None else rule.velocity_seconds) * 1_000_000_000
+
+    def _give_back(self, leg: Leg, amount_minor: int) -> None:
+        spent = self.spent.get(leg.debit_account_id)
+        if spent is not None and spent.window == self.window:
+            left = max(0, spent.amount_minor - amount_minor)
+            self.spent[leg.debit_account_id] = Spent(spent.window, left, spent.interval, spent.count)
+
+    def net_positions(self) -> tuple[Position, ...]:
+        """The open window's net amounts, sorted; they sum to zero for each currency."""
+        rows = sorted(
+            (participant, currency, net) for (participant, currency), net in self.positions.items() if net
+        )
+        return tuple(Position(*row) for row in rows)
+
+
+KEPT: Final = "kept"
+REFUSED: Final = "refused"
+
+
+def legs_of(record: Record) -> tuple[Leg, ...]:
+    """The transfers of a record, in order; most records have none."""
+    if isinstance(record, Transfer | DirectiveApplied | Expiry):
+        return record.legs
+    return ()
+
+
+def _resolution(record: Record, ledger_id: int) -> PendingStatus | None:
+    for leg in legs_of(record):
+        if leg.pending and int(leg.pending, 16) == ledger_id:
+            if isinstance(record, Expiry):
+                return PendingStatus.expired
+            return PendingStatus.posted if leg.flags & POST else PendingStatus.voided
+    return None
+
+
+def _drop(table: Table[K, V], key: K) -> None:
+    if isinstance(table, Overlay):
+        table.remove(key)
+    else:
+        table.pop(key, None)

@@ -1,0 +1,519 @@
+"""Deciding a request: one function per kind, pure, on a layer of the book. Always local, online or offline
+(DESIGN §2).
+
+The answer is a record that is ready to be journalled (cleared or refused) with its legs booked on the
+layer, or `Short`: the allowance does not cover it and the line is up, so the gateway asks the centre and
+comes back. Identity (repeat, conflict) is decided before, by the pen, which also fills in
+`original_client`. Checks come in the order of `core.reasons.Reason`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from edgegw.core.book import (
+    KEPT,
+    PENDING,
+    POST,
+    VOID,
+    Book,
+    ReplayError,
+    centre_account,
+    receivable_account,
+    recourse_account,
+    risk_account,
+    suspense_account,
+)
+from edgegw.core.limits import Refused, exceeds_limits, refuses_stand_in
+from edgegw.core.model import CreateTransferStatus, PendingStatus
+from edgegw.core.reasons import Reason
+from edgegw.core.records import (
+    Account,
+    ClearedBy,
+    DeclineDirective,
+    DirectiveApplied,
+    Expiry,
+    Kind,
+    Leg,
+    Refusal,
+    Request,
+    Transfer,
+    decode_directive,
+    place_of,
+    place_text,
+    transfer_id,
+)
+
+Rule = Callable[[Book, str, Request, int], Refused | None]
+"""A rule: (book, client, request, at_ns) -> a refusal or None. Pure."""
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What a record names first: who, where in the log, when."""
+
+    bank: str
+    box: str
+    epoch: int
+    seq: int
+    at_ns: int
+    wall_ns: int
+    mono_ns: int
+
+    @property
+    def place(self) -> str:
+        """`epoch/seq`."""
+        return place_text(epoch=self.epoch, seq=self.seq)
+
+
+class Funding(msgspec.Struct, frozen=True):
+    """How the gateway found the centre for this request."""
+
+    line_up: bool
+    centre: str = ""
+    """`granted`, `refused` or `timeout` once it was asked, "" before."""
+    reason: str = ""
+    """Why the line counts as down, for the record: `line_down` or `centre_timeout`."""
+
+
+class Short(msgspec.Struct, frozen=True):
+    """The allowance of account_id does not cover amount_minor: ask the centre for at least that and decide
+    again."""
+
+    account_id: str
+    currency: str
+    amount_minor: int
+
+
+class Context(msgspec.Struct, frozen=True):
+    """All that a decision is made from."""
+
+    book: Book
+    stamp: Stamp
+    client: str
+    request: Request
+    funding: Funding
+    rules: Sequence[Rule]
+
+
+Decided = Transfer | Refusal | Short
+
+
+def decide(context: Context) -> Decided:
+    """Decide one request whose identity is new and book its legs; the caller journals the record and then
+    calls `book.note`."""
+    return _BY_KIND[context.request.kind](context)
+
+
+def _cleared(
+    c: Context, cleared_by: ClearedBy, legs: tuple[Leg, ...], *, reason: str = "", original: str = ""
+) -> Transfer:
+    s = c.stamp
+    return Transfer(
+        v=1,
+        bank=s.bank,
+        box=s.box,
+        epoch=s.epoch,
+        seq=s.seq,
+        at_ns=s.at_ns,
+        wall_ns=s.wall_ns,
+        mono_ns=s.mono_ns,
+        window=c.book.window,
+        client=c.client,
+        request=c.request,
+        cleared_by=cleared_by,
+        reason=reason,
+        original=original,
+        legs=legs,
+    )
+
+
+def refuse(stamp: Stamp, client: str, request: Request, code: Reason, detail: str) -> Refusal:
+    """The record of a refusal; changes nothing else."""
+    return Refusal(
+        v=1,
+        bank=stamp.bank,
+        box=stamp.box,
+        epoch=stamp.epoch,
+        seq=stamp.seq,
+        at_ns=stamp.at_ns,
+        wall_ns=stamp.wall_ns,
+        mono_ns=stamp.mono_ns,
+        client=client,
+        request=request,
+        code=code.value,
+        detail=detail,
+    )
+
+
+def _refused(c: Context, code: Reason, detail: str) -> Refusal:
+    return refuse(c.stamp, c.client, c.request, code, detail)
+
+
+def _post(c: Context, legs: tuple[Leg, ...]) -> CreateTransferStatus:
+    return c.book.post(legs, epoch=c.stamp.epoch, seq=c.stamp.seq, at_ns=c.stamp.at_ns)
+
+
+def _booked(
+    c: Context, cleared_by: ClearedBy, legs: tuple[Leg, ...], *, reason: str = "", original: str = ""
+) -> Transfer | Refusal:
+    status = _post(c, legs)
+    if status is not CreateTransferStatus.created:
+        return _refused(c, Reason.LEDGER_REFUSED, status.name)
+    return _cleared(c, cleared_by, legs, reason=reason, original=original)
+
+
+# -- payments and holds --------------------
+
+
+def _misshapen(book: Book, client: str, request: Request) -> Refused | None:
+    if (client, request.id) in book.kept:
+        return Reason.ALREADY_REVERSED, f"reversed by record {book.kept[client, request.id]}"
+    if request.currency not in book.currencies:
+        known = ", ".join(sorted(book.currencies)) or "none"
+        return Reason.CURRENCY_UNKNOWN, f"currency {request.currency!r} is not one of: {known}"
+    debit = book.accounts.get(request.debit_account_id)
+    if debit is None:
+        return (
+            Reason.DEBIT_ACCOUNT_NOT_FOUND,
+            f"debit_account_id {request.debit_account_id!r} is not known here",
+        )
+    credit = book.accounts.get(request.credit_account_id)
+    if credit is None:
+        return (
+            Reason.CREDIT_ACCOUNT_NOT_FOUND,
+            f"credit_account_id {request.credit_account_id!r} is not known here",
+        )
+    for account in (debit, credit):
+        if is_own(account):
+            return Reason.ACCOUNT_NOT_FOR_CLIENTS, f"account {account.id!r} is one of the books' own"
+    if debit.id == credit.id:
+        return (
+            Reason.ACCOUNTS_MUST_BE_DIFFERENT,
+            f"debit_account_id and credit_account_id are both {debit.id!r}",
+        )
+    if not debit.currency == credit.currency == request.currency:
+        detail = f"currency is {request.currency}, the accounts are in {debit.currency} and {credit.currency}"
+        return Reason.CURRENCY_MISMATCH, detail
+    return None
+
+
+def is_own(account: Account) -> bool:
+    """Whether it is one of the books' own accounts, which no request may name."""
+    return account.id.startswith(OWN_PREFIXES)
+
+
+OWN_PREFIXES: Final = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
+
+
+def _listed(book: Book, request: Request) -> Refused | None:
+    for name in (request.debit_account_id, request.card):
+        if name and name in book.blocked:
+            return Reason.ACCOUNT_BLOCKED, f"{name} is blocked"
+    frozen = book.frozen.get(request.debit_account_id)
+    if frozen is not None:
+        return Reason.ACCOUNT_FROZEN, f"{request.debit_account_id} is frozen: {frozen}"
+    return None
+
+
+def _ruled(c: Context) -> Refused | None:
+    refused = _listed(c.book, c.request) or exceeds_limits(c.book, c.request, at_ns=c.stamp.at_ns)
+    if refused is not None:
+        return refused
+    for rule in c.rules:
+        refused = rule(c.book, c.client, c.request, c.stamp.at_ns)
+        if refused is not None:
+            return refused
+    return None
+
+
+def _payment(c: Context) -> Decided:
+    refused = _misshapen(c.book, c.client, c.request)
+    if refused is None and not c.request.advice:
+        refused = _ruled(c)
+    if refused is not None:
+        return _refused(c, *refused)
+    request, book = c.request, c.book
+    if book.available(request.debit_account_id) >= request.amount_minor and not _frozen_advice(c):
+        by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
+        return _booked(c, by, _to_payee(book, request.debit_account_id, request))
+    return _uncovered_payment(c)
+
+
+def _frozen_advice(c: Context) -> bool:
+    return c.request.advice and c.request.debit_account_id in c.book.frozen
+
+
+def _to_payee(book: Book, source: str, request: Request) -> tuple[Leg, ...]:
+    leg = Leg(source, request.credit_account_id, request.amount_minor)
+    return leg, *_sent_home(book, request.credit_account_id, request.amount_minor)
+
+
+def _sent_home(book: Book, account_id: str, amount_minor: int) -> tuple[Leg, ...]:
+    """The leg that gives the right to money back to the centre when its account is homed elsewhere."""
+    account = book.accounts[account_id]
+    if book.homed_here(account):
+        return ()
+    return (Leg(account_id, centre_account(account.currency), amount_minor),)
+
+
+def _short(c: Context, account_id: str, amount_minor: int) -> Short | None:
+    """Ask the centre, if it can still be asked for this request."""
+    if c.funding.line_up and not c.funding.centre:
+        return Short(account_id, c.book.accounts[account_id].currency, amount_minor)
+    return None
+
+
+def _unfunded(c: Context, account_id: str) -> Refusal:
+    available = c.book.available(account_id)
+    return _refused(
+        c,
+        Reason.INSUFFICIENT_FUNDS,
+        f"{account_id} has {available} minor units here; the centre gives no more",
+    )
+
+
+def _uncovered_payment(c: Context) -> Decided:
+    request = c.request
+    short = _short(c, request.debit_account_id, request.amount_minor)
+    if short is not None:
+        return short
+    if request.advice:
+        return _advised(c)
+    if c.funding.centre in ("refused", "granted"):
+        return _unfunded(c, request.debit_account_id)
+    refused = refuses_stand_in(c.book, request, at_ns=c.stamp.at_ns)
+    if refused is not None:
+        return _refused(c, *refused)
+    risk = risk_account(c.book.box, request.currency)
+    if c.book.available(risk) < request.amount_minor:
+        return _refused(
+            c, Reason.STAND_IN_BOX_LIMIT, f"{c.book.available(risk)} minor units are left to stand in with"
+        )
+    return _stand_in(c, risk)
+
+
+def _stand_in(c: Context, risk: str) -> Transfer | Refusal:
+    leg = Leg(risk, c.request.credit_account_id, c.request.amount_minor, PENDING)
+    return _booked(c, ClearedBy.STAND_IN, (leg,), reason=c.funding.reason)
+
+
+def _advised(c: Context) -> Transfer | Refusal:
+    """What has happened outside cannot be refused: at the branch's risk, else to suspense (DESIGN §2)."""
+    request = c.request
+    risk = risk_account(c.book.box, request.currency)
+    if c.book.available(risk) >= request.amount_minor:
+        return _stand_in(c, risk)
+    suspense = suspense_account(c.book.box, request.currency)
+    return _booked(c, ClearedBy.STAND_IN, _to_payee(c.book, suspense, request), reason=SUSPENSE)
+
+
+SUSPENSE: Final = "suspense"
+
+
+def _hold(c: Context) -> Decided:
+    refused = _misshapen(c.book, c.client, c.request) or _ruled(c)
+    if refused is not None:
+        return _refused(c, *refused)
+    request = c.request
+    if c.book.available(request.debit_account_id) < request.amount_minor:
+        short = _short(c, request.debit_account_id, request.amount_minor)
+        if short is not None:
+            return short
+        if c.funding.centre in ("refused", "granted"):
+            return _unfunded(c, request.debit_account_id)
+        return _refused(c, Reason.STAND_IN_NOT_OFFERED, "the branch does not stand in for holds")
+    by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
+    leg = Leg(
+        request.debit_account_id,
+        request.credit_account_id,
+        request.amount_minor,
+        PENDING,
+        "",
+        request.timeout_s,
+    )
+    return _booked(c, by, (leg,))
+
+
+# -- what becomes of a hold --------------------
+
+_RESOLVED: Final = {
+    PendingStatus.posted: Reason.HOLD_ALREADY_POSTED,
+    PendingStatus.voided: Reason.HOLD_ALREADY_VOIDED,
+    PendingStatus.expired: Reason.HOLD_EXPIRED,
+}
+
+
+def _live_hold(c: Context) -> Transfer | Refused:
+    """The record of the hold that the request names, if it can still be resolved."""
+    request = c.request
+    original = c.book.by_identity(request.original_client, request.original_id)
+    if original is None:
+        return Reason.ORIGINAL_NOT_FOUND, f"original_id {request.original_id} is not known here"
+    if not isinstance(original, Transfer):
+        return Reason.ORIGINAL_WAS_REFUSED, f"original_id {request.original_id} was refused"
+    if original.request.kind is not Kind.HOLD:
+        return Reason.ORIGINAL_NOT_A_HOLD, f"original_id {request.original_id} is a {original.request.kind}"
+    hold_id = _first_leg(original)
+    status = c.book.ledger.pending_status(hold_id)
+    if status is not PendingStatus.pending:
+        return _RESOLVED[status], f"the hold {request.original_id} is {status.name}"
+    timeout_s = original.legs[0].timeout_s
+    if timeout_s and original.at_ns + timeout_s * 1_000_000_000 <= c.stamp.at_ns:
+        return Reason.HOLD_EXPIRED, f"the hold {request.original_id} was good for {timeout_s} s"
+    return original
+
+
+def _first_leg(record: Transfer) -> int:
+    return transfer_id(epoch=record.epoch, seq=record.seq, leg=0)
+
+
+def _place(record: Transfer) -> str:
+    return place_text(epoch=record.epoch, seq=record.seq)
+
+
+def _post_hold(c: Context) -> Decided:
+    hold = _live_hold(c)
+    if not isinstance(hold, Transfer):
+        return _refused(c, *hold)
+    held = hold.legs[0]
+    amount_minor = c.request.amount_minor or held.amount_minor
+    if amount_minor > held.amount_minor:
+        return _refused(
+            c, Reason.EXCEEDS_HOLD, f"amount_minor {amount_minor} exceeds the held {held.amount_minor}"
+        )
+    leg = Leg(held.debit_account_id, held.credit_account_id, amount_minor, POST, f"{_first_leg(hold):032x}")
+    legs = (leg, *_sent_home(c.book, held.credit_account_id, amount_minor))
+    return _booked(c, hold.cleared_by, legs, original=_place(hold))
+
+
+def _void_hold(c: Context) -> Decided:
+    hold = _live_hold(c)
+    if not isinstance(hold, Transfer):
+        return _refused(c, *hold)
+    return _voided(c, hold)
+
+
+def _voided(c: Context, original: Transfer) -> Transfer | Refusal:
+    held = original.legs[0]
+    leg = Leg(
+        held.debit_account_id, held.credit_account_id, held.amount_minor, VOID, f"{_first_leg(original):032x}"
+    )
+    return _booked(c, original.cleared_by, (leg,), original=_place(original))
+
+
+# -- reversals --------------------
+
+
+def _reversal(c: Context) -> Decided:
+    """Give money back, whole or in part; what is not known yet is kept, and wins when it arrives."""
+    request = c.request
+    original = c.book.by_identity(request.original_client, request.original_id)
+    if original is None:
+        return _cleared(c, ClearedBy.ALLOWANCE, (), reason=KEPT)
+    if not isinstance(original, Transfer):
+        return _refused(c, Reason.ORIGINAL_WAS_REFUSED, f"original_id {request.original_id} was refused")
+    if original.request.kind not in (Kind.PAYMENT, Kind.HOLD):
+        detail = f"original_id {request.original_id} is a {original.request.kind}"
+        return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, detail)
+    given_back = sum(_given_back(record) for record in c.book.about(_place(original)))
+    moved = _moved_minor(c.book, original)
+    amount_minor = request.amount_minor or moved - given_back
+    if amount_minor <= 0 or given_back + amount_minor > moved:
+        detail = f"amount_minor {request.amount_minor} with {given_back} given back exceeds {moved}"
+        return _refused(c, Reason.EXCEEDS_ORIGINAL, detail)
+    pending = original.legs[0].flags & PENDING and c.book.ledger.is_live(_first_leg(original))
+    if pending and amount_minor == moved and not given_back:
+        return _voided(c, original)
+    if original.request.kind is Kind.HOLD and pending:
+        return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, "a live hold is reversed whole, or posted in part")
+    if pending and not request.advice:
+        return _refused(
+            c, Reason.STAND_IN_WAITS, "the centre has not confirmed it; until then it is reversed whole only"
+        )
+    return _give_back(c, original, amount_minor)
+
+
+def _given_back(record: object) -> int:
+    if not isinstance(record, Transfer) or record.request.kind not in (Kind.REVERSAL, Kind.VOID):
+        return 0
+    return record.legs[0].amount_minor
+
+
+def _moved_minor(book: Book, original: Transfer) -> int:
+    """What the original moved and still stands for: its amount, what a hold was posted with, 0 after a
+    late decline."""
+    for record in book.about(_place(original)):
+        if isinstance(record, Transfer) and record.request.kind is Kind.POST:
+            return record.legs[0].amount_minor
+        if isinstance(record, DirectiveApplied) and isinstance(
+            decode_directive(bytes(record.directive)), DeclineDirective
+        ):
+            return 0
+    if original.request.kind is Kind.HOLD and not book.ledger.is_live(_first_leg(original)):
+        return 0
+    return original.request.amount_minor
+
+
+def _give_back(c: Context, original: Transfer, amount_minor: int) -> Decided:
+    payee, payer = original.request.credit_account_id, original.request.debit_account_id
+    box, currency, place = c.book.box, original.request.currency, _place(original)
+    home = _sent_home(c.book, payer, amount_minor)
+    if c.book.available(payee) >= amount_minor:
+        by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
+        return _booked(c, by, (Leg(payee, payer, amount_minor), *home), original=place)
+    short = _short(c, payee, amount_minor)
+    if short is not None:
+        return short
+    if c.funding.centre in ("refused", "granted") and not c.request.advice:
+        return _unfunded(c, payee)
+    source, reason = risk_account(box, currency), c.funding.reason
+    if c.book.available(source) < amount_minor:
+        if not c.request.advice:
+            left = c.book.available(source)
+            detail = f"{payee} has {c.book.available(payee)} and the branch {left} minor units left"
+            return _refused(c, Reason.STAND_IN_BOX_LIMIT, detail)
+        source, reason = suspense_account(box, currency), SUSPENSE
+    owed = Leg(receivable_account(box, currency), recourse_account(box, currency), amount_minor)
+    legs = (Leg(source, payer, amount_minor), *home, owed)
+    return _booked(c, ClearedBy.STAND_IN, legs, reason=reason, original=place)
+
+
+_BY_KIND: Final[dict[Kind, Callable[[Context], Decided]]] = {
+    Kind.PAYMENT: _payment,
+    Kind.HOLD: _hold,
+    Kind.POST: _post_hold,
+    Kind.VOID: _void_hold,
+    Kind.REVERSAL: _reversal,
+}
+
+
+def expiry(book: Book, stamp: Stamp, hold_id: int) -> Expiry | None:
+    """The record of one hold whose time is up, booked; None when it is not live any more."""
+    hold = book.ledger.find(hold_id)
+    if hold is None or not book.ledger.is_live(hold_id):
+        return None
+    epoch, seq, _ = place_of(hold_id)
+    place = place_text(epoch=epoch, seq=seq)
+    original = book.at(place)
+    if not isinstance(original, Transfer):
+        raise ReplayError(f"the live hold {hold_id:032x} has no record at {place}")
+    held = original.legs[0]
+    leg = Leg(held.debit_account_id, held.credit_account_id, held.amount_minor, VOID, f"{hold_id:032x}")
+    record = Expiry(
+        v=1,
+        bank=stamp.bank,
+        box=stamp.box,
+        epoch=stamp.epoch,
+        seq=stamp.seq,
+        at_ns=stamp.at_ns,
+        wall_ns=stamp.wall_ns,
+        mono_ns=stamp.mono_ns,
+        window=book.window,
+        original=place,
+        legs=(leg,),
+    )
+    book.replay(record)
+    return record

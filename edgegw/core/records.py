@@ -1,0 +1,400 @@
+"""What is written down: requests, the records of a journal, the directives of the hub, and how they become
+bytes.
+
+A record is one JSON object with a fixed field order, encoded once and kept verbatim (DESIGN §5). The
+structs here are the only writers of those bytes. What a record *means* for balances is in `core.book`; how
+it is chained is in `core.journal`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Final
+
+import msgspec
+
+AMOUNT_MINOR_MAX: Final = 2**63 - 1
+"""The ways in and the disk refuse more; the core itself counts to 2**128 - 1."""
+
+AmountMinor = Annotated[
+    int, msgspec.Meta(ge=1, le=AMOUNT_MINOR_MAX, description="Amount in minor units, a whole number.")
+]
+AccountId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,33}$",
+        max_length=34,
+        description="An account's id: 1 to 34 letters, digits or ._:- (an IBAN fits).",
+    ),
+]
+RequestId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9a-f]{32}$",
+        description="128 bits minted by the client before its first send, as 32 lower-case hex digits;"
+        " UUIDv7 keeps indexes small.",
+    ),
+]
+Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$", description="ISO 4217 letters.")]
+ShortText = Annotated[
+    str, msgspec.Meta(max_length=64, pattern=r"^[ -~]*$", description="Printable ASCII, at most 64.")
+]
+
+
+class Kind(enum.StrEnum):
+    """What a client asks for."""
+
+    PAYMENT = "payment"
+    HOLD = "hold"
+    POST = "post"
+    VOID = "void"
+    REVERSAL = "reversal"
+
+
+class ClearedBy(enum.StrEnum):
+    """What funded a payment (DESIGN §2); decided once, never changed."""
+
+    ALLOWANCE = "allowance"
+    CENTRE = "centre"
+    STAND_IN = "stand_in"
+
+
+class Mode(enum.StrEnum):
+    """The line as the box sees it; every change is a record with its reason."""
+
+    ACTIVE = "active"
+    OFFLINE = "offline"
+    SYNCING = "syncing"
+    BEHIND = "behind"
+    FORKED = "forked"
+    FENCED = "fenced"
+
+    @property
+    def clears(self) -> bool:
+        """Whether a box in this mode may clear payments."""
+        return self in (Mode.ACTIVE, Mode.OFFLINE, Mode.SYNCING)
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One request of a client, in the canonical form whose fields decide "same content" (DESIGN §2.1)."""
+
+    kind: Kind
+    id: RequestId
+    debit_account_id: str = ""
+    credit_account_id: str = ""
+    amount_minor: int = 0
+    """0 on a post or a reversal means: all that is left."""
+    currency: str = ""
+    timeout_s: int = 0
+    """Holds only: seconds until the hold expires; 0 is never."""
+    original_client: str = ""
+    """Posts, voids, reversals: the client whose hold or payment is meant."""
+    original_id: str = ""
+    advice: bool = False
+    """It has already happened outside and cannot be refused (ISO 8583 0220, 0420)."""
+    stand_in: bool = True
+    """Whether the client accepts that the branch stands in while the line is down."""
+    card: str = ""
+    """A vault token, never a PAN."""
+    card_mask: str = ""
+    terminal: str = ""
+    merchant: str = ""
+    reference: str = ""
+
+    def different_field(self, other: Request) -> str | None:
+        """The first field in which two requests differ, in the order of declaration; None when they are
+        the same."""
+        for name in self.__struct_fields__:
+            if getattr(self, name) != getattr(other, name):
+                return name
+        return None
+
+
+class Leg(msgspec.Struct, frozen=True, array_like=True):
+    """One transfer of a record. Its id is not stored: it is the record's place and the leg's index
+    (`transfer_id`)."""
+
+    debit_account_id: str
+    credit_account_id: str
+    amount_minor: int
+    flags: int = 0
+    """`core.model.TransferFlags`, without `linked`: the legs of a record stand or fall together."""
+    pending: str = ""
+    """For a post or void: the pending transfer's id as 32 hex digits."""
+    timeout_s: int = 0
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """An account as the site's settings describe it and the box's ledger opens it."""
+
+    id: AccountId
+    currency: Currency
+    home: str = ""
+    """The box where it is homed; "" is the centre."""
+    participant: str = ""
+    """Who it is netted under; "" is the bank itself."""
+    floor: bool = True
+    """Debits must not exceed credits. Only the books' own accounts go without."""
+
+
+class RecordHead(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    """What every record names first."""
+
+    v: int
+    bank: str
+    box: str
+    epoch: int
+    seq: int
+    at_ns: int
+    """The box's own time: strictly increasing, never back, across boots too; ledger timestamps are this."""
+    wall_ns: int
+    """The wall clock as it stood, believed by nobody for order."""
+    mono_ns: int
+    """The monotonic clock of this boot."""
+
+
+class Link(RecordHead, frozen=True, kw_only=True, tag="link"):
+    """First of an epoch: the hub's signed word that this epoch is this box's (`LinkNote` as a signed
+    note)."""
+
+    note: str
+
+
+class Boot(RecordHead, frozen=True, kw_only=True, tag="boot"):
+    """A start of the process."""
+
+    boot: str
+    version: str
+    box_digest: str
+    site_digest: str
+
+
+class Transfer(RecordHead, frozen=True, kw_only=True, tag="transfer"):
+    """A request that was cleared, with the legs that moved."""
+
+    window: int
+    client: str
+    request: Request
+    cleared_by: ClearedBy
+    reason: str = ""
+    """Why the branch stood in, or what else bent the ordinary way: `line_down`, `centre_timeout`, `kept`,
+    `pre_empted`."""
+    original: str = ""
+    """epoch/seq of the hold or payment that it resolves or reverses, "" where there is none or it is not
+    known yet."""
+    legs: tuple[Leg, ...] = ()
+    linked: int = 0
+    """For a linked group: how many records of the group follow this one."""
+
+
+class Refusal(RecordHead, frozen=True, kw_only=True, tag="refusal"):
+    """A request that was decided against; changes nothing else."""
+
+    client: str
+    request: Request
+    code: str
+    detail: str
+
+
+class Expiry(RecordHead, frozen=True, kw_only=True, tag="expiry"):
+    """A hold whose time was up."""
+
+    window: int
+    original: str
+    legs: tuple[Leg, ...]
+
+
+class DirectiveApplied(RecordHead, frozen=True, kw_only=True, tag="directive"):
+    """A directive of the hub, verbatim, and what it did here."""
+
+    window: int
+    directive: msgspec.Raw
+    outcome: str
+    """`applied`, `returned` (a late grant handed back) or `refused`."""
+    reason: str = ""
+    legs: tuple[Leg, ...] = ()
+    accounts: tuple[Account, ...] = ()
+
+
+class ModeChanged(RecordHead, frozen=True, kw_only=True, tag="mode"):
+    """The line changed."""
+
+    mode: Mode
+    previous: Mode
+    reason: str
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True):
+    """A participant's net amount in a window: credits less debits, minor units."""
+
+    participant: str
+    currency: str
+    net_minor: int
+
+
+class WindowClosed(RecordHead, frozen=True, kw_only=True, tag="window"):
+    """A clearing cycle's end; its positions sum to zero for each currency."""
+
+    window: int
+    business_date: str
+    transfers: int
+    positions: tuple[Position, ...]
+    closed_by: str
+
+
+class ClockStep(RecordHead, frozen=True, kw_only=True, tag="clock"):
+    """The wall clock and the box's own time have parted by more than a second since the last word about
+    it."""
+
+    wall_ahead_ns: int
+
+
+class Snapshot(RecordHead, frozen=True, kw_only=True, tag="snapshot"):
+    """A digest (SM3, hex) of the whole book just before this record."""
+
+    digest: str
+
+
+class Operator(RecordHead, frozen=True, kw_only=True, tag="operator"):
+    """Something a person ordered at the box."""
+
+    operator: str
+    action: str
+    detail: str
+
+
+class KeyIntroduced(RecordHead, frozen=True, kw_only=True, tag="key"):
+    """A checkpoint key of this epoch, as its one-line text."""
+
+    key: str
+
+
+Record = (
+    Link
+    | Boot
+    | Transfer
+    | Refusal
+    | Expiry
+    | DirectiveApplied
+    | ModeChanged
+    | WindowClosed
+    | ClockStep
+    | Snapshot
+    | Operator
+    | KeyIntroduced
+)
+
+
+class DirectiveHead(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    """What every directive names first. Directives to one box are a log of their own, authored by the hub."""
+
+    v: int
+    bank: str
+    box: str
+    incarnation: int
+    seq: int
+    wall_ns: int
+
+
+class SiteDirective(DirectiveHead, frozen=True, kw_only=True, tag="site"):
+    """Use this site bundle from now on; fetched by digest (SM3, hex)."""
+
+    version: int
+    digest: str
+    bytes: int
+
+
+class GrantDirective(DirectiveHead, frozen=True, kw_only=True, tag="grant"):
+    """amount_minor of this account is the box's to spend. request_id is empty when nobody at the box
+    asked."""
+
+    account_id: str
+    currency: str
+    amount_minor: int
+    request_id: str = ""
+
+
+class RefuseDirective(DirectiveHead, frozen=True, kw_only=True, tag="refuse"):
+    """The centre's refusal of a request for a grant; bars stand-in for that account until the line was
+    down and up again."""
+
+    request_id: str
+    account_id: str
+    currency: str
+    reason: str
+
+
+class ConfirmDirective(DirectiveHead, frozen=True, kw_only=True, tag="confirm"):
+    """The payer's money is there: the stand-in at epoch/seq is posted and the risk account is made whole."""
+
+    epoch: int
+    at_seq: int
+    payer_account_id: str
+    currency: str
+    amount_minor: int
+
+
+class DeclineDirective(DirectiveHead, frozen=True, kw_only=True, tag="decline"):
+    """A late decline of the stand-in at epoch/seq, and who bears it: `merchant` or `branch`."""
+
+    epoch: int
+    at_seq: int
+    payer_account_id: str
+    currency: str
+    amount_minor: int
+    liable: str
+    reason: str
+
+
+class FreezeDirective(DirectiveHead, frozen=True, kw_only=True, tag="freeze"):
+    """From its journal record on, this account pays nothing out (or does again)."""
+
+    account_id: str
+    frozen: bool
+    reason: str
+
+
+Directive = (
+    SiteDirective | GrantDirective | RefuseDirective | ConfirmDirective | DeclineDirective | FreezeDirective
+)
+
+_encoder = msgspec.json.Encoder()
+_record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+_directive_decoder: msgspec.json.Decoder[Directive] = msgspec.json.Decoder(Directive)
+
+
+def encode(record: Record | Directive) -> bytes:
+    """The bytes of a record or directive: written once, kept verbatim."""
+    return _encoder.encode(record)
+
+
+def decode_record(body: bytes) -> Record:
+    """A record from its bytes; raises msgspec.ValidationError that names the field."""
+    return _record_decoder.decode(body)
+
+
+def decode_directive(body: bytes) -> Directive:
+    """A directive from its bytes; raises msgspec.ValidationError that names the field."""
+    return _directive_decoder.decode(body)
+
+
+def transfer_id(*, epoch: int, seq: int, leg: int) -> int:
+    """The 128-bit id of a leg: epoch (32 bits), seq (64), leg (31), a low bit so that it is never 0.
+    Time-ordered, needs no index."""
+    return epoch << 96 | seq << 32 | leg << 1 | 1
+
+
+def place_of(transfer: int) -> tuple[int, int, int]:
+    """epoch, seq and leg of a transfer id."""
+    return transfer >> 96, transfer >> 32 & (2**64 - 1), (transfer & (2**32 - 1)) >> 1
+
+
+def place_text(*, epoch: int, seq: int) -> str:
+    """A record's place as records name it: `epoch/seq`."""
+    return f"{epoch}/{seq}"
+
+
+def parse_place(text: str) -> tuple[int, int]:
+    """epoch and seq of an `epoch/seq` text."""
+    epoch, _, seq = text.partition("/")
+    return int(epoch), int(seq)

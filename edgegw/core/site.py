@@ -1,0 +1,112 @@
+"""The site's settings as the hub publishes them: accounts, clients, terminals, cards, limits. Pure data,
+checked by shape.
+
+A bundle is one JSON document, named by its SM3 digest in a `site` directive, applied whole or not at all
+(DESIGN §9). Loading and cross-checks that give an operator an error per field are in `edgegw.config`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from edgegw.core.records import Account, AccountId, AmountMinor, Currency, ShortText
+
+NotNegative = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class CurrencyRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A currency of the site."""
+
+    code: Currency
+    numeric: Annotated[
+        int, msgspec.Meta(ge=1, le=999, description="ISO 4217 number, as ISO 8583 field 49 carries it.")
+    ]
+    exponent: Annotated[
+        int, msgspec.Meta(ge=0, le=4, description="Digits after the point; for people only.")
+    ] = 2
+
+
+class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A program that may call the box's API with tokens that it signs with its own Ed25519 key."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    public_key: Annotated[str, msgspec.Meta(description="Raw Ed25519 public key, 32 bytes in base64.")]
+    scopes: tuple[Annotated[str, msgspec.Meta(pattern="^(pay|read|operate)$")], ...] = ("pay", "read")
+
+
+class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An ISO 8583 terminal (field 41) and the merchant's account that it fills."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,8}$")]
+    merchant: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,15}$")]
+    credit_account_id: AccountId
+    currency: Currency
+
+
+class StandInRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When the branch may stand in for a payer whose money it does not hold (DESIGN §2.3). A floor of 0 is
+    never."""
+
+    currency: Currency
+    floor_minor: Annotated[
+        int, msgspec.Meta(ge=0, description="Stand-in only for amounts below this (it fires at >=).")
+    ]
+    account_minor: Annotated[
+        int, msgspec.Meta(ge=0, description="Unconfirmed stand-ins of one account, summed, at most.")
+    ]
+    account_count: Annotated[
+        int, msgspec.Meta(ge=0, description="Unconfirmed stand-ins of one account, counted, at most.")
+    ]
+    box_minor: Annotated[int, msgspec.Meta(ge=0, description="The risk account's allowance at each box.")]
+    offline_seconds_max: Annotated[
+        int, msgspec.Meta(ge=0, description="No stand-in after the line was down this long.")
+    ]
+
+
+class LimitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits on what one account pays out at one box."""
+
+    currency: Currency
+    payment_minor: AmountMinor
+    window_minor: AmountMinor
+    """Per account and window, held amounts included."""
+    velocity_count: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    velocity_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
+
+
+class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the hub hands out unasked to the box where an account is homed."""
+
+    currency: Currency
+    share_percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
+    account_minor: NotNegative
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One site bundle."""
+
+    bank: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    currencies: tuple[CurrencyRule, ...]
+    accounts: tuple[Account, ...] = ()
+    clients: tuple[ClientRule, ...] = ()
+    terminals: tuple[TerminalRule, ...] = ()
+    cards: dict[str, AccountId] = {}
+    """Vault token of a PAN to the account behind the card."""
+    blocked: tuple[str, ...] = ()
+    """Account ids and card tokens that pay nothing."""
+    limits: tuple[LimitRule, ...] = ()
+    stand_in: tuple[StandInRule, ...] = ()
+    allowances: tuple[AllowanceRule, ...] = ()
+    late_decline_liable: Annotated[str, msgspec.Meta(pattern="^(merchant|branch)$")] = "merchant"
+    time_zone: ShortText = "UTC"
+
+
+_decoder = msgspec.json.Decoder(Site)
+
+
+def decode_site(bundle: bytes) -> Site:
+    """A site from a bundle's bytes; raises msgspec.ValidationError that names the field."""
+    return _decoder.decode(bundle)

@@ -1,0 +1,140 @@
+"""A book as bytes and back: what a start loads instead of replaying a whole journal. The digest of the
+bytes is a record."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgegw.core import ledger
+from edgegw.core.book import LEG_CODE, PENDING, Book, History, Spent, StandIn, Stood, account_key
+from edgegw.core.journal import sm3
+from edgegw.core.model import Balance
+from edgegw.core.model import Transfer as LedgerTransfer
+from edgegw.core.records import Account, Mode
+
+
+class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every table of a book, sorted, so that equal books give equal bytes."""
+
+    bank: str
+    box: str
+    epoch: int
+    at_ns: int
+    mode: Mode
+    mode_reason: str
+    offline_since_ns: int
+    site_digest: str
+    site_version: int
+    window: int
+    window_transfers: int
+    accounts: list[tuple[Account, int, int, int, int]]
+    """Account, debits pending, debits posted, credits pending, credits posted."""
+    holds: list[tuple[str, int, int, str, str, int, int]]
+    """Transfer id (hex), amount, ledger, debit and credit account (hex), timeout in seconds, at_ns."""
+    barred: list[tuple[str, str]]
+    frozen: list[tuple[str, str]]
+    kept: list[tuple[str, str, str]]
+    positions: list[tuple[str, str, int]]
+    spent: list[tuple[str, Spent]]
+    stand_ins: list[tuple[str, StandIn]]
+    stood: list[tuple[str, Stood]]
+
+
+def dump(book: Book) -> bytes:
+    """The image of a base book as JSON, the same bytes for the same state."""
+    return msgspec.json.encode(
+        BookImage(
+            bank=book.bank,
+            box=book.box,
+            epoch=book.epoch,
+            at_ns=book.at_ns,
+            mode=book.mode,
+            mode_reason=book.mode_reason,
+            offline_since_ns=book.offline_since_ns,
+            site_digest=book.site_digest,
+            site_version=book.site_version,
+            window=book.window,
+            window_transfers=book.window_transfers,
+            accounts=_accounts(book),
+            holds=_holds(book),
+            barred=sorted(book.barred.items()),
+            frozen=sorted(book.frozen.items()),
+            kept=sorted((client, id_, place) for (client, id_), place in book.kept.items()),
+            positions=sorted((who, currency, net) for (who, currency), net in book.positions.items() if net),
+            spent=sorted(book.spent.items(), key=lambda row: row[0]),
+            stand_ins=sorted(
+                ((f"{place:032x}", row) for place, row in book.stand_ins.items()), key=lambda row: row[0]
+            ),
+            stood=sorted(book.stood.items(), key=lambda row: row[0]),
+        )
+    )
+
+
+def _accounts(book: Book) -> list[tuple[Account, int, int, int, int]]:
+    rows = []
+    for account_id, account in sorted(book.accounts.items(), key=lambda row: row[0]):
+        b = book.ledger.balances[account_key(account_id)]
+        rows.append((account, b.debits_pending, b.debits_posted, b.credits_pending, b.credits_posted))
+    return rows
+
+
+def _holds(book: Book) -> list[tuple[str, int, int, str, str, int, int]]:
+    rows = []
+    for hold_id, hold in book.ledger.transfers.items():
+        if book.ledger.is_live(hold_id):
+            debit, credit = f"{hold.debit_account_id:032x}", f"{hold.credit_account_id:032x}"
+            rows.append(
+                (f"{hold_id:032x}", hold.amount_minor, hold.ledger, debit, credit, hold.timeout_s, hold.at_ns)
+            )
+    return sorted(rows)
+
+
+def digest(image: bytes) -> str:
+    """The SM3 of an image, as the `snapshot` record carries it."""
+    return sm3(image).hex()
+
+
+def load(image: bytes, *, history: History | None) -> Book:
+    """A base book from its image; raises msgspec.ValidationError when the bytes are not one."""
+    i = msgspec.json.decode(image, type=BookImage)
+    book = Book(bank=i.bank, box=i.box, history=history)
+    book.epoch, book.at_ns = i.epoch, i.at_ns
+    book.mode, book.mode_reason, book.offline_since_ns = i.mode, i.mode_reason, i.offline_since_ns
+    book.site_digest, book.site_version = i.site_digest, i.site_version
+    book.window, book.window_transfers = i.window, i.window_transfers
+    for account, debits_pending, debits_posted, credits_pending, credits_posted in i.accounts:
+        book.open_accounts((account,))
+        book.ledger.balances[account_key(account.id)] = Balance(
+            debits_pending=debits_pending,
+            debits_posted=debits_posted,
+            credits_pending=credits_pending,
+            credits_posted=credits_posted,
+        )
+    for hold_id, amount_minor, number, debit, credit, timeout_s, at_ns in i.holds:
+        ledger.restore_hold(
+            book.ledger, _hold(hold_id, amount_minor, number, debit, credit, timeout_s, at_ns)
+        )
+    book.barred = dict(i.barred)
+    book.frozen = dict(i.frozen)
+    book.kept = {(client, id_): place for client, id_, place in i.kept}
+    book.positions = {(who, currency): net for who, currency, net in i.positions}
+    book.spent = dict(i.spent)
+    book.stand_ins = {int(place, 16): row for place, row in i.stand_ins}
+    book.stood = dict(i.stood)
+    return book
+
+
+def _hold(
+    hold_id: str, amount_minor: int, number: int, debit: str, credit: str, timeout_s: int, at_ns: int
+) -> LedgerTransfer:
+    return LedgerTransfer(
+        id=int(hold_id, 16),
+        debit_account_id=int(debit, 16),
+        credit_account_id=int(credit, 16),
+        amount_minor=amount_minor,
+        ledger=number,
+        code=LEG_CODE,
+        flags=PENDING,
+        timeout_s=timeout_s,
+        at_ns=at_ns,
+    )
