@@ -8,7 +8,7 @@ for `uplink` and `hub`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -29,6 +29,7 @@ from edgegw.core.messages import (
     VerifyingKey,
 )
 from edgegw.core.records import Mode
+from edgegw.core.site import Site
 
 # --- sessions (the hub) ---
 
@@ -60,8 +61,8 @@ def judge_message(held: Session, *, session: bytes, counter: int) -> Session | N
 
 def choose_version(*, oldest: int, newest: int) -> int:
     """The newest wire version that both sides speak; 0 when there is none."""
-    common = min(newest, VERSION)
-    return common if common >= max(oldest, VERSION_OLDEST) else 0
+    shared = min(newest, VERSION)
+    return shared if shared >= max(oldest, VERSION_OLDEST) else 0
 
 
 # --- judging an opening (the hub) ---------------------------------------------------------------------------
@@ -159,14 +160,14 @@ def _judge_journal(message: Open, view: HubView) -> Judgement | None:
 
 def _judge_hub(message: Open, view: HubView, hub_key: VerifyingKey) -> Judgement | None:
     """Has the hub itself signed for more than it holds? A note that it did not sign counts for nothing."""
-    cosigned = _cosigned(message.cosignature, hub_key)
+    cosigned = _cosigned(message, hub_key)
     if cosigned is not None and cosigned.size > view.journal.size:
         return Judgement(
             Verdict.HUB_BEHIND, f"the hub cosigned {cosigned.size} records and holds {view.journal.size}"
         )
     theirs, own = message.directives, view.directives
     if (theirs.number, theirs.size) > (own.number, own.size):
-        signed = _signed_checkpoint(message.directives_note, hub_key)
+        signed = _signed_directives(message, hub_key)
         if signed is not None and signed.size >= theirs.size:
             return Judgement(
                 Verdict.HUB_BEHIND,
@@ -185,22 +186,30 @@ def _judge_lineage(message: Open) -> Judgement:
     return Judgement(Verdict.OK)
 
 
-def _cosigned(note: str, key: VerifyingKey) -> journal.Checkpoint | None:
-    if not note:
-        return None
+def _cosigned(message: Open, key: VerifyingKey) -> journal.Checkpoint | None:
+    """What the hub has cosigned of this epoch, by the note that the box shows; None for any other note."""
+    origin = journal.journal_origin(bank=message.bank, box=message.box, epoch=message.epoch)
     try:
-        return journal.check_cosignature(note, name=key.name, key_id=key.key_id, verify=key.verify).checkpoint
+        checkpoint = journal.check_cosignature(
+            message.cosignature, name=key.name, key_id=key.key_id, verify=key.verify
+        ).checkpoint
     except journal.NoteError:
         return None
+    return checkpoint if checkpoint.origin == origin else None
 
 
-def _signed_checkpoint(note: str, key: VerifyingKey) -> journal.Checkpoint | None:
-    if not note:
-        return None
+def _signed_directives(message: Open, key: VerifyingKey) -> journal.Checkpoint | None:
+    """The head of the directives that the hub has signed, by the note that the box shows."""
+    origin = journal.directives_origin(
+        bank=message.bank, box=message.box, incarnation=message.directives.number
+    )
     try:
-        return journal.open_note(note, name=key.name, key_id=key.key_id, verify=key.verify)
+        checkpoint = journal.open_note(
+            message.directives_note, name=key.name, key_id=key.key_id, verify=key.verify
+        )
     except journal.NoteError:
         return None
+    return checkpoint if checkpoint.origin == origin else None
 
 
 # --- judging a package (both sides) -------------------------------------------------------------------------
@@ -409,15 +418,41 @@ def _judge_proof(
     )
 
 
-def root_at(size: int, node: journal.Node) -> bytes:
-    """The root of the first `size` leaves (more than 0), from the complete subtrees of a tree at least
-    that large."""
+def frontier_at(size: int, node: journal.Node) -> journal.Frontier:
+    """The frontier of the first `size` leaves, from the complete subtrees of a tree at least that large."""
     peaks, start = [], 0
     while start < size:
         level = (size - start).bit_length() - 1
         peaks.append(node(level, start >> level))
         start += 1 << level
-    return journal.Frontier.from_bytes(size.to_bytes(8, "big") + b"".join(peaks)).root()
+    return journal.Frontier.from_bytes(size.to_bytes(8, "big") + b"".join(peaks))
+
+
+class SiteBundle(NamedTuple):
+    """A site bundle whose digest is the one that a signed directive names, decoded."""
+
+    body: bytes
+    site: Site
+
+
+class Directives(NamedTuple):
+    """Directives that the box has verified, for the pen to journal and store in one SQL transaction, in order.
+
+    Each is journalled as applied, returned or refused: undecodable ones are refused, and a site directive
+    whose digest is not in `sites` is refused as `site_bundle_unusable`.
+    """
+
+    incarnation: int
+    start: int
+    """The seq of the first one."""
+    bodies: tuple[bytes, ...]
+    leaves: tuple[bytes, ...]
+    frontier: journal.Frontier
+    """After the last one."""
+    checkpoint: str
+    """The hub's signed note; it may cover more directives than are here."""
+    sites: Mapping[str, SiteBundle]
+    """By digest in hex."""
 
 
 # --- the line's modes (the box) -----------------------------------------------------------------------------

@@ -121,7 +121,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     epoch: int
     """0: none yet."""
     key: str
-    """The checkpoint key of this epoch (or of the one asked for) as its one-line text."""
+    """The key, as its one-line text, with which this boot would sign the checkpoints of an epoch given to it now;
+    a LINK names it."""
     mode: Mode
     journals: tuple[LogHead, ...] = ()
     """The box's own heads, one per epoch that it holds, oldest first."""
@@ -183,7 +184,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     """The box's cosigned note over `directives`; once per change."""
     mode: Mode = Mode.ACTIVE
     waiting: int = 0
-    """Records that the box has and the hub, as far as the box knows, has not."""
+    """Records that the box has and the hub, as far as the box knows, has not; those of this push count."""
 
 
 class PackageVerdict(enum.StrEnum):
