@@ -251,7 +251,7 @@ def docstrings(path: str, tree: ast.Module) -> Iterator[str]:
 
 
 def _is_declaration(node: Definition) -> bool:
-    """Tell whether a method only declares its shape (`...`), as in a Protocol, whose docstring speaks for it."""
+    """Tell whether a method only declares its shape (`...`); its Protocol's docstring speaks for it."""
     return not isinstance(node, ast.ClassDef) and [ast.unparse(step) for step in node.body] == ["..."]
 
 
