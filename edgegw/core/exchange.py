@@ -436,7 +436,7 @@ class SiteBundle(NamedTuple):
 
 
 class Directives(NamedTuple):
-    """Directives that the box has verified, for the pen to journal and store in one SQL transaction, in order.
+    """Directives that the box has verified, in order, for the pen to journal and store in one go.
 
     Each is journalled as applied, returned or refused: undecodable ones are refused, and a site directive
     whose digest is not in `sites` is refused as `site_bundle_unusable`.

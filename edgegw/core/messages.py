@@ -121,8 +121,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     epoch: int
     """0: none yet."""
     key: str
-    """The key, as its one-line text, with which this boot would sign the checkpoints of an epoch given to it now;
-    a LINK names it."""
+    """The key, as its one-line text, with which this boot would sign an epoch given to it now; a LINK
+    names it."""
     mode: Mode
     journals: tuple[LogHead, ...] = ()
     """The box's own heads, one per epoch that it holds, oldest first."""

@@ -1,0 +1,100 @@
+"""What the hub lacks of the journal, read, checked and packed: nothing that was changed by hand leaves the box.
+
+Runs in a worker thread over committed state. Each record is hashed again from the leaf before it, compared
+with what is stored beside it, and the root that these leaves give must lead to the head that the box has
+signed (DESIGN §3.6); the first difference is a `Fault`, and then nothing is sent any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from edgegw.core import journal
+from edgegw.core.exchange import frontier_at
+from edgegw.core.messages import PACKAGE_RECORDS_MAX, LogHead, Package
+from edgegw.uplink.ports import Head, Journal
+
+
+class EditedRecord(Exception):
+    """A record on disk is not what was written there; the text names the place and the difference."""
+
+
+class Outgoing(NamedTuple):
+    """The next package, if the hub lacks anything, and how many records it lacks with that package's."""
+
+    package: Package | None
+    waiting: int
+
+
+def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> Outgoing:
+    """The next package for a hub that holds so much of each epoch, the oldest first; raises EditedRecord.
+
+    An epoch that `held` does not name is not wanted: the hub has sealed it, or does not know it.
+    """
+    package, waiting = None, 0
+    for head in source.heads():
+        have = held.get(head.epoch)
+        if have is None or have.size >= head.size:
+            continue
+        waiting += head.size - have.size
+        if package is None:
+            package = _pack(source, head, have, bytes_max)
+    return Outgoing(package, waiting)
+
+
+def _pack(source: Journal, head: Head, have: LogHead, bytes_max: int) -> Package:
+    node = source.node(epoch=head.epoch, size=head.size)
+    frontier = frontier_at(have.size, node)
+    if have.size and frontier.root() != have.root:
+        raise EditedRecord(
+            f"the tree up to {head.epoch}/{have.size} has another root than the hub holds: "
+            f"{frontier.root().hex()}, not {have.root.hex()}"
+        )
+    rows = source.records(epoch=head.epoch, start=have.size, limit=PACKAGE_RECORDS_MAX, bytes_max=bytes_max)
+    rows = rows[: head.size - have.size]
+    previous = node(0, have.size - 1) if have.size else journal.FIRST_PREVIOUS
+    frontier.extend(_checked_leaves(head.epoch, have.size, previous, rows))
+    fault = source.column_fault(epoch=head.epoch, start=have.size, count=len(rows))
+    if fault is not None:
+        raise EditedRecord(f"record {head.epoch}/{fault[0]}: {fault[1]}")
+    root = frontier.root()
+    proof = tuple(journal.consistency_proof(frontier.size, head.size, node))
+    _check_head(head, frontier.size, root, proof)
+    return Package(
+        number=head.epoch,
+        old_size=have.size,
+        records=tuple(body for _, _, body in rows),
+        root=root,
+        checkpoint=head.checkpoint,
+        proof=proof,
+    )
+
+
+def _checked_leaves(
+    epoch: int, start: int, previous: bytes, rows: Sequence[tuple[int, bytes, bytes]]
+) -> list[bytes]:
+    if not rows:
+        raise EditedRecord(f"record {epoch}/{start} is missing")
+    leaves = []
+    for expected, (seq, leaf, body) in enumerate(rows, start):
+        if seq != expected:
+            raise EditedRecord(f"record {epoch}/{expected} is missing")
+        previous = journal.leaf_hash(previous, body)
+        if previous != leaf:
+            raise EditedRecord(f"record {epoch}/{seq}: its bytes do not give the leaf that is stored with it")
+        leaves.append(leaf)
+    return leaves
+
+
+def _check_head(head: Head, size: int, root: bytes, proof: tuple[bytes, ...]) -> None:
+    """What is about to leave must lead to the signed head, by the same check that the hub will make."""
+    try:
+        signed, _ = journal.parse_checkpoint(head.checkpoint)
+        if (signed.size, signed.root) != (head.size, head.root):
+            raise EditedRecord(f"the head of epoch {head.epoch} is not the one that its checkpoint signs")
+        journal.verify_consistency(size, head.size, root, head.root, proof)
+    except (journal.ProofError, journal.NoteError) as problem:
+        raise EditedRecord(
+            f"records up to {head.epoch}/{size - 1} do not lead to the signed head: {problem}"
+        ) from None
