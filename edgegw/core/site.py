@@ -31,16 +31,16 @@ class CurrencyRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A program that may call the box's API with tokens that it signs with its own Ed25519 key."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
     public_key: Annotated[str, msgspec.Meta(description="Raw Ed25519 public key, 32 bytes in base64.")]
-    scopes: tuple[Annotated[str, msgspec.Meta(pattern="^(pay|read|operate)$")], ...] = ("pay", "read")
+    scopes: tuple[Annotated[str, msgspec.Meta(pattern=r"^(pay|read|operate)\Z")], ...] = ("pay", "read")
 
 
 class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An ISO 8583 terminal (field 41) and the merchant's account that it fills."""
 
-    id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,8}$")]
-    merchant: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,15}$")]
+    id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,8}\Z")]
+    merchant: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,15}\Z")]
     credit_account_id: AccountId
     currency: Currency
 
@@ -87,7 +87,7 @@ class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One site bundle."""
 
-    bank: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    bank: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
     version: Annotated[int, msgspec.Meta(ge=1)]
     currencies: tuple[CurrencyRule, ...]
     accounts: tuple[Account, ...] = ()
@@ -100,7 +100,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     limits: tuple[LimitRule, ...] = ()
     stand_in: tuple[StandInRule, ...] = ()
     allowances: tuple[AllowanceRule, ...] = ()
-    late_decline_liable: Annotated[str, msgspec.Meta(pattern="^(merchant|branch)$")] = "merchant"
+    late_decline_liable: Annotated[str, msgspec.Meta(pattern=r"^(merchant|branch)\Z")] = "merchant"
     time_zone: ShortText = "UTC"
 
 
