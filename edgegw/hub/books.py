@@ -1,0 +1,322 @@
+"""The hub's books: what every account has, how much of it is available here, and how much is outstanding at which box.
+
+`Books` is one SQL transaction's open pages: it locks the accounts that it needs, in the order of their ids, lets them move in memory
+and writes them back once. The moves are the few that exist (DESIGN §3.8), and each keeps `available + sum(outstanding) = balance`.
+Leaves out when to grant what (`hub.grants`) and what a record means (`hub.replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from edgegw.core.book import receivable_account, recourse_account, risk_account, suspense_account
+from edgegw.core.records import AMOUNT_MINOR_MAX
+from edgegw.hub.schema import account, core_posting, outstanding
+
+IDS_MAX: Final = 500
+"""Ids in one IN list; both engines take more, but a statement stays readable in a log."""
+
+
+class BooksError(ValueError):
+    """A posting that the books do not take; the text names the field and the mend."""
+
+
+def core_account(currency: str) -> str:
+    """The outside: the bank's core system, counter-account of opening balances."""
+    return f"core:{currency}"
+
+
+def capital_account(currency: str) -> str:
+    """The bank's own money, from which the boxes' risk accounts are funded."""
+    return f"capital:{currency}"
+
+
+def box_accounts(box: str, currency: str) -> tuple[str, ...]:
+    """The books' own accounts of one box that the hub keeps; none has a floor here."""
+    return (
+        risk_account(box, currency),
+        suspense_account(box, currency),
+        receivable_account(box, currency),
+        recourse_account(box, currency),
+    )
+
+
+@dataclass(slots=True)
+class Page:
+    """One account in the open books; amounts in minor units."""
+
+    account_id: str
+    currency: str
+    home: str
+    floor: bool
+    frozen: bool
+    balance_minor: int
+    available_minor: int
+    outstanding_minor: int = 0
+    """At the box and epoch that these books were opened for."""
+    is_outstanding: bool = False
+    """Whether that figure has a row already."""
+
+
+class Books:
+    """The accounts of one SQL transaction, and what of them is outstanding at one box in one epoch."""
+
+    def __init__(self, connection: Connection, *, box: str, epoch: int, in_doubt: bool = False) -> None:
+        """in_doubt: the epoch is over, and what is outstanding in it waits for its tail."""
+        self._connection = connection
+        self._box = box
+        self._epoch = epoch
+        self._in_doubt = in_doubt
+        self._pages: dict[str, Page] = {}
+        self._before: dict[str, tuple[int, int, int]] = {}
+
+    def open(self, account_ids: Iterable[str]) -> None:
+        """Lock and read accounts in the order of their ids; unknown ids stay unknown. Call it once, with all that may be needed."""
+        wanted = sorted(set(account_ids) - self._pages.keys())
+        for start in range(0, len(wanted), IDS_MAX):
+            self._open(wanted[start : start + IDS_MAX])
+
+    def _open(self, ids: list[str]) -> None:
+        rows = self._connection.execute(
+            select(
+                account.c.account_id,
+                account.c.currency,
+                account.c.home,
+                account.c.floor,
+                account.c.frozen,
+                account.c.balance_minor,
+                account.c.available_minor,
+            )
+            .where(account.c.account_id.in_(ids))
+            .order_by(account.c.account_id)
+            .with_for_update()
+        )
+        for row in rows:
+            self._pages[row.account_id] = Page(*row)
+        held = self._connection.execute(
+            select(outstanding.c.account_id, outstanding.c.amount_minor).where(
+                outstanding.c.box == self._box,
+                outstanding.c.epoch == self._epoch,
+                outstanding.c.account_id.in_(ids),
+            )
+        )
+        for account_id, amount_minor in held:
+            page = self._pages[account_id]
+            page.outstanding_minor, page.is_outstanding = amount_minor, True
+        for account_id in ids:
+            if account_id in self._pages:
+                self._before[account_id] = _amounts(self._pages[account_id])
+
+    def page(self, account_id: str) -> Page | None:
+        """The open page of an account; None when the hub has no such account."""
+        return self._pages.get(account_id)
+
+    def pages(self) -> list[Page]:
+        """Every open page, in the order of the ids."""
+        return [self._pages[account_id] for account_id in sorted(self._pages)]
+
+    # -- the moves ---------------------------------------------------------------------------------------------------
+
+    def grant(self, account_id: str, amount_minor: int) -> None:
+        """Hand amount_minor of what is available to the box; raises BooksError beyond it, whatever the account."""
+        page = self._known(account_id)
+        if not 0 < amount_minor <= page.available_minor:
+            raise BooksError(f"a grant of {amount_minor} from {account_id}, which has {page.available_minor} available")
+        page.available_minor -= amount_minor
+        page.outstanding_minor += amount_minor
+
+    def give_back(self, account_id: str, amount_minor: int) -> int:
+        """Take back what the box returned, at most what was outstanding there; returns what was not (0 in a sound world)."""
+        page = self._known(account_id)
+        returned = min(amount_minor, page.outstanding_minor) if page.floor else amount_minor
+        returned = max(returned, 0)
+        page.outstanding_minor -= returned
+        page.available_minor += returned
+        return amount_minor - returned
+
+    def move_at_box(self, *, debit: str, credit: str, amount_minor: int) -> int:
+        """Post what the box has moved; what exceeds the payer's outstanding is borne by the box's risk account, and returned."""
+        payer, payee = self._known(debit), self._known(credit)
+        covered = min(amount_minor, max(payer.outstanding_minor, 0)) if payer.floor else amount_minor
+        payer.balance_minor -= covered
+        payer.outstanding_minor -= covered
+        overdrawn = amount_minor - covered
+        if overdrawn:
+            # From the part at the centre: the box's own risk allowance is a figure of its journal and did not move.
+            risk = self._known(risk_account(self._box, payer.currency))
+            risk.balance_minor -= overdrawn
+            risk.available_minor -= overdrawn
+        payee.balance_minor += amount_minor
+        payee.outstanding_minor += amount_minor
+        return overdrawn
+
+    def move_at_centre(self, *, debit: str, credit: str, amount_minor: int) -> None:
+        """Post between what is available here; raises BooksError where that takes a floored account below zero."""
+        payer, payee = self._known(debit), self._known(credit)
+        if payer.floor and payer.available_minor < amount_minor:
+            raise BooksError(f"debit_account_id {debit} has {payer.available_minor} available, not {amount_minor}")
+        payer.balance_minor -= amount_minor
+        payer.available_minor -= amount_minor
+        payee.balance_minor += amount_minor
+        payee.available_minor += amount_minor
+
+    def _known(self, account_id: str) -> Page:
+        page = self._pages.get(account_id)
+        if page is None:
+            raise BooksError(f"account_id {account_id} is unknown; publish a site that lists it")
+        return page
+
+    # -- writing back ------------------------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Write the pages that changed, in the order of their ids; the caller commits."""
+        changed = [page for page in self.pages() if _amounts(page) != self._before[page.account_id]]
+        if not changed:
+            return
+        self._connection.execute(
+            update(account)
+            .where(account.c.account_id == bindparam("id"))
+            .values(balance_minor=bindparam("balance"), available_minor=bindparam("available")),
+            [{"id": p.account_id, "balance": p.balance_minor, "available": p.available_minor} for p in changed],
+        )
+        known = [page for page in changed if page.is_outstanding]
+        if known:
+            self._connection.execute(
+                update(outstanding)
+                .where(
+                    outstanding.c.box == self._box,
+                    outstanding.c.epoch == self._epoch,
+                    outstanding.c.account_id == bindparam("id"),
+                )
+                .values(amount_minor=bindparam("amount")),
+                [{"id": page.account_id, "amount": page.outstanding_minor} for page in known],
+            )
+        fresh = [page for page in changed if not page.is_outstanding and page.outstanding_minor]
+        if fresh:
+            self._connection.execute(insert(outstanding), [self._outstanding_row(page) for page in fresh])
+        for page in changed:
+            page.is_outstanding = page.is_outstanding or page.outstanding_minor != 0
+            self._before[page.account_id] = _amounts(page)
+
+    def _outstanding_row(self, page: Page) -> dict[str, str | int | bool]:
+        return {
+            "box": self._box,
+            "epoch": self._epoch,
+            "account_id": page.account_id,
+            "amount_minor": page.outstanding_minor,
+            "in_doubt": self._in_doubt,
+        }
+
+
+def _amounts(page: Page) -> tuple[int, int, int]:
+    return page.balance_minor, page.available_minor, page.outstanding_minor
+
+
+def open_account(
+    connection: Connection, *, account_id: str, currency: str, home: str = "", participant: str = "", floor: bool
+) -> None:
+    """Open an account with nothing in it, or give a known one its new home and participant; raises BooksError when the currency or floor differ."""
+    known = connection.execute(
+        select(account.c.currency, account.c.floor).where(account.c.account_id == account_id).with_for_update()
+    ).one_or_none()
+    if known is None:
+        connection.execute(
+            insert(account).values(
+                account_id=account_id,
+                currency=currency,
+                home=home,
+                participant=participant,
+                floor=floor,
+                frozen=False,
+                balance_minor=0,
+                available_minor=0,
+            )
+        )
+        return
+    if (known.currency, known.floor) != (currency, floor):
+        raise BooksError(
+            f"account {account_id} is open in {known.currency} with floor {known.floor}; "
+            f"it cannot become {currency} with floor {floor}: use another id"
+        )
+    connection.execute(
+        update(account).where(account.c.account_id == account_id).values(home=home, participant=participant)
+    )
+
+
+def post_core(
+    connection: Connection, *, id: str, debit_account_id: str, credit_account_id: str, amount_minor: int  # noqa: A002
+) -> bool:
+    """Post between available amounts (opening balances: from `core:<currency>`), once for each id; False when it was posted before.
+
+    Raises BooksError for the same id with other content, unknown accounts, two currencies, or money that is not there.
+    """
+    posting = {"debit_account_id": debit_account_id, "credit_account_id": credit_account_id, "amount_minor": amount_minor}
+    first = connection.execute(select(core_posting).where(core_posting.c.id == id)).mappings().one_or_none()
+    if first is not None:
+        for field, value in posting.items():
+            if first[field] != value:
+                raise BooksError(f"posting {id} exists with {field} {first[field]}, not {value}; use a new id")
+        return False
+    if not 0 < amount_minor <= AMOUNT_MINOR_MAX:
+        raise BooksError(f"amount_minor is {amount_minor}; give 1 to {AMOUNT_MINOR_MAX}")
+    books = Books(connection, box="", epoch=0)
+    books.open((debit_account_id, credit_account_id))
+    pages = [books.page(account_id) for account_id in (debit_account_id, credit_account_id)]
+    if debit_account_id == credit_account_id:
+        raise BooksError(f"debit_account_id and credit_account_id are both {debit_account_id}; name two accounts")
+    if len({page.currency for page in pages if page is not None}) > 1:
+        raise BooksError(f"{debit_account_id} and {credit_account_id} are in two currencies")
+    books.move_at_centre(debit=debit_account_id, credit=credit_account_id, amount_minor=amount_minor)
+    connection.execute(insert(core_posting).values(id=id, **posting))
+    books.write()
+    return True
+
+
+def violations(connection: Connection) -> list[str]:
+    """What breaks the books, in words; empty is sound. Reads every account, so it is for checks and not for each push."""
+    held = (
+        select(outstanding.c.account_id, func.sum(outstanding.c.amount_minor).label("amount"))
+        .group_by(outstanding.c.account_id)
+        .subquery()
+    )
+    total = func.coalesce(held.c.amount, 0)
+    torn = connection.execute(
+        select(account.c.account_id, account.c.balance_minor, account.c.available_minor, total.label("outstanding"))
+        .outerjoin(held, held.c.account_id == account.c.account_id)
+        .where(account.c.available_minor + total != account.c.balance_minor)
+    )
+    found = [
+        f"{row.account_id}: {row.available_minor} available and {row.outstanding} outstanding are not {row.balance_minor}"
+        for row in torn
+    ]
+    below = connection.execute(
+        select(account.c.account_id, account.c.balance_minor, account.c.available_minor).where(
+            account.c.floor, (account.c.balance_minor < 0) | (account.c.available_minor < 0)
+        )
+    )
+    found += [f"{row.account_id}: below its floor, {row.balance_minor} ({row.available_minor} available)" for row in below]
+    sums = connection.execute(
+        select(account.c.currency, func.sum(account.c.balance_minor).label("sum"))
+        .group_by(account.c.currency)
+        .having(func.sum(account.c.balance_minor) != 0)
+    )
+    found += [f"{row.currency}: the balances sum to {row.sum}, not 0" for row in sums]
+    overdrawn = connection.execute(
+        select(outstanding.c.box, outstanding.c.account_id, outstanding.c.amount_minor)
+        .join(account, account.c.account_id == outstanding.c.account_id)
+        .where(account.c.floor, outstanding.c.amount_minor < 0)
+    )
+    return found + [f"{row.account_id}: {row.amount_minor} outstanding at {row.box}" for row in overdrawn]
+
+
+def set_frozen(connection: Connection, *, account_id: str, frozen: bool) -> None:
+    """Bar an account from paying out at the centre, or let it again; raises BooksError when it is unknown."""
+    changed = connection.execute(
+        update(account).where(account.c.account_id == account_id).values(frozen=frozen)
+    )
+    if changed.rowcount != 1:
+        raise BooksError(f"account_id {account_id} is unknown; publish a site that lists it")

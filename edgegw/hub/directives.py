@@ -1,0 +1,267 @@
+"""The directive log of one box: the hub is its author, the box applies it in order and journals what it did.
+
+`DirectiveLog` is one SQL transaction's open end of that log: it appends to the chain and the tree, and signs one
+checkpoint over the new head when it is written. Each epoch of a box begins a new log (`incarnation`), so that no
+grant is applied twice. Leaves out when a directive is due (`hub.grants`, `hub.replay`, `hub.site`).
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypedDict
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from edgegw.core import journal
+from edgegw.core.exchange import frontier_at
+from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
+from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.records import (
+    ConfirmDirective,
+    DeclineDirective,
+    Directive,
+    FreezeDirective,
+    GrantDirective,
+    RefuseDirective,
+    SiteDirective,
+    encode,
+)
+from edgegw.hub.keyring import Keyring
+from edgegw.hub.schema import directive, directive_head
+
+DIRECTIVE_VERSION: Final = 1
+
+
+class _Place(TypedDict):
+    v: int
+    bank: str
+    box: str
+    incarnation: int
+    seq: int
+    wall_ns: int
+
+
+class DirectiveLog:
+    """The open end of one box's directive log. Each method that appends returns the directive's seq."""
+
+    def __init__(
+        self, connection: Connection, keyring: Keyring, *, box: str, incarnation: int, wall_ns: int
+    ) -> None:
+        self._connection = connection
+        self._keyring = keyring
+        self._box = box
+        self.incarnation = incarnation
+        self._wall_ns = wall_ns
+        self._rows: list[dict[str, str | int | bytes]] = []
+        head = _head_row(connection, box=box, incarnation=incarnation, lock=True)
+        self._is_new = head is None
+        self._frontier = Frontier() if head is None else Frontier.from_bytes(head.frontier)
+        self._last_leaf: bytes = journal.FIRST_PREVIOUS if head is None else head.last_leaf
+
+    @property
+    def size(self) -> int:
+        """How many directives the log holds, those not yet written included."""
+        return self._frontier.size
+
+    def site(self, *, version: int, digest: str, bundle_bytes: int) -> int:
+        """Use the site bundle of this digest."""
+        return self._append(
+            SiteDirective(
+                **self._place(),
+                version=version,
+                digest=digest,
+                bytes=bundle_bytes,
+            )
+        )
+
+    def grant(self, *, account_id: str, currency: str, amount_minor: int, request_id: str = "") -> int:
+        """Spend amount_minor of this account; request_id names the ask that it answers."""
+        return self._append(
+            GrantDirective(
+                **self._place(),
+                account_id=account_id,
+                currency=currency,
+                amount_minor=amount_minor,
+                request_id=request_id,
+            )
+        )
+
+    def refuse(self, *, request_id: str, account_id: str, currency: str, reason: str) -> int:
+        """No money for this ask."""
+        return self._append(
+            RefuseDirective(
+                **self._place(),
+                request_id=request_id,
+                account_id=account_id,
+                currency=currency,
+                reason=reason,
+            )
+        )
+
+    def confirm(self, *, epoch: int, at_seq: int, payer: str, currency: str, amount_minor: int) -> int:
+        """The payer of the stand-in at epoch/at_seq had the money."""
+        return self._append(
+            ConfirmDirective(
+                **self._place(),
+                epoch=epoch,
+                at_seq=at_seq,
+                payer_account_id=payer,
+                currency=currency,
+                amount_minor=amount_minor,
+            )
+        )
+
+    def decline(
+        self,
+        *,
+        epoch: int,
+        at_seq: int,
+        payer: str,
+        currency: str,
+        amount_minor: int,
+        liable: str,
+        reason: str,
+    ) -> int:
+        """The payer of the stand-in at epoch/at_seq did not have it; the merchant or the branch bears it."""
+        return self._append(
+            DeclineDirective(
+                **self._place(),
+                epoch=epoch,
+                at_seq=at_seq,
+                payer_account_id=payer,
+                currency=currency,
+                amount_minor=amount_minor,
+                liable=liable,
+                reason=reason,
+            )
+        )
+
+    def freeze(self, *, account_id: str, frozen: bool, reason: str) -> int:
+        """From its journal record on, this account pays nothing out, or does again."""
+        return self._append(
+            FreezeDirective(
+                **self._place(),
+                account_id=account_id,
+                frozen=frozen,
+                reason=reason,
+            )
+        )
+
+    def _place(self) -> _Place:
+        return {
+            "v": DIRECTIVE_VERSION,
+            "bank": self._keyring.bank,
+            "box": self._box,
+            "incarnation": self.incarnation,
+            "seq": self.size,
+            "wall_ns": self._wall_ns,
+        }
+
+    def _append(self, words: Directive) -> int:
+        body = encode(words)
+        self._last_leaf = journal.leaf_hash(self._last_leaf, body)
+        self._frontier.append(self._last_leaf)
+        self._rows.append(
+            {
+                "box": self._box,
+                "incarnation": self.incarnation,
+                "seq": words.seq,
+                "type": str(type(words).__struct_config__.tag),
+                "leaf": self._last_leaf,
+                "body": body,
+                "outcome": "",
+            }
+        )
+        return words.seq
+
+    def write(self) -> None:
+        """Write what was appended, and one signed checkpoint over it; the caller commits."""
+        if not self._rows:
+            return
+        self._connection.execute(insert(directive), self._rows)
+        self._rows = []
+        root = self._frontier.root()
+        origin = journal.directives_origin(
+            bank=self._keyring.bank, box=self._box, incarnation=self.incarnation
+        )
+        head = {
+            "size": self.size,
+            "root": root,
+            "frontier": self._frontier.to_bytes(),
+            "last_leaf": self._last_leaf,
+            "checkpoint": self._keyring.key.seal(Checkpoint(origin, self.size, root).body()),
+        }
+        if self._is_new:
+            place = {"box": self._box, "incarnation": self.incarnation, "cosigned": ""}
+            self._connection.execute(insert(directive_head).values(**place, **head))
+            self._is_new = False
+        else:
+            self._connection.execute(
+                update(directive_head)
+                .where(directive_head.c.box == self._box, directive_head.c.incarnation == self.incarnation)
+                .values(**head)
+            )
+
+
+def _head_row(
+    connection: Connection, *, box: str, incarnation: int, lock: bool
+) -> Row[int, bytes, bytes, bytes, str] | None:
+    columns = directive_head.c
+    query = select(columns.size, columns.root, columns.frontier, columns.last_leaf, columns.checkpoint).where(
+        columns.box == box, columns.incarnation == incarnation
+    )
+    return connection.execute(query.with_for_update() if lock else query).one_or_none()
+
+
+def directives_held(connection: Connection, *, box: str, incarnation: int) -> LogHead:
+    """How far the hub has written this log."""
+    head = _head_row(connection, box=box, incarnation=incarnation, lock=False)
+    return LogHead(incarnation) if head is None else LogHead(incarnation, head.size, head.root)
+
+
+def directives_root_at(connection: Connection, *, box: str, incarnation: int, size: int) -> bytes | None:
+    """The root of the first `size` directives; None when there are fewer. Reads them all: for openings only."""
+    leaves = _leaves(connection, box=box, incarnation=incarnation, size=size)
+    return frontier_at(size, journal.nodes_of(leaves)).root() if len(leaves) == size > 0 else None
+
+
+def _leaves(connection: Connection, *, box: str, incarnation: int, size: int) -> list[bytes]:
+    rows = connection.execute(
+        select(directive.c.leaf)
+        .where(directive.c.box == box, directive.c.incarnation == incarnation, directive.c.seq < size)
+        .order_by(directive.c.seq)
+    )
+    return list(rows.scalars())
+
+
+def package_after(connection: Connection, *, box: str, incarnation: int, size: int) -> Package | None:
+    """What a box that holds `size` directives lacks, as far as one package takes it; None when it lacks nothing."""
+    head = _head_row(connection, box=box, incarnation=incarnation, lock=False)
+    if head is None or head.size <= size:
+        return None
+    rows = connection.execute(
+        select(directive.c.body)
+        .where(directive.c.box == box, directive.c.incarnation == incarnation, directive.c.seq >= size)
+        .order_by(directive.c.seq)
+        .limit(PACKAGE_RECORDS_MAX)
+    )
+    bodies: list[bytes] = []
+    package_bytes = 0
+    for body in rows.scalars():
+        package_bytes += len(body)
+        if bodies and package_bytes > PACKAGE_BYTES_MAX:
+            break
+        bodies.append(body)
+    end = size + len(bodies)
+    root, proof = head.root, []
+    if end < head.size:
+        # A box far behind: the tree's nodes are made afresh. Nobody waits for a grant that is this far down the log.
+        node = journal.nodes_of(_leaves(connection, box=box, incarnation=incarnation, size=head.size))
+        root, proof = frontier_at(end, node).root(), journal.consistency_proof(end, head.size, node)
+    return Package(
+        number=incarnation,
+        old_size=size,
+        records=tuple(bodies),
+        root=root,
+        checkpoint=head.checkpoint,
+        proof=tuple(proof),
+    )

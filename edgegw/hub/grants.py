@@ -1,0 +1,143 @@
+"""Who gets how much: answers to asks, allotments for accounts at home, and the boxes' risk accounts.
+
+An **ask** is answered once, by one directive, however often it is repeated. A visitor's account gets exactly what
+was asked, because what is not spent there lies idle until it is returned; an account at home at the asking box gets
+as much more as its allotment lacks, so that one directive does for both.
+
+An **allotment** is what a box holds unasked of an account that is at home there: `account_minor`, or
+`share_percent` of the account's whole balance where that is less. It is filled up when less than half is left.
+
+A **risk account** is filled up to the site's `box_minor`. What it lacks at the centre is posted from
+`capital:<currency>`, the bank's own money, so that every stand-in is backed by a posting.
+
+Leaves out the moves themselves (`hub.books`) and the log (`hub.directives`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import Connection, insert, select
+
+from edgegw.core.book import risk_account
+from edgegw.core.messages import Ask
+from edgegw.core.site import AllowanceRule, Site
+from edgegw.hub.books import Books, Page, capital_account
+from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.schema import account, grant_request
+
+
+def accounts_at_home(connection: Connection, box: str) -> list[str]:
+    """The ids of every customer account at home at a box."""
+    rows = connection.execute(select(account.c.account_id).where(account.c.home == box, account.c.floor))
+    return list(rows.scalars())
+
+
+def accounts_for_grants(box: str, currencies: Iterable[str]) -> set[str]:
+    """What must be open besides the customers' accounts before anything is granted to a box."""
+    return {name for c in currencies for name in (risk_account(box, c), capital_account(c))}
+
+
+def unanswered(connection: Connection, asks: Sequence[Ask], *, box: str) -> list[Ask]:
+    """The asks that have no directive yet; one id counts once."""
+    if not asks:
+        return []
+    known = connection.execute(
+        select(grant_request.c.request_id).where(
+            grant_request.c.box == box, grant_request.c.request_id.in_([ask.request_id for ask in asks])
+        )
+    )
+    seen = set(known.scalars())
+    fresh = []
+    for ask in asks:
+        if ask.request_id not in seen:
+            seen.add(ask.request_id)
+            fresh.append(ask)
+    return fresh
+
+
+def answer(connection: Connection, books: Books, log: DirectiveLog, ask: Ask, *, box: str, site: Site) -> None:
+    """Answer one ask with a grant or a refusal; its account must be open in the books if it exists."""
+    page = books.page(ask.account_id)
+    reason = _why_not(page, ask)
+    granted_minor = 0
+    if page is None or reason:
+        seq = log.refuse(
+            request_id=ask.request_id, account_id=ask.account_id, currency=ask.currency, reason=reason
+        )
+    else:
+        lacking_minor = max(0, _target(page, site) - page.outstanding_minor) if page.home == box else 0
+        granted_minor = min(page.available_minor, ask.amount_minor + lacking_minor)
+        books.grant(page.account_id, granted_minor)
+        seq = log.grant(
+            account_id=page.account_id,
+            currency=page.currency,
+            amount_minor=granted_minor,
+            request_id=ask.request_id,
+        )
+    connection.execute(
+        insert(grant_request).values(
+            box=box,
+            request_id=ask.request_id,
+            incarnation=log.incarnation,
+            directive_seq=seq,
+            account_id=ask.account_id,
+            amount_minor=granted_minor,
+        )
+    )
+
+
+def _why_not(page: Page | None, ask: Ask) -> str:
+    if page is None or not page.floor:
+        return "account_not_found"
+    if page.currency != ask.currency:
+        return "currency_mismatch"
+    if page.frozen:
+        return "account_frozen"
+    if ask.amount_minor <= 0:
+        return "amount_not_positive"
+    if page.available_minor < ask.amount_minor:
+        return "insufficient_funds"
+    return ""
+
+
+def allot(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:
+    """Fill up every open account that is at home at the box and has less than half of its allotment left there."""
+    for page in books.pages():
+        if page.home != box or not page.floor or page.frozen:
+            continue
+        target = _target(page, site)
+        if 2 * page.outstanding_minor >= target:
+            continue
+        amount_minor = min(page.available_minor, target - page.outstanding_minor)
+        if amount_minor > 0:
+            books.grant(page.account_id, amount_minor)
+            log.grant(account_id=page.account_id, currency=page.currency, amount_minor=amount_minor)
+
+
+def _target(page: Page, site: Site) -> int:
+    rule = _rule(site, page.currency)
+    return 0 if rule is None else min(rule.account_minor, page.balance_minor * rule.share_percent // 100)
+
+
+def _rule(site: Site, currency: str) -> AllowanceRule | None:
+    return next((rule for rule in site.allowances if rule.currency == currency), None)
+
+
+def top_up_risk(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:
+    """Fill the box's risk accounts up to the site's `box_minor`, from capital where the centre has too little."""
+    for rule in site.stand_in:
+        risk = books.page(risk_account(box, rule.currency))
+        if risk is None:
+            continue
+        lacking_minor = rule.box_minor - risk.outstanding_minor
+        if lacking_minor <= 0:
+            continue
+        if risk.available_minor < lacking_minor:
+            books.move_at_centre(
+                debit=capital_account(rule.currency),
+                credit=risk.account_id,
+                amount_minor=lacking_minor - risk.available_minor,
+            )
+        books.grant(risk.account_id, lacking_minor)
+        log.grant(account_id=risk.account_id, currency=rule.currency, amount_minor=lacking_minor)

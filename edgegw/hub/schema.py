@@ -1,0 +1,241 @@
+"""The hub's tables, in SQL that SQLite and PostgreSQL both speak: no type, default or clause of one engine alone.
+
+Money is `BigInteger` minor units. At every COMMIT, for every account, `available_minor` plus the sum of its `outstanding` equals
+`balance_minor`, and the balances of a currency sum to zero (`books.violations`). Leaves out the connection (`hub.database`).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+account = Table(
+    "account",
+    metadata,
+    Column("account_id", String(64), primary_key=True),
+    Column("currency", String(3), nullable=False),
+    Column("home", String(64), nullable=False),
+    Column("participant", String(64), nullable=False),
+    Column("floor", Boolean, nullable=False),
+    Column("frozen", Boolean, nullable=False),
+    Column("balance_minor", BigInteger, nullable=False),
+    Column("available_minor", BigInteger, nullable=False),
+    Index("account_home", "home"),
+)
+
+box = Table(
+    "box",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("device_key", Text, nullable=False),
+    Column("epoch", Integer, nullable=False),  # 0 until the first link is issued
+    Column("incarnation", Integer, nullable=False),  # of the directive log that the current epoch reads
+    Column("state", String(16), nullable=False),  # active, behind, forked, fenced, quarantined
+    Column("reason", Text, nullable=False),
+    Column("boot", String(64), nullable=False),  # the one that lives in this epoch
+    Column("release", Boolean, nullable=False),  # an operator ordered a new epoch; the next opening gets it
+    Column("allot_due", Boolean, nullable=False),  # all allotments are to be looked at with the next beat
+    Column("waiting", BigInteger, nullable=False),  # records that the box says it has and we lack
+    Column("beat_at_ns", BigInteger, nullable=False),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("boot", String(64), primary_key=True),
+    Column("epoch", Integer, nullable=False),
+    Column("session", LargeBinary, nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("candidate", LargeBinary, nullable=False),  # opened, not used yet
+    Column("verdict", String(16), nullable=False),  # what its opening was answered
+    Column("lived", Boolean, nullable=False),  # it had the box's place in its epoch
+)
+
+journal_head = Table(
+    "journal_head",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("frontier", LargeBinary, nullable=False),
+    Column("last_leaf", LargeBinary, nullable=False),
+    Column("key", Text, nullable=False),  # the epoch's checkpoint key, as its one-line text
+    Column("link", Text, nullable=False),  # the hub's signed word that this epoch is the box's
+    Column("checkpoint", Text, nullable=False),  # the newest that the box signed; "" before the first push
+    Column("cosignature", Text, nullable=False),
+    Column("sealed", Boolean, nullable=False),  # an operator settled it: nothing more is taken
+)
+
+record = Table(
+    "record",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", String(16), nullable=False),
+    Column("client", String(64)),
+    Column("request_id", String(32)),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["box", "epoch"], ["journal_head.box", "journal_head.epoch"]),
+    # Request ids come time-ordered and first, so that the index grows at its end.
+    UniqueConstraint("request_id", "client", name="record_identity"),
+)
+
+outstanding = Table(
+    "outstanding",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", String(64), primary_key=True),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("in_doubt", Boolean, nullable=False),
+    ForeignKeyConstraint(["account_id"], ["account.account_id"]),
+    Index("outstanding_account", "account_id"),
+)
+
+box_balance = Table(
+    "box_balance",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", String(64), primary_key=True),
+    Column("debits_pending", BigInteger, nullable=False),
+    Column("debits_posted", BigInteger, nullable=False),
+    Column("credits_pending", BigInteger, nullable=False),
+    Column("credits_posted", BigInteger, nullable=False),
+)
+
+box_hold = Table(
+    "box_hold",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("transfer_id", String(32), primary_key=True),
+    Column("debit_account_id", String(64), nullable=False),
+    Column("credit_account_id", String(64), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("timeout_s", BigInteger, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+)
+
+directive = Table(
+    "directive",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("incarnation", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("type", String(16), nullable=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("outcome", String(16), nullable=False),  # "" until the box's journal says what it did there
+)
+
+directive_head = Table(
+    "directive_head",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("incarnation", Integer, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("frontier", LargeBinary, nullable=False),
+    Column("last_leaf", LargeBinary, nullable=False),
+    Column("checkpoint", Text, nullable=False),
+    Column("cosigned", Text, nullable=False),  # the box's newest word that it holds them
+)
+
+grant_request = Table(
+    "grant_request",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("request_id", String(64), primary_key=True),
+    Column("incarnation", Integer, nullable=False),
+    Column("directive_seq", BigInteger, nullable=False),
+    Column("account_id", String(64), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+)
+
+stand_in = Table(
+    "stand_in",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("payer", String(64), nullable=False),
+    Column("payee", String(64), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),  # waiting, confirmed, declined, voided
+    Column("liable", String(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("settled", Boolean, nullable=False),  # the box's journal has the directive
+)
+
+site = Table(
+    "site",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("bundle", LargeBinary, nullable=False),
+    Column("published_ns", BigInteger, nullable=False),
+)
+
+core_posting = Table(
+    "core_posting",
+    metadata,
+    Column("id", String(128), primary_key=True),
+    Column("debit_account_id", String(64), nullable=False),
+    Column("credit_account_id", String(64), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    ForeignKeyConstraint(["debit_account_id"], ["account.account_id"]),
+    ForeignKeyConstraint(["credit_account_id"], ["account.account_id"]),
+)
+
+suspense_item = Table(
+    "suspense_item",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("owner", String(64), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+)
+
+loss = Table(
+    "loss",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("leg", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", String(64), nullable=False),  # whose allowance was overdrawn; the risk account bore it
+    Column("amount_minor", BigInteger, nullable=False),
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("reason", Text, nullable=False),
+    Column("held_checkpoint", Text, nullable=False),
+    Column("other_checkpoint", Text, nullable=False),
+)
