@@ -34,7 +34,7 @@ bench-quick: setup ## Speed beside the floor that the machine itself sets
 # No address of a package index is written, so that the lock serves whatever index the user's pip is set to.
 lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, for Python 3.11 to 3.13
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile pyproject.toml --group dev --upgrade --quiet \
-		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --system-certs \
 		--output-file requirements.lock
 
 clean: ## Remove the virtual environment, caches and what the demo left
