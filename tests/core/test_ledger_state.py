@@ -4,6 +4,7 @@ import pytest
 
 from edgegw.core.ledger import State, apply, create_accounts, create_transfers, expire
 from edgegw.core.model import (
+    AT_NS_MAX,
     Account,
     AccountFlags,
     Balance,
@@ -82,6 +83,26 @@ def test_a_layer_writes_below_before_it_is_merged() -> None:
     assert state.find(1) is None
     assert dict(state.failed.items()) == {}
     assert all(balance == Balance() for _, balance in state.balances.items())
+
+
+def test_a_hold_is_posted_at_its_deadline_because_no_expiry_ran() -> None:
+    """A hold can be posted up to the nanosecond before its deadline, whether or not `expire` has run."""
+    state = ledger_of()
+    deadline_ns = 200 + 10**9
+    create_transfers(state, [payment(n, flags=TransferFlags.PENDING, timeout_s=1) for n in (1, 2)], at_ns=201)
+    post = TransferFlags.POST_PENDING_TRANSFER
+    early = apply(state, payment(3, flags=post, pending_id=1), at_ns=deadline_ns - 1)
+    assert early.status is CreateTransferStatus.created
+    late = apply(state, payment(4, flags=post, pending_id=2), at_ns=deadline_ns + 1)
+    assert late.status is CreateTransferStatus.pending_transfer_expired
+
+
+def test_a_deadline_lies_beyond_the_end_of_time() -> None:
+    """The last deadline that the ledger can name is taken, the next nanosecond is refused."""
+    state, flags, at_ns = ledger_of(), TransferFlags.PENDING, AT_NS_MAX - 10**9
+    assert apply(state, payment(1, flags=flags, timeout_s=1), at_ns=at_ns).status.name == "created"
+    refused = apply(state, payment(2, flags=flags, timeout_s=1), at_ns=at_ns + 1)
+    assert refused.status is CreateTransferStatus.overflows_timeout
 
 
 def test_memory_keeps_what_history_can_find() -> None:

@@ -62,6 +62,17 @@ def test_a_removed_key_is_still_read() -> None:
     assert layer[1] == 11
 
 
+def test_a_removal_stops_halfway_down() -> None:
+    """A removal that is merged layer by layer arrives at the bottom as a removal, not as a value."""
+    base = {1: 10, 2: 20}
+    middle = Overlay(base)
+    top = Overlay(middle)
+    top.remove(1)
+    top.merge()
+    middle.merge()
+    assert base == {2: 20}
+
+
 def test_a_merged_layer_writes_its_changes_twice() -> None:
     """After a merge the layer is empty and can serve the next batch."""
     base = {1: 10, 2: 20}
@@ -110,6 +121,7 @@ def test_resolved_holds_pile_up_in_the_index() -> None:
         base.note_resolved()
     base.compact(lambda hold: hold >= 900)
     assert len(base) == 100
+    assert [hold for _, _, hold in base.due(at_ns=9_050)] == list(range(999, 949, -1))
     assert [hold for _, _, hold in base.due(at_ns=10_000)] == list(range(999, 899, -1))
 
 
