@@ -1,0 +1,1 @@
+"""The embedded ledger: one SQLite file for both logs and what derives from them (DESIGN §8)."""

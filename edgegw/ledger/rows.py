@@ -1,0 +1,91 @@
+"""How a record lies in the ledger file: its place as one number, and the columns beside its bytes.
+
+The columns are an index, never a second truth: each is derived from the record here, for the writer and for
+the full check alike.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from edgegw.core.apply import original_of as original_in
+from edgegw.core.records import (
+    DirectiveApplied,
+    Expiry,
+    Record,
+    Refusal,
+    Transfer,
+    decode_directive,
+    parse_place,
+)
+
+SEQ_BITS: Final = 40
+SEQ_MAX: Final = (1 << SEQ_BITS) - 1
+EPOCH_MAX: Final = (1 << 63 - SEQ_BITS) - 1
+
+
+class Row(NamedTuple):
+    """One record as the `record` table holds it; `original` is a position."""
+
+    position: int
+    type: str
+    client: str | None
+    id: bytes | None
+    original: int | None
+    leaf: bytes
+    body: bytes
+
+
+def position_of(*, epoch: int, seq: int) -> int:
+    """The rowid of a record (or directive): epoch (or incarnation), then seq, which is the leaf's index."""
+    if not 0 <= epoch <= EPOCH_MAX or not 0 <= seq <= SEQ_MAX:
+        raise ValueError(f"{epoch}/{seq} has no place: epochs end at {EPOCH_MAX}, sequences at {SEQ_MAX}")
+    return epoch << SEQ_BITS | seq
+
+
+def place_at(position: int) -> tuple[int, int]:
+    """Epoch (or incarnation) and seq of a position."""
+    return position >> SEQ_BITS, position & SEQ_MAX
+
+
+def row_of(record: Record, *, leaf: bytes, body: bytes) -> Row:
+    """The row of a record, its leaf hash and its verbatim bytes."""
+    client, identity = identity_of(record)
+    place = position_of(epoch=record.epoch, seq=record.seq)
+    return Row(place, type_of(record), client, identity, original_of(record), leaf, body)
+
+
+def type_of(record: Record) -> str:
+    """The record's type as its bytes name it."""
+    return str(record.__struct_config__.tag)
+
+
+def identity_of(record: Record) -> tuple[str | None, bytes | None]:
+    """(client, id as 16 bytes) of a record that decided a request; (None, None) of any other."""
+    if isinstance(record, Transfer | Refusal):
+        return record.client, bytes.fromhex(record.request.id)
+    return None, None
+
+
+def original_of(record: Record) -> int | None:
+    """The position of the record that this one resolves, reverses, expires, confirms or declines."""
+    if isinstance(record, Transfer | Expiry):
+        place = record.original
+    elif isinstance(record, DirectiveApplied):
+        place = _meant_by(record)
+    else:
+        return None
+    if not place:
+        return None
+    epoch, seq = parse_place(place)
+    return position_of(epoch=epoch, seq=seq)
+
+
+def _meant_by(record: DirectiveApplied) -> str:
+    """The place that an applied directive is about, "" where there is none or it cannot be read."""
+    try:
+        return original_in(decode_directive(bytes(record.directive)))
+    except msgspec.MsgspecError:
+        return ""

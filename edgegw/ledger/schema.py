@@ -1,0 +1,176 @@
+"""What the ledger file is: its tables, its version, and how a connection to it must be set up (DESIGN §8).
+
+Measured before it was frozen (495-byte records, 14 clients, time-ordered ids, batches of 64): with the id
+first, the identity index writes half as many pages as with the client first, because all clients then write
+at one place; type as text and the leaf as a column cost nothing, a page holds seven records either way.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from edgegw.errors import LedgerForeign, StorageFailed, UnsafeSqlite
+
+APPLICATION_ID: Final = 0x45475744
+"""EGWD, in the header of every ledger file, where file(1) finds it."""
+BUSY_TIMEOUT_MS: Final = 5_000
+WAL_PAGES: Final = 1_000
+"""A COMMIT that leaves the WAL longer than this (4 MB) copies it into the file; more gained nothing."""
+WAL_BYTES_MAX: Final = 64 * 2**20
+"""A WAL that a slow reader made longer is cut back to this."""
+
+_FIRST: Final = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE record(
+    position INTEGER PRIMARY KEY, type TEXT NOT NULL, client TEXT, id BLOB, original INTEGER,
+    leaf BLOB NOT NULL, body BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX record_identity ON record(id, client) WHERE id IS NOT NULL;
+CREATE INDEX record_original ON record(original) WHERE original IS NOT NULL;
+CREATE INDEX record_window ON record(position) WHERE type = 'window';
+CREATE INDEX record_directive ON record(position) WHERE type = 'directive';
+CREATE TRIGGER record_keeps_rows BEFORE DELETE ON record
+    BEGIN SELECT RAISE(ABORT, 'records are never deleted'); END;
+CREATE TRIGGER record_keeps_content BEFORE UPDATE ON record
+    BEGIN SELECT RAISE(ABORT, 'records are never changed'); END;
+CREATE TABLE tile(
+    epoch INTEGER, level INTEGER, number INTEGER, hash BLOB NOT NULL, PRIMARY KEY(epoch, level, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE head(
+    epoch INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL,
+    checkpoint TEXT NOT NULL, boot TEXT NOT NULL
+) STRICT;
+CREATE TABLE cosignature(epoch INTEGER PRIMARY KEY, size INTEGER NOT NULL, note TEXT NOT NULL) STRICT;
+CREATE TABLE snapshot(position INTEGER PRIMARY KEY, digest TEXT NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE TABLE directive(position INTEGER PRIMARY KEY, leaf BLOB NOT NULL, body BLOB NOT NULL) STRICT;
+CREATE TRIGGER directive_keeps_rows BEFORE DELETE ON directive
+    BEGIN SELECT RAISE(ABORT, 'directives are never deleted'); END;
+CREATE TRIGGER directive_keeps_content BEFORE UPDATE ON directive
+    BEGIN SELECT RAISE(ABORT, 'directives are never changed'); END;
+CREATE TABLE directive_head(
+    incarnation INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL,
+    checkpoint TEXT NOT NULL, frontier BLOB NOT NULL
+) STRICT;
+CREATE TABLE site(version INTEGER PRIMARY KEY, digest TEXT NOT NULL, bundle BLOB NOT NULL) STRICT;
+"""
+MIGRATIONS: Final = (_FIRST,)
+"""Script n brings user_version from n to n + 1. Append only: ledgers in branches are at every version."""
+
+_PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {
+    "synchronous": ("FULL", 2),
+    "busy_timeout": (str(BUSY_TIMEOUT_MS), BUSY_TIMEOUT_MS),
+    "trusted_schema": ("OFF", 0),
+    "cell_size_check": ("ON", 1),
+    "recursive_triggers": ("ON", 1),  # else INSERT OR REPLACE deletes past the trigger
+    "mmap_size": ("0", 0),
+    "temp_store": ("MEMORY", 2),
+    "wal_autocheckpoint": (str(WAL_PAGES), WAL_PAGES),
+    "journal_size_limit": (str(WAL_BYTES_MAX), WAL_BYTES_MAX),
+}
+_WRITER_PRAGMAS: Final = _PRAGMAS | {"journal_mode": ("WAL", "wal"), "cache_size": ("-65536", -65536)}
+_READER_PRAGMAS: Final = _PRAGMAS | {"query_only": ("ON", 1), "cache_size": ("-8192", -8192)}
+
+
+def check_sqlite_version(version: str) -> None:
+    """Raise UnsafeSqlite for the WAL-reset bug: below 3.51.3, but for 3.50.7 and 3.44.6 and up."""
+    release = tuple(int(part) for part in version.split("."))
+    mended = release >= (3, 51, 3) or any(
+        release[:2] == branch[:2] and release >= branch for branch in ((3, 50, 7), (3, 44, 6))
+    )
+    if not mended:
+        raise UnsafeSqlite(f"SQLite {version} can lose committed records in WAL mode; 3.51.3 does not")
+
+
+def open_writer(path: Path, *, create: bool) -> apsw.Connection:
+    """The connection that writes; the file is created (if asked for) and brought to this schema."""
+    check_sqlite_version(apsw.sqlite_lib_version())
+    if create:
+        _create_file(path)
+    elif not path.exists():
+        raise LedgerForeign(f"there is no ledger at {path}")
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    _check_owner(connection, path, create=create)
+    _set_pragmas(connection, _WRITER_PRAGMAS)
+    _migrate(connection)
+    fsync_directory(path.parent)
+    return connection
+
+
+def open_reader(path: Path) -> apsw.Connection:
+    """A connection of its own that cannot write; it sees what is committed."""
+    check_sqlite_version(apsw.sqlite_lib_version())
+    if not path.exists():
+        raise LedgerForeign(f"there is no ledger at {path}")
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    _check_owner(connection, path, create=False)
+    if (version := _number(connection, "user_version")) != len(MIGRATIONS):
+        raise LedgerForeign(
+            f"{path} has schema {version}, this program reads {len(MIGRATIONS)}",
+            hint="Start the box once with this version: it brings the ledger to its schema.",
+        )
+    _set_pragmas(connection, _READER_PRAGMAS)
+    return connection
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create_file(path: Path) -> None:
+    """An empty file that only its owner reads; the WAL takes its mode over."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
+
+
+def _check_owner(connection: apsw.Connection, path: Path, *, create: bool) -> None:
+    """Raise LedgerForeign unless the file is a ledger of a known version, or empty and to be created."""
+    try:
+        application_id = _number(connection, "application_id")
+        version = _number(connection, "user_version")
+        empty = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    except apsw.NotADBError:
+        raise LedgerForeign(f"{path} is no SQLite file") from None
+    if empty and application_id == 0 and create:
+        return
+    if application_id != APPLICATION_ID:
+        raise LedgerForeign(f"{path} is no ledger: its application id is {application_id:#x}")
+    if version > len(MIGRATIONS):
+        raise LedgerForeign(f"{path} has schema {version}; this program knows them up to {len(MIGRATIONS)}")
+
+
+def _set_pragmas(connection: apsw.Connection, pragmas: dict[str, tuple[str, str | int]]) -> None:
+    """Set each pragma and read it back: SQLite ignores in silence what it cannot do."""
+    for name, (setting, expected) in pragmas.items():
+        connection.execute(f"PRAGMA {name}={setting}").fetchall()
+        actual = connection.pragma(name)
+        if actual != expected:
+            raise StorageFailed(f"PRAGMA {name} is {actual!r} after it was set to {setting}")
+
+
+def _migrate(connection: apsw.Connection) -> None:
+    """Apply the missing migrations, each whole or not at all."""
+    for version in range(_number(connection, "user_version"), len(MIGRATIONS)):
+        with connection:
+            connection.execute(MIGRATIONS[version])
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={version + 1}")
+
+
+def _number(connection: apsw.Connection, pragma: str) -> int:
+    value = connection.pragma(pragma)
+    if not isinstance(value, int):
+        raise StorageFailed(f"PRAGMA {pragma} is {value!r}, not a number")
+    return value

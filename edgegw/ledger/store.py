@@ -1,0 +1,434 @@
+"""The ledger file as the pen and the readers see it: rows in, one COMMIT that moves the head, rows out.
+
+One `Store` is one connection. The writer's is used by one thread at a time; every other reader takes a
+`reader()` of its own. Before COMMIT an error undoes everything; after COMMIT was tried nothing is known any
+more (DESIGN §6). Leaves out what a record means, chaining, and who may open the file (`ledger.boot`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Self
+
+import apsw
+
+from edgegw.core.journal import Node
+from edgegw.errors import (
+    BrokenInvariant,
+    HeadMoved,
+    LedgerCorrupt,
+    LedgerForeign,
+    OutcomeUnknown,
+    StorageFailed,
+)
+from edgegw.ledger import schema, tiles
+from edgegw.ledger.faults import Guard
+from edgegw.ledger.rows import SEQ_MAX, Row, place_at, position_of
+from edgegw.ledger.tiles import Tile
+
+__all__ = [
+    "Bundle",
+    "DirectivesEnd",
+    "Entry",
+    "Head",
+    "Image",
+    "Row",
+    "Store",
+    "Tile",
+    "place_at",
+    "position_of",
+]
+
+SNAPSHOTS_KEPT: Final = 2
+_FIND_WIDTHS: Final = (1, 8, 64, 256)
+"""Lists of ids are padded to these lengths, so that few statements serve all batches and stay prepared."""
+_FIND: Final = {
+    width: f"SELECT client, id, body FROM record WHERE id IN ({', '.join('?' * width)})"  # noqa: S608
+    for width in _FIND_WIDTHS
+}
+_APPEND: Final = "INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?)"
+_MOVE_HEAD: Final = """UPDATE head SET size = ?, root = ?, checkpoint = ?
+    WHERE epoch = ? AND size = ? AND boot = ?"""
+_PUT_DIRECTIVES_HEAD: Final = """INSERT INTO directive_head VALUES(?, ?, ?, ?, ?)
+    ON CONFLICT(incarnation) DO UPDATE SET size = excluded.size, root = excluded.root,
+    checkpoint = excluded.checkpoint, frontier = excluded.frontier"""
+
+
+class Entry(NamedTuple):
+    """One entry of a log as it is sent and verified."""
+
+    seq: int
+    leaf: bytes
+    body: bytes
+
+
+class Head(NamedTuple):
+    """Where the journal of an epoch ends; `boot` is whose pen may move it."""
+
+    epoch: int
+    size: int
+    root: bytes
+    checkpoint: str
+    boot: str
+
+
+class DirectivesEnd(NamedTuple):
+    """Where the directives of an incarnation end; `frontier` is `Frontier.to_bytes`."""
+
+    incarnation: int
+    size: int
+    root: bytes
+    checkpoint: str
+    frontier: bytes
+
+
+class Image(NamedTuple):
+    """A stored snapshot of the book: the position of its record, its digest (SM3, hex), its bytes."""
+
+    position: int
+    digest: str
+    body: bytes
+
+
+class Bundle(NamedTuple):
+    """A site bundle as it was fetched."""
+
+    version: int
+    digest: str
+    bundle: bytes
+
+
+class Store:
+    """One connection to a ledger file; `open` gives the writer, `reader` and `open_reader` give readers."""
+
+    def __init__(self, path: Path, connection: apsw.Connection) -> None:
+        self.path = path
+        self._db = connection
+        self._appended = 0
+        self._end = -1
+        self._commit_failed = False
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False) -> Self:
+        """The writer of the ledger at path; hold `boot.LedgerLock` first. Raises OperatingError."""
+        with Guard(_nothing):
+            return cls(path, schema.open_writer(path, create=create))
+
+    @classmethod
+    def open_reader(cls, path: Path) -> Self:
+        """A read-only store of the ledger at path, in this or another process than the writer's."""
+        with Guard(_nothing):
+            return cls(path, schema.open_reader(path))
+
+    def reader(self) -> Store:
+        """A read-only store with a connection of its own: sees committed state only, use it in one thread."""
+        return Store.open_reader(self.path)
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is gone."""
+        self._db.close()
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take the write lock, waiting up to the busy timeout (then StorageBusy)."""
+        if self._commit_failed:
+            raise OutcomeUnknown("a COMMIT failed before; this process must not write any more")
+        if self._db.in_transaction:
+            raise BrokenInvariant("begin() inside an open SQL transaction")
+        self._appended, self._end = 0, -1
+        with self._guarded():
+            self._db.execute("BEGIN IMMEDIATE")
+
+    def append(self, rows: Sequence[Row], new_tiles: Sequence[Tile]) -> None:
+        """Insert consecutive records of one epoch, and the tiles that they complete (`tiles.extend`)."""
+        if not rows:
+            return
+        start, end = rows[0].position, rows[-1].position
+        if end - start != len(rows) - 1 or (self._appended and start != self._end + 1):
+            raise BrokenInvariant(f"records {start} to {end} do not follow on {self._end}")
+        self._appended, self._end = self._appended + len(rows), end
+        with self._guarded():
+            self._db.executemany(_APPEND, rows)
+            self._db.executemany("INSERT INTO tile VALUES(?, ?, ?, ?)", new_tiles)
+
+    def start_epoch(self, epoch: int, *, boot: str, root: bytes) -> None:
+        """A head of size 0 with the empty tree's root; `append` and `seal` from size 0 must follow."""
+        with self._guarded():
+            self._db.execute("INSERT INTO head VALUES(?, 0, ?, '', ?)", (epoch, root, boot))
+
+    def claim_head(self, *, boot: str) -> None:
+        """Give the newest epoch's head to this boot; any other pen then fails at its next seal."""
+        with self._guarded():
+            self._db.execute("UPDATE head SET boot = ? WHERE epoch = (SELECT max(epoch) FROM head)", (boot,))
+
+    def seal(self, *, epoch: int, old_size: int, size: int, root: bytes, checkpoint: str, boot: str) -> None:
+        """Move the head and COMMIT: what was appended is on disk then. May run in a thread.
+
+        Raises HeadMoved if the head is not at old_size or not this boot's (then all is undone), and
+        OutcomeUnknown if COMMIT fails.
+        """
+        end = position_of(epoch=epoch, seq=size - 1) if self._appended else self._end
+        if size - old_size != self._appended or end != self._end:
+            self.rollback()
+            raise BrokenInvariant(
+                f"epoch {epoch}, size {old_size} to {size}, but {self._appended} records up to {self._end}"
+            )
+        with self._guarded():
+            self._db.execute(_MOVE_HEAD, (size, root, checkpoint, epoch, old_size, boot))
+            moved = self._db.changes()
+        if moved != 1:
+            self.rollback()
+            raise HeadMoved(f"the head of epoch {epoch} is not at size {old_size} under boot {boot}")
+        self._commit()
+
+    def commit(self) -> None:
+        """COMMIT what does not touch the journal: a cosignature, a site bundle, settings of the file."""
+        if self._appended:
+            self.rollback()
+            raise BrokenInvariant("records are committed by seal(), which moves the head with them")
+        self._commit()
+
+    def rollback(self) -> None:
+        """Undo everything since `begin`; does nothing when SQLite has already done so."""
+        if self._db.in_transaction:
+            try:
+                self._db.execute("ROLLBACK")
+            except apsw.Error as problem:
+                raise StorageFailed(f"ROLLBACK failed: {problem}") from problem
+
+    def put_directives(self, entries: Sequence[Entry], end: DirectivesEnd) -> None:
+        """Keep directives that follow those of their incarnation, and where they end now."""
+        if entries and entries[-1].seq != end.size - 1:
+            raise BrokenInvariant(f"directives up to {entries[-1].seq} cannot end at size {end.size}")
+        with self._guarded():
+            self._db.executemany(
+                "INSERT INTO directive VALUES(?, ?, ?)",
+                [(position_of(epoch=end.incarnation, seq=seq), leaf, body) for seq, leaf, body in entries],
+            )
+            self._db.execute(_PUT_DIRECTIVES_HEAD, end)
+
+    def put_snapshot(self, image: Image) -> None:
+        """Keep a snapshot of the book; only the newest two stay."""
+        with self._guarded():
+            self._db.execute("INSERT INTO snapshot VALUES(?, ?, ?)", image)
+            self._db.execute(
+                "DELETE FROM snapshot WHERE position NOT IN"
+                " (SELECT position FROM snapshot ORDER BY position DESC LIMIT ?)",
+                (SNAPSHOTS_KEPT,),
+            )
+
+    def put_cosignature(self, *, epoch: int, size: int, note: str) -> None:
+        """Keep the newest cosigned checkpoint of an epoch: it covers all before it."""
+        with self._guarded():
+            self._db.execute(
+                "INSERT INTO cosignature VALUES(?, ?, ?) ON CONFLICT(epoch) DO UPDATE"
+                " SET size = excluded.size, note = excluded.note WHERE excluded.size >= size",
+                (epoch, size, note),
+            )
+
+    def put_site(self, bundle: Bundle) -> None:
+        """Keep a site bundle for ever: replays need it."""
+        with self._guarded():
+            self._db.execute("INSERT OR IGNORE INTO site VALUES(?, ?, ?)", bundle)
+
+    def put_meta(self, key: str, value: str) -> None:
+        """Set a fact about the file itself."""
+        with self._guarded():
+            self._db.execute(
+                "INSERT INTO meta VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+                (key, value),
+            )
+
+    def own(self, *, bank: str, box: str) -> None:
+        """Say whose ledger it is, or raise LedgerForeign if it is another box's. Commits by itself."""
+        known = (self.meta("bank"), self.meta("box"))
+        if known == (None, None):
+            self.begin()
+            self.put_meta("bank", bank)
+            self.put_meta("box", box)
+            self.commit()
+        elif known != (bank, box):
+            raise LedgerForeign(f"{self.path} is the ledger of {known[0]}/{known[1]}, not of {bank}/{box}")
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def find(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        """The bodies of the records of these identities, (client, id in hex); unknown ones are absent."""
+        wanted, found = set(keys), {}
+        ids = [bytes.fromhex(identity) for _, identity in keys]
+        with self._guarded():
+            for start in range(0, len(ids), _FIND_WIDTHS[-1]):
+                chunk = ids[start : start + _FIND_WIDTHS[-1]]
+                width = next(width for width in _FIND_WIDTHS if width >= len(chunk))
+                chunk += chunk[-1:] * (width - len(chunk))
+                for client, identity, body in self._db.execute(_FIND[width], chunk):
+                    key = (client, identity.hex())
+                    if key in wanted:
+                        found[key] = body
+        return found
+
+    def at(self, position: int) -> bytes | None:
+        """The body of the record at a position."""
+        row = self._row("SELECT body FROM record WHERE position = ?", position)
+        return None if row is None else bytes(row[0])
+
+    def about(self, original: int) -> list[bytes]:
+        """The bodies of all records about the one at a position (`rows.original_of`), in order."""
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT body FROM record WHERE original = ? ORDER BY position", (original,)
+            )
+            return [row[0] for row in rows]
+
+    def of_type(
+        self, record_type: Literal["window", "directive"], *, after: int, limit: int
+    ) -> list[tuple[int, bytes]]:
+        """(position, body) of at most `limit` records of a rare type beyond a position, in order."""
+        # The type stands in the statement: only then does SQLite see that its partial index answers.
+        statement = (
+            f"SELECT position, body FROM record WHERE type = '{record_type}' AND position > ?"  # noqa: S608
+            " ORDER BY position LIMIT ?"
+        )
+        with self._guarded():
+            return list(self._db.execute(statement, (after, limit)))
+
+    def records(self, *, epoch: int, start: int, limit: int, bytes_max: int) -> list[Entry]:
+        """Records of an epoch from seq `start`: at most `limit` and bytes_max of bodies, but one at least."""
+        return self._entries("record", epoch, start, limit, bytes_max)
+
+    def directives(self, *, incarnation: int, start: int, limit: int, bytes_max: int) -> list[Entry]:
+        """Consecutive directives of an incarnation from seq `start`, bounded as `records` is."""
+        return self._entries("directive", incarnation, start, limit, bytes_max)
+
+    def rows(self, *, epoch: int, start: int, limit: int) -> list[Row]:
+        """Records of an epoch with their columns, for the full check."""
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT * FROM record WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?",
+                (*_span(epoch, start), limit),
+            )
+            return [Row(*row) for row in rows]
+
+    def node(self, epoch: int, size: int) -> Node:
+        """The journal's tree of an epoch as it was at a size; take a fresh one for each proof."""
+        return tiles.node_reader(functools.partial(self._hashes, epoch, size))
+
+    def head(self, epoch: int) -> Head | None:
+        """Where the journal of an epoch ends."""
+        row = self._row("SELECT * FROM head WHERE epoch = ?", epoch)
+        return row and Head(*row)
+
+    def heads(self) -> list[Head]:
+        """Where the journal of every epoch ends, oldest first."""
+        with self._guarded():
+            return [Head(*row) for row in self._db.execute("SELECT * FROM head ORDER BY epoch")]
+
+    def directives_ends(self) -> list[DirectivesEnd]:
+        """Where the directives of every incarnation end, oldest first."""
+        with self._guarded():
+            rows = self._db.execute("SELECT * FROM directive_head ORDER BY incarnation")
+            return [DirectivesEnd(*row) for row in rows]
+
+    def cosignature(self, epoch: int) -> tuple[int, str] | None:
+        """Size and note of the newest cosigned checkpoint of an epoch."""
+        row = self._row("SELECT size, note FROM cosignature WHERE epoch = ?", epoch)
+        return row and (row[0], row[1])
+
+    def latest_snapshots(self) -> list[Image]:
+        """The stored snapshots, newest first."""
+        with self._guarded():
+            return [Image(*row) for row in self._db.execute("SELECT * FROM snapshot ORDER BY position DESC")]
+
+    def site(self, digest: str) -> Bundle | None:
+        """The site bundle with this digest (SM3, hex)."""
+        row = self._row("SELECT * FROM site WHERE digest = ?", digest)
+        return row and Bundle(*row)
+
+    def latest_site(self) -> Bundle | None:
+        """The site bundle with the highest version; whether it is in force is the journal's to say."""
+        row = self._row("SELECT * FROM site ORDER BY version DESC LIMIT 1")
+        return row and Bundle(*row)
+
+    def meta(self, key: str) -> str | None:
+        """A fact about the file itself."""
+        row = self._row("SELECT value FROM meta WHERE key = ?", key)
+        return None if row is None else str(row[0])
+
+    def tiles_of(self, epoch: int) -> Iterator[Tile]:
+        """The stored tiles of an epoch by level and number, for the full check."""
+        for row in self._db.execute("SELECT * FROM tile WHERE epoch = ? ORDER BY level, number", (epoch,)):
+            yield Tile(*row)
+
+    def integrity_problems(self, limit: int = 20) -> list[str]:
+        """What SQLite's own integrity check finds wrong with the file; empty is well."""
+        try:
+            found = [str(row[0]) for row in self._db.execute(f"PRAGMA integrity_check({limit})")]
+        except apsw.Error as problem:
+            return [str(problem)]
+        return [] if found == ["ok"] else found
+
+    # --- inside -------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        try:
+            self._db.execute("COMMIT")
+        except apsw.Error as problem:
+            self._commit_failed = True
+            raise OutcomeUnknown(f"COMMIT failed: {problem}") from problem
+
+    def _guarded(self) -> Guard:
+        return Guard(self.rollback)
+
+    def _row(self, statement: str, *values: int | str) -> Any:
+        with self._guarded():
+            rows = self._db.execute(statement, values).fetchall()
+        return rows[0] if rows else None
+
+    def _entries(self, table: str, epoch: int, start: int, limit: int, bytes_max: int) -> list[Entry]:
+        entries: list[Entry] = []
+        size = 0
+        with self._guarded():
+            cursor = self._db.execute(
+                f"SELECT position, leaf, body FROM {table} WHERE position BETWEEN ? AND ?"  # noqa: S608 - two names
+                " ORDER BY position LIMIT ?",
+                (*_span(epoch, start), limit),
+            )
+            for position, leaf, body in cursor:
+                size += len(body)
+                if entries and size > bytes_max:
+                    break
+                entries.append(Entry(position & SEQ_MAX, leaf, body))
+            cursor.close(True)
+        return entries
+
+    def _hashes(self, epoch: int, size: int, level: int, start: int, count: int) -> list[bytes]:
+        """Stored hashes of one level, [start, start + count) as far as they are complete at this size."""
+        end = min(start + count, size >> level)
+        if level:
+            statement = (
+                "SELECT hash FROM tile WHERE epoch = ? AND level = ? AND number BETWEEN ? AND ?"
+                " ORDER BY number"
+            )
+            values: tuple[int, ...] = (epoch, level, start, end - 1)
+        else:
+            statement = "SELECT leaf FROM record WHERE position >= ? AND position < ? ORDER BY position"
+            values = (position_of(epoch=epoch, seq=start), position_of(epoch=epoch, seq=end))
+        with self._guarded():
+            hashes = [row[0] for row in self._db.execute(statement, values)]
+        if len(hashes) != max(0, end - start):
+            raise LedgerCorrupt(
+                f"epoch {epoch} has {len(hashes)} hashes of level {level} from {start}, not {end - start}"
+            )
+        return hashes
+
+
+def _span(epoch: int, start: int) -> tuple[int, int]:
+    """The positions from seq `start` to the end of an epoch."""
+    return position_of(epoch=epoch, seq=start), position_of(epoch=epoch, seq=SEQ_MAX)
+
+
+def _nothing() -> None:
+    """Nothing is open yet that could be undone."""
