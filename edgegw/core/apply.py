@@ -69,14 +69,7 @@ def apply_directive(
         if status is not CreateTransferStatus.created:
             effect = Effect(REFUSED, f"the ledger says {status.name}")
     record = DirectiveApplied(
-        v=1,
-        bank=stamp.bank,
-        box=stamp.box,
-        epoch=stamp.epoch,
-        seq=stamp.seq,
-        at_ns=stamp.at_ns,
-        wall_ns=stamp.wall_ns,
-        mono_ns=stamp.mono_ns,
+        **stamp.head(),
         window=book.window,
         directive=msgspec.Raw(body),
         outcome=effect.outcome,

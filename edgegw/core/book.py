@@ -127,7 +127,7 @@ def own_accounts(box: str, currency: str) -> tuple[Account, ...]:
 class History(Protocol):
     """What the book asks of the records that it does not keep in memory."""
 
-    def by_identity(self, client: str, id: str) -> Record | None:  # noqa: A002
+    def by_identity(self, client: str, id: str) -> Record | None:
         """The record of this identity, or None."""
 
     def at(self, epoch: int, seq: int) -> Record | None:
@@ -260,7 +260,7 @@ class Book:
         self.ledger.merge()
         for name in self._TABLES:
             getattr(self, name).merge()
-        for name in self._SCALARS:
+        for name in (*self._SCALARS, *self._SETTINGS):
             setattr(base, name, getattr(self, name))
         if base._base is not None or self._history is None:
             base.fresh.update(self.fresh)
@@ -297,7 +297,7 @@ class Book:
         """Whether money credited to this account stays here."""
         return account.home == self.box
 
-    def by_identity(self, client: str, id: str) -> Record | None:  # noqa: A002
+    def by_identity(self, client: str, id: str) -> Record | None:
         """The record of an identity, from this layer, those below, or history."""
         book: Book | None = self
         while book is not None:

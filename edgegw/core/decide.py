@@ -36,6 +36,7 @@ from edgegw.core.records import (
     DeclineDirective,
     DirectiveApplied,
     Expiry,
+    HeadFields,
     Kind,
     Leg,
     Refusal,
@@ -62,10 +63,18 @@ class Stamp(msgspec.Struct, frozen=True):
     wall_ns: int
     mono_ns: int
 
-    @property
-    def place(self) -> str:
-        """`epoch/seq`."""
-        return place_text(epoch=self.epoch, seq=self.seq)
+    def head(self) -> HeadFields:
+        """The first fields of a record."""
+        return {
+            "v": 1,
+            "bank": self.bank,
+            "box": self.box,
+            "epoch": self.epoch,
+            "seq": self.seq,
+            "at_ns": self.at_ns,
+            "wall_ns": self.wall_ns,
+            "mono_ns": self.mono_ns,
+        }
 
 
 class Funding(msgspec.Struct, frozen=True):
@@ -110,16 +119,8 @@ def decide(context: Context) -> Decided:
 def _cleared(
     c: Context, cleared_by: ClearedBy, legs: tuple[Leg, ...], *, reason: str = "", original: str = ""
 ) -> Transfer:
-    s = c.stamp
     return Transfer(
-        v=1,
-        bank=s.bank,
-        box=s.box,
-        epoch=s.epoch,
-        seq=s.seq,
-        at_ns=s.at_ns,
-        wall_ns=s.wall_ns,
-        mono_ns=s.mono_ns,
+        **c.stamp.head(),
         window=c.book.window,
         client=c.client,
         request=c.request,
@@ -133,14 +134,7 @@ def _cleared(
 def refuse(stamp: Stamp, client: str, request: Request, code: Reason, detail: str) -> Refusal:
     """The record of a refusal; changes nothing else."""
     return Refusal(
-        v=1,
-        bank=stamp.bank,
-        box=stamp.box,
-        epoch=stamp.epoch,
-        seq=stamp.seq,
-        at_ns=stamp.at_ns,
-        wall_ns=stamp.wall_ns,
-        mono_ns=stamp.mono_ns,
+        **stamp.head(),
         client=client,
         request=request,
         code=code.value,
@@ -503,14 +497,7 @@ def expiry(book: Book, stamp: Stamp, hold_id: int) -> Expiry | None:
     held = original.legs[0]
     leg = Leg(held.debit_account_id, held.credit_account_id, held.amount_minor, VOID, f"{hold_id:032x}")
     record = Expiry(
-        v=1,
-        bank=stamp.bank,
-        box=stamp.box,
-        epoch=stamp.epoch,
-        seq=stamp.seq,
-        at_ns=stamp.at_ns,
-        wall_ns=stamp.wall_ns,
-        mono_ns=stamp.mono_ns,
+        **stamp.head(),
         window=book.window,
         original=place,
         legs=(leg,),

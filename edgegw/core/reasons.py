@@ -136,3 +136,7 @@ class Reason(enum.StrEnum):
         "The branch has used up its stand-in; wait for the line.",
     )
     LEDGER_REFUSED = ("ledger_refused", False, "The ledger's own check failed; its status is in the detail.")
+
+
+REASONS = {reason.value: reason for reason in Reason}
+"""Code to reason."""

@@ -9,7 +9,7 @@ it is chained is in `core.journal`.
 from __future__ import annotations
 
 import enum
-from typing import Annotated, Final
+from typing import Annotated, Final, TypedDict
 
 import msgspec
 
@@ -22,7 +22,7 @@ AmountMinor = Annotated[
 AccountId = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,33}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,33}\Z",
         max_length=34,
         description="An account's id: 1 to 34 letters, digits or ._:- (an IBAN fits).",
     ),
@@ -30,14 +30,14 @@ AccountId = Annotated[
 RequestId = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[0-9a-f]{32}$",
+        pattern=r"^[0-9a-f]{32}\Z",
         description="128 bits minted by the client before its first send, as 32 lower-case hex digits;"
         " UUIDv7 keeps indexes small.",
     ),
 ]
-Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$", description="ISO 4217 letters.")]
+Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217 letters.")]
 ShortText = Annotated[
-    str, msgspec.Meta(max_length=64, pattern=r"^[ -~]*$", description="Printable ASCII, at most 64.")
+    str, msgspec.Meta(max_length=64, pattern=r"^[ -~]*\Z", description="Printable ASCII, at most 64.")
 ]
 
 
@@ -135,6 +135,19 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     """Who it is netted under; "" is the bank itself."""
     floor: bool = True
     """Debits must not exceed credits. Only the books' own accounts go without."""
+
+
+class HeadFields(TypedDict):
+    """The fields of a `RecordHead`."""
+
+    v: int
+    bank: str
+    box: str
+    epoch: int
+    seq: int
+    at_ns: int
+    wall_ns: int
+    mono_ns: int
 
 
 class RecordHead(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):

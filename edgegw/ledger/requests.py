@@ -1,0 +1,170 @@
+"""Requests as the pen's work: identity first (repeat, conflict), then the decision, alone or as a linked
+group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgegw.core.decide import Context, Funding, Short, decide, refuse
+from edgegw.core.reasons import REASONS, Reason
+from edgegw.core.records import Refusal, Request, Transfer, decode_record, encode
+from edgegw.errors import BrokenInvariant
+
+if TYPE_CHECKING:
+    from edgegw.ledger.batch import Batch
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The record that answers a request, and its bytes; `repeat` when it was there before."""
+
+    record: Transfer | Refusal
+    body: bytes
+    repeat: bool
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """The identity belongs to a request with other content: `field` differs from the first one's."""
+
+    field: str
+    first: Request
+
+
+class Undecided(msgspec.Struct, frozen=True):
+    """Nothing was decided and the id is unburned; `code` is an operating error's, `refusal_budget` or
+    `group_mixed`."""
+
+    code: str
+    detail: str
+    hint: str = ""
+
+
+Known = dict[tuple[str, str], bytes]
+"""Identity to the bytes of its record."""
+
+Outcome = Decision | Conflict | Undecided | Short
+
+
+class Budget:
+    """How many refusals a client may have journalled: a bucket that refills, so that a flood cannot fill
+    the disk."""
+
+    def __init__(self, *, burst: int, per_second: int) -> None:
+        self._burst = burst
+        self._per_second = per_second
+        self._levels: dict[str, tuple[int, int]] = {}
+        self.exhausted: dict[str, int] = {}
+        """Refusals that were not journalled, counted per client."""
+
+    def take(self, client: str, *, at_ns: int) -> bool:
+        """Spend one refusal of this client; False when there is none left."""
+        level, since = self._levels.get(client, (self._burst, at_ns))
+        refill = (at_ns - since) * self._per_second // 1_000_000_000
+        if refill:
+            level, since = min(self._burst, level + refill), at_ns
+        if level <= 0:
+            self._levels[client] = (level, since)
+            self.exhausted[client] = self.exhausted.get(client, 0) + 1
+            return False
+        self._levels[client] = (level - 1, since)
+        return True
+
+
+class Requests:
+    """Requests of one client, as a job's work."""
+
+    def __init__(self, client: str, requests: Sequence[Request], funding: Funding, *, linked: bool) -> None:
+        self.client = client
+        self.requests = requests
+        self.funding = funding
+        self.linked = linked
+
+    def __call__(self, batch: Batch) -> list[Outcome]:
+        """Decide them in order; identities first, also against the batch itself."""
+        known = batch.desk.store.find([(self.client, request.id) for request in self.requests])
+        if self.linked:
+            return self._decide_group(batch, known)
+        return [self._decide_one(batch, request, known) for request in self.requests]
+
+    def _decide_one(self, batch: Batch, request: Request, known: Known) -> Outcome:
+        earlier = _earlier(batch, self.client, request, known)
+        if earlier is not None:
+            return earlier
+        closed = batch.desk.closed_for_payments()
+        if closed is not None:
+            return closed
+        context = Context(batch.book, batch.stamp(), self.client, request, self.funding, batch.desk.rules)
+        decided = decide(context)
+        if isinstance(decided, Short):
+            return decided
+        return self._journalled(batch, decided)
+
+    def _journalled(self, batch: Batch, decided: Transfer | Refusal) -> Decision | Undecided:
+        if isinstance(decided, Refusal) and not batch.desk.budget.take(self.client, at_ns=decided.at_ns):
+            return Undecided("refusal_budget", "too many refused requests; the id is free")
+        return Decision(decided, batch.note_and_write(decided), repeat=False)
+
+    def _decide_group(self, batch: Batch, known: Known) -> list[Outcome]:
+        """All or nothing: a layer of its own, merged only when every member was cleared."""
+        earlier = [_earlier(batch, self.client, request, known) for request in self.requests]
+        found: list[Outcome] = [outcome for outcome in earlier if outcome is not None]
+        if len(found) == len(self.requests):
+            return found
+        if found:
+            detail = (
+                "some ids of the group were decided before; send the group again as it was, or with new ids"
+            )
+            return [Undecided("group_mixed", detail)] * len(self.requests)
+        closed = batch.desk.closed_for_payments()
+        if closed is not None:
+            return [closed] * len(self.requests)
+        layer = batch.book.overlay()
+        cleared: list[Transfer] = []
+        for index, request in enumerate(self.requests):
+            stamp = batch.stamp(index)
+            decided = decide(Context(layer, stamp, self.client, request, self.funding, batch.desk.rules))
+            if isinstance(decided, Short):
+                return [decided] * len(self.requests)
+            if isinstance(decided, Refusal):
+                return self._refuse_group(batch, index, decided)
+            decided = msgspec.structs.replace(decided, linked=len(self.requests) - 1 - index)
+            layer.note(decided)
+            cleared.append(decided)
+        layer.merge()
+        return [Decision(record, batch.write(record), repeat=False) for record in cleared]
+
+    def _refuse_group(self, batch: Batch, culprit: int, refusal: Refusal) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for index, request in enumerate(self.requests):
+            code, detail = Reason.LINKED_EVENT_FAILED, f"member {culprit} of the group: {refusal.code}"
+            if index == culprit:
+                code, detail = REASONS[refusal.code], refusal.detail
+            outcomes.append(
+                self._journalled(batch, refuse(batch.stamp(), self.client, request, code, detail))
+            )
+        return outcomes
+
+
+def _earlier(batch: Batch, client: str, request: Request, known: Known) -> Decision | Conflict | None:
+    """The first answer to this identity, from this batch or from the disk."""
+    record = batch.book.fresh.get((client, request.id))
+    body = known.get((client, request.id))
+    if record is None and body is None:
+        return None
+    if record is None:
+        record = decode_record(body or b"")
+    if not isinstance(record, Transfer | Refusal):
+        raise BrokenInvariant(f"the record of {client}/{request.id} is a {type(record).__name__}")
+    field = record.request.different_field(request)
+    if field is not None:
+        return Conflict(field, record.request)
+    return Decision(record, body or encode(record), repeat=True)
+
+
+def normalised(client: str, request: Request) -> Request:
+    """The canonical form: an original that names no client is the requesting client's own."""
+    if request.original_id and not request.original_client:
+        return msgspec.structs.replace(request, original_client=client)
+    return request

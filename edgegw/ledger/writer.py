@@ -1,0 +1,474 @@
+"""The pen: the one writer of a box's ledger. It decides in batches; one COMMIT answers for a whole batch
+(DESIGN §6).
+
+Decisions run on the event loop on a layer of the book; signing the checkpoint and COMMIT run in a thread
+of their own, and the next batch forms by itself meanwhile. Only after COMMIT is the layer merged and
+anybody told. An error before COMMIT throws the layer away and plays the jobs singly, so that the offender
+alone gets no answer; after a failed COMMIT nothing is known any more: every waiter hears `OutcomeUnknown`
+and the process must stop. Leaves out: what a decision is (`core.decide`), a batch (`ledger.batch`), the
+file (`ledger.store`), how a start finds its book (`ledger.start`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Generic, TypeVar
+
+from edgegw.core import snapshot
+from edgegw.core.apply import Awaited, apply_directive
+from edgegw.core.book import ReplayError
+from edgegw.core.decide import Funding, expiry
+from edgegw.core.exchange import Directives
+from edgegw.core.ledger import due
+from edgegw.core.messages import LinkNote
+from edgegw.core.records import (
+    Boot,
+    ClockStep,
+    KeyIntroduced,
+    Link,
+    Mode,
+    ModeChanged,
+    Operator,
+    Request,
+    Snapshot,
+    WindowClosed,
+)
+from edgegw.core.site import Site
+from edgegw.errors import (
+    Behind,
+    BrokenInvariant,
+    Fenced,
+    Forked,
+    NotEnrolled,
+    OperatingError,
+    Overloaded,
+    StorageFull,
+)
+from edgegw.ledger import tiles
+from edgegw.ledger.batch import Batch, Desk, Tip
+from edgegw.ledger.requests import Outcome, Requests, Undecided, normalised
+from edgegw.ledger.rows import position_of
+from edgegw.ledger.store import Bundle, DirectivesEnd, Entry, Image
+
+T = TypeVar("T")
+
+BATCH_REQUESTS_MAX: Final = 512
+"""A batch is cut here, so that the loop is never kept for more than some 20 ms."""
+
+QUEUE_REQUESTS_MAX: Final = 32_768
+"""Beyond this the answer is "overloaded": four full batches of the API may wait."""
+
+SNAPSHOT_RECORDS: Final = 50_000
+"""A start replays at most about this many records."""
+
+EXPIRE_MAX: Final = 512
+CLOCK_STEP_NS: Final = 1_000_000_000
+
+Sign = Callable[[int, int, bytes], str]
+"""(epoch, size, root) -> the signed checkpoint note."""
+
+
+class Job(Generic[T]):
+    """A piece of work for a batch: `run` writes records and gives what the caller gets; `weight` counts
+    its requests."""
+
+    def __init__(self, run: Callable[[Batch], T], *, weight: int = 1, alone: bool = False) -> None:
+        self.run = run
+        self.weight = weight
+        self.alone = alone
+        """It must see no other job's effects: a batch of its own."""
+        self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._answers: list[T] = []
+
+    def work(self, batch: Batch) -> None:
+        """Run in a batch; the caller hears of it by `tell`, after COMMIT."""
+        self._answers = [self.run(batch)]
+
+    def tell(self) -> None:
+        """The batch is on disk: give the answer to whoever still waits for it."""
+        if not self.future.done():
+            self.future.set_result(self._answers[0])
+
+    def fail(self, error: Exception) -> None:
+        """Give the error to whoever still waits."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Pen:
+    """See the module. Made by `ledger.start.start`; `run()` is its task."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        sign: Sign,
+        key_text: str,
+        version: str,
+        box_digest: str,
+        room_for_payments: Callable[[], bool],
+        make_room: Callable[[], None],
+    ) -> None:
+        self.desk = desk
+        desk.closed_for_payments = self.closed_for_payments
+        self.failure: OperatingError | BrokenInvariant | None = None
+        self.awaited: Awaited = lambda _: False
+        """Whether somebody still waits for the grant of this request id; the line says so."""
+        self.on_commit: list[Callable[[], None]] = []
+        """Called on the loop after each COMMIT; must be quick."""
+        self.batches = 0
+        self.records = 0
+        self._sign = sign
+        self._key_text = key_text
+        self._version = version
+        self._box_digest = box_digest
+        self._room_for_payments = room_for_payments
+        self._make_room = make_room
+        self._queue: deque[Job[Any]] = deque()
+        self._queued_requests = 0
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-commit")
+        self._closing = False
+        self._since_snapshot = 0
+        self._wall_ahead_ns = desk.clock.wall_ns() - desk.time.now_ns()
+
+    # -- what others ask of it --------------------
+
+    @property
+    def mode(self) -> Mode:
+        """The line's mode as the journal says."""
+        return self.desk.book.mode
+
+    @property
+    def queued_requests(self) -> int:
+        """How many requests wait for a batch."""
+        return self._queued_requests
+
+    def closed_for_payments(self) -> Undecided | None:
+        """Why no new payment is decided now, or None; repeats are answered all the same."""
+        book = self.desk.book
+        problem: OperatingError | None = None
+        if book.epoch == 0:
+            problem = NotEnrolled("the box has no epoch yet")
+        elif book.mode in _MODE_ERRORS:
+            problem = _MODE_ERRORS[book.mode](f"the box is {book.mode}: {book.mode_reason}")
+        elif not self._room_for_payments():
+            problem = StorageFull("the disk has no room for new payments")
+        return None if problem is None else Undecided(problem.code, str(problem), problem.hint)
+
+    async def decide(
+        self, client: str, requests: Sequence[Request], funding: Funding, *, linked: bool = False
+    ) -> list[Outcome]:
+        """Decide requests of one client, in order; linked: all or nothing. Raises OperatingError."""
+        wanted = [normalised(client, request) for request in requests]
+        if self._queued_requests + len(wanted) > QUEUE_REQUESTS_MAX:
+            raise Overloaded(f"{self._queued_requests} requests wait already")
+        if linked:
+            return await self._submit(Job(Requests(client, wanted, funding, linked=True), weight=len(wanted)))
+        jobs = []
+        for start in range(0, len(wanted), BATCH_REQUESTS_MAX):
+            part = wanted[start : start + BATCH_REQUESTS_MAX]
+            jobs.append(self._submit(Job(Requests(client, part, funding, linked=False), weight=len(part))))
+        return [outcome for answer in await asyncio.gather(*jobs) for outcome in answer]
+
+    async def link(self, note: str, link: LinkNote) -> None:
+        """Begin the epoch of this hub-signed link: link, key and boot are its first records, allowances
+        are zero."""
+
+        def run(batch: Batch) -> None:
+            if link.epoch <= batch.epoch:
+                raise Fenced(f"epoch {link.epoch} does not follow epoch {batch.epoch}")
+            if batch.epoch:
+                raise Behind("this box has an epoch; a later one starts on an empty ledger")
+            batch.begin_epoch(link.epoch)
+            batch.note_and_write(Link(**batch.head(), note=note))
+            batch.note_and_write(KeyIntroduced(**batch.head(), key=self._key_text))
+            self.write_boot(batch)
+
+        await self._submit(Job(run, alone=True))
+
+    def write_boot(self, batch: Batch) -> None:
+        """The record of this start of the process."""
+        digest = batch.book.site_digest
+        batch.note_and_write(
+            Boot(
+                **batch.head(),
+                boot=self.desk.boot,
+                version=self._version,
+                box_digest=self._box_digest,
+                site_digest=digest,
+            )
+        )
+
+    async def apply_directives(self, directives: Directives) -> None:
+        """Journal a verified package of directives, each applied, returned or refused, and keep the log's
+        new end."""
+
+        def run(batch: Batch) -> None:
+            store = self.desk.store
+            for digest, bundle in directives.sites.items():
+                store.put_site(Bundle(bundle.site.version, digest, bundle.body))
+            for body in directives.bodies:
+                stamp = batch.stamp()
+                batch.write(
+                    apply_directive(batch.book, stamp, body, awaited=self.awaited, sites=_sites(directives))
+                )
+            seqs = range(directives.start, directives.start + len(directives.bodies))
+            frontier = directives.frontier
+            end = DirectivesEnd(
+                directives.incarnation,
+                frontier.size,
+                frontier.root(),
+                directives.checkpoint,
+                frontier.to_bytes(),
+            )
+            store.put_directives(
+                [Entry(*row) for row in zip(seqs, directives.leaves, directives.bodies, strict=True)], end
+            )
+
+        await self._submit(Job(run))
+
+    async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
+        """Store the hub's word that it holds so much of this epoch."""
+
+        def run(batch: Batch) -> None:
+            self.desk.store.put_cosignature(epoch=epoch, size=size, note=note)
+            batch.touched = True
+
+        await self._submit(Job(run))
+
+    async def change_mode(self, mode: Mode, reason: str) -> None:
+        """Journal a change of the line; nothing happens when the mode is that already."""
+
+        def run(batch: Batch) -> None:
+            previous = batch.book.mode
+            if previous is not mode:
+                batch.note_and_write(ModeChanged(**batch.head(), mode=mode, previous=previous, reason=reason))
+
+        await self._submit(Job(run))
+
+    async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:
+        """Close the open window; its positions are in the record, and the next one is open."""
+
+        def run(batch: Batch) -> WindowClosed:
+            book = batch.book
+            record = WindowClosed(
+                **batch.head(),
+                window=book.window,
+                business_date=business_date,
+                transfers=book.window_transfers,
+                positions=book.net_positions(),
+                closed_by=closed_by,
+            )
+            batch.note_and_write(record)
+            return record
+
+        return await self._submit(Job(run))
+
+    async def operator(self, *, operator: str, action: str, detail: str) -> None:
+        """Journal what a person ordered."""
+
+        def run(batch: Batch) -> None:
+            batch.note_and_write(Operator(**batch.head(), operator=operator, action=action, detail=detail))
+
+        await self._submit(Job(run))
+
+    async def tick(self) -> None:
+        """Expire holds whose time is up and note a step of the wall clock; called about once a second."""
+        desk = self.desk
+        at_ns = desk.time.now_ns()
+        if desk.book.epoch == 0:
+            return
+        if due(desk.book.ledger, at_ns=at_ns):
+            await self._submit(Job(_expire))
+        ahead_ns = desk.clock.wall_ns() - at_ns
+        if abs(ahead_ns - self._wall_ahead_ns) > CLOCK_STEP_NS:
+            self._wall_ahead_ns = ahead_ns
+            await self._submit(Job(lambda batch: _note_clock(batch, ahead_ns)))
+
+    # -- the task --------------------
+
+    async def run(self) -> None:
+        """Write batches until `close()`, or until nothing is certain any more (`failure` says why)."""
+        while self.failure is None:
+            while self._queue and self.failure is None:
+                await self._commit(self._take())
+            if self._closing:
+                break
+            self._wake.clear()
+            await self._wake.wait()
+        for job in self._queue:
+            job.fail(self.failure or Overloaded("the box is stopping"))
+        self._queue.clear()
+        self._thread.shutdown()
+
+    def close(self) -> None:
+        """Take no more work; `run` ends when what waits is written."""
+        self._closing = True
+        self._wake.set()
+
+    async def _submit(self, job: Job[T]) -> T:
+        if self.failure is not None:
+            raise self.failure
+        if self._closing:
+            raise Overloaded("the box is stopping")
+        self._queue.append(job)
+        self._queued_requests += job.weight
+        self._wake.set()
+        return await job.future
+
+    def _take(self) -> list[Job[Any]]:
+        jobs: list[Job[Any]] = []
+        weight = 0
+        while self._queue and weight < BATCH_REQUESTS_MAX:
+            if self._queue[0].alone and jobs:
+                break
+            job = self._queue.popleft()
+            jobs.append(job)
+            weight += job.weight
+            if job.alone:
+                break
+        self._queued_requests -= weight
+        return jobs
+
+    async def _commit(self, jobs: list[Job[Any]]) -> None:
+        """Decide jobs as one batch and write it; after an error before COMMIT, each one singly."""
+        try:
+            batch = self._decided(jobs)
+        except (BrokenInvariant, ReplayError) as broken:
+            self._stop(BrokenInvariant(str(broken)), jobs)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a job raises, it alone is left without an answer
+            await self._singly(jobs, error)
+            return
+        try:
+            loop = asyncio.get_running_loop()
+            tip = await loop.run_in_executor(self._thread, self._seal, batch)
+        except (OperatingError, BrokenInvariant) as error:
+            self._stop(error, jobs)
+            return
+        self._merge(batch, tip)
+        for job in jobs:
+            job.tell()
+        for told in self.on_commit:
+            told()
+        if self._since_snapshot >= SNAPSHOT_RECORDS and not self._closing:
+            self._since_snapshot = 0
+            self._queue.append(Job(take_snapshot, alone=True))
+            self._queued_requests += 1
+
+    async def _singly(self, jobs: list[Job[Any]], error: Exception) -> None:
+        if isinstance(error, StorageFull):
+            self._make_room()
+        if len(jobs) == 1:
+            jobs[0].fail(error)
+            return
+        for job in jobs:
+            if self.failure is None:
+                await self._commit([job])
+            else:
+                job.fail(self.failure)
+
+    def commit_now(self, run: Callable[[Batch], T]) -> T:
+        """Write one batch at once, for a start or a stop, when `run` is not there yet or any more. Raises
+        what goes wrong."""
+        batch = Batch(self.desk)
+        self.desk.store.begin()
+        try:
+            answer = run(batch)
+            self._append(batch)
+        except BaseException:
+            self.desk.store.rollback()
+            raise
+        self._merge(batch, self._seal(batch))
+        return answer
+
+    def _decided(self, jobs: list[Job[Any]]) -> Batch:
+        """Run the jobs on a new layer and insert their rows; whatever goes wrong leaves no trace."""
+        batch = Batch(self.desk)
+        self.desk.store.begin()
+        try:
+            for job in jobs:
+                job.work(batch)
+            self._append(batch)
+        except BaseException:
+            self.desk.store.rollback()
+            raise
+        return batch
+
+    def _append(self, batch: Batch) -> None:
+        batch.frontier = batch.frontier.copy()
+        new_tiles = tiles.extend(batch.frontier, [row.leaf for row in batch.rows], epoch=batch.epoch)
+        self.desk.store.append(batch.rows, new_tiles)
+
+    def _seal(self, batch: Batch) -> Tip:
+        """Sign the checkpoint and COMMIT. The note leaves this process only after that (DESIGN §3.7)."""
+        store, tip = self.desk.store, self.desk.tip
+        if not batch.rows:
+            if batch.touched:
+                store.commit()
+            else:
+                store.rollback()
+            return tip
+        root = batch.frontier.root()
+        checkpoint = self._sign(batch.epoch, batch.size, root)
+        store.seal(
+            epoch=batch.epoch,
+            old_size=batch.old_size,
+            size=batch.size,
+            root=root,
+            checkpoint=checkpoint,
+            boot=self.desk.boot,
+        )
+        return Tip(batch.epoch, batch.last_leaf, batch.frontier, checkpoint)
+
+    def _merge(self, batch: Batch, tip: Tip) -> None:
+        batch.book.merge()
+        self.desk.tip = tip
+        self.batches += 1
+        self.records += len(batch.rows)
+        self._since_snapshot += len(batch.rows)
+
+    def _stop(self, error: OperatingError | BrokenInvariant, jobs: list[Job[Any]]) -> None:
+        self.failure = error
+        for job in jobs:
+            job.fail(error)
+
+
+_MODE_ERRORS: Final[dict[Mode, type[OperatingError]]] = {
+    Mode.BEHIND: Behind,
+    Mode.FORKED: Forked,
+    Mode.FENCED: Fenced,
+}
+
+
+def _sites(directives: Directives) -> Callable[[str], Site | None]:
+    def site(digest: str) -> Site | None:
+        bundle = directives.sites.get(digest)
+        return None if bundle is None else bundle.site
+
+    return site
+
+
+def take_snapshot(batch: Batch) -> None:
+    """Keep an image of the book as it stands before this record, whose digest is the record. A batch of
+    its own."""
+    image = snapshot.dump(batch.desk.book)
+    record = Snapshot(**batch.head(), digest=snapshot.digest(image))
+    batch.note_and_write(record)
+    position = position_of(epoch=record.epoch, seq=record.seq)
+    batch.desk.store.put_snapshot(Image(position, record.digest, image))
+
+
+def _expire(batch: Batch) -> None:
+    for hold in due(batch.book.ledger, at_ns=batch.desk.time.now_ns())[:EXPIRE_MAX]:
+        record = expiry(batch.book, batch.stamp(), hold.id)
+        if record is not None:
+            batch.write(record)
+
+
+def _note_clock(batch: Batch, ahead_ns: int) -> None:
+    batch.note_and_write(ClockStep(**batch.head(), wall_ahead_ns=ahead_ns))
