@@ -1,4 +1,4 @@
-"""What the hub lacks of the journal, read, checked and packed: nothing that was changed by hand leaves the box.
+"""What the hub lacks of the journal: read, checked, packed. Nothing that was changed by hand leaves the box.
 
 Runs in a worker thread over committed state. Each record is hashed again from the leaf before it, compared
 with what is stored beside it, and the root that these leaves give must lead to the head that the box has

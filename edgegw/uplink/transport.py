@@ -66,7 +66,7 @@ class Transport:
             raise LineFault(f"{address}: {_said(problem)}") from None
 
     async def site(self, address: str, digest: str) -> bytes:
-        """GET a site bundle by its digest in hex; slow is well, silent is not. Raises LineFault or NotThere."""
+        """GET a site bundle by its digest in hex; slow is well, silent is not. Raises LineFault, NotThere."""
         timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s, sock_read=self._answer_s)
         try:
             async with self._client().get(

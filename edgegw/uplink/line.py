@@ -1,0 +1,454 @@
+"""The line to the centre: the address in use, the mode that the box is in, and one loop of messages (DESIGN §4).
+
+Owns fail-over and fail-back, heartbeats, the mode and its record, and what the box makes of each answer.
+Payments never wait for this loop but for a grant, and then with an end. Reading the ledger happens in worker
+threads, one at a time; memory is bounded by one package each way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, TypeVar
+
+from edgegw.core import journal
+from edgegw.core.exchange import CARRIES_ON, VERDICT_EVENT, Event, next_mode
+from edgegw.core.messages import (
+    PACKAGE_BYTES_MAX,
+    SESSION_BYTES,
+    Beat,
+    Beaten,
+    ExchangeError,
+    LogHead,
+    Opened,
+    Package,
+    PackageVerdict,
+    Verdict,
+    open_link,
+)
+from edgegw.core.records import Mode
+from edgegw.errors import Next, OperatingError
+from edgegw.uplink.asks import Asks, Outcome
+from edgegw.uplink.inbox import Inbox, answers
+from edgegw.uplink.outbox import EditedRecord, Outgoing, collect
+from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings, Pen
+from edgegw.uplink.session import Session, Wire, directives_head, open_session, opening
+from edgegw.uplink.status import HINTS, LineStatus
+from edgegw.uplink.transport import LineFault, Transport
+
+PACKAGE_BYTES_MIN: Final = 1 << 14
+"""A line too slow for this much within one answer's time counts as down."""
+PACKAGE_BYTES_FIRST: Final = 1 << 18
+LINKS_MAX: Final = 2
+"""An opening is repeated so often because the hub gave a link."""
+DETAIL_LENGTH_MAX: Final = 200
+"""Of what others said, in a mode's record."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Sources(NamedTuple):
+    """Where clocks and chance come from; the defaults are the machine's."""
+
+    now_ns: Callable[[], int] = time.monotonic_ns
+    wall_s: Callable[[], int] = lambda: int(time.time())
+    chance: Callable[[], float] = random.random
+    token: Callable[[int], bytes] = secrets.token_bytes
+
+
+class Reopen(Exception):
+    """The hub does not know this session; nothing is wrong with the line."""
+
+
+class Line:
+    """The box's side of the line. `run` is the task; the rest is for the gateway service, the pen and the
+    status."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        settings: LineSettings,
+        source: Journal,
+        pen: Pen,
+        tls: ssl.SSLContext | None = None,
+        sources: Sources | None = None,
+    ) -> None:
+        if not settings.addresses:
+            raise ValueError("the line has no hub address; name at least one with its priority")
+        self._identity = identity
+        self._settings = settings
+        self._source = source
+        self._pen = pen
+        self._sources = sources or Sources()
+        self._transport = Transport(settings, tls=tls)
+        self._wire = Wire(identity, self._transport)
+        self._inbox = Inbox(identity, self._transport)
+        self._asks = Asks(boot=identity.boot, timeout_ms=settings.centre_timeout_ms)
+        self._addresses = [address for _, address in sorted(settings.addresses)]
+        self._turn = 0
+        self._failures = 0
+        self._rounds = 0
+        self._reopens = 0
+        self._epoch = 0
+        self._hub_behind = False
+        self._bytes_max = PACKAGE_BYTES_FIRST
+        self._reading = asyncio.Lock()
+        self._moved = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._better = asyncio.Event()
+        self._fetch: asyncio.Task[None] | None = None
+        self.status = LineStatus(mode=pen.mode, since_ns=self._sources.now_ns())
+
+    # --- for the gateway service and the pen ---
+
+    @property
+    def mode(self) -> Mode:
+        """The mode that the line is in."""
+        return self.status.mode
+
+    @property
+    def up(self) -> bool:
+        """Whether the centre can be asked for a grant now."""
+        return self.mode in (Mode.ACTIVE, Mode.SYNCING) and not self._hub_behind
+
+    async def ask(self, *, account_id: str, currency: str, amount_minor: int) -> Outcome:
+        """Ask the centre for a grant of at least amount_minor: granted (and applied), refused, timeout or
+        down."""
+        if not self.up:
+            return Outcome.DOWN
+        self._asked.set()
+        self._moved.set()
+        return await self._asks.wait(
+            epoch=self._epoch, account_id=account_id, currency=currency, amount_minor=amount_minor
+        )
+
+    def awaited(self, request_id: str) -> bool:
+        """Whether a payment still waits for this grant. If so the grant is its own, and it waits until it
+        is written."""
+        return self._asks.awaited(request_id)
+
+    def head_moved(self) -> None:
+        """Tell the line that the journal grew: the pen calls it after each COMMIT, on the loop's thread."""
+        self._moved.set()
+
+    # --- the task ---
+
+    async def run(self) -> None:
+        """Keep the line up until cancelled; returns never. An error that is not the line's comes out of
+        here."""
+        try:
+            heads = await self._read(self._source.heads)
+            self._epoch = heads[-1].epoch if heads else 0
+            self.status.mode = self._pen.mode
+            await self._happened(Event.STARTED)
+            while True:
+                await self._turn_on(self._addresses[self._turn])
+        finally:
+            if self._fetch is not None:
+                self._fetch.cancel()
+            await self._transport.close()
+
+    async def _turn_on(self, address: str) -> None:
+        """One address, from its opening until it fails or a better one answers; then choose the next one."""
+        try:
+            session = await self._open(address)
+            await self._talk(session)
+            self._turn = 0
+        except Reopen:
+            self._reopens += 1
+            if self._reopens > 1:
+                await self._failed(address, "the hub does not know the session that it has just opened")
+        except (LineFault, ExchangeError) as problem:
+            await self._failed(address, str(problem))
+
+    async def _failed(self, address: str, problem: str) -> None:
+        self.status.said[address] = problem
+        self.status.address = ""
+        self._failures += 1
+        self._turn = (self._turn + 1) % len(self._addresses)
+        if self._failures < len(self._addresses):
+            _log.info("hub address failed", extra={"address": address, "problem": problem})
+            return
+        self._rounds += 1
+        self._failures = 0
+        self._turn = 0
+        self._asks.give_up()
+        await self._happened(Event.LINE_LOST, problem)
+        await asyncio.sleep(self._backoff_s())
+
+    def _backoff_s(self) -> float:
+        """Twice as long each round, up to backoff_ms_max, and between half of it and all of it by chance."""
+        longest_ms = min(
+            self._settings.heartbeat_ms << min(self._rounds - 1, 16), self._settings.backoff_ms_max
+        )
+        return longest_ms / 1_000 * (0.5 + self._sources.chance() / 2)
+
+    async def _read(self, read: Callable[[], _T]) -> _T:
+        """Read the ledger in a worker thread; one at a time."""
+        async with self._reading:
+            return await asyncio.to_thread(read)
+
+    # --- opening ---
+
+    async def _open(self, address: str) -> Session:
+        for _ in range(LINKS_MAX):
+            opened = await self._ask_opened(address)
+            if opened.verdict is Verdict.LINK:
+                await self._take_link(opened.link)
+            elif opened.verdict not in CARRIES_ON:
+                raise LineFault(f"{address}: the hub says {opened.verdict}: {opened.reason}")
+            else:
+                await self._take_verdict(opened.verdict, opened.reason)
+                self.status.address = address
+                return Session(self._wire, address, opened)
+        raise LineFault(f"{address}: the hub gives one link after the other")
+
+    async def _ask_opened(self, address: str) -> Opened:
+        message = await self._read(lambda: opening(self._source, self._identity, self.mode))
+        self._epoch = message.epoch
+        nonce = self._sources.token(SESSION_BYTES)
+        return await open_session(self._wire, address, message, nonce=nonce)
+
+    async def _take_link(self, note: str) -> None:
+        link = open_link(note, self._identity.hub_key)
+        expected = (self._identity.bank, self._identity.box, self._identity.epoch_key)
+        if (link.bank, link.box, link.key) != expected or link.epoch <= self._epoch:
+            raise ExchangeError(f"the link is for {link.bank}/{link.box} epoch {link.epoch} and another key")
+        await self._pen.link(note, link)
+        self._epoch = link.epoch
+        await self._happened(Event.LINKED, f"epoch {link.epoch}")
+
+    async def _take_verdict(self, verdict: Verdict, reason: str) -> None:
+        self._hub_behind = verdict is Verdict.HUB_BEHIND
+        await self._happened(VERDICT_EVENT[verdict], reason)
+
+    # --- talking ---
+
+    async def _talk(self, session: Session) -> None:
+        """Message after message, until a better address answers; a fault comes out as an exception."""
+        probe = asyncio.create_task(self._probe()) if self._turn else None
+        self._better.clear()
+        try:
+            while not self._better.is_set():
+                if not await self._beat(session):
+                    await self._pause()
+        finally:
+            if probe is not None:
+                probe.cancel()
+                await asyncio.wait((probe,))
+
+    async def _probe(self) -> None:
+        """While a worse address is in use: try the better ones; `_better` is set when one answers as the
+        hub."""
+        while True:
+            await asyncio.sleep(self._settings.failback_ms / 1_000)
+            for address in self._addresses[: self._turn]:
+                try:
+                    await self._ask_opened(address)
+                except (LineFault, ExchangeError) as problem:
+                    self.status.said[address] = str(problem)
+                else:
+                    self._better.set()
+                    self._moved.set()
+                    return
+
+    async def _pause(self) -> None:
+        """Until something is asked for, at once; until the journal grew, after gather_ms; until the
+        heartbeat."""
+        if self._asks.unsent:
+            return
+        gather_ms = min(self._settings.gather_ms, self._settings.heartbeat_ms)
+        await _wait(self._asked, gather_ms)
+        if not self._asked.is_set():
+            await _wait(self._moved, self._settings.heartbeat_ms - gather_ms)
+
+    async def _beat(self, session: Session) -> bool:
+        """One message and its answer; whether the next one should follow at once."""
+        self._asked.clear()
+        self._moved.clear()
+        outgoing, held = await self._outgoing(session)
+        beat = self._compose(session, outgoing, held)
+        before_ns = self._sources.now_ns()
+        try:
+            beaten = await session.beat(beat)
+        except LineFault:
+            if beat.push is not None:
+                self._bytes_max = max(PACKAGE_BYTES_MIN, self._bytes_max // 2)
+            raise
+        self._answered(session, beat, before_ns)
+        if beaten.verdict is Verdict.REOPEN:
+            raise Reopen
+        if beaten.verdict not in CARRIES_ON:
+            raise LineFault(f"{session.address}: the hub says {beaten.verdict}: {beaten.reason}")
+        self._failures = self._rounds = self._reopens = 0
+        await self._take_verdict(beaten.verdict, beaten.reason)
+        if beat.push is not None:
+            await self._take_push_answer(session, beat.push, beaten)
+        waits_for_bundle = await self._take_directives(session, beaten, held)
+        left = outgoing.waiting - (len(beat.push.records) if beat.push else 0)
+        self.status.waiting = left
+        more = (beaten.more and not waits_for_bundle) or left > 0
+        if not more and beaten.verdict is Verdict.OK:
+            await self._happened(Event.CAUGHT_UP)
+        return more and self._may_push
+
+    @property
+    def _may_push(self) -> bool:
+        """After a fork or an edited record nothing leaves the box but its heartbeats."""
+        return self.mode is not Mode.FORKED
+
+    async def _outgoing(self, session: Session) -> tuple[Outgoing, HeldDirectives]:
+        if self._may_push:
+            try:
+                outgoing = await self._read(
+                    lambda: collect(self._source, session.held, bytes_max=self._bytes_max)
+                )
+            except EditedRecord as problem:
+                await self._happened(Event.RECORD_EDITED, str(problem))
+                outgoing = Outgoing(None, 0)
+        else:
+            outgoing = Outgoing(None, 0)
+        return outgoing, await self._read(self._source.directives)
+
+    def _compose(self, session: Session, outgoing: Outgoing, held: HeldDirectives) -> Beat:
+        directives = directives_head(held)
+        return Beat(
+            directives=directives,
+            push=outgoing.package,
+            asks=self._asks.to_send() if self.up else (),
+            abandoned=self._asks.abandoned(),
+            directives_cosignature=self._cosign(directives) if directives != session.told_directives else "",
+            mode=self.mode,
+            waiting=outgoing.waiting,
+            package_bytes_max=self._bytes_max,
+        )
+
+    def _cosign(self, head: LogHead) -> str:
+        """The box's word, as a note, that it holds and has journalled these directives."""
+        if not head.size:
+            return ""
+        who = self._identity
+        origin = journal.directives_origin(bank=who.bank, box=who.box, incarnation=head.number)
+        checkpoint = journal.Checkpoint(origin, head.size, head.root)
+        line = journal.cosign(
+            checkpoint,
+            time_s=self._sources.wall_s(),
+            name=who.key.name,
+            key_id=who.key.key_id,
+            sign=who.key.sign,
+        )
+        return journal.add_signature(checkpoint.body().decode() + "\n", line)
+
+    def _answered(self, session: Session, beat: Beat, before_ns: int) -> None:
+        """Keep what an answer alone says: the line carries, and how fast."""
+        status, now_ns = self.status, self._sources.now_ns()
+        status.last_contact_ns = now_ns
+        status.round_trip_ns = now_ns - before_ns
+        status.sent_bytes = self._wire.sent_bytes
+        status.sent_bytes_raw = self._wire.sent_bytes_raw
+        status.received_bytes = self._wire.received_bytes
+        status.said.pop(session.address, None)
+        session.told_directives = beat.directives
+        self._asks.told_abandoned(beat.abandoned)
+        if beat.push is not None and status.round_trip_ns < self._settings.answer_timeout_ms * 250_000:
+            self._bytes_max = min(PACKAGE_BYTES_MAX, self._bytes_max * 2)
+
+    # --- what the hub says ---
+
+    async def _take_push_answer(self, session: Session, push: Package, beaten: Beaten) -> None:
+        verdict, head = beaten.push, beaten.journal
+        if verdict is PackageVerdict.FORK:
+            await self._happened(Event.FOUND_FORKED, beaten.push_reason)
+            return
+        if verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE, PackageVerdict.GAP):
+            raise LineFault(f"{session.address}: push refused, {verdict}: {beaten.push_reason}")
+        if head is None or head.number != push.number:
+            raise LineFault(f"{session.address}: the hub does not say what it holds of epoch {push.number}")
+        before = session.held[push.number].size
+        if head.size < before:
+            raise Reopen
+        if head.size == before:
+            raise LineFault(f"{session.address}: {verdict}, but the hub's head did not move from {before}")
+        session.held[push.number] = head
+        self.status.pushed_records += head.size - before
+        if beaten.cosignature:
+            await self._keep_cosignature(head, beaten.cosignature)
+
+    async def _keep_cosignature(self, head: LogHead, note: str) -> None:
+        who = self._identity
+        key = who.hub_key
+        try:
+            signed = journal.check_cosignature(note, name=key.name, key_id=key.key_id, verify=key.verify)
+        except journal.NoteError as problem:
+            raise ExchangeError(f"the hub's cosignature: {problem}") from None
+        origin = journal.journal_origin(bank=who.bank, box=who.box, epoch=head.number)
+        if signed.checkpoint != journal.Checkpoint(origin, head.size, head.root):
+            raise ExchangeError(f"the hub cosigned something else than size {head.size} of {origin}")
+        await self._pen.keep_cosignature(epoch=head.number, size=head.size, note=note)
+
+    async def _take_directives(self, session: Session, beaten: Beaten, held: HeldDirectives) -> bool:
+        """Hand what can be applied to the pen; whether the rest waits for a bundle (or for room on the
+        disk)."""
+        package = beaten.directives
+        if package is None:
+            return False
+        taken = await asyncio.to_thread(self._inbox.take, package, held)
+        if taken.missing:
+            self._start_fetch(session.address, taken.missing)
+        if taken.directives is None:
+            return bool(taken.missing)
+        try:
+            await self._pen.apply_directives(taken.directives)
+        except OperatingError as problem:
+            if problem.next is not Next.RETRY:
+                raise
+            self.status.said[session.address] = f"directives wait: {problem}"
+            return True
+        self._inbox.applied(taken.directives)
+        self.status.directives_applied += len(taken.directives.bodies)
+        for request_id, outcome in answers(taken.directives):
+            self._asks.resolve(request_id, outcome)
+        return bool(taken.missing)
+
+    def _start_fetch(self, address: str, digest: str) -> None:
+        """One bundle at a time, beside the beats."""
+        if self._fetch is None or self._fetch.done():
+            self._fetch = asyncio.create_task(self._fetch_bundle(address, digest))
+
+    async def _fetch_bundle(self, address: str, digest: str) -> None:
+        await self._inbox.fetch(address, digest)
+        self.status.bundle_fault = self._inbox.fault
+        self._asked.set()
+        self._moved.set()
+
+    # --- modes ---
+
+    async def _happened(self, event: Event, detail: str = "") -> None:
+        """Move to the table's next mode; a change is journalled with its reason, once the box has an
+        epoch."""
+        mode, reason = next_mode(self.mode, event)
+        if mode is self.mode:
+            return
+        text = f"{reason}: {detail[:DETAIL_LENGTH_MAX]}" if detail else reason
+        _log.info("line mode", extra={"mode": mode.value, "previous": self.mode.value, "reason": text})
+        self.status.mode, self.status.reason = mode, text
+        self.status.hint = HINTS.get(mode, "")
+        self.status.since_ns = self._sources.now_ns()
+        if self._epoch:
+            await self._pen.change_mode(mode, text)
+
+
+async def _wait(event: asyncio.Event, timeout_ms: int) -> None:
+    """Until the event is set, or the time is up."""
+    waiting: Awaitable[bool] = event.wait()
+    try:
+        await asyncio.wait_for(waiting, timeout_ms / 1_000)
+    except TimeoutError:
+        pass

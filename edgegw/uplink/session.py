@@ -1,0 +1,132 @@
+"""A session with the hub at one address: opened, then one message after the other, each signed and answered.
+
+Owns envelopes, counters and what the hub holds as far as this session was told. What an answer means for the
+box is in `uplink.line`; the order of messages is in `core.messages`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from edgegw.core.exchange import CARRIES_ON
+from edgegw.core.messages import (
+    SESSION_BYTES,
+    VERSION,
+    VERSION_OLDEST,
+    Beat,
+    Beaten,
+    Direction,
+    ExchangeError,
+    LogHead,
+    Message,
+    Open,
+    Opened,
+    open_reply,
+    seal_envelope,
+)
+from edgegw.core.records import Mode
+from edgegw.uplink.ports import HeldDirectives, Identity, Journal
+from edgegw.uplink.transport import Transport
+
+
+class Wire:
+    """Signed messages to a hub address and its signed answers; counts bytes."""
+
+    def __init__(self, identity: Identity, transport: Transport) -> None:
+        self.identity = identity
+        self.sent_bytes = 0
+        """As they went over the wire, compressed."""
+        self.sent_bytes_raw = 0
+        self.received_bytes = 0
+        """After decompression."""
+        self._transport = transport
+
+    async def ask(self, address: str, message: Message, *, session: bytes, counter: int) -> Message:
+        """The hub's answer to exactly this message; raises LineFault or ExchangeError."""
+        sealed = await asyncio.to_thread(self._seal, message, session, counter)
+        sent = await self._transport.exchange(address, sealed)
+        self.sent_bytes += sent.sent_bytes
+        self.sent_bytes_raw += len(sealed)
+        self.received_bytes += len(sent.answer)
+        return await asyncio.to_thread(self._open, sent.answer, session, counter)
+
+    def _seal(self, message: Message, session: bytes, counter: int) -> bytes:
+        who = self.identity
+        return seal_envelope(
+            who.key.sign,
+            message,
+            direction=Direction.TO_HUB,
+            bank=who.bank,
+            box=who.box,
+            session=session,
+            counter=counter,
+        )
+
+    def _open(self, answer: bytes, session: bytes, counter: int) -> Message:
+        who = self.identity
+        return open_reply(
+            who.hub_key.verify, answer, bank=who.bank, box=who.box, session=session, counter=counter
+        )
+
+
+class Session:
+    """An open session; `held` is what the hub holds of each epoch that it wants, by its own last word."""
+
+    def __init__(self, wire: Wire, address: str, opened: Opened) -> None:
+        self.address = address
+        self.opened = opened
+        self.held = {head.number: head for head in opened.journals}
+        self.told_directives: LogHead | None = None
+        """The directives whose cosignature this session has carried."""
+        self._wire = wire
+        self._counter = 0
+
+    async def beat(self, beat: Beat) -> Beaten:
+        """Send the next message of the session; raises LineFault or ExchangeError, and then the session
+        is over."""
+        self._counter += 1
+        answer = await self._wire.ask(self.address, beat, session=self.opened.session, counter=self._counter)
+        if not isinstance(answer, Beaten):
+            raise ExchangeError(f"the hub answered a beat with {type(answer).__name__}")
+        return answer
+
+
+def opening(source: Journal, identity: Identity, mode: Mode) -> Open:
+    """What the box says first: how far it is in both logs, with what the hub has signed of it. Reads the
+    ledger."""
+    heads = source.heads()
+    epoch = heads[-1].epoch if heads else 0
+    directives = source.directives()
+    return Open(
+        version=VERSION,
+        version_oldest=VERSION_OLDEST,
+        bank=identity.bank,
+        box=identity.box,
+        boot=identity.boot,
+        epoch=epoch,
+        key=identity.epoch_key,
+        mode=mode,
+        journals=tuple(LogHead(head.epoch, head.size, head.root) for head in heads),
+        cosignature=source.cosignature(epoch) if epoch else "",
+        directives=directives_head(directives),
+        directives_note=directives.checkpoint,
+    )
+
+
+def directives_head(directives: HeldDirectives) -> LogHead:
+    """Number, size and root of what is applied."""
+    size = directives.frontier.size
+    return LogHead(directives.incarnation, size, directives.frontier.root() if size else b"")
+
+
+async def open_session(wire: Wire, address: str, message: Open, *, nonce: bytes) -> Opened:
+    """The hub's signed answer to an opening; raises LineFault or ExchangeError."""
+    answer = await wire.ask(address, message, session=nonce, counter=0)
+    if not isinstance(answer, Opened):
+        raise ExchangeError(f"the hub answered an opening with {type(answer).__name__}")
+    if answer.verdict in CARRIES_ON:
+        if not VERSION_OLDEST <= answer.version <= VERSION:
+            raise ExchangeError(f"the hub chose wire version {answer.version}")
+        if len(answer.session) != SESSION_BYTES:
+            raise ExchangeError(f"the hub gave a session of {len(answer.session)} bytes")
+    return answer

@@ -1,0 +1,44 @@
+"""What the line says about itself: plain numbers and texts, for the status page and the metrics."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from edgegw.core.records import Mode
+from edgegw.errors import Behind, Fenced, Forked, LinkDown
+
+HINTS: Final = {
+    Mode.OFFLINE: LinkDown.default_hint,
+    Mode.BEHIND: Behind.default_hint,
+    Mode.FORKED: Forked.default_hint,
+    Mode.FENCED: Fenced.default_hint,
+}
+
+
+class LineStatus(msgspec.Struct, kw_only=True):
+    """The line now. Times are of the monotonic clock; 0 is never."""
+
+    mode: Mode
+    reason: str = ""
+    hint: str = ""
+    """What an operator does about this mode."""
+    since_ns: int = 0
+    address: str = ""
+    """The address in use; "" while there is none."""
+    said: dict[str, str] = {}
+    """What each address that fails said last."""
+    last_contact_ns: int = 0
+    round_trip_ns: int = 0
+    waiting: int = 0
+    """Records that the hub lacks."""
+    pushed_records: int = 0
+    directives_applied: int = 0
+    sent_bytes: int = 0
+    """On the wire, compressed, without HTTP's own headers."""
+    sent_bytes_raw: int = 0
+    received_bytes: int = 0
+    """After decompression."""
+    bundle_fault: str = ""
+    """What was wrong with the last site bundle."""
