@@ -32,7 +32,18 @@ from edgegw.core.model import (
 )
 from edgegw.core.state import History, State
 
-__all__ = ["Applied", "History", "State", "apply", "create_accounts", "create_transfers", "expire"]
+__all__ = [
+    "Applied",
+    "History",
+    "State",
+    "apply",
+    "create_accounts",
+    "create_transfers",
+    "due",
+    "expire",
+    "expire_transfer",
+    "restore_hold",
+]
 
 NS_PER_S: Final = 1_000_000_000
 

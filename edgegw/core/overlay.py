@@ -168,7 +168,10 @@ class Deadlines:
         self._through_ns = -1
 
     def compact(self, is_live: Callable[[int], bool]) -> None:
-        """Drop this layer's entries whose transfer id is not live, once most of them may be left-overs."""
+        """Drop this layer's left-overs: those that come first at once, all once they may be the majority."""
+        while self._heap and not is_live(self._heap[0][2]):
+            heappop(self._heap)
+            self._resolved_count = max(0, self._resolved_count - 1)
         if len(self._heap) < _COMPACT_FROM or 2 * self._resolved_count < len(self._heap):
             return
         self._heap = [deadline for deadline in self._heap if is_live(deadline[2])]

@@ -2,7 +2,16 @@
 
 import pytest
 
-from edgegw.core.ledger import State, apply, create_accounts, create_transfers, expire
+from edgegw.core.ledger import (
+    State,
+    apply,
+    create_accounts,
+    create_transfers,
+    due,
+    expire,
+    expire_transfer,
+    restore_hold,
+)
 from edgegw.core.model import (
     AT_NS_MAX,
     Account,
@@ -103,6 +112,35 @@ def test_a_deadline_lies_beyond_the_end_of_time() -> None:
     assert apply(state, payment(1, flags=flags, timeout_s=1), at_ns=at_ns).status.name == "created"
     refused = apply(state, payment(2, flags=flags, timeout_s=1), at_ns=at_ns + 1)
     assert refused.status is CreateTransferStatus.overflows_timeout
+
+
+def test_a_hold_that_is_expired_one_by_one_is_released_twice() -> None:
+    """`due` only looks; `expire_transfer` releases a live hold once and refuses whatever is not one."""
+    state = ledger_of()
+    holds = [payment(n, flags=TransferFlags.PENDING, timeout_s=4 - n) for n in (1, 2, 3)]
+    create_transfers(state, [*holds, payment(4)], at_ns=200)
+    layer = state.overlay()
+    assert [hold.id for hold in due(layer, at_ns=2 * 10**9 + 200)] == [3, 2]
+    assert expire_transfer(layer, 3)
+    assert not expire_transfer(layer, 3)
+    assert not expire_transfer(layer, 4)
+    assert not expire_transfer(layer, 5)
+    layer.merge()
+    assert state.balances[1] == Balance(debits_pending=10, debits_posted=5)
+    assert [hold.id for hold in due(state, at_ns=10**10)] == [2, 1]
+    assert len(state.deadlines) == 2
+
+
+def test_a_restored_hold_never_expires() -> None:
+    """A hold put back from a snapshot is live, keeps its deadline, and can be resolved once."""
+    state, again = ledger_of(), ledger_of()
+    create_transfers(state, [payment(1, flags=TransferFlags.PENDING, timeout_s=1)], at_ns=200)
+    restore_hold(again, state.transfers[1])
+    for account_id in (1, 2):
+        again.balances[account_id] = state.balances[account_id]
+    assert expire(again, at_ns=200 + 10**9 - 1) == []
+    assert expire(again, at_ns=200 + 10**9) == [1]
+    assert again.balances[1] == again.balances[2] == Balance()
 
 
 def test_memory_keeps_what_history_can_find() -> None:

@@ -119,10 +119,20 @@ def test_resolved_holds_pile_up_in_the_index() -> None:
         base.add((10_000 - hold, hold, hold))
     for _ in range(900):
         base.note_resolved()
-    base.compact(lambda hold: hold >= 900)
+    base.compact(lambda hold: 500 <= hold < 600)
     assert len(base) == 100
-    assert [hold for _, _, hold in base.due(at_ns=9_050)] == list(range(999, 949, -1))
-    assert [hold for _, _, hold in base.due(at_ns=10_000)] == list(range(999, 899, -1))
+    assert [hold for _, _, hold in base.due(at_ns=9_450)] == list(range(599, 549, -1))
+    assert [hold for _, _, hold in base.due(at_ns=10_000)] == list(range(599, 499, -1))
+
+
+def test_expired_deadlines_are_visited_again_at_every_look() -> None:
+    """Left-overs that come first are dropped by every clean-up, however few they are."""
+    base = Deadlines()
+    for hold in range(50):
+        base.add((hold, hold, hold))
+    base.compact(lambda hold: hold >= 20 and hold % 2 == 0)
+    assert base.due(at_ns=19) == []
+    assert len(base) == 30
 
 
 def test_deadlines_without_a_base_are_merged() -> None:
