@@ -1,0 +1,83 @@
+"""Card numbers at the edge: a PAN comes in, a token and a mask go on; nothing behind this module ever sees a
+PAN.
+
+The token is HMAC-SM3 under a key that all boxes of a bank share, because the site's settings map tokens to
+accounts. It cannot be turned back and nothing is stored. Leaves out: which account a token stands for
+(`core.site.Site.cards`).
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+KEY_BYTES: Final = 32
+_PAN: Final = re.compile(r"[0-9]{8,19}")
+_KEY: Final = re.compile(rf"[0-9A-Fa-f]{{{2 * KEY_BYTES}}}")
+_FULL_MASK_DIGITS: Final = 14
+"""Shorter numbers show only their last four digits: six and four of them would leave too little to guess."""
+
+
+class SecretFileError(ValueError):
+    """A file of the secrets directory that cannot be used; the text names the file and the mend."""
+
+
+def read_key(path: Path) -> bytes:
+    """The 32 bytes of a key file (64 hex digits, readable by its owner alone); raises SecretFileError."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecretFileError(f"{path}: {error}; put 64 hex digits there, mode 0600") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SecretFileError(
+            f"{path} has mode {stat.S_IMODE(mode):04o} and others may read it; run: chmod 600 {path}"
+        )
+    if not _KEY.fullmatch(text):
+        raise SecretFileError(f"{path} does not hold {2 * KEY_BYTES} hex digits; write exactly that, no more")
+    return bytes.fromhex(text)
+
+
+def create_key(path: Path) -> bytes:
+    """Write a new random key file with mode 0600 and return its 32 bytes; raises FileExistsError rather than
+    replace one."""
+    key = secrets.token_bytes(KEY_BYTES)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key.hex() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+class Vault:
+    """Turns card numbers into tokens under one key."""
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"the vault's key has {len(key)} bytes; it must have {KEY_BYTES}")
+        self._key = key
+
+    @classmethod
+    def open(cls, path: Path) -> Vault:
+        """The vault whose key is in this file; raises SecretFileError."""
+        return cls(read_key(path))
+
+    def token(self, pan: str) -> str:
+        """HMAC-SM3 of the PAN's ASCII digits, 64 lower-case hex digits; raises ValueError, which never quotes
+        the PAN."""
+        if not _PAN.fullmatch(pan):
+            raise ValueError(f"a card number has 8 to 19 digits; this one has {len(pan)} characters")
+        return hmac.digest(self._key, pan.encode("ascii"), "sm3").hex()
+
+
+def mask(pan: str) -> str:
+    """The PAN with only its first six and last four digits left, or the last four of one with under 14
+    digits."""
+    shown = 6 if len(pan) >= _FULL_MASK_DIGITS else 0
+    return pan[:shown] + "*" * (len(pan) - shown - 4) + pan[-4:]
