@@ -1,0 +1,555 @@
+"""ISO 8583:1987 over TCP, for payment terminals and the switches in front of them.
+
+**Frames.** Two bytes of length, big-endian (or four ASCII digits), then the message. A length of 0 keeps the
+line alive and is not answered. A length that cannot be closes the connection, because nothing behind it can
+be found; everything else wrong is answered (field 39, and a word in field 44) or dropped, and the connection
+lives on.
+
+**Messages.** 0100 holds, 0200 pays, 0220 reports a payment, 0400 and 0420 undo; their repeats end in 1. 0800
+with field 70: 001 signs on, 002 signs off, 301 is an echo. Processing codes (field 3) that begin with 00 or
+01 move money from the card to the terminal's account, 20 and 21 the other way. A 0200 or 0220 with field 90
+takes the hold of the 0100 that it names. Answers come as they are decided, not in the order of the questions.
+
+**Who may speak.** Field 41 names a terminal of the site's settings, field 42 (if sent) its merchant. It signs
+on once per connection; a sign-on without field 41 signs on every terminal that has no key. A terminal with a
+key file must send a MAC in its last field (64, or 128), and gets one: the first 8 bytes of HMAC-SM3 over all
+bytes before it.
+
+**Repeats.** A message with the same fields 32, 41, 42, 11, 37, 12 and 13 as an earlier one gets the first
+answer again; with other content, or after the replay horizon, 94. A reversal names its original by STAN and
+acquirer of field 90 (else its own fields) and by fields 12 and 13, which it keeps from the original; failing
+those, by the time in field 90. One whose original is unknown is kept, wins when that arrives, and is answered
+25 (0410) or 00 (0430).
+
+**Field 44** says `allowance`, `centre` or `stand_in` of an approval, else why not: a reason, or the field at
+fault. No answer at all means that the outcome is unknown: repeat or reverse, as after any silence. The PIN
+block (field 52) is not looked at. Fields that are not listed here are checked for form and otherwise ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import socket
+import time
+import traceback
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Final, Literal, Protocol
+
+import msgspec
+
+from edgegw.core.book import Book
+from edgegw.core.records import Kind, Request, WindowClosed
+from edgegw.core.site import Site, TerminalRule
+from edgegw.payments.answer import Answer, Outcome
+from edgegw.payments.iso8583 import messages
+from edgegw.payments.iso8583.fields import Bitmap, Codec, FrameError, Message, is_well_formed
+from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic, terminal_keys
+from edgegw.payments.iso8583.messages import Directory, Interpreter, Proposal, Rejection, Role
+from edgegw.payments.problems import Unanswered
+from edgegw.payments.protocols import Adapter
+from edgegw.payments.service import Decided
+from edgegw.payments.vault import Vault
+
+logger = logging.getLogger(__name__)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[iso8583]` table of the box's settings."""
+
+    listen_host: Annotated[str, msgspec.Meta(description="Address to listen on.")] = "127.0.0.1"
+    listen_port: Annotated[
+        int, msgspec.Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    ] = 8583
+    length_header: Annotated[
+        Literal["binary", "ascii"],
+        msgspec.Meta(description="Length in front of a frame: 2 bytes big-endian, or 4 ASCII digits."),
+    ] = "binary"
+    bitmap: Annotated[
+        Bitmap, msgspec.Meta(description="Bitmaps and binary fields as ASCII hex digits, or as bytes.")
+    ] = "hex"
+    vault_key_file: Annotated[
+        str, msgspec.Meta(description="File with the bank's vault key: 64 hex digits, mode 0600.")
+    ] = "secrets/vault.key"
+    terminal_keys_directory: Annotated[
+        str, msgspec.Meta(description="Directory of MAC keys, `<terminal>.key` each; others send no MAC.")
+    ] = "secrets/terminals"
+    frame_bytes_max: Annotated[
+        int,
+        msgspec.Meta(
+            ge=64, le=9_999, description="Longest message taken; a longer one closes the connection."
+        ),
+    ] = 4_096
+    connections_max: Annotated[
+        int, msgspec.Meta(ge=1, le=10_000, description="Connections at once; one more is closed at once.")
+    ] = 512
+    in_flight_max: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=10_000, description="Unanswered messages of one connection; then reading waits."
+        ),
+    ] = 256
+    idle_seconds: Annotated[
+        float, msgspec.Meta(gt=0, description="A connection that says nothing for this long is closed.")
+    ] = 900.0
+    frame_seconds: Annotated[
+        float, msgspec.Meta(gt=0, description="From the first byte of a frame to its last, at most.")
+    ] = 10.0
+    write_seconds: Annotated[
+        float, msgspec.Meta(gt=0, description="A peer that takes no answer for this long is cut off.")
+    ] = 10.0
+    hold_seconds: Annotated[
+        int, msgspec.Meta(ge=1, le=31_536_000, description="How long the hold of a 0100 lasts.")
+    ] = 604_800
+    replay_horizon_days: Annotated[
+        int, msgspec.Meta(ge=1, le=180, description="An older message that comes again is 94, not approved.")
+    ] = 7
+
+
+class History(Protocol):
+    """What this protocol reads back."""
+
+    async def answer(self, client: str, payment_id: str) -> Answer | None:
+        """The first answer of an identity."""
+
+    async def window(self, number: int) -> WindowClosed | None:
+        """A closed window."""
+
+
+class Meter(Protocol):
+    """What this protocol counts."""
+
+    def protocol_event(self, *, protocol: str, event: str) -> None:
+        """Something happened that is no decision."""
+
+
+class Payments(Protocol):
+    """The gateway, as this protocol needs it."""
+
+    @property
+    def book(self) -> Book:
+        """The box's state: its time and its open window."""
+
+    @property
+    def history(self) -> History:
+        """What was answered."""
+
+    @property
+    def meter(self) -> Meter:
+        """Where events are counted."""
+
+    @property
+    def site(self) -> Site | None:
+        """The settings in force."""
+
+    async def decide(self, client: str, request: Request) -> Decided:
+        """The answer, and whether it is a repeat; raises Unanswered."""
+
+
+class _Closed(Exception):
+    """The connection ends here; the text says why, "" when the peer simply left."""
+
+
+_UNANSWERED: Final = {
+    "id_reused": messages.DUPLICATE,
+    "not_clearing": messages.CENTRE_UNAVAILABLE,
+    "stopping": messages.CENTRE_UNAVAILABLE,
+}
+"""Field 39 where nothing was decided, by the gateway's code; MALFUNCTION for the rest: the identity is still
+free."""
+_SILENT: Final = frozenset({"outcome_unknown", "internal_error"})
+"""It may have been cleared: any answer would be a lie, and silence makes the terminal repeat or reverse."""
+
+_SIGN_ON, _SIGN_OFF, _ECHO = "001", "002", "301"
+_ALL_KEYLESS: Final = ""
+_LOGGED_PER_CONNECTION_MAX: Final = 100
+"""A peer that sends rubbish for ever is counted for ever, but does not fill the disk with log lines."""
+_KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+_STOP_SECONDS: Final = 5.0
+_DAY_NS: Final = 86_400 * 1_000_000_000
+
+
+class Terminals:
+    """What all connections share: settings, keys, and asking the gateway."""
+
+    def __init__(self, payments: Payments, options: Options) -> None:
+        self.options = options
+        self.codec = Codec(options.bitmap)
+        self.keys = terminal_keys(Path(options.terminal_keys_directory))
+        self._interpreter = Interpreter(
+            Vault.open(Path(options.vault_key_file)), hold_seconds=options.hold_seconds
+        )
+        self._payments = payments
+        self._directory: Directory | None = None
+        self._last_closed: tuple[int, datetime.date | None] = (0, None)
+
+    def count(self, event: str) -> None:
+        """Count something that happened."""
+        self._payments.meter.protocol_event(protocol="iso8583", event=event)
+
+    def directory(self) -> Directory | None:
+        """The site's settings in force, or None before the first."""
+        site = self._payments.site
+        if site is not None and (self._directory is None or self._directory.site is not site):
+            self._directory = Directory(site)
+        return self._directory
+
+    def _now_ns(self) -> int:
+        """The wall clock, but never before the box's own time, which does not go back."""
+        return max(self._payments.book.at_ns, time.time_ns())
+
+    async def business_date(self) -> datetime.date:
+        """The last closed window's business date; before the first one, today by the box's clock."""
+        window = self._payments.book.window
+        if self._last_closed[0] != window:
+            closed = await self._payments.history.window(window - 1)
+            date = None if closed is None else datetime.date.fromisoformat(closed.business_date)
+            self._last_closed = window, date
+        return (
+            self._last_closed[1] or datetime.datetime.fromtimestamp(self._now_ns() / 1e9, datetime.UTC).date()
+        )
+
+    async def proposal(
+        self, message: Message, role: Role, terminal: TerminalRule, directory: Directory
+    ) -> Proposal | Rejection:
+        """What to ask the gateway for, its original named by what this box knows."""
+        business_date = await self.business_date()
+        proposal = self._interpreter.proposal(
+            message, role, terminal=terminal, directory=directory, business_date=business_date
+        )
+        if isinstance(proposal, Rejection):
+            return proposal
+        client = messages.client_of(terminal.id)
+        for original_id in proposal.originals:
+            original = await self._payments.history.answer(client, original_id)
+            if original is not None and original.outcome is Outcome.CLEARED:
+                request = msgspec.structs.replace(proposal.request, original_id=original_id)
+                return msgspec.structs.replace(proposal, request=request)
+        return proposal
+
+    async def ask(self, message: Message, proposal: Proposal, terminal: str) -> Message | None:
+        """The gateway's answer as a message; None where silence is the only true answer."""
+        client = messages.client_of(terminal)
+        try:
+            decided = await self._decide(client, proposal)
+        except Unanswered as error:
+            self.count(f"unanswered_{error.code}")
+            if error.code in _SILENT:
+                return None
+            word = f"{error.code} {error.field}".strip()
+            return messages.reply(message, code=_UNANSWERED.get(error.code, messages.MALFUNCTION), word=word)
+        age_ns = self._now_ns() - decided.answer.at_ns
+        if decided.repeat and age_ns > self.options.replay_horizon_days * _DAY_NS:
+            self.count("replay")
+            return messages.reply(message, code=messages.DUPLICATE, word="beyond replay horizon")
+        return messages.answered(message, decided.answer)
+
+    async def _decide(self, client: str, proposal: Proposal) -> Decided:
+        """Ask; an advice whose identity belongs to an earlier request, or whose hold is gone, still has to be
+        booked."""
+        try:
+            decided = await self._payments.decide(client, proposal.request)
+        except Unanswered as error:
+            if error.code != "id_reused" or not proposal.request.advice:
+                raise
+            return await self._advice_of_known(client, proposal, error)
+        if (
+            decided.answer.outcome is Outcome.REFUSED
+            and proposal.request.kind is Kind.POST
+            and proposal.instead
+        ):
+            return await self._payments.decide(client, proposal.instead)
+        return decided
+
+    async def _advice_of_known(self, client: str, proposal: Proposal, error: Unanswered) -> Decided:
+        first = await self._payments.history.answer(client, proposal.request.id)
+        if first is None:
+            raise error
+        if proposal.instead is not None and (first.outcome is Outcome.REFUSED or first.kind is Kind.HOLD):
+            return await self._payments.decide(client, proposal.instead)
+        if error.field != "advice":
+            raise error
+        return Decided(first, True)
+
+
+class _Connection:
+    """One TCP connection: reads frames, answers them as they are decided, ends with a reason."""
+
+    def __init__(
+        self, terminals: Terminals, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._terminals = terminals
+        self._options = terminals.options
+        self._reader = reader
+        self._writer = writer
+        self._slots = asyncio.Semaphore(self._options.in_flight_max)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Lock()
+        self._signed_on: set[str] = set()
+        self._signed_off: set[str] = set()
+        self._logged = 0
+        peer = writer.get_extra_info("peername")
+        self._peer = f"{peer[0]}:{peer[1]}" if peer else "?"
+
+    async def serve(self) -> None:
+        """Read until the connection ends; what is in flight is still answered if the peer listens."""
+        try:
+            while True:
+                raw = await self._frame()
+                if raw:
+                    await self._slots.acquire()
+                    self._start(self._answer(raw))
+        except _Closed as closed:
+            if str(closed):
+                self._terminals.count("closed")
+                self._log("closed", str(closed))
+        except OSError as error:
+            self._terminals.count("closed")
+            self._log("closed", f"the connection broke: {type(error).__name__}")
+        except asyncio.CancelledError:
+            self._log("closed", "the box is stopping")
+        await self._finish()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._slots.release()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, OSError | TimeoutError):
+            self._log("closed", "the peer takes no answers")
+            self._writer.transport.abort()
+        elif error is not None:
+            # The error's own text may quote the message, so it is not shown.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._terminals.count("failed")
+            logger.error(
+                "iso8583 %s: not answered: %s at %s:%s",
+                self._peer,
+                type(error).__name__,
+                where.name,
+                where.lineno,
+            )
+
+    async def _finish(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        self._writer.close()
+        try:
+            async with asyncio.timeout(self._options.write_seconds):
+                await self._writer.wait_closed()
+        except (OSError, TimeoutError):
+            self._writer.transport.abort()
+
+    # -- frames ------------------------------------------------------------------------------------
+
+    async def _frame(self) -> bytes:
+        """The next frame, empty for a keep-alive; raises _Closed."""
+        try:
+            async with asyncio.timeout(self._options.idle_seconds):
+                first = await self._reader.read(1)
+        except TimeoutError:
+            raise _Closed(f"nothing came for {self._options.idle_seconds:g} s") from None
+        if not first:
+            raise _Closed("")
+        try:
+            async with asyncio.timeout(self._options.frame_seconds):
+                size = self._size(first + await self._reader.readexactly(self._header_bytes - 1))
+                return await self._reader.readexactly(size)
+        except TimeoutError:
+            raise _Closed(f"a frame was not whole after {self._options.frame_seconds:g} s") from None
+        except asyncio.IncompleteReadError:
+            raise _Closed("the peer left in the middle of a frame") from None
+
+    @property
+    def _header_bytes(self) -> int:
+        return 2 if self._options.length_header == "binary" else 4
+
+    def _size(self, header: bytes) -> int:
+        if self._options.length_header == "binary":
+            size = int.from_bytes(header, "big")
+        elif header.isdigit():
+            size = int(header)
+        else:
+            raise _Closed("the length is not 4 ASCII digits; check length_header")
+        if size > self._options.frame_bytes_max:
+            raise _Closed(f"a frame of {size} bytes; frame_bytes_max is {self._options.frame_bytes_max}")
+        return size
+
+    async def _answer(self, raw: bytes) -> None:
+        reply = await self._reply(raw)
+        if reply is None:
+            return
+        key = self._terminals.keys.get(reply.get(41))
+        codec = self._terminals.codec
+        body = codec.encode(reply) if key is None else encode_with_mac(key, reply, codec)
+        size = len(body)
+        header = size.to_bytes(2, "big") if self._header_bytes == 2 else b"%04d" % size
+        async with self._writing:
+            self._writer.write(header + body)
+            async with asyncio.timeout(self._options.write_seconds):
+                await self._writer.drain()
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    async def _reply(self, raw: bytes) -> Message | None:
+        self._terminals.count("received")
+        try:
+            message = self._terminals.codec.decode(raw)
+        except FrameError as error:
+            return self._rejected(error.partial, Rejection(messages.FORMAT_ERROR, error.word, str(error)))
+        role = messages.role_of(message.mti)
+        if role is None:
+            text = f"message type {message.mti!r} is not served; see the reference of this protocol"
+            return self._rejected(message, Rejection(messages.INVALID_REQUEST, "MTI not served", text))
+        rejection = messages.malformed(message, role)
+        if rejection is not None:
+            return self._rejected(message, rejection)
+        directory = self._terminals.directory()
+        if directory is None:
+            text = "the box has no settings of its site yet; connect it to the centre once"
+            return self._rejected(message, Rejection(messages.CENTRE_UNAVAILABLE, "no site settings", text))
+        if role is Role.NETWORK:
+            return self._network(raw, message, directory)
+        terminal = messages.terminal_of(message, directory)
+        if isinstance(terminal, Rejection):
+            return self._rejected(message, terminal)
+        proposal = (
+            self._not_authentic(raw, message, terminal.id)
+            or self._not_signed_on(terminal.id)
+            or await self._terminals.proposal(message, role, terminal, directory)
+        )
+        if isinstance(proposal, Rejection):
+            return self._rejected(message, proposal)
+        return await self._terminals.ask(message, proposal, terminal.id)
+
+    def _rejected(self, message: Message, rejection: Rejection) -> Message | None:
+        """Answer what has a STAN to answer to and a type that gets answers; drop the rest. Both are said in
+        the log."""
+        stan = message.get(11)
+        answerable = bool(messages.response_mti(message.mti) and stan and is_well_formed(11, stan))
+        self._terminals.count(f"rejected_{rejection.code}" if answerable else "dropped")
+        what = f"answered {rejection.code}" if answerable else "dropped"
+        self._log(f"STAN {stan}: {what}" if answerable else what, rejection.text)
+        return messages.reply(message, code=rejection.code, word=rejection.word) if answerable else None
+
+    def _network(self, raw: bytes, message: Message, directory: Directory) -> Message | None:
+        name = message.get(41)
+        if name:
+            terminal = messages.terminal_of(message, directory)
+            if isinstance(terminal, Rejection):
+                return self._rejected(message, terminal)
+            rejection = self._not_authentic(raw, message, name)
+            if rejection is not None:
+                return self._rejected(message, rejection)
+        code = message.get(70)
+        if code == _SIGN_ON:
+            self._signed_on.add(name)
+            self._signed_off.discard(name)
+        elif code == _SIGN_OFF:
+            self._sign_off(name)
+        elif code != _ECHO:
+            text = f"field 70 (network management code) is {code!r}; 001, 002 and 301 are served"
+            return self._rejected(
+                message, Rejection(messages.INVALID_REQUEST, f"F70 {code} not served", text)
+            )
+        return messages.reply(message, code=messages.APPROVED)
+
+    def _sign_off(self, name: str) -> None:
+        if name == _ALL_KEYLESS:
+            self._signed_on.clear()
+        self._signed_on.discard(name)
+        self._signed_off.add(name)
+
+    def _not_authentic(self, raw: bytes, message: Message, terminal: str) -> Rejection | None:
+        key = self._terminals.keys.get(terminal)
+        if key is None or is_authentic(key, raw, message, self._terminals.codec):
+            return None
+        text = f"terminal {terminal} has a key, and the last field is no right MAC; check key and algorithm"
+        return Rejection(messages.SECURITY_VIOLATION, "MAC missing or wrong", text)
+
+    def _not_signed_on(self, terminal: str) -> Rejection | None:
+        by_all = _ALL_KEYLESS in self._signed_on and terminal not in self._terminals.keys
+        if terminal in self._signed_on or (by_all and terminal not in self._signed_off):
+            return None
+        text = f"terminal {terminal} has not signed on on this connection; send a 0800 with field 70 = 001"
+        return Rejection(messages.TERMINAL_NOT_PERMITTED, "sign on first", text)
+
+    def _log(self, what: str, text: str) -> None:
+        self._logged += 1
+        if self._logged <= _LOGGED_PER_CONNECTION_MAX:
+            logger.warning("iso8583 %s: %s: %s", self._peer, what, text)
+        elif self._logged == _LOGGED_PER_CONNECTION_MAX + 1:
+            logger.warning("iso8583 %s: further lines of this connection are only counted", self._peer)
+
+
+class Iso8583Server:
+    """The way in for terminals, open."""
+
+    def __init__(self, payments: Payments, options: Options) -> None:
+        self._terminals = Terminals(payments, options)
+        self._options = options
+        self._serving: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens, `host:port` each."""
+        if self._server is None:
+            return ()
+        return tuple("{}:{}".format(*one.getsockname()[:2]) for one in self._server.sockets)
+
+    async def open(self) -> None:
+        """Listen; raises OSError when the address is taken."""
+        self._server = await asyncio.start_server(
+            self._accept, self._options.listen_host, self._options.listen_port
+        )
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._serving) >= self._options.connections_max:
+            self._terminals.count("connection_refused")
+            logger.warning(
+                "iso8583: a connection was refused; connections_max is %s", self._options.connections_max
+            )
+            writer.transport.abort()
+            return
+        task = asyncio.ensure_future(_Connection(self._terminals, reader, writer).serve())
+        self._serving.add(task)
+        self._terminals.count("connected")
+        _keep_alive(writer)
+        task.add_done_callback(self._serving.discard)
+
+    async def stop(self) -> None:
+        """Take no new connections, answer what is in flight, close the rest."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
+
+
+def _keep_alive(writer: asyncio.StreamWriter) -> None:
+    """Let the kernel find peers that are gone without a word: within two minutes, at no cost of ours."""
+    connected: socket.socket = writer.get_extra_info("socket")
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE:
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+async def start(gateway: Payments, options: Options) -> Iso8583Server:
+    """Open the way in; raises OSError for a taken address and SecretFileError for a key file that cannot be
+    used."""
+    server = Iso8583Server(gateway, options)
+    await server.open()
+    return server
+
+
+ADAPTER = Adapter(name="iso8583", options=Options, start=start)
