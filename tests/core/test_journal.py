@@ -131,7 +131,7 @@ def test_a_torn_frontier_is_refused(body: bytes) -> None:
 
 
 def test_every_inclusion_proof_is_the_rfcs_and_every_changed_one_is_refused() -> None:
-    """All leaves of all trees up to 70; a proof with a bit, an element or the order changed proves nothing."""
+    """All leaves of all trees up to 70; a proof with a bit, element or order changed proves nothing."""
     rng = random.Random(6962)
     for size in range(1, SIZE_MAX_EXHAUSTIVE + 1):
         for index in range(size):
