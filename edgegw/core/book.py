@@ -177,6 +177,7 @@ class Book:
         "mode",
         "mode_reason",
         "offline_since_ns",
+        "seq",
         "site_digest",
         "site_version",
         "window",
@@ -187,6 +188,8 @@ class Book:
     at_ns: int
     """The box's own time at the last record."""
     epoch: int
+    seq: int
+    """Of the last record; nothing at a later place is known to this book, whatever is on disk already."""
     mode: Mode
     mode_reason: str
     offline_since_ns: int
@@ -231,6 +234,7 @@ class Book:
     def _start(self) -> None:
         self.at_ns = 0
         self.epoch = 0
+        self.seq = -1
         self.mode = Mode.OFFLINE
         self.mode_reason = "never connected"
         self.offline_since_ns = 0
@@ -322,7 +326,10 @@ class Book:
 
     def about(self, place: str) -> list[Record]:
         """The records that name this place as their original, oldest first."""
-        found: list[Record] = [] if self._history is None else self._history.about(place)
+        found: list[Record] = []
+        if self._history is not None:
+            here = self.epoch, self.seq
+            found += (record for record in self._history.about(place) if (record.epoch, record.seq) <= here)
         layers = []
         book: Book | None = self
         while book is not None:
@@ -336,7 +343,7 @@ class Book:
         """A transfer that is not in memory, and what became of it, from its record and the records about
         it."""
         epoch, seq, leg = place_of(ledger_id)
-        if epoch > self.epoch:
+        if (epoch, seq) > (self.epoch, self.seq):
             return None
         place = place_text(epoch=epoch, seq=seq)
         record = self.at(place)
@@ -426,8 +433,7 @@ class Book:
 
     def note(self, record: Record) -> None:
         """Everything that a record changes besides the ledger's balances; its legs are booked already."""
-        self.at_ns = record.at_ns
-        self.epoch = record.epoch
+        self.at_ns, self.epoch, self.seq = record.at_ns, record.epoch, record.seq
         legs = legs_of(record)
         if legs:
             self.window_transfers += len(legs)

@@ -19,6 +19,7 @@ class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     bank: str
     box: str
     epoch: int
+    seq: int
     at_ns: int
     mode: Mode
     mode_reason: str
@@ -47,6 +48,7 @@ def dump(book: Book) -> bytes:
             bank=book.bank,
             box=book.box,
             epoch=book.epoch,
+            seq=book.seq,
             at_ns=book.at_ns,
             mode=book.mode,
             mode_reason=book.mode_reason,
@@ -98,7 +100,7 @@ def load(image: bytes, *, history: History | None) -> Book:
     """A base book from its image; raises msgspec.ValidationError when the bytes are not one."""
     i = msgspec.json.decode(image, type=BookImage)
     book = Book(bank=i.bank, box=i.box, history=history)
-    book.epoch, book.at_ns = i.epoch, i.at_ns
+    book.epoch, book.seq, book.at_ns = i.epoch, i.seq, i.at_ns
     book.mode, book.mode_reason, book.offline_since_ns = i.mode, i.mode_reason, i.offline_since_ns
     book.site_digest, book.site_version = i.site_digest, i.site_version
     book.window, book.window_transfers = i.window, i.window_transfers

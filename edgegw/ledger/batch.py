@@ -53,6 +53,8 @@ class Batch:
         self.desk = desk
         self.book = desk.book.overlay()
         self.rows: list[Row] = []
+        self.known: dict[tuple[str, str], bytes] = {}
+        """The bytes of the records of those identities that the batch decides on and that are on disk."""
         self.touched = False
         """Something besides records was written into the SQL transaction."""
         self.epoch = desk.tip.epoch

@@ -41,9 +41,6 @@ class Undecided(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
-Known = dict[tuple[str, str], bytes]
-"""Identity to the bytes of its record."""
-
 Outcome = Decision | Conflict | Undecided | Short
 
 
@@ -81,15 +78,19 @@ class Requests:
         self.funding = funding
         self.linked = linked
 
+    @property
+    def identities(self) -> list[tuple[str, str]]:
+        """What the batch must look up before it runs this."""
+        return [(self.client, request.id) for request in self.requests]
+
     def __call__(self, batch: Batch) -> list[Outcome]:
         """Decide them in order; identities first, also against the batch itself."""
-        known = batch.desk.store.find([(self.client, request.id) for request in self.requests])
         if self.linked:
-            return self._decide_group(batch, known)
-        return [self._decide_one(batch, request, known) for request in self.requests]
+            return self._decide_group(batch)
+        return [self._decide_one(batch, request) for request in self.requests]
 
-    def _decide_one(self, batch: Batch, request: Request, known: Known) -> Outcome:
-        earlier = _earlier(batch, self.client, request, known)
+    def _decide_one(self, batch: Batch, request: Request) -> Outcome:
+        earlier = _earlier(batch, self.client, request)
         if earlier is not None:
             return earlier
         closed = batch.desk.closed_for_payments()
@@ -106,9 +107,9 @@ class Requests:
             return Undecided("refusal_budget", "too many refused requests; the id is free")
         return Decision(decided, batch.note_and_write(decided), repeat=False)
 
-    def _decide_group(self, batch: Batch, known: Known) -> list[Outcome]:
+    def _decide_group(self, batch: Batch) -> list[Outcome]:
         """All or nothing: a layer of its own, merged only when every member was cleared."""
-        earlier = [_earlier(batch, self.client, request, known) for request in self.requests]
+        earlier = [_earlier(batch, self.client, request) for request in self.requests]
         found: list[Outcome] = [outcome for outcome in earlier if outcome is not None]
         if len(found) == len(self.requests):
             return found
@@ -147,10 +148,10 @@ class Requests:
         return outcomes
 
 
-def _earlier(batch: Batch, client: str, request: Request, known: Known) -> Decision | Conflict | None:
+def _earlier(batch: Batch, client: str, request: Request) -> Decision | Conflict | None:
     """The first answer to this identity, from this batch or from the disk."""
     record = batch.book.fresh.get((client, request.id))
-    body = known.get((client, request.id))
+    body = batch.known.get((client, request.id))
     if record is None and body is None:
         return None
     if record is None:

@@ -75,9 +75,18 @@ class Job(Generic[T]):
     """A piece of work for a batch: `run` writes records and gives what the caller gets; `weight` counts
     its requests."""
 
-    def __init__(self, run: Callable[[Batch], T], *, weight: int = 1, alone: bool = False) -> None:
+    def __init__(
+        self,
+        run: Callable[[Batch], T],
+        *,
+        weight: int = 1,
+        alone: bool = False,
+        identities: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.run = run
         self.weight = weight
+        self.identities = identities
+        """Looked up for the whole batch at once, before it runs."""
         self.alone = alone
         """It must see no other job's effects: a batch of its own."""
         self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -167,11 +176,17 @@ class Pen:
         if self._queued_requests + len(wanted) > QUEUE_REQUESTS_MAX:
             raise Overloaded(f"{self._queued_requests} requests wait already")
         if linked:
-            return await self._submit(Job(Requests(client, wanted, funding, linked=True), weight=len(wanted)))
-        jobs = []
-        for start in range(0, len(wanted), BATCH_REQUESTS_MAX):
-            part = wanted[start : start + BATCH_REQUESTS_MAX]
-            jobs.append(self._submit(Job(Requests(client, part, funding, linked=False), weight=len(part))))
+            group = Requests(client, wanted, funding, linked=True)
+            return await self._submit(Job(group, weight=len(wanted), identities=group.identities))
+        parts = [
+            Requests(client, wanted[start : start + BATCH_REQUESTS_MAX], funding, linked=False)
+            for start in range(0, len(wanted), BATCH_REQUESTS_MAX)
+        ]
+        if len(parts) == 1:
+            return await self._submit(Job(parts[0], weight=len(wanted), identities=parts[0].identities))
+        jobs = [
+            self._submit(Job(part, weight=len(part.requests), identities=part.identities)) for part in parts
+        ]
         return [outcome for answer in await asyncio.gather(*jobs) for outcome in answer]
 
     async def link(self, note: str, link: LinkNote) -> None:
@@ -391,6 +406,9 @@ class Pen:
         batch = Batch(self.desk)
         self.desk.store.begin()
         try:
+            identities = [identity for job in jobs for identity in job.identities]
+            if identities:
+                batch.known = self.desk.store.find(identities)
             for job in jobs:
                 job.work(batch)
             self._append(batch)

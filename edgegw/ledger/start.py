@@ -1,0 +1,188 @@
+"""A start: from the ledger file to a pen that may write (DESIGN §6.3).
+
+The head's checkpoint must be signed by this box and its root must be the tree's; the newest snapshot must
+have the digest that its record names, and the tail behind it must chain and replay. What is not checked
+here (every record, every balance) is `ledger.check`'s. Leaves out: who may open the file, lineage and
+anchor (`ledger.boot`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from edgegw.core import snapshot
+from edgegw.core.book import Book, ReplayError
+from edgegw.core.decide import Rule
+from edgegw.core.exchange import frontier_at
+from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, leaf_hash
+from edgegw.core.records import Record, decode_record
+from edgegw.core.records import Snapshot as SnapshotRecord
+from edgegw.core.site import decode_site
+from edgegw.errors import LedgerCorrupt
+from edgegw.ledger.batch import Desk, Tip
+from edgegw.ledger.clock import BoxTime, Clock
+from edgegw.ledger.history import StoreHistory
+from edgegw.ledger.requests import Budget
+from edgegw.ledger.rows import place_at
+from edgegw.ledger.store import Head, Image, Store
+from edgegw.ledger.writer import Pen, Sign
+
+READ_RECORDS: Final = 1024
+READ_BYTES_MAX: Final = 4 << 20
+
+OpenNote = Callable[[int, str], Checkpoint]
+"""(epoch, note) -> the checkpoint, if this box has signed it; raises ValueError."""
+
+
+class Own(msgspec.Struct, frozen=True, kw_only=True):
+    """Who starts: the names, this boot, what signs, and what the boot record says of the program and its
+    settings."""
+
+    bank: str
+    box: str
+    boot: str
+    sign: Sign
+    open_note: OpenNote
+    key_text: str
+    version: str
+    box_digest: str
+
+
+def start(
+    store: Store,
+    own: Own,
+    *,
+    clock: Clock,
+    rules: Sequence[Rule],
+    budget: Budget,
+    room_for_payments: Callable[[], bool],
+    make_room: Callable[[], None],
+) -> Pen:
+    """Load the book, check it against the signed head, claim the head for this boot and journal the boot.
+
+    Raises LedgerCorrupt where the file does not say what was signed.
+    """
+    store.own(bank=own.bank, box=own.box)
+    book, tip, last = _load(store, own)
+    if book.site_digest:
+        bundle = store.site(book.site_digest)
+        if bundle is None:
+            raise LedgerCorrupt(f"site bundle {book.site_digest} of the journal is not in the ledger")
+        book.use_site(decode_site(bundle.bundle))
+    last_wall_ns = 0 if last is None else last.wall_ns
+    desk = Desk(
+        store=store,
+        book=book,
+        tip=tip,
+        boot=own.boot,
+        clock=clock,
+        time=BoxTime(clock, last_at_ns=book.at_ns, last_wall_ns=last_wall_ns),
+        rules=rules,
+        budget=budget,
+        closed_for_payments=lambda: None,
+    )
+    pen = Pen(
+        desk,
+        sign=own.sign,
+        key_text=own.key_text,
+        version=own.version,
+        box_digest=own.box_digest,
+        room_for_payments=room_for_payments,
+        make_room=make_room,
+    )
+    if tip.epoch:
+        store.begin()
+        store.claim_head(boot=own.boot)
+        store.commit()
+        pen.commit_now(pen.write_boot)
+    return pen
+
+
+def _load(store: Store, own: Own) -> tuple[Book, Tip, Record | None]:
+    """The book, the tip and the last record; an empty book and epoch 0 for a ledger without a link."""
+    history = StoreHistory(store)
+    heads = store.heads()
+    if not heads:
+        book = Book(bank=own.bank, box=own.box, history=history)
+        return book, Tip(0, FIRST_PREVIOUS, Frontier(), ""), None
+    head = heads[-1]
+    _check_head(store, head, own.open_note)
+    book, first, leaf = _from_snapshot(store, own, head)
+    last: Record | None = None
+    for seq, stored_leaf, body in read_records(store, epoch=head.epoch, start=first, end=head.size):
+        leaf = leaf_hash(leaf, body)
+        if leaf != stored_leaf:
+            raise LedgerCorrupt(f"record {head.epoch}/{seq} is not the one that was chained")
+        last = _replayed(book, body, place=f"{head.epoch}/{seq}")
+    frontier = frontier_at(head.size, store.node(head.epoch, head.size))
+    return book, Tip(head.epoch, leaf, frontier, head.checkpoint), last
+
+
+def _check_head(store: Store, head: Head, open_note: OpenNote) -> None:
+    try:
+        checkpoint = open_note(head.epoch, head.checkpoint)
+    except ValueError as problem:
+        raise LedgerCorrupt(
+            f"the head of epoch {head.epoch} has no checkpoint of this box: {problem}"
+        ) from None
+    if (checkpoint.size, checkpoint.root) != (head.size, head.root):
+        raise LedgerCorrupt(f"the head of epoch {head.epoch} is not the one that its checkpoint signs")
+    root = frontier_at(head.size, store.node(head.epoch, head.size)).root()
+    if root != head.root:
+        raise LedgerCorrupt(f"the records of epoch {head.epoch} do not give the root that was signed")
+
+
+def _from_snapshot(store: Store, own: Own, head: Head) -> tuple[Book, int, bytes]:
+    """The newest sound snapshot's book, the seq of its record, and the leaf before that; else an empty
+    book from 0."""
+    history = StoreHistory(store)
+    for image in store.latest_snapshots():
+        epoch, seq = place_at(image.position)
+        if epoch == head.epoch and seq < head.size:
+            _check_image(store, image)
+            book = snapshot.load(image.body, history=history)
+            return (
+                book,
+                seq,
+                store.records(epoch=epoch, start=seq - 1, limit=1, bytes_max=READ_BYTES_MAX)[0].leaf,
+            )
+    return Book(bank=own.bank, box=own.box, history=history), 0, FIRST_PREVIOUS
+
+
+def _check_image(store: Store, image: Image) -> None:
+    body = store.at(image.position)
+    record = None if body is None else decode_record(body)
+    sound = isinstance(record, SnapshotRecord) and record.digest == image.digest == snapshot.digest(
+        image.body
+    )
+    if not sound:
+        epoch, seq = place_at(image.position)
+        raise LedgerCorrupt(f"the snapshot at {epoch}/{seq} has not the digest that its record names")
+
+
+def _replayed(book: Book, body: bytes, *, place: str) -> Record:
+    try:
+        record = decode_record(body)
+        book.replay(record)
+    except (msgspec.MsgspecError, ReplayError) as problem:
+        raise LedgerCorrupt(f"record {place} does not replay: {problem}") from None
+    return record
+
+
+def read_records(store: Store, *, epoch: int, start: int, end: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """(seq, leaf, body) of an epoch's records [start, end), read in portions; LedgerCorrupt where one is
+    missing."""
+    while start < end:
+        portion = store.records(
+            epoch=epoch, start=start, limit=min(READ_RECORDS, end - start), bytes_max=READ_BYTES_MAX
+        )
+        for entry in portion:
+            if entry.seq != start:
+                break
+            yield entry
+            start += 1
+        if not portion or portion[-1].seq != start - 1:
+            raise LedgerCorrupt(f"record {epoch}/{start} is missing")
