@@ -1,4 +1,4 @@
-"""What a box knows of its own past outside the ledger file, so that a restore or a clone is found (DESIGN §4).
+"""What a box knows of its past outside the ledger file, so that restores and clones are found (DESIGN §4).
 
 One small file on a second medium, outside every backup, holds two things. The *lineage*: a random token, new
 at every boot, that stands in the ledger as well; a ledger with any other token is a copy of a past one. The
@@ -82,7 +82,8 @@ class Anchor:
             raise Behind(f"the journal ends at {ends}, but it had come to {past.epoch}/{past.size}")
         root = root_at(past.size, store.node(past.epoch, past.size)).hex()
         if root != past.root:
-            raise Forked(f"at {past.epoch}/{past.size} the journal's root is {root}, but it was {past.root}")
+            place = f"{past.epoch}/{past.size}"
+            raise Forked(f"at {place} the journal's root is {root}, but it was {past.root}")
 
     def renew(self, store: Store, *, boot: str) -> None:
         """Make this boot the only heir of an examined ledger: a new token, and its head for this boot."""
@@ -96,9 +97,9 @@ class Anchor:
     def offer(self, store: Store) -> str:
         """First step towards a new lineage: a token that the ledger may have from now on.
 
-        `renew` does all three. A ledger that was found behind gets its new lineage only together with the epoch
-        that the hub issues: offer, `Store.put_meta(LINEAGE, token)` in the SQL transaction that starts the
-        epoch, confirm. A crash before that COMMIT leaves it behind, as it must.
+        `renew` does all three. A ledger that was found behind gets its new lineage only together with the
+        epoch that the hub issues: offer, `Store.put_meta(LINEAGE, token)` in the SQL transaction that starts
+        the epoch, confirm. A crash before that COMMIT leaves it behind, as it must.
         """
         token = secrets.token_hex(16)
         held = store.meta(LINEAGE)

@@ -362,6 +362,14 @@ class Store:
         for row in self._db.execute("SELECT * FROM tile WHERE epoch = ? ORDER BY level, number", (epoch,)):
             yield Tile(*row)
 
+    def counts(self) -> tuple[int, int, int, int]:
+        """Records, records under a head, directives, directives under a head; all at one moment."""
+        row = self._row(
+            "SELECT (SELECT count(*) FROM record), (SELECT coalesce(sum(size), 0) FROM head),"
+            " (SELECT count(*) FROM directive), (SELECT coalesce(sum(size), 0) FROM directive_head)"
+        )
+        return (row[0], row[1], row[2], row[3])
+
     def integrity_problems(self, limit: int = 20) -> list[str]:
         """What SQLite's own integrity check finds wrong with the file; empty is well."""
         try:
