@@ -1,0 +1,115 @@
+"""The shield: what a peer may cost before it has said anything useful. Body size and pace, connections,
+requests at once.
+
+Slow or idle *headers* are cut by aiohttp's keep-alive deadline, which runs from the moment of connecting.
+Owns limits and their errors; leaves out what is told to the peer (the protocol's own words)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+
+class BodyTooLarge(Exception):
+    """More bytes than allowed; `bytes_max` says how many are."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(f"the body has more than {bytes_max} bytes")
+        self.bytes_max = bytes_max
+
+
+class BodyTooSlow(Exception):
+    """The whole body was not there within timeout_seconds."""
+
+    def __init__(self, timeout_seconds: float, received: int) -> None:
+        super().__init__(f"{received} bytes of the body came within {timeout_seconds:g} s, the rest did not")
+
+
+class Body(Protocol):
+    """A stream of a body's bytes (aiohttp's StreamReader)."""
+
+    async def readany(self) -> bytes:
+        """What has arrived; b"" at the end."""
+
+    def at_eof(self) -> bool:
+        """Whether all of it was read."""
+
+    def is_eof(self) -> bool:
+        """Whether all of it has arrived."""
+
+
+async def read_whole(body: Body, *, length: int | None, bytes_max: int, timeout_seconds: float) -> bytes:
+    """All bytes of a body; raises BodyTooLarge (by its announced length at once) or BodyTooSlow."""
+    if length is not None and length > bytes_max:
+        raise BodyTooLarge(bytes_max)
+    if body.is_eof():  # The common case: it came with the headers, so that no timer is needed.
+        return await _read(body, bytes_max, [])
+    parts: list[bytes] = []
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await _read(body, bytes_max, parts)
+    except TimeoutError:
+        raise BodyTooSlow(timeout_seconds, sum(map(len, parts))) from None
+
+
+async def _read(body: Body, bytes_max: int, parts: list[bytes]) -> bytes:
+    size = 0
+    while not body.at_eof():
+        part = await body.readany()
+        size += len(part)
+        if size > bytes_max:
+            raise BodyTooLarge(bytes_max)
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class Shares:
+    """How many requests each client has in hand, so that one client cannot fill the box's queue."""
+
+    def __init__(self, *, each_max: int) -> None:
+        self._each_max = each_max
+        self._in_hand: dict[str, int] = {}
+
+    def take(self, client: str) -> bool:
+        """Begin a request of a client; False when it has as many as it may."""
+        count = self._in_hand.get(client, 0)
+        if count >= self._each_max:
+            return False
+        self._in_hand[client] = count + 1
+        return True
+
+    def give_back(self, client: str) -> None:
+        """End a request of a client."""
+        count = self._in_hand[client] - 1
+        if count:
+            self._in_hand[client] = count
+        else:
+            del self._in_hand[client]
+
+
+class _Busy(asyncio.Protocol):
+    """Answers a connection that is one too many, and closes it."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(self._answer)
+        transport.close()
+
+
+def bounded(
+    accept: Callable[[], asyncio.BaseProtocol],
+    *,
+    count: Callable[[], int],
+    connections_max: int,
+    answer: bytes,
+) -> Callable[[], asyncio.BaseProtocol]:
+    """A protocol factory that gives connections beyond connections_max the `answer` and nothing else."""
+
+    def factory() -> asyncio.BaseProtocol:
+        return accept() if count() < connections_max else _Busy(answer)
+
+    return factory

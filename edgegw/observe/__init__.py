@@ -1,0 +1,1 @@
+"""Plane 4, what happened: metrics and logs."""

@@ -1,0 +1,120 @@
+"""The box's metrics: one registry, every metric with a sentence of help; the reference lists them from here.
+
+Owns names, labels and buckets. What is measured comes in by the narrow methods that the parts call
+(`decided`, `unanswered`, `committed`) or, for what simply *is*, by functions that are read at a scrape
+(`watch`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_RECORDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+GAUGES: Final[dict[str, str]] = {
+    "edgegw_queue_depth": "Payments admitted and not yet answered.",
+    "edgegw_line_up": "1 while the centre can be asked, else 0.",
+    "edgegw_clears": "1 while the box takes payments, else 0.",
+    "edgegw_offline_seconds": "How long the line has been down; 0 while it is up.",
+    "edgegw_epoch": "The journal's running epoch.",
+    "edgegw_journal_records": "Records in the running epoch's journal.",
+    "edgegw_cosigned_records": "Records of the running epoch that the centre has in its books.",
+    "edgegw_waiting_records": "Records that the centre does not have yet.",
+    "edgegw_stand_ins_waiting": "Payments cleared at the branch's risk that wait for the centre's word.",
+    "edgegw_window": "The open clearing window's number.",
+    "edgegw_site_version": "Version of the site's settings in force.",
+    "edgegw_disk_free_bytes": "Free bytes on the ledger's disk.",
+}
+"""Gauges that the app fills by `watch`: name to help."""
+
+
+class Metrics:
+    """All metrics of one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._payments = Counter(
+            "edgegw_payments",
+            "Decided requests, by kind, outcome and what funded them; repeats are not counted.",
+            ("kind", "outcome", "cleared_by"),
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "edgegw_refusals", "Refused requests, by the reason's code.", ("reason",), registry=self.registry
+        )
+        self._repeats = Counter(
+            "edgegw_repeats", "Requests that were answered with their first answer.", registry=self.registry
+        )
+        self._unanswered = Counter(
+            "edgegw_unanswered",
+            "Requests that left without a decision, by problem code.",
+            ("code",),
+            registry=self.registry,
+        )
+        self._latency = Histogram(
+            "edgegw_payment_seconds",
+            "From admission to the answer on disk, the centre's time included.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._batch = Histogram(
+            "edgegw_batch_records", "Records written by one COMMIT.", buckets=_RECORDS, registry=self.registry
+        )
+        self._commit = Histogram(
+            "edgegw_commit_seconds",
+            "Signing the checkpoint, COMMIT and fsync of one batch.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._mode = Gauge(
+            "edgegw_mode", "1 for the line's mode, 0 for the others.", ("mode",), registry=self.registry
+        )
+        self._payment_children: dict[tuple[str, str, str], Counter] = {}
+
+    def decided(
+        self, *, kind: str, outcome: str, cleared_by: str, reason: str, repeat: bool, seconds: float
+    ) -> None:
+        """A decision left the gateway; reason is a refusal's code or ""."""
+        self._latency.observe(seconds)
+        if repeat:
+            self._repeats.inc()
+            return
+        labels = (kind, outcome, cleared_by)
+        child = self._payment_children.get(labels)
+        if child is None:  # Looking a child up by its labels costs more than counting.
+            child = self._payment_children[labels] = self._payments.labels(*labels)
+        child.inc()
+        if reason:
+            self._refusals.labels(reason).inc()
+
+    def unanswered(self, *, code: str) -> None:
+        """A request left without a decision."""
+        self._unanswered.labels(code).inc()
+
+    def committed(self, *, records: int, seconds: float) -> None:
+        """A batch is on disk."""
+        self._batch.observe(records)
+        self._commit.observe(seconds)
+
+    def mode(self, mode: str, modes: tuple[str, ...]) -> None:
+        """The line is in `mode`, one of `modes`."""
+        for name in modes:
+            self._mode.labels(name).set(1 if name == mode else 0)
+
+    def watch(self, name: str, read: Callable[[], float]) -> None:
+        """Read a gauge of GAUGES by a function at every scrape; it must be quick and must not raise."""
+        Gauge(name, GAUGES[name], registry=self.registry).set_function(read)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """All metrics in Prometheus' text format, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def described() -> list[tuple[str, str, str]]:
+    """Every metric as (name, type, help), for the reference."""
+    fixed = [(family.name, family.type, family.documentation) for family in Metrics().registry.collect()]
+    return sorted([*fixed, *((name, "gauge", text) for name, text in GAUGES.items())])

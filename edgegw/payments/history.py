@@ -1,0 +1,324 @@
+"""Reading back: first answers, what happened to a payment afterwards, receipts, windows, notices. Committed
+state only.
+
+Reads go through a connection of their own, on one thread of their own, so that a slow disk never holds the
+loop (DESIGN §6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import msgspec
+
+from edgegw.core.journal import FIRST_PREVIOUS, inclusion_proof
+from edgegw.core.records import (
+    ConfirmDirective,
+    DeclineDirective,
+    DirectiveApplied,
+    Expiry,
+    Record,
+    Refusal,
+    Transfer,
+    WindowClosed,
+    decode_directive,
+    decode_record,
+    parse_place,
+    place_text,
+)
+from edgegw.ledger.rows import place_at, position_of
+from edgegw.ledger.store import Store
+from edgegw.payments.answer import Answer, answer_from
+
+T = TypeVar("T")
+SCAN_MAX: Final = 10_000
+"""Directive records looked through for one page of notices: about 50 ms."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to a payment after its answer."""
+
+    record: str
+    type: str
+    """`post`, `void`, `reversal`, `expiry`, `confirm` or `decline`."""
+    id: str
+    """The id of the post, void or reversal; "" for what no client asked for."""
+    outcome: str
+    reason: str
+    liable: str
+    """Of a late decline: who bears it, `merchant` or `branch`."""
+    amount_minor: int
+    at_ns: int
+
+
+class PaymentView(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment's answer, and what became of it."""
+
+    answer: Answer
+    events: tuple[Event, ...]
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """Proof that a record is in the journal; verified offline with the box's public key."""
+
+    type: str
+    record: str
+    """The record's bytes, verbatim (they are UTF-8)."""
+    previous_leaf: str
+    """Hex; the leaf is SM3(0x00 || previous leaf || record)."""
+    index: int
+    size: int
+    proof: tuple[str, ...]
+    """Hex; the inclusion proof of the leaf at `index` in the tree of `size` leaves, RFC 6962 section
+    2.1.1."""
+    checkpoint: str
+    """The signed note that holds the root."""
+    cosignature: str
+    """The centre's cosignature, when it covers the record; before that "" and the box alone vouches for its
+    history."""
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """The centre's word on a payment that the branch had cleared at its own risk."""
+
+    record: str
+    id: str
+    outcome: str
+    """`confirmed` or `declined`."""
+    reason: str
+    liable: str
+    amount_minor: int
+    currency: str
+    payment_record: str
+    at_ns: int
+
+
+class Notices(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of notices, and where the next one starts."""
+
+    notices: tuple[Notice, ...]
+    next_after: str
+    more: bool
+
+
+class Proven(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of the journal."""
+
+    epoch: int
+    size: int
+    checkpoint: str
+    cosigned_size: int
+    cosignature: str
+
+
+class History:
+    """All reads of one box."""
+
+    def __init__(self, store: Store, *, epoch: Callable[[], int]) -> None:
+        self._records = store
+        self._epoch = epoch
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reads")
+
+    def close(self) -> None:
+        """End the thread of reads."""
+        self._thread.shutdown()
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, read)
+
+    async def record(self, client: str, payment_id: str) -> Transfer | Refusal | None:
+        """The record of an identity."""
+        return await self._read(lambda: self._record(client, payment_id))
+
+    def _record(self, client: str, payment_id: str) -> Transfer | Refusal | None:
+        body = self._records.find([(client, payment_id)]).get((client, payment_id))
+        record = None if body is None else decode_record(body)
+        return record if isinstance(record, Transfer | Refusal) else None
+
+    async def answer(self, client: str, payment_id: str) -> Answer | None:
+        """The first answer of an identity."""
+        record = await self.record(client, payment_id)
+        return None if record is None else answer_from(record)
+
+    async def view(self, client: str, payment_id: str) -> PaymentView | None:
+        """A payment's answer and what became of it."""
+        return await self._read(lambda: self._view(client, payment_id))
+
+    def _view(self, client: str, payment_id: str) -> PaymentView | None:
+        record = self._record(client, payment_id)
+        if record is None:
+            return None
+        later = [decode_record(body) for body in self._records.about(_position(record.epoch, record.seq))]
+        events = [event for event in map(_event, later) if event is not None]
+        return PaymentView(answer=answer_from(record), events=tuple(events))
+
+    async def receipt(self, client: str, payment_id: str) -> Receipt | None:
+        """The receipt of an identity, proven against the newest checkpoint of its epoch."""
+        return await self._read(lambda: self._receipt(client, payment_id))
+
+    def _receipt(self, client: str, payment_id: str) -> Receipt | None:
+        body = self._records.find([(client, payment_id)]).get((client, payment_id))
+        if body is None:
+            return None
+        record = decode_record(body)
+        head = self._records.head(record.epoch)
+        if head is None:
+            return None
+        previous = FIRST_PREVIOUS
+        if record.seq:
+            previous = self._records.rows(epoch=record.epoch, start=record.seq - 1, limit=1)[0].leaf
+        proof = inclusion_proof(record.seq, head.size, self._records.node(record.epoch, head.size))
+        size, note = self._records.cosignature(record.epoch) or (0, "")
+        return Receipt(
+            type="edgegw-receipt-v1",
+            record=body.decode(),
+            previous_leaf=previous.hex(),
+            index=record.seq,
+            size=head.size,
+            proof=tuple(node.hex() for node in proof),
+            checkpoint=head.checkpoint,
+            cosignature=note if size > record.seq else "",
+        )
+
+    async def window(self, number: int) -> WindowClosed | None:
+        """The record of a closed window."""
+        return next(
+            (closed for closed in await self.windows(after=number - 1, limit=1) if closed.window == number),
+            None,
+        )
+
+    async def windows(self, *, after: int, limit: int) -> list[WindowClosed]:
+        """Closed windows with a number above `after`, oldest first."""
+        return await self._read(lambda: self._windows(after, limit))
+
+    def _windows(self, after: int, limit: int) -> list[WindowClosed]:
+        found: list[WindowClosed] = []
+        position = -1
+        while len(found) < limit:
+            rows = self._records.of_type("window", after=position, limit=SCAN_MAX)
+            closed = [decode_record(body) for _, body in rows]
+            found += [
+                record for record in closed if isinstance(record, WindowClosed) and record.window > after
+            ]
+            if len(rows) < SCAN_MAX:
+                break
+            position = rows[-1][0]
+        return found[:limit]
+
+    async def notices(self, client: str, *, after: str, limit: int) -> Notices:
+        """The centre's late words on a client's payments, beyond the place `after` ("" is the beginning)."""
+        return await self._read(lambda: self._notices(client, after, limit))
+
+    def _notices(self, client: str, after: str, limit: int) -> Notices:
+        rows = self._records.of_type(
+            "directive", after=_position(*parse_place(after)) if after else -1, limit=SCAN_MAX
+        )
+        found: list[Notice] = []
+        for position, body in rows:
+            notice = self._notice(client, body)
+            if notice is not None:
+                found.append(notice)
+            after = _place_at(position)
+            if len(found) == limit:
+                break
+        more = bool(rows) and (len(rows) == SCAN_MAX or after != _place_at(rows[-1][0]))
+        return Notices(notices=tuple(found), next_after=after, more=more)
+
+    def _notice(self, client: str, body: bytes) -> Notice | None:
+        applied = decode_record(body)
+        if not isinstance(applied, DirectiveApplied) or applied.outcome != "applied":
+            return None
+        directive = decode_directive(bytes(applied.directive))
+        if not isinstance(directive, ConfirmDirective | DeclineDirective):
+            return None
+        original_body = self._records.at(_position(directive.epoch, directive.at_seq))
+        original = None if original_body is None else decode_record(original_body)
+        if not isinstance(original, Transfer) or original.client != client:
+            return None
+        declined = isinstance(directive, DeclineDirective)
+        return Notice(
+            record=place_text(epoch=applied.epoch, seq=applied.seq),
+            id=original.request.id,
+            outcome="declined" if declined else "confirmed",
+            reason=directive.reason if isinstance(directive, DeclineDirective) else "",
+            liable=directive.liable if isinstance(directive, DeclineDirective) else "",
+            amount_minor=directive.amount_minor,
+            currency=directive.currency,
+            payment_record=place_text(epoch=original.epoch, seq=original.seq),
+            at_ns=applied.at_ns,
+        )
+
+    async def head(self) -> Proven:
+        """The end of the journal in the running epoch, with what the centre has cosigned of it."""
+        return await self._read(self._head)
+
+    def _head(self) -> Proven:
+        epoch = self._epoch()
+        head = self._records.head(epoch)
+        size, note = self._records.cosignature(epoch) or (0, "")
+        return Proven(
+            epoch=epoch,
+            size=0 if head is None else head.size,
+            checkpoint="" if head is None else head.checkpoint,
+            cosigned_size=size,
+            cosignature=note,
+        )
+
+
+def _position(epoch: int, seq: int) -> int:
+    return position_of(epoch=epoch, seq=seq)
+
+
+def _place_at(position: int) -> str:
+    epoch, seq = place_at(position)
+    return place_text(epoch=epoch, seq=seq)
+
+
+def _event(record: Record) -> Event | None:
+    place = place_text(epoch=record.epoch, seq=record.seq)
+    if isinstance(record, Transfer):
+        answer = answer_from(record)
+        return Event(
+            record=place,
+            type=answer.kind,
+            id=answer.id,
+            outcome=answer.outcome,
+            reason=answer.reason,
+            liable="",
+            amount_minor=answer.amount_minor,
+            at_ns=record.at_ns,
+        )
+    if isinstance(record, Expiry):
+        return _unasked(
+            record, place, kind="expiry", outcome="applied", amount_minor=record.legs[0].amount_minor
+        )
+    if not isinstance(record, DirectiveApplied):
+        return None
+    directive = decode_directive(bytes(record.directive))
+    if isinstance(directive, ConfirmDirective):
+        return _unasked(
+            record, place, kind="confirm", outcome=record.outcome, amount_minor=directive.amount_minor
+        )
+    if isinstance(directive, DeclineDirective):
+        declined = _unasked(
+            record, place, kind="decline", outcome=record.outcome, amount_minor=directive.amount_minor
+        )
+        return msgspec.structs.replace(declined, reason=directive.reason, liable=directive.liable)
+    return None
+
+
+def _unasked(
+    record: Expiry | DirectiveApplied, place: str, *, kind: str, outcome: str, amount_minor: int
+) -> Event:
+    return Event(
+        record=place,
+        type=kind,
+        id="",
+        outcome=outcome,
+        reason="",
+        liable="",
+        amount_minor=amount_minor,
+        at_ns=record.at_ns,
+    )

@@ -1,0 +1,310 @@
+"""The bodies of the HTTP interface: what a client sends, and how each becomes the one canonical request.
+
+Field limits stand in the types, so that the decoder and the OpenAPI document cannot differ.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from edgegw.core.records import (
+    AccountId,
+    AmountMinor,
+    Currency,
+    Kind,
+    Position,
+    Request,
+    RequestId,
+    ShortText,
+)
+from edgegw.payments.answer import Answer
+from edgegw.payments.problems import ProblemDocument
+from edgegw.payments.service import BATCH_MAX
+
+HOLD_SECONDS_MAX = 366 * 24 * 3600
+BusinessDate = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\Z",
+        description="A calendar date.",
+        extra_json_schema={"format": "date"},
+    ),
+]
+Place = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9]{1,9}/[0-9]{1,12}\Z", description="epoch/seq of a record in the box's journal."
+    ),
+]
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all bodies share: nothing unknown is let pass."""
+
+
+class PaymentBody(Sent, frozen=True, kw_only=True):
+    """A payment: amount_minor from debit_account_id to credit_account_id."""
+
+    id: RequestId
+    debit_account_id: AccountId
+    credit_account_id: AccountId
+    amount_minor: AmountMinor
+    currency: Currency
+    stand_in: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Whether the branch may stand in while the line is down and no allowance covers it."
+        ),
+    ] = True
+    terminal: ShortText = ""
+    merchant: ShortText = ""
+    reference: ShortText = ""
+
+    def request(self) -> Request:
+        """The canonical request."""
+        return Request(
+            kind=Kind.PAYMENT,
+            id=self.id,
+            debit_account_id=self.debit_account_id,
+            credit_account_id=self.credit_account_id,
+            amount_minor=self.amount_minor,
+            currency=self.currency,
+            stand_in=self.stand_in,
+            terminal=self.terminal,
+            merchant=self.merchant,
+            reference=self.reference,
+        )
+
+
+class BatchBody(Sent, frozen=True, kw_only=True):
+    """Up to 8,190 payments in one request."""
+
+    payments: Annotated[list[PaymentBody], msgspec.Meta(min_length=1, max_length=BATCH_MAX)]
+    linked: Annotated[bool, msgspec.Meta(description="All of them are cleared, or none.")] = False
+
+
+class HoldBody(Sent, frozen=True, kw_only=True):
+    """A hold: reserves amount_minor on debit_account_id for credit_account_id."""
+
+    id: RequestId
+    debit_account_id: AccountId
+    credit_account_id: AccountId
+    amount_minor: AmountMinor
+    currency: Currency
+    timeout_s: Annotated[
+        int, msgspec.Meta(ge=0, le=HOLD_SECONDS_MAX, description="Seconds until it expires; 0 is never.")
+    ] = 0
+    terminal: ShortText = ""
+    merchant: ShortText = ""
+    reference: ShortText = ""
+
+    def request(self) -> Request:
+        """The canonical request."""
+        return Request(
+            kind=Kind.HOLD,
+            id=self.id,
+            debit_account_id=self.debit_account_id,
+            credit_account_id=self.credit_account_id,
+            amount_minor=self.amount_minor,
+            currency=self.currency,
+            timeout_s=self.timeout_s,
+            terminal=self.terminal,
+            merchant=self.merchant,
+            reference=self.reference,
+        )
+
+
+class PostBody(Sent, frozen=True, kw_only=True):
+    """Pay what was held, or a part of it; the rest is given free."""
+
+    id: RequestId
+    amount_minor: AmountMinor | UnsetType = UNSET
+    reference: ShortText = ""
+
+    def request(self, client: str, original_id: str) -> Request:
+        """The canonical request."""
+        return Request(
+            kind=Kind.POST,
+            id=self.id,
+            amount_minor=0 if self.amount_minor is UNSET else self.amount_minor,
+            original_client=client,
+            original_id=original_id,
+            reference=self.reference,
+        )
+
+
+class VoidBody(Sent, frozen=True, kw_only=True):
+    """Give free what was held."""
+
+    id: RequestId
+    reference: ShortText = ""
+
+    def request(self, client: str, original_id: str) -> Request:
+        """The canonical request."""
+        return Request(
+            kind=Kind.VOID,
+            id=self.id,
+            original_client=client,
+            original_id=original_id,
+            reference=self.reference,
+        )
+
+
+class ReversalBody(Sent, frozen=True, kw_only=True):
+    """Give back a payment, whole (no amount_minor) or in part."""
+
+    id: RequestId
+    original_id: RequestId
+    amount_minor: AmountMinor | UnsetType = UNSET
+    reference: ShortText = ""
+
+    def request(self, client: str) -> Request:
+        """The canonical request."""
+        return Request(
+            kind=Kind.REVERSAL,
+            id=self.id,
+            amount_minor=0 if self.amount_minor is UNSET else self.amount_minor,
+            original_client=client,
+            original_id=self.original_id,
+            reference=self.reference,
+        )
+
+
+class CloseBody(Sent, frozen=True, kw_only=True):
+    """Close the open window. Its number makes a retry safe."""
+
+    window: Annotated[
+        int, msgspec.Meta(ge=1, le=2**63 - 1, description="The open window; GET /v1/status names it.")
+    ]
+    business_date: BusinessDate
+
+
+class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One payment's result: `answer` when it was cleared, else `problem`."""
+
+    status: int
+    answer: Answer | UnsetType = UNSET
+    problem: ProblemDocument | UnsetType = UNSET
+
+
+class BatchAnswers(msgspec.Struct, frozen=True, kw_only=True):
+    """The results of a batch, in the order of its payments."""
+
+    answers: list[BatchItem]
+
+
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """What this box holds of an account. Its full balance is known to the centre alone."""
+
+    id: str
+    currency: str
+    home: str
+    participant: str
+    available_minor: int
+    """What the account may spend here: its allowance less what is held."""
+    debits_pending_minor: int
+    debits_posted_minor: int
+    credits_pending_minor: int
+    credits_posted_minor: int
+    frozen: bool
+
+
+class AccountPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Accounts in the order of their ids; `next_after` is where the next page starts, "" at the end."""
+
+    accounts: list[AccountView]
+    next_after: str
+
+
+class AccountQuery(Sent, frozen=True, kw_only=True):
+    """Which accounts to list."""
+
+    after: Annotated[
+        str, msgspec.Meta(max_length=34, pattern=r"^[A-Za-z0-9._:-]*\Z", description="List ids above this.")
+    ] = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000, description="At most so many.")] = 100
+
+
+class WindowView(msgspec.Struct, frozen=True, kw_only=True):
+    """A closed clearing window; its positions sum to zero for each currency."""
+
+    window: int
+    business_date: str
+    transfers: int
+    positions: tuple[Position, ...]
+    closed_by: str
+    record: str
+    at_ns: int
+
+
+class WindowPage(msgspec.Struct, frozen=True, kw_only=True):
+    """The open window's number, and closed windows, oldest first."""
+
+    open_window: int
+    windows: list[WindowView]
+
+
+class WindowQuery(Sent, frozen=True, kw_only=True):
+    """Which closed windows to list."""
+
+    after: Annotated[
+        int, msgspec.Meta(ge=0, le=2**53, description="List windows with a number above this.")
+    ] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000, description="At most so many.")] = 100
+
+
+class NoticeQuery(Sent, frozen=True, kw_only=True):
+    """Where to go on: `next_after` of the page before."""
+
+    after: Place | UnsetType = UNSET
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000, description="At most so many.")] = 100
+
+
+class NoQuery(Sent, frozen=True, kw_only=True):
+    """No parameters."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How the box is."""
+
+    bank: str
+    box: str
+    version: str
+    mode: str
+    mode_reason: str
+    clears: bool
+    """Whether payments are taken now."""
+    line_up: bool
+    offline_since_ns: int
+    """The box's own time when the line went down; 0 while it is up."""
+    epoch: int
+    journal_size: int
+    cosigned_size: int
+    """How much of the journal the centre has in its books."""
+    records_waiting: int
+    """What the centre has not cosigned yet."""
+    window: int
+    window_transfers: int
+    site_version: int
+    queue_depth: int
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The signed end of the journal."""
+
+    epoch: int
+    size: int
+    checkpoint: str
+    """The signed note: origin, size, root, signature."""
+    cosigned_size: int
+    cosignature: str
+    """The centre's cosignature, which covers cosigned_size records; "" when there is none yet."""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Alive, or ready."""
+
+    status: str

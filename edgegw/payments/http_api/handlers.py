@@ -1,0 +1,274 @@
+"""What each operation does: a decoded call in, a reply out. One method per operation; no sockets, no headers
+of its own."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from edgegw.core.book import Book
+from edgegw.core.records import Account, Request, WindowClosed, place_text
+from edgegw.payments.answer import Outcome
+from edgegw.payments.http_api import bodies
+from edgegw.payments.http_api.openapi import PROBLEM_TYPE
+from edgegw.payments.problems import ProblemDocument, Unanswered, refusal_document
+from edgegw.payments.service import Decided, Gateway
+
+JSON: Final = "application/json"
+_encode: Final = msgspec.json.Encoder().encode
+_REPLAY: Final = {"Idempotent-Replay": "true"}
+_NO_TRACE: Final = "0" * 32
+_STATUSES: Final = {Outcome.CLEARED: 201, Outcome.KEPT: 202, Outcome.REFUSED: 409}
+
+
+class Call(NamedTuple):
+    """One request, decoded: its types are those of the operation."""
+
+    client: str
+    body: Any
+    path: Any
+    query: Any
+
+
+class Reply(NamedTuple):
+    """What to send back."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] = {}  # noqa: RUF012 - never changed
+    content_type: str = JSON
+
+
+class Handlers:
+    """The operations of one gateway."""
+
+    def __init__(self, gateway: Gateway, document: bytes) -> None:
+        self._gateway = gateway
+        self._document = document
+
+    # -- deciding --------------------
+
+    async def create_payment(self, call: Call) -> Reply:
+        """One payment."""
+        return await self._decide(call.client, call.body.request())
+
+    async def create_hold(self, call: Call) -> Reply:
+        """A hold."""
+        return await self._decide(call.client, call.body.request())
+
+    async def post_hold(self, call: Call) -> Reply:
+        """Post a hold."""
+        return await self._decide(call.client, call.body.request(call.client, call.path.hold_id))
+
+    async def void_hold(self, call: Call) -> Reply:
+        """Void a hold."""
+        return await self._decide(call.client, call.body.request(call.client, call.path.hold_id))
+
+    async def create_reversal(self, call: Call) -> Reply:
+        """A reversal."""
+        return await self._decide(call.client, call.body.request(call.client))
+
+    async def _decide(self, client: str, request: Request) -> Reply:
+        decided = await self._gateway.decide(client, request)
+        answer = decided.answer
+        headers = _REPLAY if decided.repeat else {}
+        status = _STATUSES[answer.outcome]
+        if answer.outcome is Outcome.REFUSED:
+            return Reply(status, _encode(_refusal(decided)), headers, PROBLEM_TYPE)
+        return Reply(status, _encode(answer), headers)
+
+    async def create_payments(self, call: Call) -> Reply:
+        """A batch of payments."""
+        batch: bodies.BatchBody = call.body
+        if batch.linked:
+            _check_no_repeats(batch)
+        requests = [payment.request() for payment in batch.payments]
+        results = await self._gateway.decide_many(call.client, requests, linked=batch.linked)
+        replayed = all(isinstance(result, Decided) and result.repeat for result in results)
+        items = [_item(result) for result in results]
+        return Reply(200, _encode(bodies.BatchAnswers(answers=items)), _REPLAY if replayed else {})
+
+    async def close_window(self, call: Call) -> Reply:
+        """Close the open window."""
+        body: bodies.CloseBody = call.body
+        closed = await self._gateway.close_window(
+            window=body.window, business_date=body.business_date, by=call.client
+        )
+        return Reply(200, _encode(_window(closed)))
+
+    # -- reading --------------------
+
+    async def get_payment(self, call: Call) -> Reply:
+        """A payment and what became of it."""
+        view = await self._gateway.history.view(call.client, call.path.id)
+        if view is None:
+            raise _no_payment(call)
+        return Reply(200, _encode(view))
+
+    async def get_receipt(self, call: Call) -> Reply:
+        """A receipt."""
+        receipt = await self._gateway.history.receipt(call.client, call.path.id)
+        if receipt is None:
+            raise _no_payment(call)
+        return Reply(200, _encode(receipt))
+
+    async def list_accounts(self, call: Call) -> Reply:
+        """A page of accounts."""
+        book, query = self._gateway.book, call.query
+        site = book.site
+        listed = (
+            []
+            if site is None
+            else sorted(account.id for account in site.accounts if account.id > query.after)
+        )
+        page = listed[: query.limit]
+        views = [
+            _account(book, book.accounts[account_id]) for account_id in page if account_id in book.accounts
+        ]
+        next_after = page[-1] if len(listed) > len(page) else ""
+        return Reply(200, _encode(bodies.AccountPage(accounts=views, next_after=next_after)))
+
+    async def get_account(self, call: Call) -> Reply:
+        """An account."""
+        account_id: str = call.path.account_id
+        account = self._gateway.book.accounts.get(account_id)
+        if account is None:
+            raise Unanswered(
+                "account_not_found", "this box knows no such account", field="account_id", value=account_id
+            )
+        return Reply(200, _encode(_account(self._gateway.book, account)))
+
+    async def list_windows(self, call: Call) -> Reply:
+        """A page of closed windows."""
+        closed = await self._gateway.history.windows(after=call.query.after, limit=call.query.limit)
+        page = bodies.WindowPage(
+            open_window=self._gateway.book.window, windows=[_window(record) for record in closed]
+        )
+        return Reply(200, _encode(page))
+
+    async def list_notices(self, call: Call) -> Reply:
+        """A page of notices."""
+        after = call.query.after
+        place = "" if after is msgspec.UNSET else after
+        return Reply(
+            200,
+            _encode(await self._gateway.history.notices(call.client, after=place, limit=call.query.limit)),
+        )
+
+    async def get_checkpoint(self, call: Call) -> Reply:  # noqa: ARG002
+        """The signed end of the journal."""
+        proven = await self._gateway.history.head()
+        checkpoint = bodies.Checkpoint(
+            epoch=proven.epoch,
+            size=proven.size,
+            checkpoint=proven.checkpoint,
+            cosigned_size=proven.cosigned_size,
+            cosignature=proven.cosignature,
+        )
+        return Reply(200, _encode(checkpoint))
+
+    async def get_status(self, call: Call) -> Reply:  # noqa: ARG002
+        """How the box is."""
+        gateway, book = self._gateway, self._gateway.book
+        proven = await gateway.history.head()
+        status = bodies.Status(
+            bank=book.bank,
+            box=book.box,
+            version=gateway.version,
+            mode=book.mode,
+            mode_reason=book.mode_reason,
+            clears=gateway.ready,
+            line_up=gateway.line_up,
+            offline_since_ns=book.offline_since_ns,
+            epoch=proven.epoch,
+            journal_size=proven.size,
+            cosigned_size=proven.cosigned_size,
+            records_waiting=proven.size - proven.cosigned_size,
+            window=book.window,
+            window_transfers=book.window_transfers,
+            site_version=book.site_version,
+            queue_depth=gateway.queue_depth,
+        )
+        return Reply(200, _encode(status))
+
+    async def get_health(self, call: Call) -> Reply:  # noqa: ARG002
+        """Alive."""
+        return Reply(200, _encode(bodies.Health(status="alive")))
+
+    async def get_readiness(self, call: Call) -> Reply:  # noqa: ARG002
+        """Ready for payments."""
+        if not self._gateway.ready:
+            book = self._gateway.book
+            raise Unanswered("not_clearing", f"the box is {book.mode}: {book.mode_reason}")
+        return Reply(200, _encode(bodies.Health(status="ready")))
+
+    async def get_metrics(self, call: Call) -> Reply:  # noqa: ARG002
+        """All metrics."""
+        body, content_type = self._gateway.meter.exposition()
+        return Reply(200, body, {}, content_type)
+
+    async def get_openapi(self, call: Call) -> Reply:  # noqa: ARG002
+        """The OpenAPI document."""
+        return Reply(200, self._document)
+
+
+def _refusal(decided: Decided) -> ProblemDocument:
+    answer = decided.answer
+    return refusal_document(
+        reason=answer.reason, detail=answer.detail, box=answer.box, record=answer.record, payment_id=answer.id
+    )
+
+
+def _item(result: Decided | Unanswered) -> bodies.BatchItem:
+    if isinstance(result, Unanswered):
+        return bodies.BatchItem(status=result.problem.status, problem=result.document(trace_id=_NO_TRACE))
+    status = _STATUSES[result.answer.outcome]
+    if result.answer.outcome is Outcome.REFUSED:
+        return bodies.BatchItem(status=status, problem=_refusal(result))
+    return bodies.BatchItem(status=status, answer=result.answer)
+
+
+def _check_no_repeats(batch: bodies.BatchBody) -> None:
+    seen: set[str] = set()
+    for index, payment in enumerate(batch.payments):
+        if payment.id in seen:
+            field = f"payments[{index}].id"
+            raise Unanswered(
+                "repeated_id", f"{field} occurs before in this batch", field=field, value=payment.id
+            )
+        seen.add(payment.id)
+
+
+def _no_payment(call: Call) -> Unanswered:
+    return Unanswered(
+        "payment_not_found", "this client has no such payment at this box", field="id", value=call.path.id
+    )
+
+
+def _account(book: Book, account: Account) -> bodies.AccountView:
+    balance = book.balance(account.id)
+    return bodies.AccountView(
+        id=account.id,
+        currency=account.currency,
+        home=account.home,
+        participant=account.participant,
+        available_minor=book.available(account.id),
+        debits_pending_minor=0 if balance is None else balance.debits_pending,
+        debits_posted_minor=0 if balance is None else balance.debits_posted,
+        credits_pending_minor=0 if balance is None else balance.credits_pending,
+        credits_posted_minor=0 if balance is None else balance.credits_posted,
+        frozen=account.id in book.frozen,
+    )
+
+
+def _window(record: WindowClosed) -> bodies.WindowView:
+    return bodies.WindowView(
+        window=record.window,
+        business_date=record.business_date,
+        transfers=record.transfers,
+        positions=record.positions,
+        closed_by=record.closed_by,
+        record=place_text(epoch=record.epoch, seq=record.seq),
+        at_ns=record.at_ns,
+    )

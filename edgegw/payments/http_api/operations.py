@@ -1,0 +1,318 @@
+"""One table of what the HTTP interface can do. The routes and the OpenAPI document are both made from it, so
+neither can lie.
+
+Owns `Operation`, and the errors that every operation of a kind can give. The handlers are
+`protocols/http.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from edgegw.core.records import AccountId, RequestId
+from edgegw.payments.answer import Answer
+from edgegw.payments.history import Notices, PaymentView, Receipt
+from edgegw.payments.http_api import bodies
+
+BODY_BYTES_MAX: Final = 1 << 20
+BATCH_BYTES_MAX: Final = 16 << 20
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A successful response: what it means, and its JSON shape or its text's media type."""
+
+    description: str
+    shape: type[msgspec.Struct] | None = None
+    media_type: str = "application/json"
+
+
+class PaymentPath(bodies.Sent, frozen=True, kw_only=True):
+    """Which payment."""
+
+    id: RequestId
+
+
+class HoldPath(bodies.Sent, frozen=True, kw_only=True):
+    """Which hold: the id that it was placed with."""
+
+    hold_id: RequestId
+
+
+class AccountPath(bodies.Sent, frozen=True, kw_only=True):
+    """Which account."""
+
+    account_id: AccountId
+
+
+class NoPath(bodies.Sent, frozen=True, kw_only=True):
+    """No parameters."""
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One method of one address."""
+
+    name: str
+    """The handler's name; the document writes it as one word, `createPayment`."""
+    method: str
+    path: str
+    summary: str
+    scope: str
+    """`pay`, `read` or `operate`; "" is open to everyone."""
+    responses: Mapping[int, Response]
+    body: type[msgspec.Struct] | None = None
+    path_shape: type[msgspec.Struct] = NoPath
+    query_shape: type[msgspec.Struct] = bodies.NoQuery
+    body_bytes_max: int = BODY_BYTES_MAX
+    problems: tuple[str, ...] = ()
+    """Codes of its own, beside those of its kind."""
+    refuses: bool = False
+    """The ledger can decide against it (409 with the reason's code)."""
+    links: Mapping[str, str] = {}
+    """Operation to the name of its path parameter that takes this one's `id`."""
+
+    @property
+    def operation_id(self) -> str:
+        """The name as the document writes it."""
+        return camel(self.name)
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Every problem code that it can give, but for a ledger's refusals."""
+        return (
+            *self.problems,
+            *(_SCOPED if self.scope else ()),
+            *(_WITH_BODY if self.body is not None else ()),
+            *(_WITH_PARAMETERS if self._has_parameters else ()),
+            *(_DECIDING if self.scope == "pay" else ()),
+            *_EVERYWHERE,
+        )
+
+    @property
+    def _has_parameters(self) -> bool:
+        return bool(self.path_shape.__struct_fields__ or self.query_shape.__struct_fields__)
+
+
+def camel(name: str) -> str:
+    """create_payment as createPayment."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+_EVERYWHERE: Final = ("unknown_field", "method_not_allowed", "internal_error")
+_SCOPED: Final = ("token_missing", "token_invalid", "token_expired", "scope_missing", "overloaded")
+_WITH_PARAMETERS: Final = ("invalid_field", "unknown_field", "missing_field", "repeated_field")
+_WITH_BODY: Final = (
+    "malformed_json",
+    "missing_field",
+    "unknown_field",
+    "repeated_field",
+    "invalid_field",
+    "card_number",
+    "request_timeout",
+    "body_too_large",
+    "unsupported_media_type",
+)
+_DECIDING: Final = (
+    "id_reused",
+    "too_many_refusals",
+    "not_clearing",
+    "not_decided",
+    "outcome_unknown",
+    "stopping",
+    "storage_full",
+)
+
+_CLEARED: Final = Response("Cleared; a repeat is the same bytes, with `Idempotent-Replay: true`.", Answer)
+
+OPERATIONS: Final = (
+    Operation(
+        name="create_payment",
+        method="POST",
+        path="/v1/payments",
+        summary="Pay from one account to another",
+        scope="pay",
+        body=bodies.PaymentBody,
+        responses={201: _CLEARED},
+        refuses=True,
+        links={"get_payment": "id", "get_receipt": "id"},
+    ),
+    Operation(
+        name="create_payments",
+        method="POST",
+        path="/v1/payments/batch",
+        summary="Pay up to 8,190 times, each by itself or all or none",
+        scope="pay",
+        body=bodies.BatchBody,
+        body_bytes_max=BATCH_BYTES_MAX,
+        responses={200: Response("Every payment's result, in order.", bodies.BatchAnswers)},
+        problems=("repeated_id", "group_mixed"),
+    ),
+    Operation(
+        name="get_payment",
+        method="GET",
+        path="/v1/payments/{id}",
+        summary="A payment's first answer, and what became of it",
+        scope="read",
+        path_shape=PaymentPath,
+        responses={200: Response("The payment.", PaymentView)},
+        problems=("payment_not_found",),
+    ),
+    Operation(
+        name="create_hold",
+        method="POST",
+        path="/v1/holds",
+        summary="Reserve money, to be posted or voided later",
+        scope="pay",
+        body=bodies.HoldBody,
+        responses={201: _CLEARED},
+        refuses=True,
+        links={"get_payment": "id", "post_hold": "hold_id", "void_hold": "hold_id"},
+    ),
+    Operation(
+        name="post_hold",
+        method="POST",
+        path="/v1/holds/{hold_id}/post",
+        summary="Pay what was held, whole or in part",
+        scope="pay",
+        path_shape=HoldPath,
+        body=bodies.PostBody,
+        responses={201: _CLEARED},
+        refuses=True,
+    ),
+    Operation(
+        name="void_hold",
+        method="POST",
+        path="/v1/holds/{hold_id}/void",
+        summary="Give free what was held",
+        scope="pay",
+        path_shape=HoldPath,
+        body=bodies.VoidBody,
+        responses={201: _CLEARED},
+        refuses=True,
+    ),
+    Operation(
+        name="create_reversal",
+        method="POST",
+        path="/v1/reversals",
+        summary="Give a payment back, whole or in part",
+        scope="pay",
+        body=bodies.ReversalBody,
+        responses={
+            201: _CLEARED,
+            202: Response(
+                "Kept: its original is not known here yet; nothing moved, and it wins when that arrives.",
+                Answer,
+            ),
+        },
+        refuses=True,
+        links={"get_payment": "id"},
+    ),
+    Operation(
+        name="list_accounts",
+        method="GET",
+        path="/v1/accounts",
+        summary="What the box holds of every account",
+        scope="read",
+        query_shape=bodies.AccountQuery,
+        responses={200: Response("A page of accounts.", bodies.AccountPage)},
+    ),
+    Operation(
+        name="get_account",
+        method="GET",
+        path="/v1/accounts/{account_id}",
+        summary="What the box holds of an account",
+        scope="read",
+        path_shape=AccountPath,
+        responses={200: Response("The account.", bodies.AccountView)},
+        problems=("account_not_found",),
+    ),
+    Operation(
+        name="get_receipt",
+        method="GET",
+        path="/v1/receipts/{id}",
+        summary="Proof that a payment is in the box's journal, verifiable offline",
+        scope="read",
+        path_shape=PaymentPath,
+        responses={200: Response("The receipt.", Receipt)},
+        problems=("payment_not_found",),
+    ),
+    Operation(
+        name="list_windows",
+        method="GET",
+        path="/v1/windows",
+        summary="Closed clearing windows and their positions",
+        scope="read",
+        query_shape=bodies.WindowQuery,
+        responses={200: Response("A page of windows.", bodies.WindowPage)},
+    ),
+    Operation(
+        name="close_window",
+        method="POST",
+        path="/v1/windows/close",
+        summary="Close the open clearing window",
+        scope="operate",
+        body=bodies.CloseBody,
+        responses={200: Response("Closed; a repeat gives the same window.", bodies.WindowView)},
+        problems=("window_not_open", "not_decided", "outcome_unknown", "not_clearing", "storage_full"),
+    ),
+    Operation(
+        name="list_notices",
+        method="GET",
+        path="/v1/notices",
+        summary="The centre's late word on payments that the branch cleared at its own risk",
+        scope="read",
+        query_shape=bodies.NoticeQuery,
+        responses={200: Response("A page of notices.", Notices)},
+    ),
+    Operation(
+        name="get_status",
+        method="GET",
+        path="/v1/status",
+        summary="How the box is: mode, line, window, what waits",
+        scope="read",
+        responses={200: Response("The status.", bodies.Status)},
+    ),
+    Operation(
+        name="get_checkpoint",
+        method="GET",
+        path="/v1/checkpoint",
+        summary="The signed end of the journal, with the centre's cosignature",
+        scope="read",
+        responses={200: Response("The checkpoint.", bodies.Checkpoint)},
+    ),
+    Operation(
+        name="get_health",
+        method="GET",
+        path="/healthz",
+        summary="Whether the process lives",
+        scope="",
+        responses={200: Response("It lives.", bodies.Health)},
+    ),
+    Operation(
+        name="get_readiness",
+        method="GET",
+        path="/readyz",
+        summary="Whether payments are taken",
+        scope="",
+        responses={200: Response("They are.", bodies.Health)},
+        problems=("not_clearing",),
+    ),
+    Operation(
+        name="get_metrics",
+        method="GET",
+        path="/metrics",
+        summary="Metrics in Prometheus' text format",
+        scope="",
+        responses={200: Response("The metrics.", None, "text/plain")},
+    ),
+    Operation(
+        name="get_openapi",
+        method="GET",
+        path="/v1/openapi.json",
+        summary="This document",
+        scope="",
+        responses={200: Response("The document.", None, "application/json")},
+    ),
+)

@@ -1,0 +1,243 @@
+"""Why there is no cleared payment to show: every problem code in one table, and the RFC 9457 document that
+carries it.
+
+The reference of codes is generated from `PROBLEMS`. Owns codes, statuses, mends and the document; a ledger's
+refusals (`core.reasons`) are problems too: status 409, decided, final under their id. Leaves out who writes
+them to a socket."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from edgegw.core.card_numbers import holds_card_number, mask_card_numbers
+from edgegw.core.reasons import REASONS
+
+REFUSED_STATUS: Final = 409
+"""Decided, and the decision is no: a conflict with the state of the ledger, repeatable for ever."""
+
+
+class Problem(NamedTuple):
+    """One code: its HTTP status, what it means, what mends it."""
+
+    code: str
+    status: int
+    title: str
+    mend: str
+    retry_after_s: int = 0
+    """0: asking again with the same id changes nothing."""
+
+
+def _table(*problems: Problem) -> dict[str, Problem]:
+    return {problem.code: problem for problem in problems}
+
+
+PROBLEMS: Final[dict[str, Problem]] = _table(
+    Problem("malformed_json", 400, "The body is not JSON", "Send one whole JSON document in UTF-8."),
+    Problem(
+        "missing_field",
+        400,
+        "A required field is missing",
+        "Send the field; /v1/openapi.json gives its shape.",
+    ),
+    Problem("unknown_field", 400, "A field is not known", "Leave the field out or mend its name."),
+    Problem("repeated_field", 400, "A field is named twice", "Name every field once."),
+    Problem("invalid_field", 400, "A field's value is not allowed", "Mend the value as the detail says."),
+    Problem(
+        "card_number",
+        400,
+        "A field looks like a card number",
+        "Send an account id or a token, never a card number.",
+    ),
+    Problem(
+        "token_missing", 401, "No token", "Send `Authorization: Bearer <token>` signed with the client's key."
+    ),
+    Problem(
+        "token_invalid",
+        401,
+        "The token is not valid",
+        "Sign a token with the client's Ed25519 key for this box.",
+    ),
+    Problem(
+        "token_expired",
+        401,
+        "The token's time is not now",
+        "Mint a new token; compare the clocks if it is new.",
+    ),
+    Problem("scope_missing", 403, "The client may not do this", "Ask the bank to give the client the scope."),
+    Problem("not_found", 404, "There is no such address", "Use an address of /v1/openapi.json."),
+    Problem(
+        "payment_not_found",
+        404,
+        "No such payment",
+        "Check the id; only this client's payments at this box show.",
+    ),
+    Problem(
+        "account_not_found", 404, "No such account", "Check the account's id; GET /v1/accounts lists them."
+    ),
+    Problem(
+        "method_not_allowed",
+        405,
+        "The address does not know this method",
+        "Use a method of the Allow header.",
+    ),
+    Problem(
+        "request_timeout",
+        408,
+        "The body came too slowly",
+        "Send the whole body at once; the id is still free.",
+        1,
+    ),
+    Problem("id_reused", 409, "The id was used with other content", "Mint a new id for a new payment."),
+    Problem(
+        "repeated_id",
+        409,
+        "An id occurs twice in a linked batch",
+        "Mint an id for every payment of the batch.",
+    ),
+    Problem(
+        "group_mixed", 409, "Part of the group is decided", "Send the group as it was first, or with new ids."
+    ),
+    Problem(
+        "window_not_open", 409, "That window is not the open one", "GET /v1/status names the open window."
+    ),
+    Problem("body_too_large", 413, "The body is too large", "Send at most the bytes that the detail names."),
+    Problem(
+        "unsupported_media_type",
+        415,
+        "Not a JSON body",
+        "Send `Content-Type: application/json`, not compressed.",
+    ),
+    Problem(
+        "overloaded", 429, "Too much at once", "Wait as Retry-After says, then ask again with the same id.", 1
+    ),
+    Problem(
+        "too_many_refusals",
+        429,
+        "Too many refused requests",
+        "Mend the cause, wait, ask again with the same id.",
+        5,
+    ),
+    Problem(
+        "internal_error",
+        500,
+        "The box failed",
+        "Ask again with the same id; give the trace_id to the operator.",
+        5,
+    ),
+    Problem(
+        "not_clearing",
+        503,
+        "The box does not clear now",
+        "GET /v1/status says why; `edgegw status` at the box.",
+        30,
+    ),
+    Problem("not_decided", 503, "Nothing was decided", "Ask again with the same id.", 1),
+    Problem(
+        "outcome_unknown", 503, "The outcome is unknown", "Ask again with the same id: it is decided once.", 5
+    ),
+    Problem("stopping", 503, "The box is stopping", "Ask again with the same id when it is back.", 5),
+    Problem("storage_full", 507, "The disk is full", "Ask the operator for space; the id is still free.", 60),
+)
+
+
+class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An error as RFC 9457 writes it (`application/problem+json`)."""
+
+    type: str
+    """`urn:edgegw:problem:<code>`; the reference of codes explains each."""
+    title: str
+    status: int
+    code: str
+    message: str
+    """What is wrong here and now, for a person."""
+    trace_id: str
+    """32 hex digits to find the log lines by. Of a stored refusal: the payment's own id, so that a repeat is
+    the same bytes."""
+    hint: str
+    """What mends it."""
+    transient: bool = False
+    """Whether it may succeed later: under the same id if nothing was decided, under a new id if it was
+    refused."""
+    field: str = ""
+    value: str = ""
+    """What was sent in that field, shortened; never anything that looks like a card number."""
+    first_value: str = ""
+    """For `id_reused`: what the first request said in that field."""
+    instance: str = ""
+    """For a stored refusal: `urn:edgegw:record:<box>/<epoch>/<seq>`."""
+
+
+class Unanswered(Exception):
+    """No answer of the ledger: the request was not well formed, not allowed, or not decided."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        field: str = "",
+        value: object = "",
+        first_value: object = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.problem = PROBLEMS[code]
+        self.message = message
+        self.field = field
+        self.value = shown(value)
+        self.first_value = shown(first_value)
+        self.hint = hint or self.problem.mend
+
+    @property
+    def code(self) -> str:
+        """The problem's code."""
+        return self.problem.code
+
+    def document(self, *, trace_id: str) -> ProblemDocument:
+        """The problem document of one occurrence."""
+        problem = self.problem
+        return ProblemDocument(
+            type=f"urn:edgegw:problem:{problem.code}",
+            title=problem.title,
+            status=problem.status,
+            code=problem.code,
+            message=self.message,
+            trace_id=trace_id,
+            hint=self.hint,
+            transient=problem.retry_after_s > 0,
+            field=self.field,
+            value=self.value,
+            first_value=self.first_value,
+        )
+
+
+def refusal_document(*, reason: str, detail: str, box: str, record: str, payment_id: str) -> ProblemDocument:
+    """The problem document of a stored refusal, from the record alone, so that every repeat is the same
+    bytes."""
+    known = REASONS[reason]
+    return ProblemDocument(
+        type=f"urn:edgegw:problem:{reason}",
+        title="The payment was refused",
+        status=REFUSED_STATUS,
+        code=reason,
+        message=detail,
+        trace_id=payment_id,
+        hint=known.mend,
+        transient=known.transient,
+        instance=f"urn:edgegw:record:{box}/{record}",
+    )
+
+
+VALUE_CHARACTERS_MAX: Final = 64
+
+
+def shown(value: object) -> str:
+    """A sent value as an error may repeat it: printable, short, and masked where it could be a card
+    number."""
+    text = mask_card_numbers(value) if isinstance(value, str) else str(value)
+    if holds_card_number(text):
+        text = mask_card_numbers(text)
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 1] + "…"

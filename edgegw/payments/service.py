@@ -1,0 +1,391 @@
+"""The gateway service: admits requests, has them decided by the pen, asks the centre when the allowance is
+short, joins retries.
+
+Every protocol calls this and nothing below it. A payment is always decided locally (DESIGN §2): what the line
+adds is a grant that arrives as a directive, after which the payment starts again. Owns admission and the ways
+to fund; leaves out deciding (`core.decide`), writing (`ledger.writer`), the line (`uplink`) and reading back
+(`payments.history`)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from edgegw.core.book import Book
+from edgegw.core.decide import Funding, Short
+from edgegw.core.records import Kind, Request, WindowClosed
+from edgegw.core.site import Site
+from edgegw.errors import BrokenInvariant, OperatingError
+from edgegw.ledger.requests import Conflict, Decision, Outcome, Undecided
+from edgegw.payments import answer as answers
+from edgegw.payments.answer import Answer, answer_from
+from edgegw.payments.history import History
+from edgegw.payments.problems import Unanswered
+
+BATCH_MAX: Final = 8_190
+WAITING_MAX: Final = 32_768
+"""Payments admitted and not yet answered: four full batches, about a second of work; more means
+`overloaded`."""
+ASKS_MAX: Final = 256
+"""Questions to the centre under way at once; the rest wait their turn (they travel together in one
+message)."""
+ASKS_EACH_MAX: Final = 3
+"""How often one payment asks, when others spend what it was granted before it is its turn."""
+
+
+class Pen(Protocol):
+    """The one writer, as this service needs it (`ledger.writer.Pen`); every answer is on disk before it
+    returns."""
+
+    async def decide(
+        self, client: str, requests: Sequence[Request], funding: Funding, *, linked: bool = False
+    ) -> list[Outcome]:
+        """One outcome for each request, in their order; linked: all or nothing."""
+
+    async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:
+        """Close the open window and open the next one."""
+
+
+class Line(Protocol):
+    """The line to the centre, as this service needs it."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it makes sense to ask."""
+
+    async def ask(self, *, account_id: str, currency: str, amount_minor: int) -> str:
+        """Ask for a grant of at least amount_minor: `granted` (and applied), `refused`, `timeout` or
+        `down`."""
+
+
+class Meter(Protocol):
+    """What this service counts."""
+
+    def decided(
+        self, *, kind: str, outcome: str, cleared_by: str, reason: str, repeat: bool, seconds: float
+    ) -> None:
+        """A decision left the service."""
+
+    def unanswered(self, *, code: str) -> None:
+        """A request left the service without a decision."""
+
+    def protocol_event(self, *, protocol: str, event: str) -> None:
+        """A way in had something that is no decision: a connection, a bad frame, a rejection of its own."""
+
+    def exposition(self) -> tuple[bytes, str]:
+        """All metrics and their content type."""
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """An answer, and whether it is a repeat of the first one."""
+
+    answer: Answer
+    repeat: bool
+
+
+class _Waiting:
+    """A request that is being decided, and those who asked for the same meanwhile."""
+
+    __slots__ = ("joined", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.joined: asyncio.Future[Decided | Unanswered] | None = None
+
+    async def join(self, request: Request) -> Decided | Unanswered:
+        """Wait for the same answer; an Unanswered at once when the content differs."""
+        field = request.different_field(self.request)
+        if field is not None:
+            return reused(field, request, self.request)
+        if self.joined is None:
+            self.joined = asyncio.get_running_loop().create_future()
+        result = await asyncio.shield(self.joined)
+        return Decided(result.answer, True) if isinstance(result, Decided) else result
+
+    def done(self, result: Decided | Unanswered) -> None:
+        """Give the result to all who joined."""
+        if self.joined is not None and not self.joined.done():
+            self.joined.set_result(result)
+
+
+class Gateway:
+    """Payments in, answers out."""
+
+    def __init__(
+        self, *, pen: Pen, book: Book, line: Line, history: History, meter: Meter, version: str = ""
+    ) -> None:
+        self.book = book
+        self.history = history
+        self.meter = meter
+        self.version = version
+        self._pen = pen
+        self._line = line
+        self._waiting: dict[tuple[str, str], _Waiting] = {}
+        self._admitted = 0
+        self._asks = asyncio.Semaphore(ASKS_MAX)
+        self._stopping = False
+
+    @property
+    def site(self) -> Site | None:
+        """The site's settings in force."""
+        return self.book.site
+
+    @property
+    def box(self) -> str:
+        """This box's id."""
+        return self.book.box
+
+    @property
+    def queue_depth(self) -> int:
+        """Payments admitted and not yet answered."""
+        return self._admitted
+
+    @property
+    def line_up(self) -> bool:
+        """Whether the centre can be asked."""
+        return self._line.up
+
+    @property
+    def ready(self) -> bool:
+        """Whether payments are taken."""
+        return self.book.mode.clears and self.book.site is not None and not self._stopping
+
+    def stop_admitting(self) -> None:
+        """Take no new payments; those admitted are still answered."""
+        self._stopping = True
+
+    # -- deciding --------------------
+
+    async def handle(self, client: str, request: Request) -> Answer:
+        """The answer to one request; raises Unanswered when nothing was decided or the id means something
+        else."""
+        return (await self.decide(client, request)).answer
+
+    async def decide(self, client: str, request: Request) -> Decided:
+        """The same, with whether it is a repeat."""
+        [result] = await self.decide_many(client, [request])
+        if isinstance(result, Unanswered):
+            raise result
+        return result
+
+    async def decide_many(
+        self, client: str, requests: Sequence[Request], *, linked: bool = False
+    ) -> list[Decided | Unanswered]:
+        """One result for each request, in order; `linked` makes them stand or fall together.
+
+        Raises Unanswered for the whole when it is not admitted.
+        """
+        began = time.perf_counter()
+        try:
+            results = await self._admitted_many(client, requests, linked=linked)
+        except Unanswered as error:
+            self.meter.unanswered(code=error.code)
+            raise
+        seconds = time.perf_counter() - began
+        for result in results:
+            self._count(result, seconds)
+        return results
+
+    def _count(self, result: Decided | Unanswered, seconds: float) -> None:
+        if isinstance(result, Unanswered):
+            self.meter.unanswered(code=result.code)
+            return
+        answer = result.answer
+        self.meter.decided(
+            kind=answer.kind,
+            outcome=answer.outcome,
+            cleared_by=answer.cleared_by or "",
+            reason=answer.reason if answer.outcome is answers.Outcome.REFUSED else "",
+            repeat=result.repeat,
+            seconds=seconds,
+        )
+
+    async def _admitted_many(
+        self, client: str, requests: Sequence[Request], *, linked: bool
+    ) -> list[Decided | Unanswered]:
+        if self._stopping:
+            raise Unanswered("stopping", "the box takes no new payments")
+        if self._admitted + len(requests) > WAITING_MAX:
+            raise Unanswered("overloaded", f"{self._admitted} payments wait; the box takes {WAITING_MAX}")
+        self._admitted += len(requests)
+        try:
+            if linked:
+                return await self._decide_group(client, requests)
+            return await self._decide_each(client, requests)
+        finally:
+            self._admitted -= len(requests)
+
+    async def _decide_each(self, client: str, requests: Sequence[Request]) -> list[Decided | Unanswered]:
+        own: list[tuple[int, Request, _Waiting]] = []
+        joins: list[tuple[int, Request, _Waiting]] = []
+        for index, request in enumerate(requests):
+            waiting = self._waiting.get((client, request.id))
+            if waiting is None:
+                waiting = self._waiting[client, request.id] = _Waiting(request)
+                own.append((index, request, waiting))
+            else:
+                joins.append((index, request, waiting))
+        joining = [asyncio.ensure_future(waiting.join(request)) for _, request, waiting in joins]
+        results: list[Decided | Unanswered] = [_NOT_DECIDED] * len(requests)
+        try:
+            if own:
+                decided = await self._through_pen(client, [request for _, request, _ in own])
+                for (index, _, _), result in zip(own, decided, strict=True):
+                    results[index] = result
+        finally:
+            for index, request, waiting in own:
+                del self._waiting[client, request.id]
+                waiting.done(results[index])
+        for (index, _, _), joined in zip(joins, joining, strict=True):
+            results[index] = await joined
+        return results
+
+    async def _through_pen(self, client: str, requests: list[Request]) -> list[Decided | Unanswered]:
+        try:
+            decisions = await self._pen.decide(client, requests, self._funding())
+        except (OperatingError, BrokenInvariant) as error:
+            return [undecided_by(error)] * len(requests)
+        results = [
+            self._result(request, decision) for request, decision in zip(requests, decisions, strict=True)
+        ]
+        short = [(index, decision) for index, decision in enumerate(decisions) if isinstance(decision, Short)]
+        if short:
+            asked = [self._with_centre(client, requests[index], decision) for index, decision in short]
+            for (index, _), result in zip(short, await asyncio.gather(*asked), strict=True):
+                results[index] = result
+        return results
+
+    def _funding(self) -> Funding:
+        return Funding(line_up=True) if self._line.up else _LINE_DOWN
+
+    async def _with_centre(self, client: str, request: Request, short: Short) -> Decided | Unanswered:
+        """Ask for a grant and decide again: from the grant, or at the branch's risk, or not at all."""
+        funding = await self._ask(short)
+        try:
+            [again] = await self._pen.decide(client, [request], funding)
+        except (OperatingError, BrokenInvariant) as error:
+            return undecided_by(error)
+        return self._result(request, again)
+
+    async def _ask(self, short: Short) -> Funding:
+        async with self._asks:
+            for _ in range(ASKS_EACH_MAX):
+                said = await self._line.ask(
+                    account_id=short.account_id, currency=short.currency, amount_minor=short.amount_minor
+                )
+                if said != "granted":
+                    return _ASKED_IN_VAIN[said]
+                if self.book.available(short.account_id) >= short.amount_minor:
+                    break
+        return _GRANTED
+
+    async def _decide_group(self, client: str, requests: Sequence[Request]) -> list[Decided | Unanswered]:
+        identities = [(client, request.id) for request in requests]
+        if any(identity in self._waiting for identity in identities):
+            raise Unanswered("not_decided", "a payment of this group is being decided; ask again in a moment")
+        for identity, request in zip(identities, requests, strict=True):
+            self._waiting[identity] = _Waiting(request)
+        results: list[Decided | Unanswered] = [_NOT_DECIDED] * len(requests)
+        try:
+            results = await self._group_through_pen(client, requests)
+        finally:
+            for identity, result in zip(identities, results, strict=True):
+                self._waiting.pop(identity).done(result)
+        return results
+
+    async def _group_through_pen(
+        self, client: str, requests: Sequence[Request]
+    ) -> list[Decided | Unanswered]:
+        try:
+            decisions = await self._pen.decide(client, requests, self._funding(), linked=True)
+            if any(isinstance(decision, Short) for decision in decisions):
+                funding = await self._ask_for_group(requests)
+                decisions = await self._pen.decide(client, requests, funding, linked=True)
+        except (OperatingError, BrokenInvariant) as error:
+            return [undecided_by(error)] * len(requests)
+        return [
+            self._result(request, decision) for request, decision in zip(requests, decisions, strict=True)
+        ]
+
+    async def _ask_for_group(self, requests: Sequence[Request]) -> Funding:
+        """One question for each account that the whole group leaves short; the worst answer counts for
+        all."""
+        needs: dict[tuple[str, str], int] = {}
+        for request in requests:
+            if request.kind in (Kind.PAYMENT, Kind.HOLD):
+                key = (request.debit_account_id, request.currency)
+                needs[key] = needs.get(key, 0) + request.amount_minor
+        for (account_id, currency), amount_minor in needs.items():
+            if self.book.available(account_id) < amount_minor:
+                funding = await self._ask(Short(account_id, currency, amount_minor))
+                if funding is not _GRANTED:
+                    return funding
+        return _GRANTED
+
+    def _result(self, request: Request, outcome: Outcome) -> Decided | Unanswered:
+        if isinstance(outcome, Decision):
+            return Decided(answer_from(outcome.record), outcome.repeat)
+        if isinstance(outcome, Conflict):
+            return reused(outcome.field, request, outcome.first)
+        if isinstance(outcome, Undecided):
+            return Unanswered(_CODES.get(outcome.code, "not_decided"), outcome.detail, hint=outcome.hint)
+        return _NOT_DECIDED
+
+    # -- windows --------------------
+
+    async def close_window(self, *, window: int, business_date: str, by: str) -> WindowClosed:
+        """Close the open window; closing it again with the same date gives the same record, so that a retry
+        is safe."""
+        if window == self.book.window:
+            if not self.book.mode.clears:
+                raise Unanswered("not_clearing", f"the box is {self.book.mode}: {self.book.mode_reason}")
+            try:
+                return await self._pen.close_window(business_date=business_date, closed_by=by)
+            except (OperatingError, BrokenInvariant) as error:
+                raise undecided_by(error) from error
+        closed = await self.history.window(window)
+        if closed is None or closed.business_date != business_date:
+            message = f"window {window} is not open; the open one is {self.book.window}"
+            raise Unanswered("window_not_open", message, field="window", value=window)
+        return closed
+
+
+_LINE_DOWN: Final = Funding(line_up=False, reason="line_down")
+_GRANTED: Final = Funding(line_up=True, centre="granted")
+_ASKED_IN_VAIN: Final = {
+    "refused": Funding(line_up=True, centre="refused"),
+    "timeout": Funding(line_up=True, centre="timeout", reason="centre_timeout"),
+    "down": _LINE_DOWN,
+}
+_NOT_DECIDED: Final = Unanswered("not_decided", "the box stopped deciding before it was this payment's turn")
+
+
+def reused(field: str, request: Request, first: Request) -> Unanswered:
+    """Same identity, other content: names the field and both values."""
+    value, first_value = getattr(request, field), getattr(first, field)
+    message = f"id {request.id} was used before; {field} differs"
+    return Unanswered("id_reused", message, field=field, value=value, first_value=first_value)
+
+
+_CODES: Final = {
+    "overloaded": "overloaded",
+    "storage_full": "storage_full",
+    "outcome_unknown": "outcome_unknown",
+    "refusal_budget": "too_many_refusals",
+    "group_mixed": "group_mixed",
+    "behind": "not_clearing",
+    "forked": "not_clearing",
+    "fenced": "not_clearing",
+    "not_enrolled": "not_clearing",
+}
+
+
+def undecided_by(error: OperatingError | BrokenInvariant) -> Unanswered:
+    """What a client is told when the world, or we, did not allow a decision."""
+    if isinstance(error, BrokenInvariant):
+        return Unanswered("outcome_unknown", "the box stopped itself: a rule of its own did not hold")
+    return Unanswered(_CODES.get(error.code, "not_decided"), str(error), hint=error.hint)
