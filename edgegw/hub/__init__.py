@@ -1,1 +1,2 @@
-"""The centre: keeps accounts, receives and replays the boxes' journals, hands out allowances and site settings (DESIGN §10)."""
+"""The centre: keeps accounts, receives and replays the boxes' journals, hands out allowances and site
+settings (DESIGN §10)."""

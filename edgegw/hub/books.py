@@ -1,21 +1,23 @@
-"""The hub's books: what every account has, how much of it is available here, and how much is outstanding at which box.
+"""The hub's books: what every account has, how much of it is available here, and how much is outstanding at
+which box.
 
-`Books` is one SQL transaction's open pages: it locks the accounts that it needs, in the order of their ids, lets them move in memory
-and writes them back once. The moves are the few that exist (DESIGN §3.8), and each keeps `available + sum(outstanding) = balance`.
-Leaves out when to grant what (`hub.grants`) and what a record means (`hub.replay`).
+`Books` is one SQL transaction's open pages: it locks the accounts that it needs, in the order of their ids,
+lets them move in memory and writes them back once. The moves are the few that exist (DESIGN §3.8), and each
+keeps `available + sum(outstanding) = balance`. Leaves out when to grant what (`hub.grants`) and what a record
+means (`hub.replay`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from edgegw.core.book import receivable_account, recourse_account, risk_account, suspense_account
 from edgegw.core.records import AMOUNT_MINOR_MAX
-from edgegw.hub.schema import account, core_posting, outstanding
+from edgegw.hub.schema import account, box, core_posting, outstanding
 
 IDS_MAX: Final = 500
 """Ids in one IN list; both engines take more, but a statement stays readable in a log."""
@@ -75,7 +77,8 @@ class Books:
         self._before: dict[str, tuple[int, int, int]] = {}
 
     def open(self, account_ids: Iterable[str]) -> None:
-        """Lock and read accounts in the order of their ids; unknown ids stay unknown. Call it once, with all that may be needed."""
+        """Lock and read accounts in the order of their ids; unknown ids stay unknown. Call it once, with all
+        that may be needed."""
         wanted = sorted(set(account_ids) - self._pages.keys())
         for start in range(0, len(wanted), IDS_MAX):
             self._open(wanted[start : start + IDS_MAX])
@@ -119,18 +122,22 @@ class Books:
         """Every open page, in the order of the ids."""
         return [self._pages[account_id] for account_id in sorted(self._pages)]
 
-    # -- the moves ---------------------------------------------------------------------------------------------------
+    # -- the moves ---------------------------------------------------------------------------------------
 
     def grant(self, account_id: str, amount_minor: int) -> None:
-        """Hand amount_minor of what is available to the box; raises BooksError beyond it, whatever the account."""
+        """Hand amount_minor of what is available to the box; raises BooksError beyond it, whatever the
+        account."""
         page = self._known(account_id)
         if not 0 < amount_minor <= page.available_minor:
-            raise BooksError(f"a grant of {amount_minor} from {account_id}, which has {page.available_minor} available")
+            raise BooksError(
+                f"a grant of {amount_minor} from {account_id}, which has {page.available_minor} available"
+            )
         page.available_minor -= amount_minor
         page.outstanding_minor += amount_minor
 
     def give_back(self, account_id: str, amount_minor: int) -> int:
-        """Take back what the box returned, at most what was outstanding there; returns what was not (0 in a sound world)."""
+        """Take back what the box returned, at most what was outstanding there; returns what was not (0 in a
+        sound world)."""
         page = self._known(account_id)
         returned = min(amount_minor, page.outstanding_minor) if page.floor else amount_minor
         returned = max(returned, 0)
@@ -139,14 +146,16 @@ class Books:
         return amount_minor - returned
 
     def move_at_box(self, *, debit: str, credit: str, amount_minor: int) -> int:
-        """Post what the box has moved; what exceeds the payer's outstanding is borne by the box's risk account, and returned."""
+        """Post what the box has moved; what exceeds the payer's outstanding is borne by the box's risk
+        account, and returned."""
         payer, payee = self._known(debit), self._known(credit)
         covered = min(amount_minor, max(payer.outstanding_minor, 0)) if payer.floor else amount_minor
         payer.balance_minor -= covered
         payer.outstanding_minor -= covered
         overdrawn = amount_minor - covered
         if overdrawn:
-            # From the part at the centre: the box's own risk allowance is a figure of its journal and did not move.
+            # From the part at the centre: the box's own risk allowance is a figure of its journal and did not
+            # move.
             risk = self._known(risk_account(self._box, payer.currency))
             risk.balance_minor -= overdrawn
             risk.available_minor -= overdrawn
@@ -155,10 +164,13 @@ class Books:
         return overdrawn
 
     def move_at_centre(self, *, debit: str, credit: str, amount_minor: int) -> None:
-        """Post between what is available here; raises BooksError where that takes a floored account below zero."""
+        """Post between what is available here; raises BooksError where that takes a floored account below
+        zero."""
         payer, payee = self._known(debit), self._known(credit)
         if payer.floor and payer.available_minor < amount_minor:
-            raise BooksError(f"debit_account_id {debit} has {payer.available_minor} available, not {amount_minor}")
+            raise BooksError(
+                f"debit_account_id {debit} has {payer.available_minor} available, not {amount_minor}"
+            )
         payer.balance_minor -= amount_minor
         payer.available_minor -= amount_minor
         payee.balance_minor += amount_minor
@@ -170,7 +182,7 @@ class Books:
             raise BooksError(f"account_id {account_id} is unknown; publish a site that lists it")
         return page
 
-    # -- writing back ------------------------------------------------------------------------------------------------
+    # -- writing back ------------------------------------------------------------------------------------
 
     def write(self) -> None:
         """Write the pages that changed, in the order of their ids; the caller commits."""
@@ -181,7 +193,10 @@ class Books:
             update(account)
             .where(account.c.account_id == bindparam("id"))
             .values(balance_minor=bindparam("balance"), available_minor=bindparam("available")),
-            [{"id": p.account_id, "balance": p.balance_minor, "available": p.available_minor} for p in changed],
+            [
+                {"id": p.account_id, "balance": p.balance_minor, "available": p.available_minor}
+                for p in changed
+            ],
         )
         known = [page for page in changed if page.is_outstanding]
         if known:
@@ -216,50 +231,79 @@ def _amounts(page: Page) -> tuple[int, int, int]:
     return page.balance_minor, page.available_minor, page.outstanding_minor
 
 
-def open_account(
-    connection: Connection, *, account_id: str, currency: str, home: str = "", participant: str = "", floor: bool
-) -> None:
-    """Open an account with nothing in it, or give a known one its new home and participant; raises BooksError when the currency or floor differ."""
-    known = connection.execute(
-        select(account.c.currency, account.c.floor).where(account.c.account_id == account_id).with_for_update()
-    ).one_or_none()
-    if known is None:
-        connection.execute(
-            insert(account).values(
-                account_id=account_id,
-                currency=currency,
-                home=home,
-                participant=participant,
-                floor=floor,
-                frozen=False,
-                balance_minor=0,
-                available_minor=0,
-            )
-        )
-        return
-    if (known.currency, known.floor) != (currency, floor):
-        raise BooksError(
-            f"account {account_id} is open in {known.currency} with floor {known.floor}; "
-            f"it cannot become {currency} with floor {floor}: use another id"
-        )
-    connection.execute(
-        update(account).where(account.c.account_id == account_id).values(home=home, participant=participant)
+class Opening(NamedTuple):
+    """An account to open, or to give its new home and participant."""
+
+    account_id: str
+    currency: str
+    home: str
+    participant: str
+    floor: bool
+
+
+def open_accounts(connection: Connection, openings: Iterable[Opening]) -> None:
+    """Open accounts with nothing in them, give known ones their new home and participant.
+
+    Raises BooksError where a known one has another currency or floor.
+    """
+    wanted = sorted(set(openings))
+    for start in range(0, len(wanted), IDS_MAX):
+        _open_accounts(connection, wanted[start : start + IDS_MAX])
+
+
+def _open_accounts(connection: Connection, openings: list[Opening]) -> None:
+    columns = account.c
+    rows = connection.execute(
+        select(columns.account_id, columns.currency, columns.home, columns.participant, columns.floor)
+        .where(columns.account_id.in_([opening.account_id for opening in openings]))
+        .order_by(columns.account_id)
+        .with_for_update()
     )
+    known = {row.account_id: Opening(*row) for row in rows}
+    fresh, changed = [], []
+    for opening in openings:
+        first = known.get(opening.account_id)
+        if first is None:
+            fresh.append({**opening._asdict(), "frozen": False, "balance_minor": 0, "available_minor": 0})
+        elif (first.currency, first.floor) != (opening.currency, opening.floor):
+            raise BooksError(
+                f"account {opening.account_id} is open in {first.currency} with floor {first.floor}; "
+                f"it cannot become {opening.currency} with floor {opening.floor}: use another id"
+            )
+        elif first != opening:
+            changed.append({"id": opening.account_id, "to": opening.home, "under": opening.participant})
+    if fresh:
+        connection.execute(insert(account), fresh)
+    if changed:
+        connection.execute(
+            update(account)
+            .where(columns.account_id == bindparam("id"))
+            .values(home=bindparam("to"), participant=bindparam("under")),
+            changed,
+        )
 
 
 def post_core(
-    connection: Connection, *, id: str, debit_account_id: str, credit_account_id: str, amount_minor: int  # noqa: A002
+    connection: Connection, *, id: str, debit_account_id: str, credit_account_id: str, amount_minor: int
 ) -> bool:
-    """Post between available amounts (opening balances: from `core:<currency>`), once for each id; False when it was posted before.
+    """Post between available amounts (opening balances: from `core:<currency>`), once for each id; False when
+    it was posted before.
 
-    Raises BooksError for the same id with other content, unknown accounts, two currencies, or money that is not there.
+    Raises BooksError for the same id with other content, unknown accounts, two currencies, or money that is
+    not there.
     """
-    posting = {"debit_account_id": debit_account_id, "credit_account_id": credit_account_id, "amount_minor": amount_minor}
+    posting = {
+        "debit_account_id": debit_account_id,
+        "credit_account_id": credit_account_id,
+        "amount_minor": amount_minor,
+    }
     first = connection.execute(select(core_posting).where(core_posting.c.id == id)).mappings().one_or_none()
     if first is not None:
         for field, value in posting.items():
             if first[field] != value:
-                raise BooksError(f"posting {id} exists with {field} {first[field]}, not {value}; use a new id")
+                raise BooksError(
+                    f"posting {id} exists with {field} {first[field]}, not {value}; use a new id"
+                )
         return False
     if not 0 < amount_minor <= AMOUNT_MINOR_MAX:
         raise BooksError(f"amount_minor is {amount_minor}; give 1 to {AMOUNT_MINOR_MAX}")
@@ -267,17 +311,22 @@ def post_core(
     books.open((debit_account_id, credit_account_id))
     pages = [books.page(account_id) for account_id in (debit_account_id, credit_account_id)]
     if debit_account_id == credit_account_id:
-        raise BooksError(f"debit_account_id and credit_account_id are both {debit_account_id}; name two accounts")
+        raise BooksError(
+            f"debit_account_id and credit_account_id are both {debit_account_id}; name two accounts"
+        )
     if len({page.currency for page in pages if page is not None}) > 1:
         raise BooksError(f"{debit_account_id} and {credit_account_id} are in two currencies")
     books.move_at_centre(debit=debit_account_id, credit=credit_account_id, amount_minor=amount_minor)
     connection.execute(insert(core_posting).values(id=id, **posting))
     books.write()
+    homes = {page.home for page in pages if page is not None and page.floor}
+    connection.execute(update(box).where(box.c.box.in_(homes)).values(allot_due=True))
     return True
 
 
 def violations(connection: Connection) -> list[str]:
-    """What breaks the books, in words; empty is sound. Reads every account, so it is for checks and not for each push."""
+    """What breaks the books, in words; empty is sound. Reads every account, so it is for checks and not for
+    each push."""
     held = (
         select(outstanding.c.account_id, func.sum(outstanding.c.amount_minor).label("amount"))
         .group_by(outstanding.c.account_id)
@@ -285,12 +334,18 @@ def violations(connection: Connection) -> list[str]:
     )
     total = func.coalesce(held.c.amount, 0)
     torn = connection.execute(
-        select(account.c.account_id, account.c.balance_minor, account.c.available_minor, total.label("outstanding"))
+        select(
+            account.c.account_id,
+            account.c.balance_minor,
+            account.c.available_minor,
+            total.label("outstanding"),
+        )
         .outerjoin(held, held.c.account_id == account.c.account_id)
         .where(account.c.available_minor + total != account.c.balance_minor)
     )
     found = [
-        f"{row.account_id}: {row.available_minor} available and {row.outstanding} outstanding are not {row.balance_minor}"
+        f"{row.account_id}: {row.available_minor} available and {row.outstanding} outstanding "
+        f"are not {row.balance_minor}"
         for row in torn
     ]
     below = connection.execute(
@@ -298,7 +353,10 @@ def violations(connection: Connection) -> list[str]:
             account.c.floor, (account.c.balance_minor < 0) | (account.c.available_minor < 0)
         )
     )
-    found += [f"{row.account_id}: below its floor, {row.balance_minor} ({row.available_minor} available)" for row in below]
+    found += [
+        f"{row.account_id}: below its floor, {row.balance_minor} ({row.available_minor} available)"
+        for row in below
+    ]
     sums = connection.execute(
         select(account.c.currency, func.sum(account.c.balance_minor).label("sum"))
         .group_by(account.c.currency)

@@ -1,7 +1,8 @@
-"""The hub's database: opened once, by one process when it is SQLite, with what durability needs read back and asserted.
+"""The hub's database: opened once, by one process when it is SQLite, with what durability needs read back and
+asserted.
 
-SQLite comes from the `pysqlite3` wheel, because distributions carry versions that can lose committed rows in WAL mode (DESIGN §8).
-Leaves out the tables (`hub.schema`) and everything that is asked of them.
+SQLite comes from the `pysqlite3` wheel, because distributions carry versions that can lose committed rows in
+WAL mode (DESIGN §8). Leaves out the tables (`hub.schema`) and everything that is asked of them.
 """
 
 from __future__ import annotations
@@ -38,10 +39,13 @@ class DatabaseError(RuntimeError):
 
 
 def check_sqlite_version(version: tuple[int, ...]) -> None:
-    """Raise DatabaseError for an SQLite that can lose committed rows (3.7.0 to 3.51.2, with two mended releases)."""
+    """Raise DatabaseError for an SQLite that can lose committed rows (3.7.0 to 3.51.2, with two mended
+    releases)."""
     if version < SQLITE_VERSION_MIN and version not in SQLITE_VERSIONS_MENDED:
         found = ".".join(map(str, version))
-        raise DatabaseError(f"SQLite {found} can lose committed rows in WAL mode; install pysqlite3 with 3.51.3 or newer")
+        raise DatabaseError(
+            f"SQLite {found} can lose committed rows in WAL mode; install pysqlite3 with 3.51.3 or newer"
+        )
 
 
 def open_database(path: Path) -> Engine:
@@ -58,13 +62,16 @@ def open_database(path: Path) -> Engine:
 
 @contextmanager
 def sole_process(path: Path) -> Iterator[None]:
-    """Serve the database at `path` alone: a second serving process raises DatabaseError. Operators' commands may run beside."""
+    """Serve the database at `path` alone: a second serving process raises DatabaseError. Operators' commands
+    may run beside."""
     lock = path.with_name(path.name + ".lock")
     with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DatabaseError(f"another hub serves {path}; stop it first, or use PostgreSQL for several") from None
+            raise DatabaseError(
+                f"another hub serves {path}; stop it first, or use PostgreSQL for several"
+            ) from None
         yield
 
 
@@ -76,7 +83,9 @@ def _prepare(connection: Any, _: object) -> None:
         cursor.execute(f"PRAGMA {name} = {value}")
         found = cursor.execute(f"PRAGMA {name}").fetchone()[0]
         if found != value:
-            raise DatabaseError(f"PRAGMA {name} is {found!r}, not {value!r}: the file system does not allow it")
+            raise DatabaseError(
+                f"PRAGMA {name} is {found!r}, not {value!r}: the file system does not allow it"
+            )
     cursor.close()
 
 

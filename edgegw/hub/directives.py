@@ -1,8 +1,8 @@
 """The directive log of one box: the hub is its author, the box applies it in order and journals what it did.
 
-`DirectiveLog` is one SQL transaction's open end of that log: it appends to the chain and the tree, and signs one
-checkpoint over the new head when it is written. Each epoch of a box begins a new log (`incarnation`), so that no
-grant is applied twice. Leaves out when a directive is due (`hub.grants`, `hub.replay`, `hub.site`).
+`DirectiveLog` is one SQL transaction's open end of that log: it appends to the chain and the tree, and signs
+one checkpoint over the new head when it is written. Each epoch of a box begins a new log (`incarnation`), so
+that no grant is applied twice. Leaves out when a directive is due (`hub.grants`, `hub.replay`, `hub.site`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from edgegw.core import journal
 from edgegw.core.exchange import frontier_at
-from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
 from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
 from edgegw.core.records import (
     ConfirmDirective,
     DeclineDirective,
@@ -219,7 +219,7 @@ def directives_held(connection: Connection, *, box: str, incarnation: int) -> Lo
 
 
 def directives_root_at(connection: Connection, *, box: str, incarnation: int, size: int) -> bytes | None:
-    """The root of the first `size` directives; None when there are fewer. Reads them all: for openings only."""
+    """The root of the first `size` directives; None when there are fewer. Reads them all: openings only."""
     leaves = _leaves(connection, box=box, incarnation=incarnation, size=size)
     return frontier_at(size, journal.nodes_of(leaves)).root() if len(leaves) == size > 0 else None
 
@@ -234,7 +234,8 @@ def _leaves(connection: Connection, *, box: str, incarnation: int, size: int) ->
 
 
 def package_after(connection: Connection, *, box: str, incarnation: int, size: int) -> Package | None:
-    """What a box that holds `size` directives lacks, as far as one package takes it; None when it lacks nothing."""
+    """What a box that holds `size` directives lacks, as far as one package takes it; None when it lacks
+    nothing."""
     head = _head_row(connection, box=box, incarnation=incarnation, lock=False)
     if head is None or head.size <= size:
         return None
@@ -254,7 +255,8 @@ def package_after(connection: Connection, *, box: str, incarnation: int, size: i
     end = size + len(bodies)
     root, proof = head.root, []
     if end < head.size:
-        # A box far behind: the tree's nodes are made afresh. Nobody waits for a grant that is this far down the log.
+        # A box far behind: the tree's nodes are made afresh. Nobody waits for a grant that is this far down
+        # the log.
         node = journal.nodes_of(_leaves(connection, box=box, incarnation=incarnation, size=head.size))
         root, proof = frontier_at(end, node).root(), journal.consistency_proof(end, head.size, node)
     return Package(

@@ -1,11 +1,12 @@
 """Who gets how much: answers to asks, allotments for accounts at home, and the boxes' risk accounts.
 
-An **ask** is answered once, by one directive, however often it is repeated. A visitor's account gets exactly what
-was asked, because what is not spent there lies idle until it is returned; an account at home at the asking box gets
-as much more as its allotment lacks, so that one directive does for both.
+An **ask** is answered once, by one directive, however often it is repeated. A visitor's account gets exactly
+what was asked, because what is not spent there lies idle until it is returned; an account at home at the
+asking box gets as much more as its allotment lacks, so that one directive does for both.
 
 An **allotment** is what a box holds unasked of an account that is at home there: `account_minor`, or
-`share_percent` of the account's whole balance where that is less. It is filled up when less than half is left.
+`share_percent` of the account's whole balance where that is less. It is filled up when less than half is
+left.
 
 A **risk account** is filled up to the site's `box_minor`. What it lacks at the centre is posted from
 `capital:<currency>`, the bank's own money, so that every stand-in is backed by a posting.
@@ -56,7 +57,9 @@ def unanswered(connection: Connection, asks: Sequence[Ask], *, box: str) -> list
     return fresh
 
 
-def answer(connection: Connection, books: Books, log: DirectiveLog, ask: Ask, *, box: str, site: Site) -> None:
+def answer(
+    connection: Connection, books: Books, log: DirectiveLog, ask: Ask, *, box: str, site: Site
+) -> None:
     """Answer one ask with a grant or a refusal; its account must be open in the books if it exists."""
     page = books.page(ask.account_id)
     reason = _why_not(page, ask)
@@ -102,7 +105,8 @@ def _why_not(page: Page | None, ask: Ask) -> str:
 
 
 def allot(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:
-    """Fill up every open account that is at home at the box and has less than half of its allotment left there."""
+    """Fill up every open account that is at home at the box and has less than half of its allotment left
+    there."""
     for page in books.pages():
         if page.home != box or not page.floor or page.frozen:
             continue
@@ -125,7 +129,8 @@ def _rule(site: Site, currency: str) -> AllowanceRule | None:
 
 
 def top_up_risk(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:
-    """Fill the box's risk accounts up to the site's `box_minor`, from capital where the centre has too little."""
+    """Fill the box's risk accounts up to the site's `box_minor`, from capital where the centre has too
+    little."""
     for rule in site.stand_in:
         risk = books.page(risk_account(box, rule.currency))
         if risk is None:

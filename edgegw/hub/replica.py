@@ -1,7 +1,8 @@
-"""A box's ledger as the hub replays it, through the same core: four counters an account, and the holds that live.
+"""A box's ledger as the hub replays it, through the same core: four counters an account, and the holds that
+live.
 
-Only the accounts and holds that a push touches are loaded. They carry no floor here, because what a box did has
-happened: the counters must follow it even where it was wrong, and the books find what was overdrawn.
+Only the accounts and holds that a push touches are loaded. They carry no floor here, because what a box did
+has happened: the counters must follow it even where it was wrong, and the books find what was overdrawn.
 Leaves out the books (`hub.books`) and what a record means for them (`hub.replay`).
 """
 
@@ -14,8 +15,9 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from edgegw.core import ledger
 from edgegw.core.book import LEG_CODE, PENDING, account_key
-from edgegw.core.model import Account, Balance, CreateTransferStatus, Transfer
-from edgegw.core.records import Leg, transfer_id
+from edgegw.core.model import Account, Balance, CreateTransferStatus, PendingStatus, Transfer
+from edgegw.core.overlay import Overlay
+from edgegw.core.records import AMOUNT_MINOR_MAX, Leg, transfer_id
 from edgegw.core.state import State
 from edgegw.hub.schema import box_balance, box_hold
 
@@ -35,7 +37,8 @@ class Replica:
         self._holds: set[int] = set()
 
     def load(self, currencies: Mapping[str, str], holds: Iterable[str]) -> None:
-        """Read the accounts (id to currency) and the holds (32 hex digits); what the tables lack starts at nothing."""
+        """Read the accounts (id to currency) and the holds (32 hex digits); what the tables lack starts at
+        nothing."""
         for part in _parts(sorted(currencies)):
             rows = self._connection.execute(
                 select(box_balance).where(
@@ -91,18 +94,21 @@ class Replica:
         return account_key(account_id) in self._names
 
     def available(self, account_id: str) -> int:
-        """What the account may spend at the box, as its journal says: posted credits less all debits, minor units."""
+        """What the account may spend at the box, as its journal says: posted credits less all debits, minor
+        units."""
         balance = self._state.balances[account_key(account_id)]
         return balance.credits_posted - balance.debits_posted - balance.debits_pending
 
     def post(self, legs: tuple[Leg, ...], *, seq: int, at_ns: int) -> CreateTransferStatus:
-        """Book the legs of one record, all or none; the first status that is not `created`, else `created`."""
+        """Book the legs of one record, all or none; the first status other than `created`, else `created`."""
         layer = self._state.overlay()
         for index, leg in enumerate(legs):
             moved = self._transfer(leg, transfer_id(epoch=self._epoch, seq=seq, leg=index))
             status = ledger.apply(layer, moved, at_ns=at_ns + index).status
             if status is not CreateTransferStatus.created:
                 return status
+        if any(max(_counters(balance).values()) > AMOUNT_MINOR_MAX for _, balance in _changed(layer)):
+            return CreateTransferStatus.overflows_debits  # the disk counts no further, though the core would
         layer.merge()
         return CreateTransferStatus.created
 
@@ -158,8 +164,8 @@ class Replica:
     def _write_holds(self) -> None:
         state = self._state
         fresh, gone = [], []
-        for hold_id, _status in state.pendings.items():
-            if state.is_live(hold_id):
+        for hold_id, status in state.pendings.items():
+            if status is PendingStatus.pending:
                 if hold_id not in self._holds:
                     fresh.append(self._hold_row(state.transfers[hold_id]))
             elif hold_id in self._holds:
@@ -194,6 +200,10 @@ _COUNTERS: Final = ("debits_pending", "debits_posted", "credits_pending", "credi
 
 def _counters(balance: Balance) -> dict[str, int]:
     return {name: getattr(balance, name) for name in _COUNTERS}
+
+
+def _changed(layer: State) -> list[tuple[int, Balance]]:
+    return list(layer.balances.changes()) if isinstance(layer.balances, Overlay) else []
 
 
 def _parts(ids: list[str]) -> Iterator[list[str]]:

@@ -1,7 +1,9 @@
-"""The hub's tables, in SQL that SQLite and PostgreSQL both speak: no type, default or clause of one engine alone.
+"""The hub's tables, in SQL that SQLite and PostgreSQL both speak: no type, default or clause of one engine
+alone.
 
-Money is `BigInteger` minor units. At every COMMIT, for every account, `available_minor` plus the sum of its `outstanding` equals
-`balance_minor`, and the balances of a currency sum to zero (`books.violations`). Leaves out the connection (`hub.database`).
+Money is `BigInteger` minor units. At every COMMIT, for every account, `available_minor` plus the sum of its
+`outstanding` equals `balance_minor`, and the balances of a currency sum to zero (`books.violations`). Leaves
+out the connection (`hub.database`).
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ session = Table(
     Column("epoch", Integer, nullable=False),
     Column("session", LargeBinary, nullable=False),
     Column("counter", BigInteger, nullable=False),
+    Column("verdict", String(16), nullable=False),
     Column("candidate", LargeBinary, nullable=False),  # opened, not used yet
-    Column("verdict", String(16), nullable=False),  # what its opening was answered
+    Column("candidate_verdict", String(16), nullable=False),
     Column("lived", Boolean, nullable=False),  # it had the box's place in its epoch
 )
 
@@ -89,7 +92,7 @@ record = Table(
     Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("type", String(16), nullable=False),
-    Column("client", String(64)),
+    Column("client", Text),
     Column("request_id", String(32)),
     Column("leaf", LargeBinary, nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -177,9 +180,9 @@ stand_in = Table(
     Column("box", String(64), primary_key=True),
     Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("payer", String(64), nullable=False),
-    Column("payee", String(64), nullable=False),
-    Column("currency", String(3), nullable=False),
+    Column("payer", Text, nullable=False),
+    Column("payee", Text, nullable=False),
+    Column("currency", Text, nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),  # waiting, confirmed, declined, voided
     Column("liable", String(16), nullable=False),
@@ -225,7 +228,9 @@ loss = Table(
     Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("leg", Integer, primary_key=True, autoincrement=False),
-    Column("account_id", String(64), nullable=False),  # whose allowance was overdrawn; the risk account bore it
+    Column(
+        "account_id", String(64), nullable=False
+    ),  # whose allowance was overdrawn; the risk account bore it
     Column("amount_minor", BigInteger, nullable=False),
 )
 

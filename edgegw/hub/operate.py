@@ -1,0 +1,110 @@
+"""What a person orders at the hub: a new epoch for a box, the settling of an old one, a freeze. Each in one
+SQL transaction.
+
+Leaves out publishing (`hub.site`) and opening balances (`hub.books`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from edgegw.core.book import receivable_account, risk_account
+from edgegw.hub import replay, schema
+from edgegw.hub.books import Books, set_frozen
+from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.keyring import Keyring
+from edgegw.hub.receive import BoxRow
+
+
+class OrderError(ValueError):
+    """An order that cannot be carried out; the text says why and what would help."""
+
+
+def release_epoch(connection: Connection, box: str) -> None:
+    """Let this box's next opening have a new epoch: after a restore, a fork, a quarantine or a lost disk.
+
+    What is outstanding in the old epoch stays in doubt until `seal_epoch`.
+    """
+    row = BoxRow.lock(connection, box)
+    if not row.epoch:
+        raise OrderError(f"box {box} has no epoch yet; its first opening gets one by itself")
+    row.release = True
+    row.write(connection)
+
+
+def freeze(
+    connection: Connection, keyring: Keyring, *, account_id: str, frozen: bool, reason: str, now_ns: int
+) -> None:
+    """Bar an account from paying out, here at once and at each box from its journal record on; or let it
+    again."""
+    boxes = connection.execute(
+        select(schema.box.c.box, schema.box.c.incarnation).order_by(schema.box.c.box).with_for_update()
+    ).all()
+    set_frozen(connection, account_id=account_id, frozen=frozen)
+    for row in boxes:
+        if row.incarnation:
+            log = DirectiveLog(connection, keyring, box=row.box, incarnation=row.incarnation, wall_ns=now_ns)
+            log.freeze(account_id=account_id, frozen=frozen, reason=reason)
+            log.write()
+
+
+def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
+    """Say that an old epoch's tail is complete: nothing more is taken, and what was in doubt is settled here.
+
+    What is outstanding returns to each account; stand-ins that the box could not finish are finished at the
+    centre, so that no payee waits for a box that is gone. A declined or uncovered one is the branch's
+    receivable.
+    """
+    row = BoxRow.lock(connection, box)
+    if epoch >= row.epoch:
+        raise OrderError(f"epoch {epoch} of {box} is not over; release a new epoch first")
+    head = schema.journal_head
+    sealed = connection.execute(
+        update(head)
+        .where(head.c.box == box, head.c.epoch == epoch, head.c.sealed.is_(False))
+        .values(sealed=True)
+    )
+    if sealed.rowcount != 1:
+        raise OrderError(f"epoch {epoch} of {box} was never issued, or is sealed already")
+    outstanding, stand_in = schema.outstanding.c, schema.stand_in.c
+    held = connection.execute(
+        select(outstanding.account_id).where(outstanding.box == box, outstanding.epoch == epoch)
+    ).scalars()
+    unsettled = connection.execute(
+        select(schema.stand_in)
+        .where(stand_in.box == box, stand_in.epoch == epoch, stand_in.settled.is_(False))
+        .order_by(stand_in.seq)
+    ).all()
+    currencies = {one.currency for one in unsettled}
+    names = set(held) | replay.own_accounts_of(box, currencies)
+    names |= {account_id for one in unsettled for account_id in (one.payer, one.payee)}
+    books = Books(connection, box=box, epoch=epoch, in_doubt=True)
+    books.open(names)
+    for page in books.pages():
+        page.available_minor += page.outstanding_minor
+        page.outstanding_minor = 0
+    for one in unsettled:
+        _finish_stand_in(connection, books, one)
+    books.write()
+
+
+def _finish_stand_in(connection: Connection, books: Books, row: Row[Any]) -> None:
+    """Finish one stand-in of a sealed epoch. Only a decline that the merchant bears moves nothing."""
+    one = replay.StandIn(
+        seq=row.seq, payer=row.payer, payee=row.payee, currency=row.currency, amount_minor=row.amount_minor
+    )
+    risk = risk_account(row.box, row.currency)
+    reason, liable = row.reason, row.liable
+    if row.state == "waiting":
+        reason = replay.post_stand_in(books, one, box=row.box)
+        liable = "branch" if reason else ""
+    if reason and liable == "branch":
+        receivable = receivable_account(row.box, row.currency)
+        books.move_at_centre(debit=receivable, credit=risk, amount_minor=row.amount_minor)
+    if not reason or liable == "branch":
+        books.move_at_centre(debit=risk, credit=row.payee, amount_minor=row.amount_minor)
+    replay.mark_stand_in(
+        connection, one, box=row.box, epoch=row.epoch, liable=liable, reason=reason, settled=True
+    )

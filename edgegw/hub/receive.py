@@ -1,0 +1,595 @@
+"""The hub's side of the exchange over SQL: judge an opening, take a beat, keep what is pushed, answer what is
+asked.
+
+One SQL transaction per message, under the lock of that box's row. In a beat: the push is verified, kept and
+replayed, its stand-ins are decided, asks answered, allotments and the risk account filled up, and the head
+moves by `WHERE size = :old`. The cosignature is made by the caller after its COMMIT (`Taken.cosign`). What
+the verdicts mean stands in `core.exchange`. Leaves out envelopes and HTTP (`hub.app`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from edgegw.access.keys import VerifyingKey
+from edgegw.core import journal
+from edgegw.core.exchange import (
+    HeldLog,
+    HubView,
+    PackageJudgement,
+    Session,
+    choose_version,
+    judge_message,
+    judge_open,
+    judge_push,
+    same_link,
+)
+from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.messages import (
+    ASKS_MAX,
+    VERSION,
+    Ask,
+    Beat,
+    Beaten,
+    ExchangeError,
+    LinkNote,
+    LogHead,
+    Open,
+    Opened,
+    Package,
+    PackageVerdict,
+    Verdict,
+    sign_link,
+)
+from edgegw.core.records import Link
+from edgegw.core.site import Site
+from edgegw.hub import grants, replay, schema
+from edgegw.hub.books import Books
+from edgegw.hub.directives import DirectiveLog, directives_held, directives_root_at, package_after
+from edgegw.hub.keyring import Keyring
+from edgegw.hub.site import Sites, announce
+
+REQUEST_ID_CHARS_MAX: Final = 64
+BOOT_CHARS_MAX: Final = 64
+
+ACTIVE: Final = "active"
+BEHIND: Final = "behind"
+FORKED: Final = "forked"
+QUARANTINED: Final = "quarantined"
+
+
+class HeadMovedError(RuntimeError):
+    """Another hub process has moved this journal's head meanwhile; the transaction is thrown away."""
+
+
+class Taken(NamedTuple):
+    """What a beat is answered, and what is to be cosigned once the transaction is committed."""
+
+    beaten: Beaten
+    epoch: int = 0
+    cosign: Checkpoint | None = None
+
+
+def register_boxes(connection: Connection, keyring: Keyring) -> None:
+    """Give every pinned box its row."""
+    known = {
+        row.box: row.device_key
+        for row in connection.execute(select(schema.box.c.box, schema.box.c.device_key))
+    }
+    for name, key in sorted(keyring.boxes.items()):
+        if name not in known:
+            connection.execute(insert(schema.box).values(_new_box(name, key)))
+        elif known[name] != key.text():
+            connection.execute(
+                update(schema.box).where(schema.box.c.box == name).values(device_key=key.text())
+            )
+
+
+def _new_box(name: str, key: VerifyingKey) -> dict[str, str | int | bool]:
+    return {
+        "box": name,
+        "device_key": key.text(),
+        "epoch": 0,
+        "incarnation": 0,
+        "state": ACTIVE,
+        "reason": "",
+        "boot": "",
+        "release": False,
+        "allot_due": True,
+        "waiting": 0,
+        "beat_at_ns": 0,
+    }
+
+
+@dataclass(slots=True)
+class BoxRow:
+    """A box's row, locked for this transaction; `write` puts it back."""
+
+    box: str
+    epoch: int
+    incarnation: int
+    state: str
+    reason: str
+    boot: str
+    release: bool
+    allot_due: bool
+    waiting: int
+    beat_at_ns: int
+
+    @classmethod
+    def lock(cls, connection: Connection, box: str) -> BoxRow:
+        """The row of a pinned box."""
+        columns = [schema.box.c[name] for name in cls.__slots__]
+        row = connection.execute(select(*columns).where(schema.box.c.box == box).with_for_update()).one()
+        return cls(*row)
+
+    def write(self, connection: Connection) -> None:
+        """Write every column back."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name != "box"}
+        connection.execute(update(schema.box).where(schema.box.c.box == self.box).values(values))
+
+
+# --- openings -----------------------------------------------------------------------------------------------
+
+
+def open_session(connection: Connection, keyring: Keyring, message: Open, *, candidate: bytes) -> Opened:
+    """Answer an authentic Open; candidate is the session (16 random bytes) that it gets. Raises
+    ExchangeError."""
+    if not 0 < len(message.boot) <= BOOT_CHARS_MAX:
+        raise ExchangeError(f"boot has {len(message.boot)} characters, not 1 to {BOOT_CHARS_MAX}")
+    row = BoxRow.lock(connection, message.box)
+    view = _view(connection, row, message.boot)
+    judgement = judge_open(message, view, hub_key=keyring.key.public)
+    verdict, reason = judgement.verdict, judgement.reason
+    if verdict is Verdict.VERSION:
+        return Opened(version=VERSION, verdict=verdict, reason=reason)
+    version = choose_version(oldest=message.version_oldest, newest=message.version)
+    if verdict is Verdict.LINK:
+        link = _link(connection, keyring, message, row, view)
+        return Opened(version=version, verdict=verdict, reason=reason, link=link)
+    if verdict is Verdict.FORKED and row.state != FORKED:
+        row.state, row.reason = FORKED, reason
+    elif verdict is Verdict.BEHIND and row.state == ACTIVE:
+        row.state, row.reason = BEHIND, reason
+    elif verdict is Verdict.OK and row.state == QUARANTINED:
+        verdict, reason = Verdict.FENCED, f"quarantined: {row.reason}"
+    row.write(connection)
+    _offer_session(connection, message, candidate=candidate, verdict=verdict)
+    return Opened(
+        version=version,
+        verdict=verdict,
+        reason=reason,
+        session=candidate,
+        journals=_heads(connection, row.box),
+        directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
+    )
+
+
+def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
+    head = _head(connection, row.box, row.epoch)
+    session = connection.execute(
+        select(schema.session.c.epoch, schema.session.c.lived).where(
+            schema.session.c.box == row.box, schema.session.c.boot == boot
+        )
+    ).one_or_none()
+    superseded = session is not None and session.lived and session.epoch == row.epoch and row.boot != boot
+
+    def journal_root_at(size: int) -> bytes | None:
+        return _journal_root_at(connection, box=row.box, epoch=row.epoch, size=size)
+
+    def directives_root(size: int) -> bytes | None:
+        return directives_root_at(connection, box=row.box, incarnation=row.incarnation, size=size)
+
+    return HubView(
+        epoch=row.epoch,
+        key="" if head is None else head.key,
+        journal=LogHead(row.epoch) if head is None else LogHead(row.epoch, head.size, head.root),
+        journal_root_at=journal_root_at,
+        directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
+        directives_root_at=directives_root,
+        forked=row.state == FORKED,
+        superseded=superseded,
+        release=row.release,
+    )
+
+
+def _journal_root_at(connection: Connection, *, box: str, epoch: int, size: int) -> bytes | None:
+    """The root of the first `size` records. Reads their leaves: only where a box opens with less than is
+    held."""
+    table = schema.record.c
+    leaves = connection.execute(
+        select(table.leaf)
+        .where(table.box == box, table.epoch == epoch, table.seq < size)
+        .order_by(table.seq)
+        .execution_options(yield_per=10_000)
+    ).scalars()
+    frontier = Frontier()
+    frontier.extend(leaves)
+    return frontier.root() if frontier.size == size else None
+
+
+def _link(connection: Connection, keyring: Keyring, message: Open, row: BoxRow, view: HubView) -> str:
+    """The signed link of the next epoch, or the same one again when its answer was lost."""
+    if same_link(message, view):
+        head = _head(connection, row.box, row.epoch)
+        return "" if head is None else str(head.link)
+    try:
+        VerifyingKey.parse(message.key)
+    except ValueError as problem:
+        raise ExchangeError(f"key: {problem}") from None
+    note = LinkNote(
+        bank=keyring.bank,
+        box=row.box,
+        epoch=row.epoch + 1,
+        key=message.key,
+        old_epoch=row.epoch,
+        old_size=view.journal.size,
+        old_root=view.journal.root.hex(),
+    )
+    link = sign_link(note, keyring.key)
+    connection.execute(
+        insert(schema.journal_head).values(
+            box=row.box,
+            epoch=note.epoch,
+            size=0,
+            root=b"",
+            frontier=Frontier().to_bytes(),
+            last_leaf=journal.FIRST_PREVIOUS,
+            key=message.key,
+            link=link,
+            checkpoint="",
+            cosignature="",
+            sealed=False,
+        )
+    )
+    outstanding = schema.outstanding
+    connection.execute(
+        update(outstanding)
+        .where(outstanding.c.box == row.box, outstanding.c.epoch == row.epoch)
+        .values(in_doubt=True)
+    )
+    row.epoch, row.boot, row.state, row.reason, row.release = note.epoch, "", ACTIVE, "", False
+    row.write(connection)
+    return link
+
+
+def _offer_session(connection: Connection, message: Open, *, candidate: bytes, verdict: Verdict) -> None:
+    table = schema.session
+    place = (table.c.box == message.box) & (table.c.boot == message.boot)
+    known = connection.execute(select(table.c.epoch).where(place)).scalar_one_or_none()
+    if known is None:
+        connection.execute(
+            insert(table).values(
+                box=message.box,
+                boot=message.boot,
+                epoch=message.epoch,
+                session=b"",
+                counter=0,
+                verdict="",
+                candidate=candidate,
+                candidate_verdict=verdict.value,
+                lived=False,
+            )
+        )
+        return
+    values: dict[str, Any] = {"candidate": candidate, "candidate_verdict": verdict.value}
+    if known != message.epoch:
+        values |= {"epoch": message.epoch, "lived": False}
+    connection.execute(update(table).where(place).values(values))
+
+
+def _head(connection: Connection, box: str, epoch: int, *, lock: bool = False) -> Row[Any] | None:
+    table = schema.journal_head
+    query = select(table).where(table.c.box == box, table.c.epoch == epoch)
+    return connection.execute(query.with_for_update() if lock else query).one_or_none()
+
+
+def _heads(connection: Connection, box: str) -> tuple[LogHead, ...]:
+    table = schema.journal_head.c
+    rows = connection.execute(
+        select(table.epoch, table.size, table.root)
+        .where(table.box == box, table.sealed.is_(False))
+        .order_by(table.epoch)
+    )
+    return tuple(LogHead(row.epoch, row.size, row.root) for row in rows)
+
+
+# --- beats --------------------------------------------------------------------------------------------------
+
+
+def take_beat(
+    connection: Connection,
+    keyring: Keyring,
+    sites: Sites,
+    beat: Beat,
+    *,
+    box: str,
+    session: bytes,
+    counter: int,
+    now_ns: int,
+) -> Taken:
+    """Take an authentic beat in one SQL transaction, which the caller commits. Raises ExchangeError or
+    HeadMovedError."""
+    if len(beat.asks) > ASKS_MAX or any(len(ask.request_id) > REQUEST_ID_CHARS_MAX for ask in beat.asks):
+        raise ExchangeError(f"asks: {ASKS_MAX} at most, their ids {REQUEST_ID_CHARS_MAX} characters at most")
+    row = BoxRow.lock(connection, box)
+    verdict = _enter(connection, row, session=session, counter=counter)
+    if verdict is Verdict.REOPEN:
+        return Taken(Beaten(verdict=verdict, reason="this session is not known here: open again"))
+    row.beat_at_ns, row.waiting = now_ns, beat.waiting
+    taken = _Beat(connection, keyring, sites.newest(connection), row, now_ns=now_ns).take(beat, verdict)
+    if verdict is Verdict.HUB_BEHIND and taken.beaten.verdict is Verdict.OK:
+        table = schema.session
+        connection.execute(
+            update(table)
+            .where(table.c.box == box, table.c.session == session)
+            .values(verdict=Verdict.OK.value)
+        )
+    return taken
+
+
+def _enter(connection: Connection, row: BoxRow, *, session: bytes, counter: int) -> Verdict:
+    """Find the beat's session and move its counter; a candidate that is used for the first time takes its
+    boot's place."""
+    table = schema.session
+    found = connection.execute(
+        select(table).where(
+            table.c.box == row.box, (table.c.session == session) | (table.c.candidate == session)
+        )
+    ).one_or_none()
+    if found is None:
+        return Verdict.REOPEN
+    held = Session(found.session, found.counter, found.candidate)
+    after = judge_message(held, session=session, counter=counter)
+    if after is None or row.release:
+        return Verdict.REOPEN
+    is_new = after.session != found.session
+    verdict = Verdict(found.candidate_verdict if is_new else found.verdict)
+    lived = found.lived
+    if verdict in (Verdict.OK, Verdict.HUB_BEHIND) and found.epoch == row.epoch:
+        if is_new and not (lived and row.boot != found.boot):
+            row.boot, row.allot_due, lived = found.boot, True, True
+            if row.state == BEHIND:
+                row.state, row.reason = ACTIVE, ""
+        elif row.boot != found.boot:
+            verdict = Verdict.FENCED
+    connection.execute(
+        update(table)
+        .where(table.c.box == row.box, table.c.boot == found.boot)
+        .values(
+            session=after.session,
+            counter=after.counter,
+            candidate=after.candidate,
+            verdict=verdict.value,
+            lived=lived,
+        )
+    )
+    return verdict
+
+
+class _Beat:
+    """One beat's SQL transaction."""
+
+    def __init__(
+        self, connection: Connection, keyring: Keyring, site: Site | None, row: BoxRow, *, now_ns: int
+    ) -> None:
+        self._connection = connection
+        self._keyring = keyring
+        self._site = site
+        self._row = row
+        self._now_ns = now_ns
+        self._items: list[replay.Item] = []
+        self._currencies = [] if site is None else [rule.code for rule in site.currencies]
+
+    def take(self, beat: Beat, verdict: Verdict) -> Taken:
+        row, judgement, cosign = self._row, None, None
+        pushed_epoch = row.epoch
+        if beat.push is not None:
+            pushed_epoch = beat.push.number
+            judgement, cosign = self._push(beat.push)
+        books = Books(self._connection, box=row.box, epoch=pushed_epoch, in_doubt=pushed_epoch != row.epoch)
+        # A tail of an older epoch goes by itself: the books of the two epochs are never open at once.
+        current = pushed_epoch == row.epoch
+        asks = grants.unanswered(self._connection, beat.asks, box=row.box) if current else []
+        books.open(self._accounts(asks, current=current))
+        log = self._directive_log() if current else None
+        stand_ins = self._replay(books, pushed_epoch)
+        if log is not None and self._site is not None:
+            for one in stand_ins:
+                if not one.voided:
+                    replay.decide_stand_in(
+                        self._connection, books, log, one, box=row.box, epoch=pushed_epoch, site=self._site
+                    )
+            if verdict is Verdict.OK and row.state == ACTIVE:
+                self._grant(books, log, asks, self._site)
+            log.write()
+        books.write()
+        row.write(self._connection)
+        return Taken(self._answer(beat, judgement, self._verdict(beat, verdict)), pushed_epoch, cosign)
+
+    def _accounts(self, asks: Sequence[Ask], *, current: bool) -> set[str]:
+        names = replay.accounts_of(self._items) | replay.own_accounts_of(self._row.box, self._currencies)
+        if current:
+            names |= grants.accounts_for_grants(self._row.box, self._currencies)
+            names |= {ask.account_id for ask in asks}
+            if self._row.allot_due:
+                names |= set(grants.accounts_at_home(self._connection, self._row.box))
+        return names
+
+    def _directive_log(self) -> DirectiveLog | None:
+        """The log that the live epoch reads; it begins, with the newest site, when the epoch's first record
+        is held."""
+        row = self._row
+        begins = bool(self._items) and self._items[0].seq == 0
+        if begins:
+            row.incarnation += 1
+            row.allot_due = True
+        elif not row.incarnation:
+            return None
+        log = DirectiveLog(
+            self._connection,
+            self._keyring,
+            box=row.box,
+            incarnation=row.incarnation,
+            wall_ns=self._now_ns,
+        )
+        if begins:
+            announce(self._connection, log)
+        return log
+
+    def _grant(self, books: Books, log: DirectiveLog, asks: Sequence[Ask], site: Site) -> None:
+        row = self._row
+        if not log.size:
+            return  # nothing is directed before the epoch's link is held and a site is published
+        for ask in asks:
+            grants.answer(self._connection, books, log, ask, box=row.box, site=site)
+        grants.allot(books, log, box=row.box, site=site)
+        grants.top_up_risk(books, log, box=row.box, site=site)
+        row.allot_due = False
+
+    # -- the push --------------------------------------------------------------------------------------------
+
+    def _push(self, push: Package) -> tuple[PackageJudgement, Checkpoint | None]:
+        """Verify a push and move the head; what is new waits in `_items` for its replay."""
+        row = self._row
+        head = _head(self._connection, row.box, push.number, lock=True)
+        if head is None or head.sealed:
+            why = "was not issued here" if head is None else "is sealed: nothing more is taken"
+            held = LogHead(push.number)
+            return PackageJudgement(PackageVerdict.MALFORMED, held, f"epoch {push.number} {why}"), None
+        held_log = HeldLog(
+            push.number,
+            Frontier.from_bytes(head.frontier),
+            lambda index: self._leaf_at(push.number, index),
+            lambda size: _journal_root_at(self._connection, box=row.box, epoch=push.number, size=size),
+        )
+        key = VerifyingKey.parse(head.key)
+        judged = judge_push(push, held_log, bank=self._keyring.bank, box=row.box, key=key)
+        if judged.verdict is PackageVerdict.FORK:
+            self._fork(push, judged, str(head.checkpoint))
+        elif judged.verdict is PackageVerdict.ACCEPTED:
+            self._move_head(push, judged, old_size=head.size)
+            self._items = replay.read_items(judged.records, judged.leaves, start=head.size)
+            self._check_link(str(head.link))
+        if judged.verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE) or not judged.head.size:
+            return judged, None
+        origin = journal.journal_origin(bank=self._keyring.bank, box=row.box, epoch=push.number)
+        return judged, Checkpoint(origin, judged.head.size, judged.head.root)
+
+    def _leaf_at(self, epoch: int, index: int) -> bytes:
+        table = schema.record.c
+        leaf: bytes = self._connection.execute(
+            select(table.leaf).where(table.box == self._row.box, table.epoch == epoch, table.seq == index)
+        ).scalar_one()
+        return leaf
+
+    def _move_head(self, push: Package, judged: PackageJudgement, *, old_size: int) -> None:
+        if judged.frontier is None:
+            raise ValueError("a package that is accepted carries the frontier after it")
+        table = schema.journal_head
+        values: dict[str, Any] = {
+            "size": judged.head.size,
+            "root": judged.head.root,
+            "frontier": judged.frontier.to_bytes(),
+            "checkpoint": push.checkpoint,
+        }
+        if judged.leaves:
+            values["last_leaf"] = judged.leaves[-1]
+        moved = self._connection.execute(
+            update(table)
+            .where(table.c.box == self._row.box, table.c.epoch == push.number, table.c.size == old_size)
+            .values(values)
+        )
+        if moved.rowcount != 1:
+            raise HeadMovedError(f"the head of {self._row.box}/{push.number} is no longer at {old_size}")
+
+    def _fork(self, push: Package, judged: PackageJudgement, held_checkpoint: str) -> None:
+        """Keep what the box has signed twice, and take it out of service."""
+        row = self._row
+        row.state, row.reason = FORKED, f"epoch {push.number}: {judged.reason}"
+        if judged.checkpoint is None:
+            return
+        table = schema.evidence
+        mine = (table.c.box == row.box) & (table.c.epoch == push.number)
+        kept = self._connection.execute(select(table.c.other_checkpoint).where(mine)).scalars().all()
+        if push.checkpoint not in kept:
+            self._connection.execute(
+                insert(table).values(
+                    box=row.box,
+                    epoch=push.number,
+                    number=len(kept) + 1,
+                    reason=judged.reason,
+                    held_checkpoint=held_checkpoint,
+                    other_checkpoint=push.checkpoint,
+                )
+            )
+
+    def _check_link(self, link: str) -> None:
+        if not self._items or self._items[0].seq:
+            return
+        first = self._items[0].record
+        if not isinstance(first, Link) or first.note != link:
+            self._quarantine("its journal does not begin with the link that it was given")
+
+    def _replay(self, books: Books, epoch: int) -> list[replay.StandIn]:
+        if not self._items:
+            return []
+        outcome = replay.Replay(self._connection, books, box=self._row.box, epoch=epoch).run(self._items)
+        replay.keep_stand_ins(self._connection, outcome.stand_ins, box=self._row.box, epoch=epoch)
+        if outcome.quarantine:
+            self._quarantine(outcome.quarantine)
+        return outcome.stand_ins
+
+    def _quarantine(self, reason: str) -> None:
+        if self._row.state in (ACTIVE, BEHIND):
+            self._row.state, self._row.reason = QUARANTINED, reason
+
+    # -- the answer ------------------------------------------------------------------------------------------
+
+    def _verdict(self, beat: Beat, verdict: Verdict) -> Verdict:
+        """What this session is told now: a fork or quarantine found meanwhile binds, and a hub that has
+        caught up with what it once signed says so."""
+        row, theirs = self._row, beat.directives
+        if row.state == FORKED:
+            return Verdict.FORKED
+        if row.state == QUARANTINED and verdict in (Verdict.OK, Verdict.HUB_BEHIND):
+            return Verdict.FENCED
+        if verdict is Verdict.HUB_BEHIND:
+            own = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
+            lacking = beat.waiting - (0 if beat.push is None else len(beat.push.records))
+            if lacking <= 0 and (theirs.number, theirs.size) <= (own.number, own.size):
+                return Verdict.OK
+        return verdict
+
+    def _answer(self, beat: Beat, judged: PackageJudgement | None, verdict: Verdict) -> Beaten:
+        row = self._row
+        package, more = None, False
+        if verdict is Verdict.OK:
+            theirs = beat.directives
+            size = theirs.size if theirs.number == row.incarnation else 0
+            package = package_after(self._connection, box=row.box, incarnation=row.incarnation, size=size)
+            held = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
+            more = package is not None and package.size < held.size
+        return Beaten(
+            verdict=verdict,
+            reason=row.reason if verdict in (Verdict.FORKED, Verdict.FENCED) else "",
+            push=None if judged is None else judged.verdict,
+            push_reason="" if judged is None else judged.reason,
+            journal=None if judged is None else judged.head,
+            directives=package,
+            more=more,
+        )
+
+
+def keep_cosignature(connection: Connection, *, box: str, epoch: int, size: int, note: str) -> None:
+    """Write down what the hub has cosigned, after the COMMIT that made it true."""
+    table = schema.journal_head
+    connection.execute(
+        update(table)
+        .where(table.c.box == box, table.c.epoch == epoch, table.c.size == size)
+        .values(cosignature=note)
+    )

@@ -1,0 +1,535 @@
+"""What the records of a push mean for the hub: legs move the books, stand-ins are confirmed or declined,
+directives are marked as applied, and what cannot be posted goes to suspense with an owner.
+
+Applying is total: every record is kept and the log moves on, whatever it says. A record that the replica's
+ledger refuses, names what the hub does not know or cannot be decoded becomes a `suspense_item`; a debit
+beyond what was outstanding is borne by the box's risk account, written down as a `loss`, and the box is
+quarantined (DESIGN §3.8, §3.10). Leaves out bytes and proofs (`core.exchange`), and heads and sessions
+(`hub.receive`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
+
+from edgegw.core.book import (
+    PENDING,
+    POST,
+    VOID,
+    centre_account,
+    legs_of,
+    receivable_account,
+    risk_account,
+    suspense_account,
+)
+from edgegw.core.model import AT_NS_MAX, CreateTransferStatus
+from edgegw.core.records import (
+    AMOUNT_MINOR_MAX,
+    ClearedBy,
+    ConfirmDirective,
+    DeclineDirective,
+    Directive,
+    DirectiveApplied,
+    Expiry,
+    GrantDirective,
+    Kind,
+    Leg,
+    Record,
+    Refusal,
+    Transfer,
+    decode_directive,
+    decode_record,
+    place_of,
+)
+from edgegw.core.site import Site
+from edgegw.hub import schema
+from edgegw.hub.books import Books, box_accounts
+from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.replica import Replica
+
+OPERATIONS: Final = "centre-operations"
+"""Who owns an item that nobody at the branch can settle."""
+
+_HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
+DUPLICATE_IDENTITY: Final = "duplicate_identity"
+IDENTITY_CONFLICT: Final = "identity_conflict"
+
+
+@dataclass(slots=True)
+class Item:
+    """One record of a push: its place, its bytes, and what could be read of them."""
+
+    seq: int
+    leaf: bytes
+    body: bytes
+    record: Record | None
+    problem: str = ""
+    directive: Directive | None = None
+    first: Record | None = None
+    """The record that has this one's identity already, anywhere in the fleet."""
+    has_identity: bool = True
+
+
+def read_items(bodies: Sequence[bytes], leaves: Sequence[bytes], *, start: int) -> list[Item]:
+    """The records of a push as items; what cannot be decoded carries its problem."""
+    items = []
+    for offset, (body, leaf) in enumerate(zip(bodies, leaves, strict=True)):
+        item = Item(seq=start + offset, leaf=leaf, body=body, record=None)
+        try:
+            item.record = decode_record(body)
+            if isinstance(item.record, DirectiveApplied):
+                item.directive = decode_directive(bytes(item.record.directive))
+        except msgspec.MsgspecError as problem:
+            item.record, item.problem = None, str(problem)
+        items.append(item)
+    return items
+
+
+def accounts_of(items: Iterable[Item]) -> set[str]:
+    """Every account whose money these records may move at the hub; `centre:` accounts do not exist there."""
+    names: set[str] = set()
+    for item in items:
+        if item.record is None:
+            continue
+        for leg in legs_of(item.record):
+            names |= {leg.debit_account_id, leg.credit_account_id}
+        if isinstance(item.record, Transfer):
+            names.add(item.record.request.debit_account_id)
+        if isinstance(item.directive, ConfirmDirective | DeclineDirective):
+            names.add(item.directive.payer_account_id)
+        elif isinstance(item.directive, GrantDirective):
+            names.add(item.directive.account_id)
+    return {name for name in names if name and not name.startswith("centre:")}
+
+
+def holds_of(items: Iterable[Item]) -> set[str]:
+    """The ids (32 hex digits) of the holds that these records resolve."""
+    records = [item.record for item in items if item.record is not None]
+    return {leg.pending for record in records for leg in legs_of(record) if leg.pending}
+
+
+def leg_fault(leg: Leg) -> str:
+    """What makes a leg impossible before any ledger looks at it, or ""."""
+    if not 1 <= leg.amount_minor <= AMOUNT_MINOR_MAX:
+        return f"amount_minor {leg.amount_minor} is not within 1 to {AMOUNT_MINOR_MAX}"
+    if leg.pending and not _HEX_ID.fullmatch(leg.pending):
+        return f"pending {leg.pending!r} is not 32 lower-case hex digits"
+    if leg.flags & ~(PENDING | POST | VOID):
+        return f"flags {leg.flags} are unknown in a leg"
+    if not 0 <= leg.timeout_s <= AMOUNT_MINOR_MAX:
+        return f"timeout_s {leg.timeout_s} is out of range"
+    return ""
+
+
+@dataclass(slots=True)
+class StandIn:
+    """A stand-in that this push brought and that is still to be decided."""
+
+    seq: int
+    payer: str
+    payee: str
+    currency: str
+    amount_minor: int
+    duplicate: bool = False
+    voided: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a replay found besides moving money."""
+
+    quarantine: str = ""
+    """Why the box must be quarantined; "" when it need not."""
+    suspense: int = 0
+    stand_ins: list[StandIn] = field(default_factory=list)
+
+
+class Replay:
+    """One push of one (box, epoch), inside the SQL transaction that keeps it."""
+
+    def __init__(self, connection: Connection, books: Books, *, box: str, epoch: int) -> None:
+        self._connection = connection
+        self._books = books
+        self._box = box
+        self._epoch = epoch
+        self._replica = Replica(connection, box=box, epoch=epoch)
+        self._suspense: list[dict[str, str | int]] = []
+        self._losses: list[dict[str, str | int]] = []
+        self._directives: dict[tuple[int, int], tuple[bytes, str]] = {}
+        self._marks: list[dict[str, str | int]] = []
+        self.outcome = Outcome()
+
+    def run(self, items: Sequence[Item]) -> Outcome:
+        """Keep the records and move the books as they say; the accounts of `accounts_of` must be open in
+        them."""
+        self._find_first(items)
+        self._keep(items)
+        self._load(items)
+        for item in items:
+            self._apply(item)
+        self._replica.write()
+        self._write_findings()
+        return self.outcome
+
+    # -- keeping -----------------------------------------------------------------------------------------
+
+    def _find_first(self, items: Sequence[Item]) -> None:
+        """Which identities are taken already: in the table, or earlier in this push."""
+        wanted: dict[tuple[str, str], list[Item]] = {}
+        for item in items:
+            if isinstance(item.record, Transfer | Refusal):
+                wanted.setdefault((item.record.client, item.record.request.id), []).append(item)
+        if not wanted:
+            return
+        table = schema.record.c
+        rows = self._connection.execute(
+            select(table.client, table.request_id, table.body).where(
+                table.request_id.in_(sorted({request_id for _, request_id in wanted}))
+            )
+        )
+        taken = {(row.client, row.request_id): decode_record(row.body) for row in rows}
+        for identity, same in wanted.items():
+            for item in same:
+                item.first = taken.get(identity)
+                item.has_identity = item.first is None
+                if item.record is not None and item.has_identity:
+                    taken[identity] = item.record
+
+    def _keep(self, items: Sequence[Item]) -> None:
+        self._connection.execute(insert(schema.record), [self._row(item) for item in items])
+
+    def _row(self, item: Item) -> dict[str, str | int | bytes | None]:
+        record = item.record
+        decided = record if isinstance(record, Transfer | Refusal) and item.has_identity else None
+        return {
+            "box": self._box,
+            "epoch": self._epoch,
+            "seq": item.seq,
+            "type": "unknown" if record is None else str(type(record).__struct_config__.tag),
+            "client": None if decided is None else decided.client,
+            "request_id": None if decided is None else decided.request.id,
+            "leaf": item.leaf,
+            "body": item.body,
+        }
+
+    def _load(self, items: Sequence[Item]) -> None:
+        currencies = {page.account_id: page.currency for page in self._books.pages()}
+        for code in set(currencies.values()):
+            currencies[centre_account(code)] = code
+        self._replica.load(currencies, holds_of(items))
+        places = [(d.incarnation, d.seq) for item in items if (d := item.directive) is not None]
+        if places:
+            table = schema.directive.c
+            rows = self._connection.execute(
+                select(table.incarnation, table.seq, table.body, table.outcome).where(
+                    table.box == self._box, tuple_(table.incarnation, table.seq).in_(places)
+                )
+            )
+            self._directives = {(row.incarnation, row.seq): (row.body, row.outcome) for row in rows}
+
+    # -- one record --------------------------------------------------------------------------------------
+
+    def _apply(self, item: Item) -> None:
+        if item.record is None:
+            self._suspend(item.seq, "undecodable", item.problem)
+            return
+        legs = legs_of(item.record)
+        if legs:
+            fault = self._book(item.record, legs)
+            if fault:
+                self._suspend(item.seq, "cannot_be_posted", fault)
+                self._quarantine(f"record {self._epoch}/{item.seq} cannot be posted: {fault}")
+                return
+            self._move(item.record, legs)
+        if isinstance(item.record, Transfer):
+            self._transfer(item, item.record)
+        elif isinstance(item.record, DirectiveApplied) and item.directive is not None:
+            self._directive(item.record, item.directive)
+
+    def _book(self, record: Record, legs: tuple[Leg, ...]) -> str:
+        """Book the legs in the replica of the box's own ledger; what is wrong with them, or ""."""
+        if not 0 <= record.at_ns < AT_NS_MAX - len(legs):
+            return f"at_ns {record.at_ns} is no time"
+        for leg in legs:
+            fault = leg_fault(leg)
+            if fault:
+                return fault
+            for account_id in (leg.debit_account_id, leg.credit_account_id):
+                if not self._replica.knows(account_id):
+                    return f"account_id {account_id} is unknown at the hub"
+        if isinstance(record, Expiry):
+            status = self._replica.expire(legs)
+        else:
+            status = self._replica.post(legs, seq=record.seq, at_ns=record.at_ns)
+        return "" if status is CreateTransferStatus.created else f"the ledger says {status.name}"
+
+    def _move(self, record: Record, legs: tuple[Leg, ...]) -> None:
+        """Move the books by the legs that post; a pending or voided leg reserves at the box and moves nothing
+        here."""
+        for index, leg in enumerate(legs):
+            if not leg.flags & (PENDING | VOID) and not isinstance(record, Expiry):
+                self._move_leg(record.seq, index, leg)
+            self._check_floor(leg.debit_account_id)
+
+    def _move_leg(self, seq: int, index: int, leg: Leg) -> None:
+        if leg.debit_account_id.startswith("centre:"):
+            return  # outstanding rose when the grant was issued
+        if leg.credit_account_id.startswith("centre:"):
+            excess = self._books.give_back(leg.debit_account_id, leg.amount_minor)
+            if excess:
+                detail = f"{leg.debit_account_id} returned {excess} more than was outstanding"
+                self._suspend(seq, "return_not_covered", detail)
+                self._quarantine(f"record {self._epoch}/{seq}: {detail}")
+            return
+        overdrawn = self._books.move_at_box(
+            debit=leg.debit_account_id, credit=leg.credit_account_id, amount_minor=leg.amount_minor
+        )
+        if overdrawn:
+            self._losses.append(
+                {
+                    "box": self._box,
+                    "epoch": self._epoch,
+                    "seq": seq,
+                    "leg": index,
+                    "account_id": leg.debit_account_id,
+                    "amount_minor": overdrawn,
+                }
+            )
+            self._quarantine(
+                f"record {self._epoch}/{seq}: {leg.debit_account_id} spent {overdrawn} more "
+                "than was outstanding"
+            )
+
+    def _check_floor(self, account_id: str) -> None:
+        """A box may hold or stand in for no more than its own journal says it has."""
+        page = self._books.page(account_id)
+        if page is None or not (page.floor or account_id == risk_account(self._box, page.currency)):
+            return
+        if self._replica.available(account_id) < 0:
+            self._quarantine(f"{account_id} is below zero in the box's own journal")
+
+    def _transfer(self, item: Item, record: Transfer) -> None:
+        request, legs = record.request, record.legs
+        waits = record.cleared_by is ClearedBy.STAND_IN and bool(legs) and bool(legs[0].flags & PENDING)
+        if waits:
+            self.outcome.stand_ins.append(
+                StandIn(
+                    seq=record.seq,
+                    payer=request.debit_account_id,
+                    payee=legs[0].credit_account_id,
+                    currency=request.currency,
+                    amount_minor=legs[0].amount_minor,
+                )
+            )
+        for leg in legs:
+            if leg.flags & VOID:
+                self._note_void(leg)
+            page = self._books.page(leg.debit_account_id)
+            if page is not None and leg.debit_account_id == suspense_account(self._box, page.currency):
+                self._suspend(
+                    record.seq, "advice_uncovered", f"{leg.amount_minor} to {leg.credit_account_id}"
+                )
+        if item.first is not None and legs:
+            self._duplicate(item.first, record, waits=waits)
+
+    def _note_void(self, leg: Leg) -> None:
+        epoch, seq, _ = place_of(int(leg.pending, 16))
+        for waiting in self.outcome.stand_ins:
+            if (epoch, waiting.seq) == (self._epoch, seq):
+                waiting.voided = True
+
+    def _duplicate(self, first: Record, record: Transfer, *, waits: bool) -> None:
+        """One identity cleared twice in the fleet: the second one is taken back where it is the same, else it
+        waits."""
+        place = f"{first.box} {first.epoch}/{first.seq}"
+        same = isinstance(first, Transfer) and first.request.different_field(record.request) is None
+        if not same:
+            self._suspend(record.seq, IDENTITY_CONFLICT, f"decided with other content at {place}")
+            return
+        for waiting in self.outcome.stand_ins:
+            waiting.duplicate = waiting.duplicate or waiting.seq == record.seq
+        self._suspend(record.seq, DUPLICATE_IDENTITY, f"cleared before at {place}")
+        leg = record.legs[0]
+        payer = self._books.page(leg.debit_account_id)
+        if record.request.kind is Kind.PAYMENT and not waits and payer is not None and payer.floor:
+            # The payer is whole at once; whoever owns the item collects from the payee.
+            self._books.move_at_centre(
+                debit=suspense_account(self._box, payer.currency),
+                credit=payer.account_id,
+                amount_minor=leg.amount_minor,
+            )
+
+    # -- directives --------------------------------------------------------------------------------------
+
+    def _directive(self, record: DirectiveApplied, said: Directive) -> None:
+        place = (said.incarnation, said.seq)
+        body, outcome = self._directives.get(place, (b"", ""))
+        if body != bytes(record.directive) or outcome:
+            fault = "directive_applied_twice" if outcome else "directive_not_ours"
+            self._suspend(record.seq, fault, f"directive {said.incarnation}/{said.seq}")
+            self._quarantine(f"record {self._epoch}/{record.seq}: {fault}")
+            return
+        self._directives[place] = (body, record.outcome)
+        self._marks.append({"mark_incarnation": place[0], "mark_seq": place[1], "mark": record.outcome})
+        refused = record.outcome == "refused"
+        if isinstance(said, GrantDirective) and refused:
+            self._books.give_back(said.account_id, said.amount_minor)
+        elif isinstance(said, ConfirmDirective):
+            if refused:
+                self._books.move_at_centre(
+                    debit=risk_account(self._box, said.currency),
+                    credit=said.payer_account_id,
+                    amount_minor=said.amount_minor,
+                )
+            self._settle(said, voided=refused)
+        elif isinstance(said, DeclineDirective):
+            if said.liable == "branch" and not refused:
+                self._books.move_at_centre(
+                    debit=receivable_account(self._box, said.currency),
+                    credit=risk_account(self._box, said.currency),
+                    amount_minor=said.amount_minor,
+                )
+            self._settle(said, voided=refused)
+
+    def _settle(self, said: ConfirmDirective | DeclineDirective, *, voided: bool) -> None:
+        table = schema.stand_in
+        state = {"state": "voided"} if voided else {}
+        self._connection.execute(
+            update(table)
+            .where(table.c.box == self._box, table.c.epoch == said.epoch, table.c.seq == said.at_seq)
+            .values(settled=True, **state)
+        )
+
+    # -- findings ----------------------------------------------------------------------------------------
+
+    def _suspend(self, seq: int, reason: str, detail: str) -> None:
+        if any(item["seq"] == seq for item in self._suspense):
+            return  # one owner for one record is enough; the first reason is the deepest
+        self._suspense.append(
+            {
+                "box": self._box,
+                "epoch": self._epoch,
+                "seq": seq,
+                "owner": OPERATIONS,
+                "reason": reason,
+                "detail": detail,
+            }
+        )
+        self.outcome.suspense += 1
+
+    def _quarantine(self, reason: str) -> None:
+        self.outcome.quarantine = self.outcome.quarantine or reason
+
+    def _write_findings(self) -> None:
+        if self._suspense:
+            self._connection.execute(insert(schema.suspense_item), self._suspense)
+        if self._losses:
+            self._connection.execute(insert(schema.loss), self._losses)
+        if self._marks:
+            table = schema.directive
+            self._connection.execute(
+                update(table)
+                .where(
+                    table.c.box == self._box,
+                    table.c.incarnation == bindparam("mark_incarnation"),
+                    table.c.seq == bindparam("mark_seq"),
+                )
+                .values(outcome=bindparam("mark")),
+                self._marks,
+            )
+
+
+def keep_stand_ins(connection: Connection, stand_ins: Sequence[StandIn], *, box: str, epoch: int) -> None:
+    """Write down a push's stand-ins as waiting, or voided when the same push took them back."""
+    if stand_ins:
+        rows = [
+            {
+                "box": box,
+                "epoch": epoch,
+                "seq": one.seq,
+                "payer": one.payer,
+                "payee": one.payee,
+                "currency": one.currency,
+                "amount_minor": one.amount_minor,
+                "state": "voided" if one.voided else "waiting",
+                "liable": "",
+                "reason": "",
+                "settled": one.voided,
+            }
+            for one in stand_ins
+        ]
+        connection.execute(insert(schema.stand_in), rows)
+
+
+def decide_stand_in(
+    connection: Connection, books: Books, log: DirectiveLog, one: StandIn, *, box: str, epoch: int, site: Site
+) -> None:
+    """Confirm a waiting stand-in out of what the payer has available, else decline it late (DESIGN §4)."""
+    reason = post_stand_in(books, one, box=box)
+    liable = site.late_decline_liable if reason else ""
+    if reason:
+        log.decline(
+            epoch=epoch,
+            at_seq=one.seq,
+            payer=one.payer,
+            currency=one.currency,
+            amount_minor=one.amount_minor,
+            liable=liable,
+            reason=reason,
+        )
+    else:
+        log.confirm(
+            epoch=epoch,
+            at_seq=one.seq,
+            payer=one.payer,
+            currency=one.currency,
+            amount_minor=one.amount_minor,
+        )
+    mark_stand_in(connection, one, box=box, epoch=epoch, liable=liable, reason=reason)
+
+
+def post_stand_in(books: Books, one: StandIn, *, box: str) -> str:
+    """Move the payer's money to the risk account that stood in; why it cannot be, or "" when it was."""
+    payer = books.page(one.payer)
+    if one.duplicate:
+        return DUPLICATE_IDENTITY
+    if payer is None or payer.currency != one.currency:
+        return "account_not_found"
+    if payer.frozen:
+        return "account_frozen"
+    if payer.available_minor < one.amount_minor:
+        return "insufficient_funds"
+    books.move_at_centre(
+        debit=payer.account_id, credit=risk_account(box, one.currency), amount_minor=one.amount_minor
+    )
+    return ""
+
+
+def mark_stand_in(
+    connection: Connection,
+    one: StandIn,
+    *,
+    box: str,
+    epoch: int,
+    liable: str,
+    reason: str,
+    settled: bool = False,
+) -> None:
+    """Write down what was decided about a stand-in."""
+    table = schema.stand_in
+    connection.execute(
+        update(table)
+        .where(table.c.box == box, table.c.epoch == epoch, table.c.seq == one.seq)
+        .values(state="declined" if reason else "confirmed", liable=liable, reason=reason, settled=settled)
+    )
+
+
+def own_accounts_of(box: str, currencies: Iterable[str]) -> set[str]:
+    """The box's accounts in the hub's books that a replay may need besides those that the records name."""
+    return {name for currency in currencies for name in box_accounts(box, currency)}

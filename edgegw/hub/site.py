@@ -1,0 +1,186 @@
+"""Site bundles: checked as a whole, kept for ever, announced to every box by a directive that names their
+digest.
+
+A bundle that is published opens the accounts that it lists and the books' own ones. Leaves out opening
+balances (`books.post_core`) and what the boxes make of a bundle.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, Row, insert, select, update
+
+from edgegw.core.journal import sm3
+from edgegw.core.messages import SITE_BYTES_MAX
+from edgegw.core.site import Site, decode_site
+from edgegw.hub import schema
+from edgegw.hub.books import (
+    BooksError,
+    Opening,
+    box_accounts,
+    capital_account,
+    core_account,
+    open_accounts,
+)
+from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.keyring import Keyring
+
+OWN_PREFIXES: Final = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
+"""Ids of the books' own accounts; no site may list them."""
+
+
+class SiteError(ValueError):
+    """A bundle that cannot be published; each line of the text names a field, its value and the mend."""
+
+
+class Sites:
+    """The newest site, decoded once."""
+
+    def __init__(self) -> None:
+        self._digest = ""
+        self._site: Site | None = None
+
+    def newest(self, connection: Connection) -> Site | None:
+        """The newest site that was published; None before the first."""
+        newest = _newest(connection)
+        if newest is None:
+            return None
+        if newest.digest != self._digest:
+            body = connection.execute(
+                select(schema.site.c.bundle).where(schema.site.c.digest == newest.digest)
+            ).scalar_one()
+            self._site, self._digest = decode_site(body), newest.digest
+        return self._site
+
+
+def _newest(connection: Connection) -> Row[int, str] | None:
+    return connection.execute(
+        select(schema.site.c.version, schema.site.c.digest).order_by(schema.site.c.version.desc()).limit(1)
+    ).one_or_none()
+
+
+def bundle_of(connection: Connection, digest: str) -> bytes | None:
+    """The bytes of the bundle with this digest (hex), or None."""
+    body: bytes | None = connection.execute(
+        select(schema.site.c.bundle).where(schema.site.c.digest == digest)
+    ).scalar_one_or_none()
+    return body
+
+
+def announce(connection: Connection, log: DirectiveLog) -> None:
+    """Append the directive that names the newest bundle, where there is one."""
+    newest = _newest(connection)
+    if newest is not None:
+        body = bundle_of(connection, newest.digest) or b""
+        log.site(version=newest.version, digest=newest.digest, bundle_bytes=len(body))
+
+
+def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: int) -> str:
+    """Keep the bundle, open its accounts and tell every box that has an epoch; its digest (SM3, hex).
+
+    The same bytes again change nothing; other bytes need a higher version. Raises SiteError.
+    """
+    digest = sm3(bundle).hex()
+    newest = _newest(connection)
+    if newest is not None and newest.digest == digest:
+        return digest
+    site = _checked(bundle, keyring)
+    if newest is not None and site.version <= newest.version:
+        raise SiteError(f"version: {site.version} has other content than {newest.version}; raise it")
+    boxes = connection.execute(
+        select(schema.box.c.box, schema.box.c.incarnation).order_by(schema.box.c.box).with_for_update()
+    ).all()
+    try:
+        open_accounts(connection, _openings(site, keyring.boxes))
+    except BooksError as problem:
+        raise SiteError(f"accounts: {problem}") from None
+    connection.execute(
+        insert(schema.site).values(version=site.version, digest=digest, bundle=bundle, published_ns=now_ns)
+    )
+    for row in boxes:
+        if row.incarnation:
+            log = DirectiveLog(connection, keyring, box=row.box, incarnation=row.incarnation, wall_ns=now_ns)
+            announce(connection, log)
+            log.write()
+    connection.execute(update(schema.box).values(allot_due=True))
+    return digest
+
+
+def _openings(site: Site, boxes: Iterable[str]) -> Iterator[Opening]:
+    for account in site.accounts:
+        yield Opening(account.id, account.currency, account.home, account.participant, account.floor)
+    names = sorted(boxes)
+    for rule in site.currencies:
+        for account_id in (core_account(rule.code), capital_account(rule.code)):
+            yield Opening(account_id, rule.code, "", "", False)
+        for box in names:
+            for account_id in box_accounts(box, rule.code):
+                yield Opening(account_id, rule.code, box, "", False)
+
+
+def _checked(bundle: bytes, keyring: Keyring) -> Site:
+    if len(bundle) > SITE_BYTES_MAX:
+        raise SiteError(f"the bundle has {len(bundle)} bytes; {SITE_BYTES_MAX} at most")
+    try:
+        site = decode_site(bundle)
+    except msgspec.MsgspecError as problem:
+        raise SiteError(str(problem)) from None
+    faults = list(_faults(site, keyring))
+    if faults:
+        raise SiteError("\n".join(faults))
+    return site
+
+
+def _faults(site: Site, keyring: Keyring) -> Iterator[str]:
+    if site.bank != keyring.bank:
+        yield f"bank: {site.bank!r} is not this hub's, {keyring.bank!r}"
+    if not site.currencies:
+        yield "currencies: none; list at least one"
+    yield from _repeated("currencies.code", (rule.code for rule in site.currencies))
+    yield from _repeated("accounts.id", (account.id for account in site.accounts))
+    yield from _repeated("clients.name", (client.name for client in site.clients))
+    yield from _repeated("terminals.id", (terminal.id for terminal in site.terminals))
+    codes = {rule.code for rule in site.currencies}
+    for account in site.accounts:
+        where = f"accounts[{account.id}]"
+        if account.id.startswith(OWN_PREFIXES):
+            yield f"{where}.id: the prefix is kept for the books' own accounts; use another"
+        if account.currency not in codes:
+            yield f"{where}.currency: {account.currency} is not in currencies; add it there"
+        if account.home and account.home not in keyring.boxes:
+            yield f'{where}.home: {account.home!r} is no box of this hub; pin its key first, or use ""'
+        if not account.floor:
+            yield f"{where}.floor: only the books' own accounts go without; leave it out"
+    yield from _reference_faults(site, codes)
+
+
+def _reference_faults(site: Site, codes: set[str]) -> Iterator[str]:
+    currency_of = {account.id: account.currency for account in site.accounts}
+    for terminal in site.terminals:
+        where = f"terminals[{terminal.id}]"
+        if terminal.credit_account_id not in currency_of:
+            yield f"{where}.credit_account_id: {terminal.credit_account_id} is not in accounts; add it there"
+        elif currency_of[terminal.credit_account_id] != terminal.currency:
+            yield f"{where}.currency: {terminal.currency} is not its account's; make them the same"
+    for account_id in site.cards.values():
+        if account_id not in currency_of:
+            yield f"cards: {account_id} is not in accounts; add it there"
+    for field, rules in (
+        ("limits", site.limits),
+        ("stand_in", site.stand_in),
+        ("allowances", site.allowances),
+    ):
+        yield from _repeated(f"{field}.currency", (rule.currency for rule in rules))
+        for rule in rules:
+            if rule.currency not in codes:
+                yield f"{field}.currency: {rule.currency} is not in currencies; add it there"
+
+
+def _repeated(field: str, values: Iterable[str]) -> Iterator[str]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"{field}: {value} stands {count} times; keep one"
