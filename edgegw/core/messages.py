@@ -186,7 +186,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     waiting: int = 0
     """Records that the box has and the hub, as far as the box knows, has not; those of this push count."""
     package_bytes_max: int = PACKAGE_BYTES_MAX
-    """The hub sends no larger package back, but always one directive: so much did the line carry in time lately."""
+    """The hub sends no larger package back, but always one directive: so much did the line carry lately."""
 
 
 class PackageVerdict(enum.StrEnum):

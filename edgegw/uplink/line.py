@@ -1,4 +1,4 @@
-"""The line to the centre: the address in use, the mode that the box is in, and one loop of messages (DESIGN §4).
+"""The line to the centre: the address in use, the mode that the box is in, one loop of messages (DESIGN §4).
 
 Owns fail-over and fail-back, heartbeats, the mode and its record, and what the box makes of each answer.
 Payments never wait for this loop but for a grant, and then with an end. Reading the ledger happens in worker
@@ -287,11 +287,11 @@ class Line:
             raise Reopen
         if beaten.verdict not in CARRIES_ON:
             raise LineFault(f"{session.address}: the hub says {beaten.verdict}: {beaten.reason}")
-        self._failures = self._rounds = self._reopens = 0
         await self._take_verdict(beaten.verdict, beaten.reason)
         if beat.push is not None:
             await self._take_push_answer(session, beat.push, beaten)
         waits_for_bundle = await self._take_directives(session, beaten, held)
+        self._failures = self._rounds = self._reopens = 0
         left = outgoing.waiting - (len(beat.push.records) if beat.push else 0)
         self.status.waiting = left
         more = (beaten.more and not waits_for_bundle) or left > 0
