@@ -27,7 +27,7 @@ from edgegw.core.book import (
     risk_account,
     suspense_account,
 )
-from edgegw.core.limits import Refused, exceeds_limits, refuses_stand_in
+from edgegw.core.limits import Refused, refuses_stand_in
 from edgegw.core.model import CreateTransferStatus, PendingStatus
 from edgegw.core.reasons import Reason
 from edgegw.core.records import (
@@ -202,20 +202,10 @@ def is_own(account: Account) -> bool:
 OWN_PREFIXES: Final = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
 
 
-def _listed(book: Book, request: Request) -> Refused | None:
-    for name in (request.debit_account_id, request.card):
-        if name and name in book.blocked:
-            return Reason.ACCOUNT_BLOCKED, f"{name} is blocked"
-    frozen = book.frozen.get(request.debit_account_id)
-    if frozen is not None:
-        return Reason.ACCOUNT_FROZEN, f"{request.debit_account_id} is frozen: {frozen}"
-    return None
-
-
 def _ruled(c: Context) -> Refused | None:
-    refused = _listed(c.book, c.request) or exceeds_limits(c.book, c.request, at_ns=c.stamp.at_ns)
-    if refused is not None:
-        return refused
+    frozen = c.book.frozen.get(c.request.debit_account_id)
+    if frozen is not None:
+        return Reason.ACCOUNT_FROZEN, f"{c.request.debit_account_id} is frozen: {frozen}"
     for rule in c.rules:
         refused = rule(c.book, c.client, c.request, c.stamp.at_ns)
         if refused is not None:

@@ -1,8 +1,7 @@
-"""Limits: what an account may pay out, and how far the branch may stand in. Pure; evaluated on live
-reservations, in batches too.
+"""How far the branch may stand in. Pure; evaluated on live reservations, inside batches too.
 
-Boundaries are EMV's: a floor fires at >=, sums and counts at >. The stand-in policy tightens with the time
-offline and never loosens (DESIGN §2.3).
+Boundaries are EMV's: a floor fires at >=, sums and counts at >. The policy tightens with the time offline and
+never loosens (DESIGN §2.3). What an account may pay out at all is for the rules in `payments.rules`.
 """
 
 from __future__ import annotations
@@ -27,37 +26,6 @@ def tightened_percent(offline_ns: int) -> int:
         if offline_ns < seconds * NS_PER_S:
             return percent
     return 0
-
-
-def exceeds_limits(book: Book, request: Request, *, at_ns: int) -> Refused | None:
-    """The site's limits on what the debit account pays out here, held amounts included."""
-    rule = book.limits.get(request.currency)
-    if rule is None:
-        return None
-    if request.amount_minor > rule.payment_minor:
-        return (
-            Reason.EXCEEDS_PAYMENT_LIMIT,
-            f"amount_minor {request.amount_minor} exceeds {rule.payment_minor}",
-        )
-    spent = book.spent.get(request.debit_account_id)
-    if spent is None:
-        return (
-            None
-            if request.amount_minor <= rule.window_minor
-            else _window_limit(0, request, rule.window_minor)
-        )
-    used = spent.amount_minor if spent.window == book.window else 0
-    if used + request.amount_minor > rule.window_minor:
-        return _window_limit(used, request, rule.window_minor)
-    count = spent.count if spent.interval == at_ns // (rule.velocity_seconds * NS_PER_S) else 0
-    if count >= rule.velocity_count:
-        return Reason.EXCEEDS_VELOCITY, f"{count} payments within {rule.velocity_seconds} s"
-    return None
-
-
-def _window_limit(used: int, request: Request, limit_minor: int) -> Refused:
-    detail = f"{used} used and amount_minor {request.amount_minor} exceed {limit_minor} in this window"
-    return Reason.EXCEEDS_WINDOW_LIMIT, detail
 
 
 def offline_ns(book: Book, *, at_ns: int) -> int:

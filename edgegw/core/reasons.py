@@ -81,12 +81,12 @@ class Reason(enum.StrEnum):
         True,
         "Reverse the whole amount now, or a part once the line is back and it is confirmed.",
     )
+    ACCOUNT_FROZEN = ("account_frozen", True, "The centre froze the account; ask the bank.")
     ACCOUNT_BLOCKED = (
         "account_blocked",
         False,
         "The account or card is on the site's list of blocked ones; ask the bank.",
     )
-    ACCOUNT_FROZEN = ("account_frozen", True, "The centre froze the account; ask the bank.")
     EXCEEDS_PAYMENT_LIMIT = (
         "exceeds_payment_limit",
         False,

@@ -1,0 +1,27 @@
+"""How often one account pays out: at most velocity_count payments and holds in an interval of
+velocity_seconds.
+
+Intervals lie end to end in the box's own time, so a burst across their border can reach twice the count.
+"""
+
+from __future__ import annotations
+
+from edgegw.core.book import Book
+from edgegw.core.limits import NS_PER_S, Refused
+from edgegw.core.reasons import Reason
+from edgegw.core.records import Request
+from edgegw.payments.rules import PaymentRule
+
+
+def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | None:  # noqa: ARG001
+    """A refusal when the account has paid out as often as it may in this interval."""
+    rule = book.limits.get(request.currency)
+    spent = book.spent.get(request.debit_account_id)
+    if rule is None or spent is None or spent.interval != at_ns // (rule.velocity_seconds * NS_PER_S):
+        return None
+    if spent.count >= rule.velocity_count:
+        return Reason.EXCEEDS_VELOCITY, f"{spent.count} payments within {rule.velocity_seconds} s"
+    return None
+
+
+RULE = PaymentRule(name="velocity", order=30, refuses=refuses)
