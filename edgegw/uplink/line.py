@@ -104,7 +104,8 @@ class Line:
         self._asked = asyncio.Event()
         self._better = asyncio.Event()
         self._fetch: asyncio.Task[None] | None = None
-        self.status = LineStatus(mode=pen.mode, since_ns=self._sources.now_ns())
+        started, reason = next_mode(pen.mode, Event.STARTED)
+        self.status = LineStatus(mode=started, reason=reason, since_ns=self._sources.now_ns())
 
     # --- for the gateway service and the pen ---
 

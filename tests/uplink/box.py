@@ -1,0 +1,146 @@
+"""A box for the line's tests: its journal and pen in memory, in the ledger's own terms, without payments."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from edgegw.access.keys import SigningKey
+from edgegw.core import journal
+from edgegw.core.exchange import Directives
+from edgegw.core.messages import LinkNote
+from edgegw.core.records import GrantDirective, Mode, SiteDirective, decode_directive
+from edgegw.uplink.line import Line, Sources
+from edgegw.uplink.ports import Head, HeldDirectives, Identity, LineSettings
+from tests.core.authors import BANK, BOX, Author, new_key
+
+FAST = LineSettings(
+    addresses=(),
+    heartbeat_ms=20,
+    gather_ms=2,
+    connect_timeout_ms=300,
+    answer_timeout_ms=300,
+    centre_timeout_ms=2_000,
+    failback_ms=20,
+    backoff_ms_max=40,
+)
+
+
+class MemoryBox:
+    """Journal and pen of one box; `line` is its line."""
+
+    def __init__(self, hub_key: SigningKey, *addresses: str, boot: str = "boot1", **settings: Any) -> None:
+        self.epoch_key = new_key(f"{BOX}/epoch")
+        self.identity = Identity(
+            bank=BANK,
+            box=BOX,
+            boot=boot,
+            key=new_key(BOX),
+            hub_key=hub_key.public,
+            epoch_key=self.epoch_key.public.text(),
+        )
+        self.epochs: dict[int, Author] = {}
+        self.columns: dict[int, list[str]] = {}
+        self.modes: list[tuple[Mode, str]] = []
+        self.cosignatures: dict[int, str] = {}
+        self.applied: list[tuple[str, str]] = []
+        self.granted: dict[str, int] = {}
+        self.sites: list[int] = []
+        self.mode = Mode.OFFLINE
+        self._directives = HeldDirectives(0, journal.Frontier(), journal.FIRST_PREVIOUS, "")
+        if addresses:
+            self.line = self.new_line(*addresses, **settings)
+
+    def new_line(self, *addresses: str, **settings: Any) -> Line:
+        return Line(
+            identity=self.identity,
+            settings=msgspec.structs.replace(FAST, addresses=tuple(enumerate(addresses)), **settings),
+            source=self,
+            pen=self,
+            sources=Sources(chance=lambda: 0.0),
+        )
+
+    @property
+    def log(self) -> Author:
+        """The journal of the newest epoch."""
+        return self.epochs[max(self.epochs)]
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Append a record of this type to the journal, as a payment would."""
+        self.log.append_body(self.log.body("", type=kind, **fields))
+        self.columns[self.log.number].append(kind)
+        self.line.head_moved()
+
+    # --- Journal
+
+    def heads(self) -> Sequence[Head]:
+        return [
+            Head(number, len(log.bodies), log.root(), log.checkpoint()) for number, log in self.epochs.items()
+        ]
+
+    def records(
+        self, *, epoch: int, start: int, limit: int, bytes_max: int
+    ) -> Sequence[tuple[int, bytes, bytes]]:
+        log, rows, size = self.epochs[epoch], [], 0
+        for seq in range(start, min(start + limit, len(log.bodies))):
+            size += len(log.bodies[seq])
+            if rows and size > bytes_max:
+                break
+            rows.append((seq, log.leaves[seq], log.bodies[seq]))
+        return rows
+
+    def column_fault(self, *, epoch: int, start: int, count: int) -> tuple[int, str] | None:
+        for seq in range(start, start + count):
+            says = msgspec.json.decode(self.epochs[epoch].bodies[seq])["type"]
+            if says != self.columns[epoch][seq]:
+                return seq, f"column type {self.columns[epoch][seq]!r}, but its body says {says!r}"
+        return None
+
+    def node(self, *, epoch: int, size: int) -> journal.Node:
+        return self.epochs[epoch].node(size)
+
+    def cosignature(self, epoch: int) -> str:
+        return self.cosignatures.get(epoch, "")
+
+    def directives(self) -> HeldDirectives:
+        return self._directives
+
+    # --- Pen
+
+    async def link(self, note: str, link: LinkNote) -> None:
+        self.epochs[link.epoch] = Author(self.epoch_key, number=link.epoch)
+        self.columns[link.epoch] = []
+        self.write("link", note=note)
+
+    async def change_mode(self, mode: Mode, reason: str) -> None:
+        self.mode = mode
+        self.modes.append((mode, reason))
+        self.write("mode", mode=mode, reason=reason)
+
+    async def apply_directives(self, directives: Directives) -> None:
+        for body in directives.bodies:
+            outcome = self._apply(body, directives)
+            self.applied.append((msgspec.json.decode(body)["type"], outcome))
+            self.write("directive", directive=msgspec.Raw(body), outcome=outcome)
+        self._directives = HeldDirectives(
+            directives.incarnation, directives.frontier, directives.leaves[-1], directives.checkpoint
+        )
+
+    def _apply(self, body: bytes, directives: Directives) -> str:
+        try:
+            directive = decode_directive(body)
+        except msgspec.MsgspecError:
+            return "refused"
+        if isinstance(directive, GrantDirective):
+            if directive.request_id and not self.line.awaited(directive.request_id):
+                return "returned"
+            held = self.granted.get(directive.account_id, 0)
+            self.granted[directive.account_id] = held + directive.amount_minor
+        if isinstance(directive, SiteDirective):
+            if directive.digest not in directives.sites:
+                return "refused"
+            self.sites.append(directives.sites[directive.digest].site.version)
+        return "applied"
+
+    async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
+        self.cosignatures[epoch] = note

@@ -1,0 +1,249 @@
+"""A hub for the line's tests: an ordinary implementation of the exchange, in memory, on real sockets.
+
+It can be told to misbehave: to stay silent, to refuse, to tamper.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from edgegw.access.keys import VerifyingKey
+from edgegw.core import journal
+from edgegw.core.exchange import HubView, Session, judge_message, judge_open, judge_push, same_link
+from edgegw.core.messages import (
+    EXCHANGE_PATH,
+    MESSAGE_BYTES_MAX,
+    SITE_PATH,
+    VERSION,
+    Ask,
+    Beat,
+    Beaten,
+    Direction,
+    LinkNote,
+    LogHead,
+    Message,
+    Open,
+    Opened,
+    Package,
+    PackageVerdict,
+    Verdict,
+    open_envelope,
+    read_envelope,
+    seal_envelope,
+    sign_link,
+)
+from edgegw.core.records import GrantDirective, RefuseDirective, SiteDirective, encode
+from tests.core.authors import BANK, BOX, Author, Reader, new_key
+
+
+class MemoryHub:
+    """What any number of `HubServer`s serve: one hub's database."""
+
+    def __init__(self) -> None:
+        self.key = new_key("hub")
+        self.box_key: VerifyingKey | None = None
+        self.epoch = 0
+        self.epoch_key = ""
+        self.reader = Reader()
+        self.session = Session()
+        self.directives = Author(self.key, field="incarnation")
+        self.bundles: dict[str, bytes] = {}
+        self.answer_ask: Callable[[Ask], str] = lambda _ask: "grant"
+        self.answered: set[str] = set()
+        self.abandoned: list[str] = []
+        self.cosigned_by_box: list[str] = []
+        self.opens: list[Open] = []
+        self.beats: list[Beat] = []
+        self.pushes: list[PackageVerdict] = []
+        self.released = False
+        self.superseded = False
+        self.verdict = Verdict.OK
+        self.tamper: Callable[[Package], Package] = lambda package: package
+
+    def view(self) -> HubView:
+        return HubView(
+            epoch=self.epoch,
+            key=self.epoch_key,
+            journal=self.reader.held().head,
+            journal_root_at=self.reader.roots.get,
+            directives=self.directives.head(),
+            directives_root_at=self.directives.root,
+            superseded=self.superseded,
+            release=self.released,
+        )
+
+    def opened(self, message: Open) -> Opened:
+        self.opens.append(message)
+        verdict, reason = judge_open(message, self.view(), hub_key=self.key.public)
+        if verdict is Verdict.LINK:
+            return Opened(version=VERSION, verdict=verdict, reason=reason, link=self._link(message))
+        token = len(self.opens).to_bytes(16, "big")
+        self.session = msgspec.structs.replace(self.session, candidate=token)
+        return Opened(
+            version=VERSION,
+            verdict=verdict,
+            reason=reason,
+            session=token,
+            journals=(self.reader.held().head,) if self.epoch else (),
+            directives=self.directives.head(),
+        )
+
+    def _link(self, message: Open) -> str:
+        old = self.reader.held().head
+        if not same_link(message, self.view()):
+            self.epoch += 1
+            self.epoch_key, self.released = message.key, False
+            self.reader = Reader(self.epoch)
+        link = LinkNote(
+            bank=BANK,
+            box=BOX,
+            epoch=self.epoch,
+            key=self.epoch_key,
+            old_epoch=self.epoch - 1,
+            old_size=old.size,
+            old_root=old.root.hex(),
+        )
+        return sign_link(link, self.key)
+
+    def beaten(self, beat: Beat, session: bytes, counter: int) -> Beaten:
+        moved = judge_message(self.session, session=session, counter=counter)
+        if moved is None:
+            return Beaten(verdict=Verdict.REOPEN)
+        self.session = moved
+        self.beats.append(beat)
+        self.abandoned += beat.abandoned
+        if beat.directives_cosignature:
+            self.cosigned_by_box.append(beat.directives_cosignature)
+        pushed = self._take_push(beat.push) if beat.push else {}
+        for ask in beat.asks:
+            self._answer(ask)
+        return Beaten(verdict=self.verdict, directives=self._give(beat.directives), **pushed)
+
+    def _take_push(self, package: Package) -> dict[str, Any]:
+        key = VerifyingKey.parse(self.epoch_key)
+        judged = judge_push(package, self.reader.held(), bank=BANK, box=BOX, key=key)
+        self.pushes.append(judged.verdict)
+        cosignature = ""
+        if judged.verdict is PackageVerdict.ACCEPTED:
+            self.reader.keep(judged)
+            origin = journal.journal_origin(bank=BANK, box=BOX, epoch=self.epoch)
+            checkpoint = journal.Checkpoint(origin, judged.head.size, judged.head.root)
+            cosignature = self.key.cosign(checkpoint, time_s=1)
+        return {
+            "push": judged.verdict,
+            "push_reason": judged.reason,
+            "journal": judged.head,
+            "cosignature": cosignature,
+        }
+
+    def _answer(self, ask: Ask) -> None:
+        answer = self.answer_ask(ask)
+        if ask.request_id in self.answered or answer == "ignore":
+            return
+        self.answered.add(ask.request_id)
+        if answer == "grant":
+            self.grant(ask.account_id, ask.amount_minor, ask.request_id)
+        else:
+            head = self._head()
+            self.directives.append_body(
+                encode(
+                    RefuseDirective(
+                        request_id=ask.request_id,
+                        account_id=ask.account_id,
+                        currency=ask.currency,
+                        reason="no money",
+                        **head,
+                    )
+                )
+            )
+
+    def grant(self, account_id: str, amount_minor: int, request_id: str = "") -> None:
+        directive = GrantDirective(
+            account_id=account_id,
+            currency="CNY",
+            amount_minor=amount_minor,
+            request_id=request_id,
+            **self._head(),
+        )
+        self.directives.append_body(encode(directive))
+
+    def publish(self, version: int, bundle: bytes, digest: str = "") -> None:
+        digest = digest or journal.sm3(bundle).hex()
+        self.bundles[digest] = bundle
+        directive = SiteDirective(version=version, digest=digest, bytes=len(bundle), **self._head())
+        self.directives.append_body(encode(directive))
+
+    def _head(self) -> dict[str, Any]:
+        number = self.directives.number
+        seq = len(self.directives.bodies)
+        return {"v": 1, "bank": BANK, "box": BOX, "incarnation": number, "seq": seq, "wall_ns": 1}
+
+    def _give(self, held: LogHead) -> Package | None:
+        """Nothing before the epoch's link is held."""
+        start = held.size if held.number == self.directives.number else 0
+        stop = len(self.directives.bodies)
+        if start == stop or not self.reader.bodies:
+            return None
+        return self.tamper(self.directives.package(start, stop))
+
+
+class HubServer:
+    """One address of the hub. `silent` accepts and never answers; `stop` refuses connections."""
+
+    def __init__(self, hub: MemoryHub) -> None:
+        self.hub = hub
+        self.silent = asyncio.Event()
+        self.port = 0
+        self.asked = 0
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> "HubServer":
+        app = web.Application(client_max_size=MESSAGE_BYTES_MAX)
+        app.router.add_post(EXCHANGE_PATH, self._exchange)
+        app.router.add_get(SITE_PATH + "{digest}", self._site)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _exchange(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        envelope = read_envelope(await request.read())
+        if self.silent.is_set():
+            await asyncio.Event().wait()
+        assert self.hub.box_key is not None
+        message = open_envelope(self.hub.box_key.verify, envelope, direction=Direction.TO_HUB)
+        answer: Message
+        if isinstance(message, Open):
+            answer = self.hub.opened(message)
+        else:
+            assert isinstance(message, Beat)
+            answer = self.hub.beaten(message, envelope.session, envelope.counter)
+        sealed = seal_envelope(
+            self.hub.key.sign,
+            answer,
+            direction=Direction.TO_BOX,
+            bank=BANK,
+            box=BOX,
+            session=envelope.session,
+            counter=envelope.counter,
+        )
+        return web.Response(body=sealed)
+
+    async def _site(self, request: web.Request) -> web.Response:
+        bundle = self.hub.bundles.get(request.match_info["digest"])
+        return web.Response(body=bundle) if bundle is not None else web.Response(status=404)
