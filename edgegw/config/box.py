@@ -1,0 +1,226 @@
+"""The box's own settings: one TOML file of addresses, disks, ports and the places of secrets.
+
+What the site decides (accounts, limits, clients) is not here: it comes from the hub (`config.site`). The
+tables of the ways in belong to their protocols; whoever loads a file says which there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from edgegw.config.files import read_toml
+from edgegw.config.options import SettingsError, read_table, with_paths
+from edgegw.core.journal import sm3
+
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}\Z"
+
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
+DurationMs = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
+
+
+class HubAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One address of the hub."""
+
+    url: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^https?://[^\s/]+/?\Z",
+            description="Where a hub process listens, as http://host:port or https://host:port.",
+        ),
+    ]
+    priority: Annotated[
+        int, msgspec.Meta(ge=0, le=999, description="The lowest is used while it answers; give each its own.")
+    ] = 0
+
+
+class HubTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[hub]`: who the centre is."""
+
+    addresses: tuple[HubAddress, ...]
+    key: Annotated[
+        str, msgspec.Meta(description="The hub's pinned public key, its one line of text; or give key_file.")
+    ] = ""
+    key_file: Annotated[
+        str, msgspec.Meta(description="File with the hub's pinned public key, one line; or give key.")
+    ] = ""
+
+
+class LineTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[line]`: how the line to the centre behaves."""
+
+    heartbeat_ms: Annotated[
+        DurationMs, msgspec.Meta(description="The longest pause between two messages to the hub.")
+    ] = 500
+    gather_ms: Annotated[
+        DurationMs,
+        msgspec.Meta(description="The shortest pause between two messages that only carry new records."),
+    ] = 25
+    connect_timeout_ms: Annotated[
+        DurationMs, msgspec.Meta(description="An address that takes no connection for this long has failed.")
+    ] = 1_000
+    answer_timeout_ms: Annotated[
+        DurationMs,
+        msgspec.Meta(description="An address that does not answer a message for this long has failed."),
+    ] = 2_000
+    centre_timeout_ms: Annotated[
+        DurationMs,
+        msgspec.Meta(
+            description="A payment waits this long for a grant; then it is decided as if the line were down."
+        ),
+    ] = 800
+    failback_ms: Annotated[
+        DurationMs,
+        msgspec.Meta(description="How often a better address is tried while a worse one is in use."),
+    ] = 5_000
+    backoff_ms_max: Annotated[
+        DurationMs, msgspec.Meta(description="The longest pause before all addresses are tried again.")
+    ] = 5_000
+
+
+class DiskTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[disk]`: what the ledger's disk must keep free."""
+
+    reserve_bytes: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1 << 20, le=1 << 40, description="Kept for the box's own records when the disk is full."
+        ),
+    ] = 64 << 20
+    payments_bytes_min: Annotated[
+        int,
+        msgspec.Meta(ge=1 << 20, le=1 << 40, description="With less free space no new payment is taken."),
+    ] = 32 << 20
+
+
+class RefusalsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[refusals]`: how many refusals of one client are journalled; beyond that nothing is decided."""
+
+    burst_count: Annotated[
+        int, msgspec.Meta(ge=1, le=1_000_000, description="Refusals of one client that may come at once.")
+    ] = 2_000
+    per_second_count: Annotated[
+        int, msgspec.Meta(ge=1, le=100_000, description="Refusals of one client in a second, for long.")
+    ] = 50
+
+
+class LogTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[log]`: what the process writes to its standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        msgspec.Meta(description="Lines below this level are left out."),
+    ] = "info"
+
+
+class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file, but for the tables of the protocols."""
+
+    bank: Annotated[
+        Name, msgspec.Meta(description="The bank's name, as the hub and the site's settings have it.")
+    ]
+    box: Annotated[Name, msgspec.Meta(description="This box's name, unique within the bank.")]
+    hub: HubTable
+    data_dir: Annotated[str, msgspec.Meta(min_length=1, description="Directory of the ledger.")] = "data"
+    anchor_dir: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="Directory on a second medium, outside every backup; finds out a restored ledger.",
+        ),
+    ] = "anchor"
+    device_key_file: Annotated[
+        str,
+        msgspec.Meta(min_length=1, description="The box's private device key; `edgegw keygen box` makes it."),
+    ] = "secrets/device.pem"
+    checkpoint_key_file: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1, description="The private key that signs checkpoints; made at the first start."
+        ),
+    ] = "secrets/checkpoint.pem"
+    line: LineTable = LineTable()
+    disk: DiskTable = DiskTable()
+    refusals: RefusalsTable = RefusalsTable()
+    log: LogTable = LogTable()
+
+
+class Box(msgspec.Struct, frozen=True, kw_only=True):
+    """A loaded file: the box's settings, and the options of each protocol whose table is there."""
+
+    settings: BoxSettings
+    protocols: dict[str, msgspec.Struct]
+    digest: str
+    """SM3 (hex) of all of it, defaults included; the boot record carries it."""
+
+
+def load_box(path: Path, protocols: Mapping[str, type[msgspec.Struct]]) -> Box:
+    """The box's settings from a file, paths made absolute; raises SettingsError with every fault.
+
+    protocols names the tables of the ways in and their shapes; a way whose table is not there stays closed.
+    """
+    table = read_toml(path)
+    folder = path.parent.absolute()
+    faults: list[str] = []
+    ways: dict[str, msgspec.Struct] = {}
+    for name in sorted(table.keys() & protocols.keys()):
+        way = _way(protocols[name], name, table.pop(name), faults)
+        if way is not None:
+            ways[name] = with_paths(way, folder)
+    settings = read_table(BoxSettings, table, faults)
+    if settings is not None:
+        faults += _faults(settings)
+    if not ways and not faults:
+        faults.append(f"no way in is open; give a table {' or '.join(f'[{name}]' for name in protocols)}")
+    if settings is None or faults:
+        raise SettingsError(str(path), faults)
+    settings = with_paths(settings, folder)
+    return Box(settings=settings, protocols=ways, digest=_digest(settings, ways))
+
+
+def _way(shape: type[msgspec.Struct], name: str, table: Any, faults: list[str]) -> msgspec.Struct | None:
+    if isinstance(table, dict):
+        return read_table(shape, table, faults, where=f"{name}.")
+    faults.append(f"{name}: it is a table of options; write [{name}] on a line of its own")
+    return None
+
+
+def _faults(settings: BoxSettings) -> list[str]:
+    faults = []
+    hub = settings.hub
+    if not hub.addresses:
+        faults.append("hub.addresses: none; give at least one [[hub.addresses]] with its url")
+    if bool(hub.key) == bool(hub.key_file):
+        faults.append("hub.key, hub.key_file: give one of them, the hub's public key or its file")
+    for field in ("url", "priority"):
+        seen = [getattr(address, field) for address in hub.addresses]
+        faults += [
+            f"hub.addresses[].{field} = {value}: it stands there twice; give each its own"
+            for value in sorted({one for one in seen if seen.count(one) > 1})
+        ]
+    faults += [
+        f"hub.addresses[].url = {address.url}: its port is no number from 1 to 65535"
+        for address in hub.addresses
+        if not _has_port(address.url)
+    ]
+    if settings.data_dir == settings.anchor_dir:
+        faults.append(
+            f"anchor_dir = {settings.anchor_dir}: it is data_dir as well; what is kept outside the ledger"
+            " needs a place of its own"
+        )
+    return faults
+
+
+def _has_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
+
+
+def _digest(settings: BoxSettings, ways: Mapping[str, msgspec.Struct]) -> str:
+    return sm3(msgspec.json.encode([settings, sorted(ways.items())], order="deterministic")).hex()

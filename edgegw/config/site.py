@@ -1,0 +1,174 @@
+"""The site's settings as an operator writes them: JSON or TOML to one bundle, with every cross-check.
+
+The bundle that the hub publishes is JSON; a TOML file becomes the same JSON. Shapes are `core.site`'s; what
+one field says of another is checked here, for the hub before it publishes and for `edgegw site check` alike.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import available_timezones
+
+import msgspec
+
+from edgegw.config.files import read_toml
+from edgegw.config.options import SettingsError, read_table
+from edgegw.core.site import Site
+
+RESERVED_PREFIXES: Final = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
+"""Ids of the books' own accounts; no site may list them."""
+PUBLIC_KEY_BYTES: Final = 32
+
+
+def load_site_bundle(
+    path: Path, *, bank: str = "", boxes: Collection[str] | None = None
+) -> tuple[Site, bytes]:
+    """The site and its bundle from a .json or .toml file; raises SettingsError with every fault.
+
+    bank and boxes, where they are given, are the hub's own, which the file must fit.
+    """
+    table = read_toml(path) if path.suffix == ".toml" else _read_json(path)
+    faults: list[str] = []
+    site = _converted(table) or read_table(Site, table, faults)
+    if site is not None:
+        faults += site_faults(site, bank=bank, boxes=boxes)
+    if site is None or faults:
+        raise SettingsError(str(path), faults)
+    # A JSON file is the bundle as it stands; published twice, it is the same bytes.
+    return site, msgspec.json.encode(site) if path.suffix == ".toml" else path.read_bytes()
+
+
+def _converted(table: dict[str, Any]) -> Site | None:
+    """The quick way for sound tables, which may list a hundred thousand accounts."""
+    try:
+        return msgspec.convert(table, Site)
+    except msgspec.ValidationError:
+        return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        table = msgspec.json.decode(path.read_bytes())
+    except OSError as problem:
+        raise SettingsError(
+            str(path), [f"it cannot be read: {problem.strerror}; give the path of the site's settings"]
+        ) from None
+    except msgspec.DecodeError as problem:
+        raise SettingsError(str(path), [f"it is no JSON: {problem}"]) from None
+    if not isinstance(table, dict):
+        raise SettingsError(str(path), ["it is no JSON object; begin with {"])
+    return table
+
+
+def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = None) -> list[str]:
+    """What is wrong between the fields of a site, one line each: the field, its value, the mend."""
+    return [
+        *_own_faults(site, bank),
+        *_account_faults(site, boxes),
+        *_reference_faults(site),
+        *_rule_faults(site),
+    ]
+
+
+def _own_faults(site: Site, bank: str) -> Iterator[str]:
+    if bank and site.bank != bank:
+        yield f"bank = {site.bank}: the hub's bank is {bank}; use the settings of this bank"
+    if not site.currencies:
+        yield "currencies: none; list at least one"
+    if site.time_zone not in available_timezones():
+        yield f"time_zone = {site.time_zone}: no such zone; write UTC or a name like Asia/Shanghai"
+    for field, values in (
+        ("currencies[].code", [rule.code for rule in site.currencies]),
+        ("currencies[].numeric", [str(rule.numeric) for rule in site.currencies]),
+        ("accounts[].id", [account.id for account in site.accounts]),
+        ("clients[].name", [client.name for client in site.clients]),
+        ("terminals[].id", [terminal.id for terminal in site.terminals]),
+    ):
+        yield from _repeated(field, values)
+    for client in site.clients:
+        if not _is_public_key(client.public_key):
+            yield (
+                f"clients[{client.name}].public_key = {client.public_key}: it is not"
+                f" {PUBLIC_KEY_BYTES} bytes in base64; copy the line that `edgegw keygen client` printed"
+            )
+
+
+def _account_faults(site: Site, boxes: Collection[str] | None) -> Iterator[str]:
+    codes = {rule.code for rule in site.currencies}
+    for account in site.accounts:
+        where = f"accounts[{account.id}]"
+        if account.id.startswith(RESERVED_PREFIXES):
+            yield f"{where}.id = {account.id}: the prefix is kept for the books' own accounts; use another"
+        if account.currency not in codes:
+            yield f"{where}.currency = {account.currency}: it is not in currencies; add it there"
+        if boxes is not None and account.home and account.home not in boxes:
+            yield f"{where}.home = {account.home}: no box of this hub; pin its key first, or leave home out"
+        if not account.floor:
+            yield f"{where}.floor = false: only the books' own accounts go without; leave it out"
+
+
+def _reference_faults(site: Site) -> Iterator[str]:
+    accounts = {account.id: account for account in site.accounts}
+    for terminal in site.terminals:
+        where, account = f"terminals[{terminal.id}]", accounts.get(terminal.credit_account_id)
+        if account is None:
+            missing = terminal.credit_account_id
+            yield f"{where}.credit_account_id = {missing}: it is not in accounts; add it there"
+        elif account.currency != terminal.currency:
+            yield (
+                f"{where}.currency = {terminal.currency}: its account is in {account.currency};"
+                " make them the same"
+            )
+    for token, account_id in site.cards.items():
+        where = f"cards[{token[:6]}…]"
+        if account_id not in accounts:
+            yield f"{where} = {account_id}: it is not in accounts; add it there"
+        if token.isdigit():
+            yield f"{where}: it looks like a card number; write its token (`edgegw card-token`)"
+    known = accounts.keys() | site.cards.keys()
+    for one in site.blocked:
+        if one not in known:
+            yield f"blocked = {one[:34]}: it is no account and no card of this site; mend or remove it"
+
+
+def _rule_faults(site: Site) -> Iterator[str]:
+    codes = {rule.code for rule in site.currencies}
+    for field, currencies in (
+        ("limits", [rule.currency for rule in site.limits]),
+        ("stand_in", [rule.currency for rule in site.stand_in]),
+        ("allowances", [rule.currency for rule in site.allowances]),
+    ):
+        yield from _repeated(f"{field}[].currency", currencies)
+        for currency in currencies:
+            if currency not in codes:
+                yield f"{field}[].currency = {currency}: it is not in currencies; add it there"
+    for limit in site.limits:
+        if limit.payment_minor > limit.window_minor:
+            yield (
+                f"limits[{limit.currency}].payment_minor = {limit.payment_minor}: more than window_minor"
+                f" = {limit.window_minor}; lower it or raise that"
+            )
+    for rule in site.stand_in:
+        if rule.account_minor > rule.box_minor:
+            yield (
+                f"stand_in[{rule.currency}].account_minor = {rule.account_minor}: more than box_minor"
+                f" = {rule.box_minor}; lower it or raise that"
+            )
+
+
+def _repeated(field: str, values: Iterable[str]) -> Iterator[str]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"{field} = {value}: it stands there {count} times; keep one"
+
+
+def _is_public_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == PUBLIC_KEY_BYTES
+    except (binascii.Error, ValueError):
+        return False
