@@ -39,9 +39,7 @@ def discover() -> tuple[PaymentRule, ...]:
             )
         found.append(rule._replace(documentation=(module.__doc__ or "").strip()))
     found.sort(key=lambda rule: rule.order)
-    for first, second in zip(found, found[1:], strict=False):
+    for first, second in itertools.pairwise(found):
         if first.order == second.order:
-            raise TypeError(
-                f"rules {first.name} and {second.name} both have order {first.order}; give one another"
-            )
+            raise TypeError(f"rules {first.name} and {second.name} both have order {first.order}")
     return tuple(found)
