@@ -222,7 +222,8 @@ class Line:
         expected = (self._identity.bank, self._identity.box, self._identity.epoch_key)
         if (link.bank, link.box, link.key) != expected or link.epoch <= self._epoch:
             raise ExchangeError(f"the link is for {link.bank}/{link.box} epoch {link.epoch} and another key")
-        await self._pen.link(note, link)
+        if not await self._wrote(self._pen.link(note, link)):
+            raise LineFault(f"the link of epoch {link.epoch} waits: {self.status.pen_fault}")
         self._epoch = link.epoch
         await self._happened(Event.LINKED, f"epoch {link.epoch}")
 
@@ -392,7 +393,7 @@ class Line:
         origin = journal.journal_origin(bank=who.bank, box=who.box, epoch=head.number)
         if signed.checkpoint != journal.Checkpoint(origin, head.size, head.root):
             raise ExchangeError(f"the hub cosigned something else than size {head.size} of {origin}")
-        await self._pen.keep_cosignature(epoch=head.number, size=head.size, note=note)
+        await self._wrote(self._pen.keep_cosignature(epoch=head.number, size=head.size, note=note))
 
     async def _take_directives(self, session: Session, beaten: Beaten, held: HeldDirectives) -> bool:
         """Hand what can be applied to the pen; whether the rest waits for a bundle (or for room on the
@@ -405,12 +406,7 @@ class Line:
             self._start_fetch(session.address, taken.missing)
         if taken.directives is None:
             return bool(taken.missing)
-        try:
-            await self._pen.apply_directives(taken.directives)
-        except OperatingError as problem:
-            if problem.next is not Next.RETRY:
-                raise
-            self.status.said[session.address] = f"directives wait: {problem}"
+        if not await self._wrote(self._pen.apply_directives(taken.directives)):
             return True
         self._inbox.applied(taken.directives)
         self.status.directives_applied += len(taken.directives.bodies)
@@ -435,15 +431,26 @@ class Line:
         """Move to the table's next mode; a change is journalled with its reason, once the box has an
         epoch."""
         mode, reason = next_mode(self.mode, event)
-        if mode is self.mode:
-            return
-        text = f"{reason}: {detail[:DETAIL_LENGTH_MAX]}" if detail else reason
-        _log.info("line mode", extra={"mode": mode.value, "previous": self.mode.value, "reason": text})
-        self.status.mode, self.status.reason = mode, text
-        self.status.hint = HINTS.get(mode, "")
-        self.status.since_ns = self._sources.now_ns()
-        if self._epoch:
-            await self._pen.change_mode(mode, text)
+        if mode is not self.mode:
+            text = f"{reason}: {detail[:DETAIL_LENGTH_MAX]}" if detail else reason
+            _log.info("line mode", extra={"mode": mode.value, "previous": self.mode.value, "reason": text})
+            self.status.mode, self.status.reason = mode, text
+            self.status.hint = HINTS.get(mode, "")
+            self.status.since_ns = self._sources.now_ns()
+        if self._epoch and self._pen.mode is not mode:
+            await self._wrote(self._pen.change_mode(mode, self.status.reason))
+
+    async def _wrote(self, writing: Awaitable[None]) -> bool:
+        """Whether the pen could write it; what it could not is tried again with the next message."""
+        try:
+            await writing
+        except OperatingError as problem:
+            if problem.next is Next.STOP:
+                raise
+            self.status.pen_fault = str(problem)
+            return False
+        self.status.pen_fault = ""
+        return True
 
 
 async def _wait(event: asyncio.Event, timeout_ms: int) -> None:

@@ -42,3 +42,5 @@ class LineStatus(msgspec.Struct, kw_only=True):
     """After decompression."""
     bundle_fault: str = ""
     """What was wrong with the last site bundle."""
+    pen_fault: str = ""
+    """Why the ledger could not take what came over the line; "" when it could."""

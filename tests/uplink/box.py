@@ -10,6 +10,7 @@ from edgegw.core import journal
 from edgegw.core.exchange import Directives
 from edgegw.core.messages import LinkNote
 from edgegw.core.records import GrantDirective, Mode, SiteDirective, decode_directive
+from edgegw.errors import StorageBusy
 from edgegw.uplink.line import Line, Sources
 from edgegw.uplink.ports import Head, HeldDirectives, Identity, LineSettings
 from tests.core.authors import BANK, BOX, Author, new_key
@@ -47,6 +48,8 @@ class MemoryBox:
         self.granted: dict[str, int] = {}
         self.sites: list[int] = []
         self.mode = Mode.OFFLINE
+        self.busy = 0
+        """So many more writes fail before they change anything."""
         self._directives = HeldDirectives(0, journal.Frontier(), journal.FIRST_PREVIOUS, "")
         if addresses:
             self.line = self.new_line(*addresses, **settings)
@@ -112,12 +115,19 @@ class MemoryBox:
         self.columns[link.epoch] = []
         self.write("link", note=note)
 
+    def _busy(self) -> None:
+        if self.busy:
+            self.busy -= 1
+            raise StorageBusy("the ledger's write lock is held")
+
     async def change_mode(self, mode: Mode, reason: str) -> None:
+        self._busy()
         self.mode = mode
         self.modes.append((mode, reason))
         self.write("mode", mode=mode, reason=reason)
 
     async def apply_directives(self, directives: Directives) -> None:
+        self._busy()
         for body in directives.bodies:
             outcome = self._apply(body, directives)
             self.applied.append((msgspec.json.decode(body)["type"], outcome))

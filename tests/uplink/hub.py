@@ -191,13 +191,16 @@ class MemoryHub:
 
 
 class HubServer:
-    """One address of the hub. `silent` accepts and never answers; `stop` refuses connections."""
+    """One address of the hub.
+
+    `silent` accepts and never answers; so does a message over `carries_bytes_max`. `stop` refuses connections.
+    """
 
     def __init__(self, hub: MemoryHub) -> None:
         self.hub = hub
         self.silent = asyncio.Event()
         self.port = 0
-        self.asked = 0
+        self.carries_bytes_max = MESSAGE_BYTES_MAX
         self._runner: web.AppRunner | None = None
 
     @property
@@ -221,9 +224,9 @@ class HubServer:
             self._runner = None
 
     async def _exchange(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        envelope = read_envelope(await request.read())
-        if self.silent.is_set():
+        data = await request.read()
+        envelope = read_envelope(data)
+        if self.silent.is_set() or len(data) > self.carries_bytes_max:
             await asyncio.Event().wait()
         assert self.hub.box_key is not None
         message = open_envelope(self.hub.box_key.verify, envelope, direction=Direction.TO_HUB)

@@ -92,6 +92,19 @@ async def test_a_backlog_that_does_not_fit_into_one_message(start: Start, hub: M
     assert box.line.status.sent_bytes < box.line.status.sent_bytes_raw
 
 
+async def test_a_line_too_slow_for_a_full_package_gets_smaller_ones(
+    start: Start, hub: MemoryHub, servers: list[HubServer]
+) -> None:
+    """A package that does not get through in time is halved, so that the backlog shrinks over any line."""
+    box = await start(answer_timeout_ms=100)
+    await synced(box, hub)
+    servers[0].carries_bytes_max = 40_000
+    for number in range(20):
+        box.write("operator", number=number, padding="x" * 10_000)
+    await synced(box, hub)
+    assert max(len(beat.push.records) for beat in hub.beats if beat.push) <= 4
+
+
 async def test_a_line_that_carries_nothing_and_returns(
     start: Start, hub: MemoryHub, servers: list[HubServer]
 ) -> None:
@@ -243,6 +256,22 @@ async def test_a_directive_of_a_newer_hub_does_not_block_the_next(start: Start, 
 
 
 SITE = Site(bank=BANK, version=4, currencies=(CurrencyRule(code="CNY", numeric=156),))
+
+
+async def test_a_ledger_that_is_busy_for_a_moment_loses_neither_mode_nor_grant(
+    start: Start, hub: MemoryHub
+) -> None:
+    """What the pen could not write comes again with the next message; the line's task lives on."""
+    box = await start()
+    await synced(box, hub)
+    box.busy = 2
+    hub.grant("a", 500)
+    await until(lambda: box.granted == {"a": 500}, "the grant to be applied")
+    assert box.applied == [("grant", "applied")]
+    box.busy = 2
+    hub.verdict = Verdict.FENCED
+    await until(lambda: box.mode is Mode.FENCED, "the mode to be journalled")
+    assert not box.line.status.pen_fault
 
 
 async def test_a_site_bundle_is_applied_only_with_the_digest_that_the_hub_signed(
