@@ -132,7 +132,7 @@ class Hub:
             return work(connection)
 
     async def exchange(self, data: bytes) -> bytes:
-        """The signed reply to a signed message; raises ExchangeError or NotPinned, having used nothing of it."""
+        """The signed reply to a signed message; raises ExchangeError or NotPinned with nothing used."""
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._exchange, data)
 
     def close(self) -> None:

@@ -560,7 +560,7 @@ class _Beat:
             return Verdict.FENCED
         if verdict is Verdict.HUB_BEHIND:
             own = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
-            lacking = beat.waiting - (0 if beat.push is None else len(beat.push.records))
+            lacking = beat.waiting - len(self._items)
             if lacking <= 0 and (theirs.number, theirs.size) <= (own.number, own.size):
                 return Verdict.OK
         return verdict

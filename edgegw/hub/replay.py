@@ -371,7 +371,7 @@ class Replay:
         place = (said.incarnation, said.seq)
         body, outcome = self._directives.get(place, (b"", ""))
         if body != bytes(record.directive) or outcome:
-            fault = "directive_applied_twice" if outcome else "directive_not_ours"
+            fault = "directive_not_ours" if body != bytes(record.directive) else "directive_applied_twice"
             self._suspend(record.seq, fault, f"directive {said.incarnation}/{said.seq}")
             self._quarantine(f"record {self._epoch}/{record.seq}: {fault}")
             return

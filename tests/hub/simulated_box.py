@@ -1,0 +1,320 @@
+"""A box made of the core alone: it journals, signs, pushes and applies directives, with no decisions of its
+own.
+
+What a record says is up to the test, so that wrong boxes can be played too. `talk` carries bytes to the hub.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import msgspec
+
+from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.access.sm2 import PrivateKey
+from edgegw.core import journal
+from edgegw.core.book import PENDING, POST, VOID, centre_account, risk_account
+from edgegw.core.exchange import HeldLog, judge_package
+from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.messages import (
+    VERSION,
+    Ask,
+    Beat,
+    Beaten,
+    Direction,
+    LogHead,
+    Open,
+    Opened,
+    Package,
+    PackageVerdict,
+    Verdict,
+    open_link,
+    open_reply,
+    seal_envelope,
+)
+from edgegw.core.records import (
+    ClearedBy,
+    ConfirmDirective,
+    DeclineDirective,
+    Directive,
+    DirectiveApplied,
+    Expiry,
+    GrantDirective,
+    Kind,
+    Leg,
+    Link,
+    Mode,
+    Record,
+    Refusal,
+    Request,
+    Transfer,
+    decode_directive,
+    encode,
+    transfer_id,
+)
+
+BANK = "testbank"
+CNY = "CNY"
+
+
+def new_key(name: str) -> SigningKey:
+    """A fresh key under this name."""
+    return SigningKey(name, PrivateKey.generate())
+
+
+class SimulatedBox:
+    """A box, its device key and its journal."""
+
+    def __init__(
+        self, name: str, device: SigningKey, hub_key: VerifyingKey, talk: Callable[[bytes], bytes]
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.hub_key = hub_key
+        self.talk = talk
+        self.boot = secrets.token_hex(8)
+        self.key = new_key(f"{name}-1")
+        self.epoch = 0
+        self.bodies: list[bytes] = []
+        self.held = 0
+        self.cosignature = ""
+        self.session = b""
+        self.counter = 0
+        self.incarnation = 0
+        self.directives: list[Directive] = []
+        self.directive_leaves: list[bytes] = []
+        self.directive_frontier = Frontier()
+        self.now_ns = 1_000_000_000
+
+    # -- the journal -----------------------------------------------------------------------------------------
+
+    def head(self) -> dict[str, int | str]:
+        """The head of the next record."""
+        self.now_ns += 1 << 20
+        return {
+            "v": 1,
+            "bank": BANK,
+            "box": self.name,
+            "epoch": self.epoch,
+            "seq": len(self.bodies),
+            "at_ns": self.now_ns,
+            "wall_ns": self.now_ns,
+            "mono_ns": self.now_ns,
+        }
+
+    def write(self, record: Record) -> int:
+        """Journal a record; its seq."""
+        self.bodies.append(encode(record))
+        return record.seq
+
+    def transfer(
+        self,
+        legs: tuple[Leg, ...],
+        *,
+        kind: Kind = Kind.PAYMENT,
+        cleared_by: ClearedBy = ClearedBy.ALLOWANCE,
+        payer: str = "",
+        amount_minor: int = 0,
+        request_id: str = "",
+    ) -> int:
+        """Journal a cleared request with these legs."""
+        request = Request(
+            kind=kind,
+            id=request_id or secrets.token_hex(16),
+            debit_account_id=payer or legs[0].debit_account_id,
+            credit_account_id=legs[0].credit_account_id,
+            amount_minor=amount_minor or legs[0].amount_minor,
+            currency=CNY,
+        )
+        return self.write(
+            Transfer(
+                **self.head(), window=1, client="till", request=request, cleared_by=cleared_by, legs=legs
+            )
+        )
+
+    def pay(
+        self, payer: str, payee: str, amount_minor: int, *, home: bool = False, request_id: str = ""
+    ) -> int:
+        """A payment from allowance; home: the payee lives elsewhere, and the right goes back by itself."""
+        legs = [Leg(payer, payee, amount_minor)]
+        if home:
+            legs.append(Leg(payee, centre_account(CNY), amount_minor))
+        return self.transfer(tuple(legs), request_id=request_id)
+
+    def stand_in(self, payer: str, payee: str, amount_minor: int, *, request_id: str = "") -> int:
+        """A stand-in that waits for the centre."""
+        leg = Leg(risk_account(self.name, CNY), payee, amount_minor, PENDING)
+        return self.transfer(
+            (leg,),
+            cleared_by=ClearedBy.STAND_IN,
+            payer=payer,
+            amount_minor=amount_minor,
+            request_id=request_id,
+        )
+
+    def hold(self, payer: str, payee: str, amount_minor: int) -> int:
+        """A hold."""
+        return self.transfer((Leg(payer, payee, amount_minor, PENDING, "", 600),), kind=Kind.HOLD)
+
+    def resolve(self, seq: int, payer: str, payee: str, amount_minor: int, *, void: bool = False) -> int:
+        """Post or void the pending leg of a record."""
+        pending = f"{transfer_id(epoch=self.epoch, seq=seq, leg=0):032x}"
+        leg = Leg(payer, payee, amount_minor, VOID if void else POST, pending)
+        return self.transfer((leg,), kind=Kind.VOID if void else Kind.POST)
+
+    def expire(self, seq: int, payer: str, payee: str, amount_minor: int) -> int:
+        """Expire the hold of a record."""
+        pending = f"{transfer_id(epoch=self.epoch, seq=seq, leg=0):032x}"
+        leg = Leg(payer, payee, amount_minor, VOID, pending)
+        return self.write(Expiry(**self.head(), window=1, original=f"{self.epoch}/{seq}", legs=(leg,)))
+
+    def refuse(self, request_id: str) -> int:
+        """A refusal."""
+        request = Request(
+            kind=Kind.PAYMENT, id=request_id, debit_account_id="A", amount_minor=1, currency=CNY
+        )
+        return self.write(Refusal(**self.head(), client="till", request=request, code="x", detail=""))
+
+    def apply(self, directive: Directive, *, outcome: str = "applied") -> int:
+        """Journal a directive as a good box would, or as refused or returned."""
+        legs: tuple[Leg, ...] = ()
+        if isinstance(directive, GrantDirective) and outcome != "refused":
+            legs = (Leg(centre_account(CNY), directive.account_id, directive.amount_minor),)
+            if outcome == "returned":
+                legs += (Leg(directive.account_id, centre_account(CNY), directive.amount_minor),)
+        elif isinstance(directive, ConfirmDirective | DeclineDirective) and outcome == "applied":
+            legs = self._settling(directive)
+        return self.write(
+            DirectiveApplied(
+                **self.head(), window=1, directive=msgspec.Raw(encode(directive)), outcome=outcome, legs=legs
+            )
+        )
+
+    def _settling(self, directive: ConfirmDirective | DeclineDirective) -> tuple[Leg, ...]:
+        risk = risk_account(self.name, CNY)
+        stood = msgspec.json.decode(self.bodies[directive.at_seq], type=Transfer)
+        payee = stood.legs[0].credit_account_id
+        pending = f"{transfer_id(epoch=directive.epoch, seq=directive.at_seq, leg=0):032x}"
+        posted = Leg(risk, payee, directive.amount_minor, POST, pending)
+        if isinstance(directive, DeclineDirective) and directive.liable == "merchant":
+            return (posted, Leg(payee, risk, directive.amount_minor))
+        return (posted,)
+
+    # -- the exchange ----------------------------------------------------------------------------------------
+
+    def open(self, *, nonce: bytes = b"", mode: Mode = Mode.SYNCING) -> Opened:
+        """Open a session; journal the link when there is one and open again."""
+        nonce = nonce or secrets.token_bytes(16)
+        heads = (LogHead(self.epoch, len(self.bodies), self.root(len(self.bodies))),) if self.epoch else ()
+        size = self.directive_frontier.size
+        message = Open(
+            version=VERSION,
+            version_oldest=VERSION,
+            bank=BANK,
+            box=self.name,
+            boot=self.boot,
+            epoch=self.epoch,
+            key=self.key.public.text(),
+            mode=mode,
+            journals=heads,
+            cosignature=self.cosignature,
+            directives=LogHead(self.incarnation, size, self.directive_frontier.root() if size else b""),
+        )
+        opened = self.send(message, session=nonce, counter=0)
+        assert isinstance(opened, Opened)
+        if opened.verdict is Verdict.LINK:
+            self.epoch = open_link(opened.link, self.hub_key).epoch
+            self.bodies, self.held, self.cosignature = [], 0, ""
+            self.write(Link(**self.head(), note=opened.link))
+            return self.open()
+        self.session, self.counter = opened.session, 0
+        return opened
+
+    def send(self, message: Open | Beat, *, session: bytes, counter: int) -> Opened | Beaten:
+        """Sign, carry and open."""
+        data = seal_envelope(
+            self.device.sign,
+            message,
+            direction=Direction.TO_HUB,
+            bank=BANK,
+            box=self.name,
+            session=session,
+            counter=counter,
+        )
+        reply = open_reply(
+            self.hub_key.verify, self.talk(data), bank=BANK, box=self.name, session=session, counter=counter
+        )
+        assert isinstance(reply, Opened | Beaten)
+        return reply
+
+    def root(self, size: int) -> bytes:
+        """The root of the first `size` records."""
+        if not size:
+            return b""
+        frontier = Frontier()
+        frontier.extend(journal.chain(journal.FIRST_PREVIOUS, self.bodies[:size]))
+        return frontier.root()
+
+    def package(self, start: int, end: int) -> Package:
+        """The records [start, end), proved up to the head."""
+        leaves = journal.chain(journal.FIRST_PREVIOUS, self.bodies)
+        origin = journal.journal_origin(bank=BANK, box=self.name, epoch=self.epoch)
+        size = len(self.bodies)
+        return Package(
+            number=self.epoch,
+            old_size=start,
+            records=tuple(self.bodies[start:end]),
+            root=self.root(end),
+            checkpoint=self.key.seal(Checkpoint(origin, size, self.root(size)).body()),
+            proof=tuple(journal.consistency_proof(end, size, journal.nodes_of(leaves))),
+        )
+
+    def beat(self, *asks: Ask, push: Package | None = None, repeat: bool = False) -> Beaten:
+        """One beat with what the hub lacks (or the given push); takes the directives into the log, applies
+        none."""
+        if push is None and self.held < len(self.bodies):
+            push = self.package(self.held, min(len(self.bodies), self.held + 256))
+        self.counter += 1
+        size = self.directive_frontier.size
+        message = Beat(
+            directives=LogHead(self.incarnation, size, self.directive_frontier.root() if size else b""),
+            push=push,
+            asks=asks,
+            waiting=len(self.bodies) - self.held,
+        )
+        beaten = self.send(message, session=self.session, counter=self.counter)
+        assert isinstance(beaten, Beaten)
+        if beaten.push in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE) and beaten.journal is not None:
+            self.held = beaten.journal.size
+            self.cosignature = beaten.cosignature
+        if beaten.directives is not None:
+            self._take(beaten.directives)
+        return beaten
+
+    def _take(self, package: Package) -> None:
+        if package.number > self.incarnation:
+            self.incarnation, self.directives, self.directive_leaves = package.number, [], []
+            self.directive_frontier = Frontier()
+        held = HeldLog(self.incarnation, self.directive_frontier, lambda index: self.directive_leaves[index])
+        judged = judge_package(package, held, bank=BANK, box=self.name, key=self.hub_key)
+        assert judged.verdict is PackageVerdict.ACCEPTED, judged.reason
+        assert judged.frontier is not None
+        self.directive_frontier = judged.frontier
+        self.directive_leaves += judged.leaves
+        self.directives += [decode_directive(body) for body in judged.records]
+
+    def sync(self, *asks: Ask) -> list[Directive]:
+        """Beat and apply until nothing is left on either side; the directives that came."""
+        came: list[Directive] = []
+        while True:
+            before = self.directive_frontier.size if asks or self.incarnation else 0
+            number = self.incarnation
+            beaten = self.beat(*asks)
+            asks = ()
+            fresh = self.directives[before if number == self.incarnation else 0 :]
+            for directive in fresh:
+                self.apply(directive)
+            came += fresh
+            if not fresh and not beaten.more and self.held == len(self.bodies):
+                return came

@@ -1,0 +1,56 @@
+"""The database is opened only where it keeps what it says."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+
+from edgegw.hub.database import DatabaseError, check_sqlite_version, open_database, sole_process
+from edgegw.hub.schema import metadata
+
+
+@pytest.mark.parametrize("version", [(3, 40, 1), (3, 46, 1), (3, 50, 6), (3, 51, 2)])
+def test_an_sqlite_that_loses_rows_is_refused(version: tuple[int, int, int]) -> None:
+    """The versions with the WAL-reset bug, among them what Debian 12 and 13 carry."""
+    with pytest.raises(DatabaseError, match="pysqlite3"):
+        check_sqlite_version(version)
+
+
+@pytest.mark.parametrize("version", [(3, 44, 6), (3, 50, 7), (3, 51, 3), (3, 53, 4)])
+def test_a_mended_sqlite_is_taken(version: tuple[int, int, int]) -> None:
+    """The fix and its two back-ports."""
+    check_sqlite_version(version)
+
+
+def test_commits_are_on_disk_and_references_hold(tmp_path: Path) -> None:
+    """Durability is read back, not hoped for; the file is the owner's alone."""
+    engine = open_database(tmp_path / "hub.db")
+    with engine.connect() as connection:
+        found = {
+            name: connection.execute(text(f"PRAGMA {name}")).scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        }
+    engine.dispose()
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    assert (tmp_path / "hub.db").stat().st_mode & 0o077 == 0
+
+
+def test_two_hubs_do_not_serve_one_file(tmp_path: Path) -> None:
+    """SQLite has one serving process; the second is told what to do."""
+    path = tmp_path / "hub.db"
+    with sole_process(path), pytest.raises(DatabaseError, match="another hub"), sole_process(path):
+        pass
+    with sole_process(path):
+        pass
+
+
+def test_every_table_can_be_made_in_postgresql() -> None:
+    """No type or clause of one engine alone."""
+    for table in metadata.sorted_tables:
+        words = str(CreateTable(table).compile(dialect=postgresql.dialect()))
+        assert "SERIAL" not in words
+        for column in table.columns:
+            if column.name.endswith("_minor"):
+                assert f"{column.name} BIGINT" in words

@@ -1,0 +1,146 @@
+"""A hub over a real SQLite file, boxes that talk to it in process, and the books checked after every message."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Connection, Engine, text
+
+from edgegw.access.keys import VerifyingKey
+from edgegw.core.records import Account
+from edgegw.core.site import AllowanceRule, CurrencyRule, Site, StandInRule
+from edgegw.hub.app import Hub
+from edgegw.hub.books import post_core
+from edgegw.hub.database import open_database
+from edgegw.hub.keyring import Keyring
+from edgegw.hub.site import publish
+from tests.hub.simulated_box import BANK, CNY, SimulatedBox, new_key
+
+NORTH, SOUTH = "north", "south"
+RISK_MINOR = 1_000
+
+ACCOUNTS = (
+    Account(id="A", currency=CNY),
+    Account(id="B", currency=CNY),
+    Account(id="HOME", currency=CNY, home=NORTH),
+    Account(id="SHOP", currency=CNY, home=NORTH, participant="shops"),
+    Account(id="FAR", currency=CNY, home=SOUTH),
+)
+
+
+def a_site(version: int = 1, **changes: object) -> Site:
+    """A site of one currency with five accounts; no allotments unless asked for."""
+    site = Site(
+        bank=BANK,
+        version=version,
+        currencies=(CurrencyRule(code=CNY, numeric=156),),
+        accounts=ACCOUNTS,
+        stand_in=(
+            StandInRule(
+                currency=CNY,
+                floor_minor=500,
+                account_minor=900,
+                account_count=5,
+                box_minor=RISK_MINOR,
+                offline_seconds_max=3600,
+            ),
+        ),
+    )
+    return msgspec.structs.replace(site, **changes)
+
+
+ALLOTTED = (AllowanceRule(currency=CNY, share_percent=50, account_minor=400),)
+
+
+def check_books(connection: Connection) -> None:
+    """The invariants in SQL of the test's own: nothing of the hub's code is trusted here."""
+    torn = connection.execute(
+        text(
+            "SELECT a.account_id, a.balance_minor, a.available_minor, "
+            "(SELECT COALESCE(SUM(o.amount_minor), 0) FROM outstanding o WHERE o.account_id = a.account_id) AS held "
+            "FROM account a WHERE a.available_minor + "
+            "(SELECT COALESCE(SUM(o.amount_minor), 0) FROM outstanding o WHERE o.account_id = a.account_id) "
+            "<> a.balance_minor"
+        )
+    ).all()
+    assert torn == []
+    assert connection.execute(text("SELECT SUM(balance_minor) FROM account")).scalar_one() in (None, 0)
+    customers = "SELECT account_id FROM account WHERE floor AND (balance_minor < 0 OR available_minor < 0)"
+    assert connection.execute(text(customers)).all() == []
+
+
+class World:
+    """A hub with its site, and the boxes that the test brings up."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.hub_key = new_key("hub")
+        self.devices = {name: new_key(name) for name in (NORTH, SOUTH)}
+        pinned = {name: VerifyingKey.parse(key.public.text()) for name, key in self.devices.items()}
+        self.keyring = Keyring(bank=BANK, key=self.hub_key, boxes=pinned)
+        self.hub = Hub(engine, self.keyring)
+        self.ids = itertools.count()
+
+    def back_up(self, path: Path) -> None:
+        """A copy of the database as it is now."""
+        with self.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            raw.rollback()
+            raw.execute("VACUUM INTO ?", (str(path),))
+
+    def restore(self, path: Path) -> None:
+        """Go on with a copy, as after a failover that lost its last commits."""
+        self.hub.close()
+        self.engine = open_database(path)
+        self.hub = Hub(self.engine, self.keyring)
+
+    def publish(self, site: Site) -> str:
+        with self.engine.begin() as connection:
+            return publish(connection, self.keyring, msgspec.json.encode(site), now_ns=1)
+
+    def fund(self, account_id: str, amount_minor: int) -> None:
+        with self.engine.begin() as connection:
+            post_core(
+                connection,
+                id=f"opening-{next(self.ids)}",
+                debit_account_id="core:CNY",
+                credit_account_id=account_id,
+                amount_minor=amount_minor,
+            )
+
+    def talk(self, data: bytes) -> bytes:
+        reply = self.hub._exchange(data)
+        with self.engine.begin() as connection:
+            check_books(connection)
+        return reply
+
+    def box(self, name: str) -> SimulatedBox:
+        """A box that is up, in step and has its risk allowance."""
+        box = self.new_box(name)
+        box.open()
+        box.sync()
+        return box
+
+    def new_box(self, name: str) -> SimulatedBox:
+        return SimulatedBox(name, self.devices[name], self.hub_key.public, self.talk)
+
+    def row(self, query: str, **values: object) -> tuple[object, ...]:
+        """The one row of a query."""
+        with self.engine.begin() as connection:
+            return tuple(connection.execute(text(query), values).one())
+
+    def rows(self, query: str, **values: object) -> list[tuple[object, ...]]:
+        with self.engine.begin() as connection:
+            return [tuple(row) for row in connection.execute(text(query), values)]
+
+    def money(self, account_id: str) -> tuple[int, int, int]:
+        """balance, available, outstanding everywhere."""
+        row = self.row(
+            "SELECT balance_minor, available_minor, (SELECT COALESCE(SUM(amount_minor), 0) FROM outstanding o "
+            "WHERE o.account_id = a.account_id) FROM account a WHERE account_id = :id",
+            id=account_id,
+        )
+        return tuple(int(str(amount)) for amount in row)  # type: ignore[return-value]
