@@ -71,7 +71,7 @@ def apply_directive(
     record = DirectiveApplied(
         **stamp.head(),
         window=book.window,
-        directive=msgspec.Raw(body),
+        directive=_verbatim(body),
         outcome=effect.outcome,
         reason=effect.reason,
         legs=effect.legs,
@@ -79,6 +79,16 @@ def apply_directive(
     )
     book.note(record)
     return record
+
+
+def _verbatim(body: bytes) -> msgspec.Raw:
+    """The directive as it goes into the record; bytes that are no line of JSON go in as a string of hex
+    digits."""
+    try:
+        msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        return msgspec.Raw(msgspec.json.encode(body.hex()))
+    return msgspec.Raw(msgspec.json.encode(body.hex()) if b"\n" in body else body)
 
 
 def original_of(directive: Directive) -> str:

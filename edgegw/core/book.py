@@ -532,11 +532,11 @@ class Book:
             )
 
     def _note_directive(self, record: DirectiveApplied) -> None:
+        if record.outcome == REFUSED:
+            return
         directive = decode_directive(bytes(record.directive))
         if isinstance(directive, ConfirmDirective | DeclineDirective):
             self._settle_stand_in(transfer_id(epoch=directive.epoch, seq=directive.at_seq, leg=0))
-        elif record.outcome == REFUSED:
-            return
         elif isinstance(directive, SiteDirective):
             self.site_version, self.site_digest = directive.version, directive.digest
         elif isinstance(directive, FreezeDirective):
