@@ -167,6 +167,8 @@ _ALL_KEYLESS: Final = ""
 _LOGGED_PER_CONNECTION_MAX: Final = 100
 """A peer that sends rubbish for ever is counted for ever, but does not fill the disk with log lines."""
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+_SEND_BUFFER_BYTES: Final = 65_536
+"""The answers to some 256 messages; the kernel's own choice is megabytes for each peer that does not read."""
 _STOP_SECONDS: Final = 5.0
 _DAY_NS: Final = 86_400 * 1_000_000_000
 
@@ -192,7 +194,9 @@ class Terminals:
     def directory(self) -> Directory | None:
         """The site's settings in force, or None before the first."""
         site = self._payments.site
-        if site is not None and (self._directory is None or self._directory.site is not site):
+        if site is None:
+            return None
+        if self._directory is None or self._directory.site is not site:
             self._directory = Directory(site)
         return self._directory
 
@@ -322,7 +326,8 @@ class _Connection:
         self._slots.release()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, OSError | TimeoutError):
-            self._log("closed", "the peer takes no answers")
+            self._terminals.count("cut_off")
+            self._log("cut off", "the peer takes no answers")
             self._writer.transport.abort()
         elif error is not None:
             # The error's own text may quote the message, so it is not shown.
@@ -523,7 +528,7 @@ class Iso8583Server:
         task = asyncio.ensure_future(_Connection(self._terminals, reader, writer).serve())
         self._serving.add(task)
         self._terminals.count("connected")
-        _keep_alive(writer)
+        _bound(writer)
         task.add_done_callback(self._serving.discard)
 
     async def stop(self) -> None:
@@ -536,9 +541,10 @@ class Iso8583Server:
             await asyncio.wait(self._serving)
 
 
-def _keep_alive(writer: asyncio.StreamWriter) -> None:
-    """Let the kernel find peers that are gone without a word: within two minutes, at no cost of ours."""
+def _bound(writer: asyncio.StreamWriter) -> None:
+    """Let the kernel find peers that are gone, within two minutes, and keep little for deaf ones."""
     connected: socket.socket = writer.get_extra_info("socket")
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in _KEEPALIVE:
         connected.setsockopt(socket.IPPROTO_TCP, option, value)

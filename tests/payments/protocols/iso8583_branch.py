@@ -1,4 +1,4 @@
-"""A branch for the ISO 8583 tests: a gateway in memory that decides with the real core, and a terminal on a socket."""
+"""A branch for the ISO 8583 tests: a gateway in memory on the real core, and a terminal on a socket."""
 
 import asyncio
 import contextlib
@@ -25,15 +25,21 @@ TERMINAL_KEY = bytes(range(100, 132))
 DAY_NS = 86_400 * 1_000_000_000
 FUNDS_MINOR = 10_000_000
 
-# 0200, fields 2 3 4 7 11 12 13 32 37 41 42 49, set by hand: 0x72 = 2 3 4 7, 0x38 = 11 12 13, 0x01 = 32, 0x08 = 37,
-# 0xC0 = 41 42, 0x80 = 49.
-PAYMENT = (
-    b"0200" b"7238000108C08000"
-    b"16" b"6222021234567890" b"000000" b"000000012345" b"1121093015" b"000123" b"173015" b"1121"
-    b"06" b"123456" b"112117000123" b"T0000001" b"M00000000000001" b"156"
-)  # fmt: skip
-SIGN_ON = b"0800822000000080000004000000000000001121093000000001T0000001001"
-ECHO = b"0800822000000080000004000000000000001121093000000002T0000001301"
+
+def packed(text: str) -> bytes:
+    """A message that is written with blanks between its fields."""
+    return "".join(text.split()).encode("ascii")
+
+
+# 0200 with fields 2 3 4 7 11 12 13 32 37 41 42 49. The bitmap, by hand: 0x72 is 2 3 4 7, 0x38 is 11 12 13,
+# 0x01 is 32, 0x08 is 37, 0xC0 is 41 42, 0x80 is 49.
+PAYMENT = packed("""
+    0200 7238000108C08000
+    16 6222021234567890 000000 000000012345 1121093015 000123 173015 1121
+    06 123456 112117000123 T0000001 M00000000000001 156
+""")
+SIGN_ON = packed("0800 8220000000800000 0400000000000000 1121093000 000001 T0000001 001")
+ECHO = packed("0800 8220000000800000 0400000000000000 1121093000 000002 T0000001 301")
 
 CODEC = Codec("hex")
 
