@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from edgegw.core.journal import FIRST_PREVIOUS, inclusion_proof
+from edgegw.core.journal import FIRST_PREVIOUS, consistency_proof, inclusion_proof
 from edgegw.core.records import (
     ConfirmDirective,
     DeclineDirective,
@@ -76,8 +76,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str
     """The signed note that holds the root."""
     cosignature: str
-    """The centre's cosignature, when it covers the record; before that "" and the box alone vouches for its
-    history."""
+    """The centre's cosigned note, when it covers the record; before that "": the box alone vouches for it."""
+    cosignature_proof: tuple[str, ...]
+    """Hex; the consistency proof from the cosigned size to `size`."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,17 +170,21 @@ class History:
         previous = FIRST_PREVIOUS
         if record.seq:
             previous = self._records.rows(epoch=record.epoch, start=record.seq - 1, limit=1)[0].leaf
-        proof = inclusion_proof(record.seq, head.size, self._records.node(record.epoch, head.size))
-        size, note = self._records.cosignature(record.epoch) or (0, "")
+        node = self._records.node(record.epoch, head.size)
+        proof = inclusion_proof(record.seq, head.size, node)
+        cosigned, note = self._records.cosignature(record.epoch) or (0, "")
+        covered = record.seq < cosigned <= head.size
+        consistency = consistency_proof(cosigned, head.size, node) if covered else []
         return Receipt(
             type="edgegw-receipt-v1",
             record=body.decode(),
             previous_leaf=previous.hex(),
             index=record.seq,
             size=head.size,
-            proof=tuple(node.hex() for node in proof),
+            proof=tuple(step.hex() for step in proof),
             checkpoint=head.checkpoint,
-            cosignature=note if size > record.seq else "",
+            cosignature=note if covered else "",
+            cosignature_proof=tuple(step.hex() for step in consistency),
         )
 
     async def window(self, number: int) -> WindowClosed | None:

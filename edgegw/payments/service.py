@@ -127,6 +127,7 @@ class Gateway:
         self._waiting: dict[tuple[str, str], _Waiting] = {}
         self._admitted = 0
         self._asks = asyncio.Semaphore(ASKS_MAX)
+        self._closing = asyncio.Lock()
         self._stopping = False
 
     @property
@@ -152,7 +153,8 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether payments are taken."""
-        return self.book.mode.clears and self.book.site is not None and not self._stopping
+        book = self.book
+        return book.mode.clears and book.epoch > 0 and book.site is not None and not self._stopping
 
     def stop_admitting(self) -> None:
         """Take no new payments; those admitted are still answered."""
@@ -340,13 +342,14 @@ class Gateway:
     async def close_window(self, *, window: int, business_date: str, by: str) -> WindowClosed:
         """Close the open window; closing it again with the same date gives the same record, so that a retry
         is safe."""
-        if window == self.book.window:
-            if not self.book.mode.clears:
-                raise Unanswered("not_clearing", f"the box is {self.book.mode}: {self.book.mode_reason}")
-            try:
-                return await self._pen.close_window(business_date=business_date, closed_by=by)
-            except (OperatingError, BrokenInvariant) as error:
-                raise undecided_by(error) from error
+        async with self._closing:  # Else a retry that overtakes its first try would close the next window.
+            if window == self.book.window:
+                if not self.book.mode.clears:
+                    raise Unanswered("not_clearing", f"the box is {self.book.mode}: {self.book.mode_reason}")
+                try:
+                    return await self._pen.close_window(business_date=business_date, closed_by=by)
+                except (OperatingError, BrokenInvariant) as error:
+                    raise undecided_by(error) from error
         closed = await self.history.window(window)
         if closed is None or closed.business_date != business_date:
             message = f"window {window} is not open; the open one is {self.book.window}"

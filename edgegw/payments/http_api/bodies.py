@@ -36,7 +36,7 @@ BusinessDate = Annotated[
 Place = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[0-9]{1,9}/[0-9]{1,12}\Z", description="epoch/seq of a record in the box's journal."
+        pattern=r"^[0-9]{1,6}/[0-9]{1,12}\Z", description="epoch/seq of a record in the box's journal."
     ),
 ]
 

@@ -17,7 +17,7 @@ _TEMPLATE: Final = "#/components/schemas/{name}"
 Json = dict[str, Any]
 
 _TRACE: Final[Json] = {
-    "description": "32 hex digits to find the request's log lines by; the caller's, if it sent `traceparent`.",
+    "description": "32 hex digits to find the request's log lines by; those of `traceparent`, if sent.",
     "required": True,
     "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
 }
@@ -32,10 +32,10 @@ _RETRY: Final[Json] = {
 }
 _DESCRIPTION: Final = (
     "Payments at a branch that keeps clearing while the line to the centre is down. Every amount is a whole"
-    " number of minor units. An id is minted by the client before its first send; asking again with the same id"
-    " and content is always safe and gives the first answer, byte for byte. 2xx is cleared (or kept), 409 is a"
-    " final no for this id; 429, 503 and 507 mean that nothing was decided, or that the outcome is unknown: ask"
-    " again with the same id."
+    " number of minor units. An id is minted by the client before its first send; asking again with the same"
+    " id and content is always safe and gives the first answer, byte for byte. 2xx is cleared (or kept), 409"
+    " is a no for good under this id; 429, 503 and 507 mean that nothing was decided, or that the outcome is"
+    " unknown: ask again with the same id."
 )
 
 
@@ -72,8 +72,8 @@ def build_document(operations: Sequence[Operation], *, version: str) -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "A JWT (EdDSA) signed with the client's Ed25519 key: iss and sub the client, aud the box,"
-                    " exp at most a day ahead.",
+                    "description": "A JWT (EdDSA) signed with the client's Ed25519 key: iss and sub the"
+                    " client, aud the box, exp at most a day ahead.",
                 }
             },
         },
@@ -110,7 +110,10 @@ def _operation(operation: Operation, schemas: Json, names: Mapping[type, str]) -
         document["security"] = []
     if operation.body is not None:
         reference = {"$ref": _TEMPLATE.format(name=names[operation.body])}
-        document["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
+        content: Json = {"schema": reference}
+        if operation.example is not None:
+            content["example"] = msgspec.to_builtins(operation.example)
+        document["requestBody"] = {"required": True, "content": {"application/json": content}}
     return document
 
 

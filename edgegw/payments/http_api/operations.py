@@ -62,6 +62,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """`pay`, `read` or `operate`; "" is open to everyone."""
     responses: Mapping[int, Response]
     body: type[msgspec.Struct] | None = None
+    example: msgspec.Struct | None = None
+    """A body as the document shows it."""
     path_shape: type[msgspec.Struct] = NoPath
     query_shape: type[msgspec.Struct] = bodies.NoQuery
     body_bytes_max: int = BODY_BYTES_MAX
@@ -109,6 +111,7 @@ _WITH_BODY: Final = (
     "unknown_field",
     "repeated_field",
     "invalid_field",
+    "float_number",
     "card_number",
     "request_timeout",
     "body_too_large",
@@ -124,6 +127,22 @@ _DECIDING: Final = (
     "storage_full",
 )
 
+_PAYMENT: Final = bodies.PaymentBody(
+    id="0198f2c5a1b27c3d8e4f5a6b7c8d9e0f",
+    debit_account_id="alice",
+    credit_account_id="shop-1",
+    amount_minor=1250,
+    currency="CNY",
+    reference="table 7",
+)
+_HOLD: Final = bodies.HoldBody(
+    id="0198f2c5a1b27c3d8e4f5a6b7c8d9e10",
+    debit_account_id="alice",
+    credit_account_id="shop-1",
+    amount_minor=50000,
+    currency="CNY",
+    timeout_s=604800,
+)
 _CLEARED: Final = Response("Cleared; a repeat is the same bytes, with `Idempotent-Replay: true`.", Answer)
 
 OPERATIONS: Final = (
@@ -134,6 +153,7 @@ OPERATIONS: Final = (
         summary="Pay from one account to another",
         scope="pay",
         body=bodies.PaymentBody,
+        example=_PAYMENT,
         responses={201: _CLEARED},
         refuses=True,
         links={"get_payment": "id", "get_receipt": "id"},
@@ -145,6 +165,7 @@ OPERATIONS: Final = (
         summary="Pay up to 8,190 times, each by itself or all or none",
         scope="pay",
         body=bodies.BatchBody,
+        example=bodies.BatchBody(payments=[_PAYMENT]),
         body_bytes_max=BATCH_BYTES_MAX,
         responses={200: Response("Every payment's result, in order.", bodies.BatchAnswers)},
         problems=("repeated_id", "group_mixed"),
@@ -166,6 +187,7 @@ OPERATIONS: Final = (
         summary="Reserve money, to be posted or voided later",
         scope="pay",
         body=bodies.HoldBody,
+        example=_HOLD,
         responses={201: _CLEARED},
         refuses=True,
         links={"get_payment": "id", "post_hold": "hold_id", "void_hold": "hold_id"},
@@ -178,6 +200,7 @@ OPERATIONS: Final = (
         scope="pay",
         path_shape=HoldPath,
         body=bodies.PostBody,
+        example=bodies.PostBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e11", amount_minor=47300),
         responses={201: _CLEARED},
         refuses=True,
     ),
@@ -189,6 +212,7 @@ OPERATIONS: Final = (
         scope="pay",
         path_shape=HoldPath,
         body=bodies.VoidBody,
+        example=bodies.VoidBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e12"),
         responses={201: _CLEARED},
         refuses=True,
     ),
@@ -199,6 +223,7 @@ OPERATIONS: Final = (
         summary="Give a payment back, whole or in part",
         scope="pay",
         body=bodies.ReversalBody,
+        example=bodies.ReversalBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e13", original_id=_PAYMENT.id),
         responses={
             201: _CLEARED,
             202: Response(
@@ -254,6 +279,7 @@ OPERATIONS: Final = (
         summary="Close the open clearing window",
         scope="operate",
         body=bodies.CloseBody,
+        example=bodies.CloseBody(window=1, business_date="2026-11-21"),
         responses={200: Response("Closed; a repeat gives the same window.", bodies.WindowView)},
         problems=("window_not_open", "not_decided", "outcome_unknown", "not_clearing", "storage_full"),
     ),

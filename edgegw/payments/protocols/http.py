@@ -10,6 +10,7 @@ itself, with a plain 400."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,7 @@ from edgegw.payments.protocols import Adapter
 from edgegw.payments.service import Gateway
 
 _log = structlog.get_logger("edgegw.http")
+_peer_log = logging.getLogger("edgegw.http.peer")
 _encode = msgspec.json.Encoder().encode
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON: Final = re.compile(r"application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*", re.IGNORECASE)
@@ -69,6 +71,16 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 512
 
 
+def _without_trace(record: logging.LogRecord) -> bool:
+    """aiohttp logs bytes that are no HTTP as an error of its own, with a trace; it is the peer's, and one line."""
+    record.levelno, record.levelname = logging.WARNING, "WARNING"
+    record.exc_info = record.exc_text = None
+    return True
+
+
+_peer_log.addFilter(_without_trace)
+
+
 class HttpServer:
     """The open HTTP interface."""
 
@@ -82,6 +94,7 @@ class HttpServer:
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
+            logger=_peer_log,
             keepalive_timeout=options.idle_timeout_s,
             shutdown_timeout=5.0,
         )
@@ -223,7 +236,12 @@ def trace_of(request: web.Request) -> str:
 
 
 def _response(request: web.Request, reply: Reply) -> web.Response:
-    headers = {"Content-Type": reply.content_type, "Trace-Id": trace_of(request), "Cache-Control": "no-store"}
+    headers = {
+        "Content-Type": reply.content_type,
+        "Trace-Id": trace_of(request),
+        "Cache-Control": "no-store",
+        "Server": "edgegw",
+    }
     headers.update(reply.headers)
     return web.Response(body=reply.body, status=reply.status, headers=headers)
 
@@ -231,7 +249,13 @@ def _response(request: web.Request, reply: Reply) -> web.Response:
 def _problem(request: web.Request, unanswered: Unanswered, **extra: str) -> web.Response:
     trace_id = trace_of(request)
     problem = unanswered.problem
-    headers = {"Content-Type": PROBLEM_TYPE, "Trace-Id": trace_id, "Cache-Control": "no-store", **extra}
+    headers = {
+        "Content-Type": PROBLEM_TYPE,
+        "Trace-Id": trace_id,
+        "Cache-Control": "no-store",
+        "Server": "edgegw",
+        **extra,
+    }
     if problem.retry_after_s:
         headers["Retry-After"] = str(problem.retry_after_s)
     if problem.status == web.HTTPUnauthorized.status_code:
