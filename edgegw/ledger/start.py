@@ -66,7 +66,7 @@ def start(
     Raises LedgerCorrupt where the file does not say what was signed.
     """
     store.own(bank=own.bank, box=own.box)
-    book, tip, last = _load(store, own)
+    book, tip, last = load(store, own)
     if book.site_digest:
         bundle = store.site(book.site_digest)
         if bundle is None:
@@ -101,7 +101,7 @@ def start(
     return pen
 
 
-def _load(store: Store, own: Own) -> tuple[Book, Tip, Record | None]:
+def load(store: Store, own: Own) -> tuple[Book, Tip, Record | None]:
     """The book, the tip and the last record; an empty book and epoch 0 for a ledger without a link."""
     history = StoreHistory(store)
     heads = store.heads()
