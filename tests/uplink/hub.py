@@ -193,7 +193,7 @@ class MemoryHub:
 class HubServer:
     """One address of the hub.
 
-    `silent` accepts and never answers; so does a message over `carries_bytes_max`. `stop` refuses connections.
+    `silent` accepts and never answers, as with a message over `carries_bytes_max`; `stop` refuses to connect.
     """
 
     def __init__(self, hub: MemoryHub) -> None:
@@ -201,6 +201,7 @@ class HubServer:
         self.silent = asyncio.Event()
         self.port = 0
         self.carries_bytes_max = MESSAGE_BYTES_MAX
+        self.unanswered = 0
         self._runner: web.AppRunner | None = None
 
     @property
@@ -227,6 +228,7 @@ class HubServer:
         data = await request.read()
         envelope = read_envelope(data)
         if self.silent.is_set() or len(data) > self.carries_bytes_max:
+            self.unanswered += 1
             await asyncio.Event().wait()
         assert self.hub.box_key is not None
         message = open_envelope(self.hub.box_key.verify, envelope, direction=Direction.TO_HUB)

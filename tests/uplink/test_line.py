@@ -102,7 +102,7 @@ async def test_a_line_too_slow_for_a_full_package_gets_smaller_ones(
     for number in range(20):
         box.write("operator", number=number, padding="x" * 10_000)
     await synced(box, hub)
-    assert max(len(beat.push.records) for beat in hub.beats if beat.push) <= 4
+    assert servers[0].unanswered > 0
 
 
 async def test_a_line_that_carries_nothing_and_returns(
