@@ -19,6 +19,8 @@ from edgegw.uplink.ports import LineSettings
 
 _CHUNK_BYTES: Final = 1 << 16
 _ERROR_BYTES_MAX: Final = 200
+_SITE_S_MAX: Final = 1_800
+"""A line that cannot carry a bundle in half an hour needs a person."""
 _GZIP_LEVEL: Final = 6
 CONTENT_TYPE: Final = "application/msgpack"
 
@@ -67,7 +69,7 @@ class Transport:
 
     async def site(self, address: str, digest: str) -> bytes:
         """GET a site bundle by its digest in hex; slow is well, silent is not. Raises LineFault, NotThere."""
-        timeout = aiohttp.ClientTimeout(total=None, connect=self._connect_s, sock_read=self._answer_s)
+        timeout = aiohttp.ClientTimeout(total=_SITE_S_MAX, connect=self._connect_s, sock_read=self._answer_s)
         try:
             async with self._client().get(
                 address.rstrip("/") + SITE_PATH + digest,

@@ -1,21 +1,24 @@
 """The line over real sockets: silence, cuts, other addresses, grants, forgeries, edited records."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from edgegw.core import journal
-from edgegw.core.messages import PACKAGE_RECORDS_MAX, Package, PackageVerdict, Verdict
+from edgegw.core.messages import MESSAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, Package, PackageVerdict, Verdict
 from edgegw.core.records import Mode
 from edgegw.core.site import CurrencyRule, Site
-from tests.core.authors import BANK, Author
+from tests.core.authors import BANK, Author, new_key
 from tests.uplink.box import MemoryBox
 from tests.uplink.hub import HubServer, MemoryHub
 from tests.waiting import until
 
 Start = Callable[..., Awaitable[MemoryBox]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture
@@ -158,6 +161,54 @@ async def test_a_port_that_never_reads_does_not_hang_the_line(start: Start, hub:
     held.set()
     server.close()
     await second.stop()
+
+
+async def garbage(_request: web.Request) -> web.Response:
+    return web.Response(body=b"\x93garbage")
+
+
+async def broken(_request: web.Request) -> web.Response:
+    return web.Response(status=500, text="out of order")
+
+
+async def elsewhere(_request: web.Request) -> web.Response:
+    raise web.HTTPFound("http://127.0.0.1:1/")
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    """More than any message, compressed to almost nothing."""
+    body = gzip.compress(bytes(MESSAGE_BYTES_MAX + 1))
+    return web.Response(body=body, headers={"Content-Encoding": "gzip"})
+
+
+@pytest.mark.parametrize("answer", [garbage, broken, elsewhere, endless])
+async def test_what_answers_but_is_no_hub_is_passed_over(
+    start: Start, hub: MemoryHub, servers: list[HubServer], answer: Handler
+) -> None:
+    """Whatever an address says that the hub's key has not signed is its fault; the next address is used."""
+    app = web.Application()
+    app.router.add_route("*", "/{any:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    wrong = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    box = await start(wrong, servers[0].address, failback_ms=60_000)
+    await synced(box, hub)
+    assert box.line.status.said[wrong]
+    await runner.cleanup()
+
+
+async def test_an_impostor_with_a_key_of_its_own_is_no_hub(
+    start: Start, hub: MemoryHub, servers: list[HubServer]
+) -> None:
+    """Only the pinned key gives links, grants and cosignatures."""
+    true_key, hub.key = hub.key, new_key("hub")
+    box = MemoryBox(true_key)
+    hub.box_key = box.identity.key.public
+    await start(box=box)
+    await until(lambda: "pinned key" in str(box.line.status.said), "the impostor to be found out")
+    assert not box.epochs
+    assert not box.line.up
 
 
 async def test_fail_over_to_the_next_address_and_back(
