@@ -233,9 +233,11 @@ def _leaves(connection: Connection, *, box: str, incarnation: int, size: int) ->
     return list(rows.scalars())
 
 
-def package_after(connection: Connection, *, box: str, incarnation: int, size: int) -> Package | None:
-    """What a box that holds `size` directives lacks, as far as one package takes it; None when it lacks
-    nothing."""
+def package_after(
+    connection: Connection, *, box: str, incarnation: int, size: int, bytes_max: int = PACKAGE_BYTES_MAX
+) -> Package | None:
+    """What a box that holds `size` directives lacks, as far as one package takes it (one directive at
+    least); None when it lacks nothing."""
     head = _head_row(connection, box=box, incarnation=incarnation, lock=False)
     if head is None or head.size <= size:
         return None
@@ -249,7 +251,7 @@ def package_after(connection: Connection, *, box: str, incarnation: int, size: i
     package_bytes = 0
     for body in rows.scalars():
         package_bytes += len(body)
-        if bodies and package_bytes > PACKAGE_BYTES_MAX:
+        if bodies and package_bytes > min(bytes_max, PACKAGE_BYTES_MAX):
             break
         bodies.append(body)
     end = size + len(bodies)

@@ -571,7 +571,13 @@ class _Beat:
         if verdict is Verdict.OK:
             theirs = beat.directives
             size = theirs.size if theirs.number == row.incarnation else 0
-            package = package_after(self._connection, box=row.box, incarnation=row.incarnation, size=size)
+            package = package_after(
+                self._connection,
+                box=row.box,
+                incarnation=row.incarnation,
+                size=size,
+                bytes_max=beat.package_bytes_max,
+            )
             held = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
             more = package is not None and package.size < held.size
         return Beaten(
