@@ -1,9 +1,9 @@
 """The composition root of a box: from its settings to a running process, and back to a quiet disk.
 
-Order of a start: the ledger's lock, its past, its book, the pen, the line, the ways in. Order of a stop: no new
-payments, answers to what is in flight, the line, the pen, a last snapshot, the anchor. A start needs no line. A
-ledger that is behind or forked is served read-only: repeats and reads are answered, nothing is decided, nothing
-is written. Leaves out everything that the parts do, and the hub (`edgegw.hub`).
+Order of a start: the ledger's lock, its past, its book, the pen, the line, the ways in. Order of a stop: no
+new payments, answers to what is in flight, the line, the pen, a last snapshot, the anchor. A start needs no
+line. A ledger that is behind or forked is served read-only: repeats and reads are answered, nothing is
+decided, nothing is written. Leaves out everything that the parts do, and the hub (`edgegw.hub`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Keys(NamedTuple):
 
 
 def load_keys(settings: BoxSettings) -> Keys:
-    """The keys that the settings name; the checkpoint key is made where there is none. Raises KeyFileError."""
+    """The keys that the settings name; the checkpoint key is made if there is none. Raises KeyFileError."""
     name = f"{settings.bank}/{settings.box}"
     device = keys.load_signing_key(Path(settings.device_key_file), name)
     path = Path(settings.checkpoint_key_file)
@@ -448,7 +448,7 @@ async def _keep_line(line: Line) -> None:
 
 
 async def _carry_on(what: str, work: Awaitable[None]) -> None:
-    """Log what goes wrong in a part that the box can do without for a while; raises what must end the process."""
+    """Log what goes wrong in a part that the box can do without; raises what must end the process."""
     try:
         await work
     except OperatingError as problem:

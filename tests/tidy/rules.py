@@ -36,6 +36,7 @@ LAYERS: dict[str, frozenset[str]] = {
     ),
     "__init__": frozenset(),
     "__main__": frozenset({"*"}),
+    "commands": frozenset({"*"}),
     "references": frozenset({"*"}),
     "verifier": frozenset(),
 }

@@ -1,0 +1,66 @@
+"""The command line: `edgegw --help` names every command. Commands are in `edgegw.commands`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from edgegw import __version__
+from edgegw.commands import ExitCode, Program, box, hub, keys, ledger, settings
+
+EPILOG = "Exit codes: " + " ".join(f"{int(code)} - {code.meaning}" for code in ExitCode)
+
+
+@click.group(cls=Program, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edgegw")
+def main() -> None:
+    """edgegw: a payment gateway for a bank branch that keeps clearing while the line to the centre is down.
+
+    A box runs in the branch (`edgegw run`), the hub at the centre (`edgegw hub`). `edgegw demo` plays a
+    branch's day with both, on this machine.
+
+    \b
+    edgegw demo
+    edgegw config check box.toml
+    edgegw run box.toml
+    edgegw status box.toml
+    """
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    short_help="Play a branch's day with the line cut, and report what was checked.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def demo(ctx: click.Context, arguments: Sequence[str]) -> None:
+    """Play a branch's day with the line cut: hub, box, outage, kill, restart, sync, report."""
+    from edgegw.demo import main as play
+
+    ctx.exit(play(list(arguments)))
+
+
+for command in (
+    box.run,
+    hub.hub,
+    demo,
+    box.status,
+    ledger.verify,
+    settings.config,
+    ledger.journal,
+    ledger.ledger,
+    keys.keygen,
+    keys.token,
+    keys.card_token,
+    settings.site,
+    hub.post,
+    hub.order,
+    box.window,
+):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main(prog_name="edgegw")

@@ -1,0 +1,122 @@
+"""The command line's parts: exit codes, how an error ends a command, what every command shares.
+
+Leaves out the commands themselves (one file for what an operator does with one thing) and their assembly
+(`edgegw.__main__`).
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import structlog
+
+from edgegw.config.options import SettingsError
+from edgegw.errors import BrokenInvariant, OperatingError
+
+
+class ExitCode(enum.IntEnum):
+    """What a command's end says to a script."""
+
+    def __new__(cls, number: int, meaning: str) -> ExitCode:
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.meaning = meaning
+        return code
+
+    meaning: str
+
+    OK = 0, "It is done, or it is well."
+    FOUND = 1, "A check found something wrong; the output says what and where."
+    USAGE = 2, "Wrong usage, wrong settings or a key that cannot be used: mend the command line or the file."
+    CANNOT = 3, "It cannot be reached or cannot run now: the problem and a hint are printed."
+    BROKEN = 70, "A rule of the program's own did not hold: it stopped itself; tell the makers."
+
+
+class Program(click.Group):
+    """The command group whose errors become exit codes, said once, here."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of ours ends the process with its code."""
+        try:
+            return super().invoke(ctx)
+        except Exception as problem:
+            code = exit_code_of(problem)
+            if code is None:
+                raise
+            for line in described(problem):
+                click.echo(line, err=True)
+            ctx.exit(code)
+
+
+def exit_code_of(problem: Exception) -> ExitCode | None:
+    """The exit code of an error; None for one that is not of this house."""
+    from edgegw.access.sm2 import KeyFileError
+
+    if isinstance(problem, SettingsError | KeyFileError):
+        return ExitCode.USAGE
+    if isinstance(problem, OperatingError):
+        return ExitCode.CANNOT
+    return ExitCode.BROKEN if isinstance(problem, BrokenInvariant) else None
+
+
+def described(problem: Exception) -> Iterator[str]:
+    """The lines that tell an operator of an error: what is wrong, and what to do."""
+    yield from (f"edgegw: {line}" for line in str(problem).splitlines())
+    hint = getattr(problem, "hint", "")
+    if hint:
+        yield f"hint: {hint}"
+
+
+def serve_until_end(work: Callable[[], None]) -> None:
+    """Run a server; an error that ends it is a line of its log, or of the terminal if a person looks on."""
+    try:
+        work()
+    except Exception as problem:
+        code = exit_code_of(problem)
+        if code is None:
+            structlog.get_logger("edgegw").exception("ended", code="unexpected")
+            raise
+        if sys.stderr.isatty():
+            raise
+        hint = getattr(problem, "hint", "")
+        structlog.get_logger("edgegw").critical("ended", exit_code=int(code), problem=str(problem), hint=hint)
+        raise click.exceptions.Exit(code) from None
+
+
+SettingsPath = click.Path(dir_okay=False, path_type=Path)
+
+settings_argument = click.argument("settings", default="box.toml", type=SettingsPath)
+hub_settings_option = click.option(
+    "--hub",
+    "hub_settings",
+    default="hub.toml",
+    show_default=True,
+    type=SettingsPath,
+    help="The hub's settings.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on one line."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A function that is told (done, in all) and shows it on a terminal; elsewhere it shows nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

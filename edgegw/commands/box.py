@@ -1,0 +1,255 @@
+"""The box's commands: run it, ask how it is, close its window."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from edgegw.commands import (
+    ExitCode,
+    SettingsPath,
+    json_option,
+    print_json,
+    serve_until_end,
+    settings_argument,
+)
+from edgegw.commands.ledger import open_reader, read_book
+from edgegw.commands.settings import protocol_shapes
+from edgegw.config.box import Box, load_box
+from edgegw.errors import OperatingError
+
+ANSWER_TIMEOUT_S = 5.0
+
+token_option = click.option(
+    "--token",
+    envvar="EDGEGW_TOKEN",
+    default="",
+    help="A client's token (`edgegw token`); else the environment's EDGEGW_TOKEN.",
+)
+
+
+@click.command()
+@settings_argument
+def run(settings: Path) -> None:
+    """Run a box until SIGTERM or Ctrl-C, with the line to the centre up or down.
+
+    SETTINGS is the box's TOML file (box.toml here when it is not given). Its log is JSON lines on
+    standard error.
+
+    Example: edgegw run box.toml
+    """
+    from edgegw.app import run_box
+    from edgegw.observe.logs import set_up_logs
+
+    box = load_box(settings, protocol_shapes())
+    set_up_logs(level=box.settings.log.level)
+    serve_until_end(lambda: asyncio.run(run_box(box)))
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """How a box is, as `edgegw status` prints it."""
+
+    bank: str
+    box: str
+    running: bool
+    pid: int = 0
+    ready: bool = False
+    """Whether it takes payments now."""
+    mode: str = ""
+    mode_reason: str = ""
+    hint: str = ""
+    epoch: int = 0
+    journal_size: int = 0
+    cosigned_size: int = 0
+    waiting: int = 0
+    """Records that the centre has not cosigned."""
+    window: int = 0
+    window_transfers: int = 0
+    site_version: int = 0
+    stand_ins_waiting: int = 0
+    disk_free_bytes: int = 0
+    disk_reserve_bytes: int = 0
+    """What of the reserve is there."""
+    addresses: dict[str, tuple[str, ...]] = {}
+    box_says: dict[str, Any] = {}
+    """With a token: the box's own /v1/status."""
+
+
+@click.command()
+@settings_argument
+@token_option
+@json_option
+def status(settings: Path, token: str, as_json: bool) -> None:
+    """Say how a box is: mode and reason, journal, what waits for the centre, window, disk, and what to do.
+
+    The ledger is read, whether the box runs or not; a running box is asked too, with a token for all it says.
+    Exit code 3 when there is no ledger yet, or the box runs and takes no payments.
+
+    Example: edgegw status box.toml --json
+    """
+    report = _report(load_box(settings, protocol_shapes()), token)
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+    if report.running and not report.ready:
+        raise click.exceptions.Exit(ExitCode.CANNOT)
+
+
+def _report(box: Box, token: str) -> Report:
+    from edgegw.ledger.reserve import RESERVE_NAME
+    from edgegw.uplink.status import HINTS
+
+    settings, directory = box.settings, Path(box.settings.data_dir)
+    with open_reader(directory) as store:
+        book, tip = read_book(store, bank=settings.bank, box=settings.box)
+        kept = store.cosignature(tip.epoch)
+    cosigned_size = 0 if kept is None else kept[0]
+    disk = os.statvfs(directory)
+    reserve = directory / RESERVE_NAME
+    report = Report(
+        bank=settings.bank,
+        box=settings.box,
+        running=False,
+        mode=book.mode.value,
+        mode_reason=book.mode_reason,
+        hint=HINTS.get(book.mode, ""),
+        epoch=tip.epoch,
+        journal_size=tip.size,
+        cosigned_size=cosigned_size,
+        waiting=tip.size - cosigned_size,
+        window=book.window,
+        window_transfers=book.window_transfers,
+        site_version=book.site_version,
+        stand_ins_waiting=len(list(book.stand_ins.items())),
+        disk_free_bytes=disk.f_bavail * disk.f_frsize,
+        disk_reserve_bytes=reserve.stat().st_blocks * 512 if reserve.exists() else 0,
+    )
+    _ask_running(directory, token, report)
+    return report
+
+
+def _ask_running(directory: Path, token: str, report: Report) -> None:
+    """Add what the running box says, if there is one."""
+    from edgegw.app import RUNNING_NAME, RunningBox
+
+    try:
+        running = msgspec.json.decode((directory / RUNNING_NAME).read_bytes(), type=RunningBox)
+    except (OSError, msgspec.MsgspecError):
+        report.hint = report.hint or "It does not run; start it with `edgegw run`."
+        return
+    report.pid, report.addresses = running.pid, running.addresses
+    for address in running.addresses.get("http", ()):
+        try:
+            code, said = asyncio.run(ask(address, "GET", "/readyz"))
+            if token:
+                _, report.box_says = asyncio.run(ask(address, "GET", "/v1/status", token=token))
+        except OperatingError:
+            report.hint = "It does not run, or does not answer; start it with `edgegw run`."
+            return
+        report.running, report.ready = True, code == 200
+        if not report.ready:
+            report.mode_reason = said.get("message", report.mode_reason)
+            report.hint = report.hint or said.get("hint", "")
+        return
+
+
+async def ask(
+    address: str, method: str, path: str, *, token: str = "", body: object = None
+) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of a box's answer; raises OperatingError when there is none."""
+    import aiohttp
+
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.request(method, f"http://{address}{path}", headers=headers, json=body) as answer,
+        ):
+            return answer.status, await answer.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as problem:
+        raise OperatingError(
+            f"the box does not answer at {address}: {str(problem) or 'no answer in time'}",
+            hint="`edgegw status` says whether it runs; its log says why not.",
+        ) from None
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    says = f"running as process {report.pid}" if report.running else "not running"
+    takes = "takes payments" if report.ready else "takes no payments"
+    rows = {
+        "box": f"{report.bank}/{report.box}, {says}, {takes}",
+        "mode": f"{report.mode}: {report.mode_reason}",
+        "journal": f"epoch {report.epoch}, {report.journal_size} records",
+        "centre": f"holds {report.cosigned_size}, {report.waiting} wait",
+        "stand-ins": f"{report.stand_ins_waiting} wait for the centre's word",
+        "window": f"{report.window}, {report.window_transfers} transfers",
+        "site": f"version {report.site_version}",
+        "disk": f"{report.disk_free_bytes:,} bytes free, {report.disk_reserve_bytes:,} in reserve",
+        "hint": report.hint,
+    }
+    rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}
+    rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+@click.group()
+def window() -> None:
+    """The box's clearing window.
+
+    Example: edgegw window close box.toml --date 2026-03-02 --token "$TOKEN"
+    """
+
+
+@window.command("close")
+@click.argument("settings", default="box.toml", type=SettingsPath)
+@click.option("--date", "business_date", required=True, help="The business date that ends, YYYY-MM-DD.")
+@token_option
+@json_option
+@click.pass_context
+def window_close(ctx: click.Context, settings: Path, business_date: str, token: str, as_json: bool) -> None:
+    """Close the running box's open window and print its positions; the next window is open at once.
+
+    The token's client needs the scope `operate` in the site's settings.
+
+    Example: edgegw window close box.toml --date 2026-03-02 --token "$TOKEN"
+    """
+    address = _http_address(load_box(settings, protocol_shapes()))
+    code, said = asyncio.run(ask(address, "GET", "/v1/status", token=token))
+    if code == 200:
+        body = {"window": said["window"], "business_date": business_date}
+        code, said = asyncio.run(ask(address, "POST", "/v1/windows/close", token=token, body=body))
+    if code != 200:
+        click.echo(f"edgegw: {said.get('code')}: {said.get('message')}\nhint: {said.get('hint')}", err=True)
+        ctx.exit(ExitCode.USAGE if 400 <= code < 404 else ExitCode.CANNOT)
+    if as_json:
+        print_json(said)
+        return
+    click.echo(f"window {said['window']} of {said['business_date']}: {said['transfers']} transfers")
+    for participant, currency, net_minor in said["positions"]:
+        click.echo(f"{participant:20} {currency} {net_minor:>20}")
+
+
+def _http_address(box: Box) -> str:
+    from edgegw.app import RUNNING_NAME, RunningBox
+
+    try:
+        body = (Path(box.settings.data_dir) / RUNNING_NAME).read_bytes()
+        return msgspec.json.decode(body, type=RunningBox).addresses["http"][0]
+    except (OSError, msgspec.MsgspecError, LookupError):
+        raise OperatingError(
+            f"box {box.settings.box} does not run, or has no HTTP open", hint="Start it with `edgegw run`."
+        ) from None

@@ -1,0 +1,289 @@
+"""The hub's commands: run it, post to its books, give orders about a box or an account.
+
+Posting and orders open the hub's database themselves, so they work whether the hub runs or not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import click
+import structlog
+
+from edgegw.commands import SettingsPath, hub_settings_option, progress_bar, serve_until_end
+from edgegw.config.hub import HubSettings, load_hub
+from edgegw.config.options import SettingsError
+from edgegw.errors import OperatingError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from sqlalchemy import Connection, Engine
+
+    from edgegw.hub.keyring import Keyring
+
+POSTING_COLUMNS: Final = ("id", "debit_account_id", "credit_account_id", "amount_minor")
+POSTINGS_EACH: Final = 500
+"""Postings of one SQL transaction; a file that stops half-way is simply sent again."""
+
+
+class HubBooks(NamedTuple):
+    """The hub's database and keys, open."""
+
+    engine: Engine
+    keyring: Keyring
+
+
+def load_keyring(settings: HubSettings) -> Keyring:
+    """The hub's key and the boxes' pinned ones; raises KeyFileError and SettingsError."""
+    from edgegw.access.keys import VerifyingKey, load_signing_key
+    from edgegw.hub.keyring import Keyring
+
+    boxes, faults = {}, []
+    for box, text in settings.boxes.items():
+        try:
+            boxes[box] = VerifyingKey.parse(text)
+        except ValueError as problem:
+            faults.append(f"boxes.{box}: {problem}")
+            continue
+        if boxes[box].name != f"{settings.bank}/{box}":
+            faults.append(
+                f"boxes.{box}: the key is {boxes[box].name}'s, not {settings.bank}/{box}'s;"
+                " copy the line that `edgegw keygen box` printed"
+            )
+    if faults:
+        raise SettingsError("boxes", faults)
+    return Keyring(settings.bank, load_signing_key(Path(settings.key_file), f"{settings.bank}/hub"), boxes)
+
+
+@contextmanager
+def open_books(path: Path) -> Iterator[HubBooks]:
+    """The hub's books for one command; raises SettingsError, KeyFileError and OperatingError."""
+    settings = load_hub(path)
+    with _database(settings) as engine:
+        from edgegw.hub.receive import register_boxes
+
+        keyring = load_keyring(settings)
+        with engine.begin() as connection:
+            register_boxes(connection, keyring)
+        yield HubBooks(engine, keyring)
+
+
+@contextmanager
+def _database(settings: HubSettings) -> Iterator[Engine]:
+    from edgegw.hub.database import DatabaseError, open_database
+
+    path = Path(settings.database_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        engine = open_database(path)
+    except DatabaseError as problem:
+        raise OperatingError(str(problem), hint="The text says what would help.") from None
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@click.command()
+@click.argument("settings", default="hub.toml", type=SettingsPath)
+def hub(settings: Path) -> None:
+    """Run the hub, the centre that boxes speak to, until SIGTERM or Ctrl-C.
+
+    SETTINGS is the hub's TOML file (hub.toml here when it is not given). Its log is JSON lines
+    on standard error.
+
+    Example: edgegw hub hub.toml
+    """
+    from edgegw.observe.logs import set_up_logs
+
+    loaded = load_hub(settings)
+    set_up_logs(level=loaded.log.level)
+    serve_until_end(lambda: asyncio.run(serve_hub(loaded)))
+
+
+async def serve_hub(settings: HubSettings) -> None:
+    """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
+    from edgegw.hub.app import Hub, make_app
+    from edgegw.hub.database import DatabaseError, sole_process
+
+    keyring = load_keyring(settings)
+    path = Path(settings.database_file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with sole_process(path), _database(settings) as engine:
+            await _serve(make_app(Hub(engine, keyring)), settings)
+    except DatabaseError as problem:
+        raise OperatingError(str(problem), hint="One hub process serves one SQLite file.") from None
+
+
+async def _serve(application: web.Application, settings: HubSettings) -> None:
+    from aiohttp import web
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=5.0)
+    await runner.setup()
+    log = structlog.get_logger("edgegw.hub")
+    try:
+        for host, port in settings.addresses():
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as problem:
+                raise OperatingError(
+                    f"listen: {host}:{port} cannot be had: {problem.strerror or problem}",
+                    hint="Give listen another address, or stop the process that has this one.",
+                ) from None
+        addresses = [f"{name[0]}:{name[1]}" for name in runner.addresses]
+        log.info("open", bank=settings.bank, pid=os.getpid(), addresses=addresses)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+    log.info("stopped", bank=settings.bank)
+
+
+@click.command()
+@click.argument("file", type=SettingsPath)
+@hub_settings_option
+def post(file: Path, hub_settings: Path) -> None:
+    """Post to the hub's books from a CSV file, for opening balances and the bank core's own movements.
+
+    Columns: id, debit_account_id, credit_account_id, amount_minor. core:CNY is the world outside, for each
+    currency. An id is posted once, so that a file can be sent again.
+
+    \b
+    id,debit_account_id,credit_account_id,amount_minor
+    opening-1,core:CNY,alice,250000
+
+    Example: edgegw post balances.csv --hub hub.toml
+    """
+    from edgegw.hub.books import BooksError, post_core
+
+    rows = _postings(file)
+    fresh = 0
+    with open_books(hub_settings) as books, progress_bar("posting") as progress:
+        for start in range(0, len(rows), POSTINGS_EACH):
+            with books.engine.begin() as connection:
+                for line, row in rows[start : start + POSTINGS_EACH]:
+                    try:
+                        fresh += post_core(
+                            connection,
+                            id=row["id"],
+                            debit_account_id=row["debit_account_id"],
+                            credit_account_id=row["credit_account_id"],
+                            amount_minor=int(row["amount_minor"]),
+                        )
+                    except BooksError as problem:
+                        raise SettingsError(f"{file} line {line}", [str(problem)]) from None
+            progress(min(start + POSTINGS_EACH, len(rows)), len(rows))
+    click.echo(f"{fresh} posted, {len(rows) - fresh} were there already")
+
+
+def _postings(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) of a CSV file of postings; raises SettingsError with every fault of form."""
+    try:
+        with file.open(newline="", encoding="utf-8") as text:
+            reader = csv.DictReader(text)
+            if tuple(reader.fieldnames or ()) != POSTING_COLUMNS:
+                raise SettingsError(str(file), [f"its first line must be {','.join(POSTING_COLUMNS)}"])
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise SettingsError(str(file), [f"it cannot be read: {problem}; give a CSV file in UTF-8"]) from None
+    faults = [
+        f"line {line}: amount_minor is {row['amount_minor']!r}; write a whole number of minor units"
+        for line, row in rows
+        if not (row["amount_minor"] or "").isascii() or not (row["amount_minor"] or "").isdigit()
+    ]
+    faults += [f"line {line}: it has not {len(POSTING_COLUMNS)} fields" for line, row in rows if None in row]
+    if faults:
+        raise SettingsError(str(file), faults)
+    return rows
+
+
+@click.group()
+def order() -> None:
+    """What a person decides at the hub about a box or an account.
+
+    \b
+    edgegw order new-epoch branch-1
+    edgegw order seal branch-1 3
+    edgegw order freeze alice --reason "court order"
+    """
+
+
+def _carry_out(hub_settings: Path, work: Callable[[Connection, Keyring], None]) -> None:
+    from edgegw.hub.books import BooksError
+    from edgegw.hub.operate import OrderError
+
+    with open_books(hub_settings) as books:
+        try:
+            with books.engine.begin() as connection:
+                work(connection, books.keyring)
+        except (OrderError, BooksError) as problem:
+            raise SettingsError("the order", [str(problem)]) from None
+
+
+@order.command("new-epoch")
+@click.argument("box")
+@hub_settings_option
+def order_new_epoch(box: str, hub_settings: Path) -> None:
+    """Let a box's next opening begin a new epoch, after a restore, a fork or a lost disk.
+
+    What was outstanding in the old epoch stays in doubt until it is sealed.
+
+    Example: edgegw order new-epoch branch-1 --hub hub.toml
+    """
+    from edgegw.hub.operate import release_epoch
+
+    _carry_out(hub_settings, lambda connection, _: release_epoch(connection, box))
+    click.echo(f"{box} gets a new epoch at its next opening")
+
+
+@order.command("seal")
+@click.argument("box")
+@click.argument("epoch", type=click.IntRange(min=1))
+@hub_settings_option
+def order_seal(box: str, epoch: int, hub_settings: Path) -> None:
+    """Settle an old epoch for good: nothing more of it is taken, and what was in doubt returns.
+
+    Example: edgegw order seal branch-1 3 --hub hub.toml
+    """
+    from edgegw.hub.operate import seal_epoch
+
+    _carry_out(hub_settings, lambda connection, _: seal_epoch(connection, box, epoch))
+    click.echo(f"epoch {epoch} of {box} is sealed")
+
+
+@order.command("freeze")
+@click.argument("account_id")
+@click.option("--reason", required=True, help="Why; it is journalled at every box.")
+@click.option("--off", is_flag=True, help="Let the account pay out again.")
+@hub_settings_option
+def order_freeze(account_id: str, reason: str, off: bool, hub_settings: Path) -> None:
+    """Bar an account from paying out, at the centre at once and at each box when it hears of it.
+
+    Example: edgegw order freeze alice --reason "court order" --hub hub.toml
+    """
+    from edgegw.hub.operate import freeze
+
+    _carry_out(
+        hub_settings,
+        lambda connection, keyring: freeze(
+            connection,
+            keyring,
+            account_id=account_id,
+            frozen=not off,
+            reason=reason,
+            now_ns=time.time_ns(),
+        ),
+    )
+    click.echo(f"{account_id} pays out again" if off else f"{account_id} pays nothing out")

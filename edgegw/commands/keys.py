@@ -1,0 +1,157 @@
+"""Keys and tokens, made by hand: `edgegw keygen`, `edgegw token`, `edgegw card-token`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from edgegw.commands import ExitCode
+from edgegw.config.options import SettingsError
+
+KeyPath = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def keygen() -> None:
+    """Make a key. No command ever overwrites one.
+
+    \b
+    edgegw keygen hub --bank mybank --out hub/secrets/hub.pem
+    edgegw keygen box --bank mybank --box branch-1 --out secrets/device.pem
+    edgegw keygen client --out till.pem
+    edgegw keygen vault --out secrets/vault.key
+    """
+
+
+def _device_key(name: str, path: Path) -> None:
+    """Make an SM2 key and its .pub beside it, and print the public line."""
+    from edgegw.access import keys
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = keys.create_signing_key(path, name)
+    keys.store_verifying_key(path.with_suffix(".pub"), key.public)
+    click.echo(key.public.text())
+
+
+@keygen.command("hub")
+@click.option("--bank", required=True, help="The bank's name.")
+@click.option(
+    "--out", required=True, type=KeyPath, help="File for the private key; .pub is written beside it."
+)
+def keygen_hub(bank: str, out: Path) -> None:
+    """Make the hub's SM2 key; boxes pin the line that is printed (and written to .pub).
+
+    Example: edgegw keygen hub --bank mybank --out secrets/hub.pem
+    """
+    _device_key(f"{bank}/hub", out)
+
+
+@keygen.command("box")
+@click.option("--bank", required=True, help="The bank's name.")
+@click.option("--box", required=True, help="The box's name.")
+@click.option(
+    "--out", required=True, type=KeyPath, help="File for the private key; .pub is written beside it."
+)
+def keygen_box(bank: str, box: str, out: Path) -> None:
+    """Make a box's SM2 device key; the hub pins the line that is printed, in [boxes] of its settings.
+
+    Example: edgegw keygen box --bank mybank --box branch-1 --out secrets/device.pem
+    """
+    _device_key(f"{bank}/{box}", out)
+
+
+@keygen.command("client")
+@click.option("--out", required=True, type=KeyPath, help="File for the private key.")
+def keygen_client(out: Path) -> None:
+    """Make an Ed25519 key for a program that sends payments; print its public_key for the site's settings.
+
+    Example: edgegw keygen client --out till.pem
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    from edgegw.access import sm2, tokens
+
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sm2.write_new_file(out, pem, mode=0o600)
+    click.echo(tokens.public_key_text(key))
+
+
+@keygen.command("vault")
+@click.option("--out", required=True, type=KeyPath, help="File for the key.")
+def keygen_vault(out: Path) -> None:
+    """Make the bank's vault key, which turns card numbers into tokens; all boxes of the bank share it.
+
+    Example: edgegw keygen vault --out secrets/vault.key
+    """
+    from edgegw.payments import vault
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        vault.create_key(out)
+    except FileExistsError:
+        raise SettingsError(
+            str(out), ["it exists already; a key is never overwritten: move it away"]
+        ) from None
+
+
+@click.command()
+@click.option("--client", required=True, help="The client's name in the site's settings.")
+@click.option("--box", required=True, help="The box that is spoken to.")
+@click.option("--key", required=True, type=KeyPath, help="The client's private key (`edgegw keygen client`).")
+@click.option(
+    "--minutes",
+    default=60,
+    show_default=True,
+    type=click.IntRange(1, 24 * 60),
+    help="How long it is good for; a day at most.",
+)
+def token(client: str, box: str, key: Path, minutes: int) -> None:
+    """Print a bearer token with which a client speaks to one box over HTTP.
+
+    Example: edgegw token --client till --box branch-1 --key till.pem
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from edgegw.access import tokens
+
+    try:
+        private = load_pem_private_key(key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as problem:
+        raise SettingsError(
+            str(key), [f"no private key can be read: {problem}; give the client's own"]
+        ) from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise SettingsError(str(key), ["it is no Ed25519 key; make one with `edgegw keygen client`"])
+    now_s = int(time.time())
+    click.echo(tokens.mint_token(private, client=client, box=box, lifetime_seconds=minutes * 60, now_s=now_s))
+
+
+@click.command("card-token")
+@click.option(
+    "--vault-key", required=True, type=KeyPath, help="The bank's vault key (`edgegw keygen vault`)."
+)
+@click.pass_context
+def card_token(ctx: click.Context, vault_key: Path) -> None:
+    """Read card numbers from standard input, one a line, and print each one's token for the site's cards.
+
+    Example: edgegw card-token --vault-key secrets/vault.key < cards.txt
+    """
+    from edgegw.payments import vault
+
+    try:
+        safe = vault.Vault.open(vault_key)
+    except vault.SecretFileError as problem:
+        raise SettingsError(str(vault_key), [str(problem)]) from None
+    for number, line in enumerate(sys.stdin, 1):
+        try:
+            click.echo(safe.token(line.strip()))
+        except ValueError as problem:
+            click.echo(f"edgegw: line {number}: {problem}", err=True)
+            ctx.exit(ExitCode.USAGE)

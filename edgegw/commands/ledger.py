@@ -1,0 +1,287 @@
+"""Reading a box's ledger from outside: the full check, exports, the verifier. Nothing here writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from edgegw.commands import ExitCode, json_option, print_json, progress_bar, settings_argument
+from edgegw.config.options import SettingsError
+from edgegw.errors import OperatingError
+
+if TYPE_CHECKING:
+    from edgegw.access.keys import VerifyingKey
+    from edgegw.core.book import Book
+    from edgegw.core.journal import Checkpoint
+    from edgegw.core.records import Record
+    from edgegw.ledger.batch import Tip
+    from edgegw.ledger.check import Report
+    from edgegw.ledger.store import Store
+
+
+@contextmanager
+def open_reader(directory: Path) -> Iterator[Store]:
+    """The ledger of a data directory, read-only, beside a running box or not; raises OperatingError."""
+    from edgegw.ledger.boot import LEDGER_NAME
+    from edgegw.ledger.store import Store
+
+    path = directory / LEDGER_NAME
+    if not path.exists():
+        raise OperatingError(
+            f"there is no ledger at {path}",
+            hint="Give the data directory of a box that has run, or start the box with `edgegw run`.",
+        )
+    store = Store.open_reader(path)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def read_book(store: Store, *, bank: str, box: str) -> tuple[Book, Tip]:
+    """The book as the ledger has it, signatures unchecked: what is well is `edgegw ledger check`'s to say."""
+    from edgegw.core.journal import parse_checkpoint
+    from edgegw.ledger.start import Own, load
+
+    def open_note(_: int, note: str) -> Checkpoint:
+        return parse_checkpoint(note)[0]
+
+    def sign(epoch: int, size: int, root: bytes) -> str:
+        raise NotImplementedError(f"a reader signs nothing: {epoch}/{size} {root.hex()}")
+
+    own = Own(
+        bank=bank,
+        box=box,
+        boot="",
+        sign=sign,
+        open_note=open_note,
+        key_text="",
+        version="",
+        box_digest="",
+    )
+    book, tip, _ = load(store, own)
+    return book, tip
+
+
+# --- the full check -----------------------------------------------------------------------------------------
+
+
+@click.group()
+def ledger() -> None:
+    """The box's ledger file.
+
+    Example: edgegw ledger check box.toml
+    """
+
+
+@ledger.command("check")
+@click.argument("place", default="box.toml", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--hub-key",
+    default="",
+    help="The hub's public key, one line or its file; the settings name it otherwise.",
+)
+@json_option
+@click.pass_context
+def ledger_check(ctx: click.Context, place: Path, hub_key: str, as_json: bool) -> None:
+    """Read a whole ledger and say what is wrong: bytes, chain, tree, signatures, balances, snapshots.
+
+    PLACE is the box's settings, or a data directory (then give --hub-key). A box may run meanwhile. Every
+    record is replayed, and each snapshot must equal the replay at its place. Exit code 1 when something is
+    wrong.
+
+    Example: edgegw ledger check data --hub-key hub.pub
+    """
+    directory, pinned = _place(place, hub_key)
+    with open_reader(directory) as store, progress_bar("checking") as progress:
+        from edgegw.ledger.check import check
+
+        notes = _Notes(store, pinned)
+        report = check(
+            store,
+            verify_checkpoint=notes.checkpoint,
+            verify_cosignature=pinned.check_cosignature,
+            progress=progress,
+            replay=_Replay(store).take,
+        )
+    if as_json:
+        print_json(report)
+    else:
+        _show(directory, report)
+    if not report.well:
+        ctx.exit(ExitCode.FOUND)
+
+
+def _show(directory: Path, report: Report) -> None:
+    what = f"{report.records} records in {report.epochs} epochs, {report.directives} directives"
+    click.echo(f"{directory}: {what}: {'well' if report.well else f'{report.problems} problems'}")
+    for finding in report.findings:
+        click.echo(str(finding))
+    if report.first_bad_record:
+        click.echo(f"the first bad record is {report.first_bad_record}; the hub or a backup has the rest")
+
+
+def _place(place: Path, hub_key: str) -> tuple[Path, VerifyingKey]:
+    """The data directory and the hub's pinned key."""
+    if place.is_dir():
+        if not hub_key:
+            raise SettingsError(
+                str(place), ["--hub-key is missing: whose word the ledger is cannot be taken from itself"]
+            )
+        return place, _key(hub_key)
+    from edgegw.app import hub_key as pinned_key
+    from edgegw.commands.settings import protocol_shapes
+    from edgegw.config.box import load_box
+
+    settings = load_box(place, protocol_shapes()).settings
+    return Path(settings.data_dir), _key(hub_key) if hub_key else pinned_key(settings)
+
+
+def _key(text: str) -> VerifyingKey:
+    from edgegw.access.keys import VerifyingKey, load_verifying_key
+
+    if "+" not in text:
+        return load_verifying_key(Path(text))
+    try:
+        return VerifyingKey.parse(text)
+    except ValueError as problem:
+        raise SettingsError("--hub-key", [str(problem)]) from None
+
+
+class _Notes:
+    """Opens checkpoints of both logs: a journal's by the key in its epoch's link, which the hub has
+    signed."""
+
+    def __init__(self, store: Store, hub: VerifyingKey) -> None:
+        self._store = store
+        self._hub = hub
+
+    def checkpoint(self, note: str) -> Checkpoint:
+        """The checkpoint that its author has signed; raises NoteError."""
+        from edgegw.core.journal import parse_checkpoint
+
+        epoch = _epoch_of(parse_checkpoint(note)[0].origin)
+        return (self._hub if epoch is None else self._epoch_key(epoch)).open(note)
+
+    def _epoch_key(self, epoch: int) -> VerifyingKey:
+        from edgegw.access.keys import VerifyingKey
+        from edgegw.core.journal import NoteError
+        from edgegw.core.messages import ExchangeError, open_link
+        from edgegw.core.records import Link, decode_record
+        from edgegw.ledger.rows import position_of
+
+        body = self._store.at(position_of(epoch=epoch, seq=0)) or b""
+        try:
+            first = decode_record(body)
+            if not isinstance(first, Link):
+                raise NoteError(f"record {epoch}/0 is no link: no hub has given this epoch a key")
+            return VerifyingKey.parse(open_link(first.note, self._hub).key)
+        except (msgspec.MsgspecError, ExchangeError, ValueError) as problem:
+            raise NoteError(f"the link of epoch {epoch}: {problem}") from None
+
+
+def _epoch_of(origin: str) -> int | None:
+    """The epoch of a journal's origin; None for the hub's log."""
+    parts = origin.split("/")
+    return None if len(parts) != 4 or not parts[3].isdigit() else int(parts[3])
+
+
+class _Replay:
+    """Replays every record on a book of its own and holds each snapshot against it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._book: Book | None = None
+
+    def take(self, record: Record) -> None:
+        """Replay one more record; raises ValueError or ReplayError where it does not fit."""
+        from edgegw.core import snapshot
+        from edgegw.core.book import Book
+        from edgegw.core.records import Link, Snapshot
+        from edgegw.ledger.history import StoreHistory
+        from edgegw.ledger.start import follow_site
+
+        if self._book is None or isinstance(record, Link):
+            self._book = Book(bank=record.bank, box=record.box, history=StoreHistory(self._store))
+        book = self._book
+        if isinstance(record, Snapshot):
+            digest = snapshot.digest(snapshot.dump(book))
+            if digest != record.digest:
+                raise ValueError(f"the replay has digest {digest}, the snapshot says {record.digest}")
+        book.replay(record)
+        follow_site(book, self._store)
+        # All of it is on disk, where the book finds it again.
+        for fresh in (book.fresh, book.fresh_places, book.fresh_about):
+            fresh.clear()
+
+
+# --- exports ------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def journal() -> None:
+    """The box's journal, for auditors.
+
+    Example: edgegw journal export box.toml --output branch-1.journal
+    """
+
+
+@journal.command("export")
+@settings_argument
+@click.option(
+    "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
+)
+@click.option("--epoch", default=0, help="The epoch; the newest when it is not given.")
+@click.option("--from", "start", default=0, help="The first record's number within the epoch.")
+@click.option(
+    "--directives", is_flag=True, help="The hub's log for this box instead; --epoch is its incarnation."
+)
+def journal_export(settings: Path, output: Path, epoch: int, start: int, directives: bool) -> None:
+    """Write a journal to a file that `edgegw verify` checks without this box and without trust in it.
+
+    Records stand there verbatim, with the signed checkpoint and the hub's newest cosignature. A box may run
+    meanwhile.
+
+    Example: edgegw journal export box.toml --output branch-1.journal
+    """
+    from edgegw.commands.settings import protocol_shapes
+    from edgegw.config.box import load_box
+    from edgegw.ledger import export
+
+    box = load_box(settings, protocol_shapes()).settings
+    draft = output.with_name(f".{output.name}.new")
+    with (
+        open_reader(Path(box.data_dir)) as store,
+        progress_bar("exporting") as progress,
+        draft.open("wb") as file,
+    ):
+        if directives:
+            number = epoch or max((end.incarnation for end in store.directives_ends()), default=0)
+            size = export.export_directives(store, file, incarnation=number, progress=progress)
+            what = f"{size} directives of incarnation {number}"
+        else:
+            number = epoch or max((head.epoch for head in store.heads()), default=0)
+            size = export.export_journal(store, file, epoch=number, start=start, progress=progress).size
+            what = f"{size - start} records of epoch {number}"
+    draft.replace(output)
+    click.echo(f"{output}: {what}")
+
+
+@click.command(
+    "verify",
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    short_help="Verify a journal, a receipt or two checkpoints with the keys alone.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def verify(ctx: click.Context, arguments: Sequence[str]) -> None:
+    """Verify a journal, a receipt or two checkpoints with the keys alone, by the stand-alone verifier."""
+    from edgegw import verifier
+
+    ctx.exit(verifier.main(list(arguments)))

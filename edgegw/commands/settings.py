@@ -1,0 +1,117 @@
+"""`edgegw config check` and `edgegw site`: settings, checked without anything running, and published."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from edgegw.commands import ExitCode, SettingsPath, hub_settings_option
+from edgegw.config.files import read_toml
+from edgegw.config.options import SettingsError
+
+
+def protocol_shapes() -> dict[str, type[msgspec.Struct]]:
+    """The settings table of every way in, by its name."""
+    from edgegw.payments import protocols
+
+    return {name: adapter.options for name, adapter in protocols.discover().items()}
+
+
+@click.group("config")
+def config() -> None:
+    """Look at settings files; nothing has to run.
+
+    Example: edgegw config check box.toml hub.toml site.json
+    """
+
+
+@config.command("check")
+@click.argument("files", nargs=-1, required=True, type=SettingsPath)
+@click.pass_context
+def config_check(ctx: click.Context, files: tuple[Path, ...]) -> None:
+    """Check settings files of a box, a hub or a site; every fault is a line with its mend.
+
+    A file's kind is seen from what is in it. Exit code 2 when there is a fault.
+
+    Example: edgegw config check box.toml site.json
+    """
+    wrong = False
+    for path in files:
+        try:
+            click.echo(f"{path}: {_checked(path)}")
+        except SettingsError as problem:
+            wrong = True
+            click.echo(str(problem), err=True)
+    if wrong:
+        ctx.exit(ExitCode.USAGE)
+
+
+def _checked(path: Path) -> str:
+    """What a sound file is; raises SettingsError."""
+    from edgegw.config.box import load_box
+    from edgegw.config.hub import load_hub
+    from edgegw.config.site import load_site_bundle
+
+    table: dict[str, Any] = {} if path.suffix == ".json" else read_toml(path)
+    if path.suffix == ".json" or "currencies" in table:
+        site, bundle = load_site_bundle(path)
+        size = f"{len(site.accounts)} accounts, {len(bundle)} bytes"
+        return f"sound settings of a site, version {site.version}, {size}"
+    if "box" in table or "hub" in table:
+        box = load_box(path, protocol_shapes())
+        ways = ", ".join(box.protocols)
+        return f"sound settings of box {box.settings.box} of {box.settings.bank}, open to {ways}"
+    hub = load_hub(path)
+    return f"sound settings of the hub of {hub.bank}, {len(hub.boxes)} boxes"
+
+
+@click.group()
+def site() -> None:
+    """The settings that the hub gives to every box: accounts, clients, limits.
+
+    Example: edgegw site publish site.json --hub hub.toml
+    """
+
+
+@site.command("check")
+@click.argument("file", type=SettingsPath)
+@hub_settings_option
+def site_check(file: Path, hub_settings: Path) -> None:
+    """Check a site's settings (.json or .toml) against themselves and against the hub's boxes.
+
+    Example: edgegw site check site.json --hub hub.toml
+    """
+    from edgegw.config.hub import load_hub
+    from edgegw.config.site import load_site_bundle
+
+    hub = load_hub(hub_settings)
+    found, _ = load_site_bundle(file, bank=hub.bank, boxes=hub.boxes)
+    click.echo(f"{file}: sound; version {found.version}, {len(found.accounts)} accounts")
+
+
+@site.command("publish")
+@click.argument("file", type=SettingsPath)
+@hub_settings_option
+def site_publish(file: Path, hub_settings: Path) -> None:
+    """Publish a site's settings: every box uses them from the next message on. The hub may run meanwhile.
+
+    A change needs a higher version; the same file again changes nothing.
+
+    Example: edgegw site publish site.json --hub hub.toml
+    """
+    from edgegw.commands.hub import open_books
+    from edgegw.config.site import load_site_bundle
+    from edgegw.hub.site import SiteError, publish
+
+    with open_books(hub_settings) as books:
+        found, bundle = load_site_bundle(file, bank=books.keyring.bank, boxes=books.keyring.boxes)
+        try:
+            with books.engine.begin() as connection:
+                digest = publish(connection, books.keyring, bundle, now_ns=time.time_ns())
+        except SiteError as problem:
+            raise SettingsError(str(file), str(problem).splitlines()) from None
+    click.echo(f"version {found.version} is published: {digest}")
