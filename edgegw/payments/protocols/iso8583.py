@@ -19,7 +19,15 @@ bytes before it.
 answer again; with other content, or after the replay horizon, 94. A reversal names its original by STAN and
 acquirer of field 90 (else its own fields) and by fields 12 and 13, which it keeps from the original; failing
 those, by the time in field 90. One whose original is unknown is kept, wins when that arrives, and is answered
-25 (0410) or 00 (0430).
+25 (0410) or 00 (0430). Messages carry no year: one that is played back a year later looks new, so
+change MAC keys at least once a year.
+
+**Mandatory fields.** 0100, 0200, 0220: 3, 4, 11, 12, 13, 32, 41, 49 and the card in 2, 35 or 45 (not needed
+with field 90). 0400, 0420: 4, 11, 12, 13, 32, 41. 0800: 11, 70.
+
+**Field 39.** Of this protocol itself: 03 merchant, 12 not served, 13 amount, 14 card, 30 form, 58 terminal
+unknown or not signed on, 63 MAC. Nothing was decided and the trace stays free: 91 not clearing, 96 overloaded
+or the disk is full. Used before with other content: 94. Each reason of the ledger has its code.
 
 **Field 44** says `allowance`, `centre` or `stand_in` of an approval, else why not: a reason, or the field at
 fault. No answer at all means that the outcome is unknown: repeat or reverse, as after any silence. The PIN
