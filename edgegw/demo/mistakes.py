@@ -68,6 +68,8 @@ def _over_http(
     yield wrong("a field twice", "repeated_field", field="currency", raw=_repeated(first))
     yield wrong("no JSON at all", "malformed_json", raw=b"\x00\xff pay me")
     yield wrong("too many bytes", "body_too_large", raw=b" " * (2 << 20))
+    slow = wrong("a sender that stops in the middle", "request_timeout")
+    yield msgspec.structs.replace(slow, sent_bytes_max=20)
     text = wrong("another content type", "unsupported_media_type", field="Content-Type")
     yield msgspec.structs.replace(text, headers={"Content-Type": "text/plain"})
     nobody = wrong("no token", "token_missing")

@@ -85,6 +85,8 @@ class Wrong(msgspec.Struct, frozen=True, kw_only=True):
     method: str = "POST"
     headers: dict[str, str] = {}
     body: bytes = b""
+    sent_bytes_max: int = 1 << 16
+    """Of a body that is announced as longer, only so many arrive."""
     step: Step | None = None
     """ISO 8583: the message before the changes."""
     changes: dict[int, str] = {}
