@@ -234,7 +234,7 @@ def _leaves(connection: Connection, *, box: str, incarnation: int, size: int) ->
 
 
 def package_after(
-    connection: Connection, *, box: str, incarnation: int, size: int, bytes_max: int = PACKAGE_BYTES_MAX
+    connection: Connection, *, box: str, incarnation: int, size: int, bytes_max: int
 ) -> Package | None:
     """What a box that holds `size` directives lacks, as far as one package takes it (one directive at
     least); None when it lacks nothing."""

@@ -396,6 +396,8 @@ class _Beat:
         current = pushed_epoch == row.epoch
         asks = grants.unanswered(self._connection, beat.asks, box=row.box) if current else []
         books.open(self._accounts(asks, current=current))
+        if beat.directives_cosignature:
+            self._keep_their_word(beat.directives_cosignature)
         log = self._directive_log() if current else None
         stand_ins = self._replay(books, pushed_epoch)
         if log is not None and self._site is not None:
@@ -450,6 +452,23 @@ class _Beat:
         grants.allot(books, log, box=row.box, site=site)
         grants.top_up_risk(books, log, box=row.box, site=site)
         row.allot_due = False
+
+    def _keep_their_word(self, note: str) -> None:
+        """Keep the box's cosignature over its directives: its word that it holds them too. A bad one is no
+        word."""
+        row, table = self._row, schema.directive_head
+        held = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
+        origin = journal.directives_origin(bank=self._keyring.bank, box=row.box, incarnation=row.incarnation)
+        try:
+            said = self._keyring.boxes[row.box].check_cosignature(note).checkpoint
+        except journal.NoteError:
+            return
+        if said.origin == origin and said.size <= held.size:
+            self._connection.execute(
+                update(table)
+                .where(table.c.box == row.box, table.c.incarnation == row.incarnation)
+                .values(cosigned=note)
+            )
 
     # -- the push --------------------------------------------------------------------------------------------
 

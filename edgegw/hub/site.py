@@ -7,13 +7,12 @@ balances (`books.post_core`) and what the boxes make of a bundle.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 
+from edgegw.config.site import site_faults
 from edgegw.core.journal import sm3
 from edgegw.core.messages import SITE_BYTES_MAX
 from edgegw.core.site import Site, decode_site
@@ -28,9 +27,6 @@ from edgegw.hub.books import (
 )
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.keyring import Keyring
-
-OWN_PREFIXES: Final = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
-"""Ids of the books' own accounts; no site may list them."""
 
 
 class SiteError(ValueError):
@@ -129,58 +125,7 @@ def _checked(bundle: bytes, keyring: Keyring) -> Site:
         site = decode_site(bundle)
     except msgspec.MsgspecError as problem:
         raise SiteError(str(problem)) from None
-    faults = list(_faults(site, keyring))
+    faults = site_faults(site, bank=keyring.bank, boxes=keyring.boxes)
     if faults:
         raise SiteError("\n".join(faults))
     return site
-
-
-def _faults(site: Site, keyring: Keyring) -> Iterator[str]:
-    if site.bank != keyring.bank:
-        yield f"bank: {site.bank!r} is not this hub's, {keyring.bank!r}"
-    if not site.currencies:
-        yield "currencies: none; list at least one"
-    yield from _repeated("currencies.code", (rule.code for rule in site.currencies))
-    yield from _repeated("accounts.id", (account.id for account in site.accounts))
-    yield from _repeated("clients.name", (client.name for client in site.clients))
-    yield from _repeated("terminals.id", (terminal.id for terminal in site.terminals))
-    codes = {rule.code for rule in site.currencies}
-    for account in site.accounts:
-        where = f"accounts[{account.id}]"
-        if account.id.startswith(OWN_PREFIXES):
-            yield f"{where}.id: the prefix is kept for the books' own accounts; use another"
-        if account.currency not in codes:
-            yield f"{where}.currency: {account.currency} is not in currencies; add it there"
-        if account.home and account.home not in keyring.boxes:
-            yield f'{where}.home: {account.home!r} is no box of this hub; pin its key first, or use ""'
-        if not account.floor:
-            yield f"{where}.floor: only the books' own accounts go without; leave it out"
-    yield from _reference_faults(site, codes)
-
-
-def _reference_faults(site: Site, codes: set[str]) -> Iterator[str]:
-    currency_of = {account.id: account.currency for account in site.accounts}
-    for terminal in site.terminals:
-        where = f"terminals[{terminal.id}]"
-        if terminal.credit_account_id not in currency_of:
-            yield f"{where}.credit_account_id: {terminal.credit_account_id} is not in accounts; add it there"
-        elif currency_of[terminal.credit_account_id] != terminal.currency:
-            yield f"{where}.currency: {terminal.currency} is not its account's; make them the same"
-    for account_id in site.cards.values():
-        if account_id not in currency_of:
-            yield f"cards: {account_id} is not in accounts; add it there"
-    for field, rules in (
-        ("limits", site.limits),
-        ("stand_in", site.stand_in),
-        ("allowances", site.allowances),
-    ):
-        yield from _repeated(f"{field}.currency", (rule.currency for rule in rules))
-        for rule in rules:
-            if rule.currency not in codes:
-                yield f"{field}.currency: {rule.currency} is not in currencies; add it there"
-
-
-def _repeated(field: str, values: Iterable[str]) -> Iterator[str]:
-    for value, count in Counter(values).items():
-        if count > 1:
-            yield f"{field}: {value} stands {count} times; keep one"

@@ -18,6 +18,7 @@ from edgegw.core.book import PENDING, POST, VOID, centre_account, risk_account
 from edgegw.core.exchange import HeldLog, judge_package
 from edgegw.core.journal import Checkpoint, Frontier
 from edgegw.core.messages import (
+    PACKAGE_BYTES_MAX,
     VERSION,
     Ask,
     Beat,
@@ -86,6 +87,7 @@ class SimulatedBox:
         self.directive_leaves: list[bytes] = []
         self.directive_frontier = Frontier()
         self.now_ns = 1_000_000_000
+        self.package_bytes_max = PACKAGE_BYTES_MAX
 
     # -- the journal -----------------------------------------------------------------------------------------
 
@@ -282,6 +284,8 @@ class SimulatedBox:
             push=push,
             asks=asks,
             waiting=len(self.bodies) - self.held,
+            directives_cosignature=self.word() if size else "",
+            package_bytes_max=self.package_bytes_max,
         )
         beaten = self.send(message, session=self.session, counter=self.counter)
         assert isinstance(beaten, Beaten)
@@ -291,6 +295,12 @@ class SimulatedBox:
         if beaten.directives is not None:
             self._take(beaten.directives)
         return beaten
+
+    def word(self) -> str:
+        """The box's cosignature over the directives that it holds."""
+        origin = journal.directives_origin(bank=BANK, box=self.name, incarnation=self.incarnation)
+        frontier = self.directive_frontier
+        return self.device.cosign(Checkpoint(origin, frontier.size, frontier.root()), time_s=1)
 
     def _take(self, package: Package) -> None:
         if package.number > self.incarnation:

@@ -1,7 +1,10 @@
 """Money handed to boxes: asked for once, never twice, and never more than is there."""
 
+import pytest
+
 from edgegw.core.messages import Ask, Verdict
 from edgegw.core.records import GrantDirective, RefuseDirective, SiteDirective
+from edgegw.hub.books import Books, BooksError
 from tests.hub.world import ALLOTTED, CNY, NORTH, RISK_MINOR, SOUTH, World, a_site
 
 
@@ -46,7 +49,7 @@ def test_the_last_hundred_goes_to_one_of_two_boxes(world: World) -> None:
 
 
 def test_a_wish_that_names_no_customer_is_refused_with_its_reason(world: World) -> None:
-    """Unknown accounts, the books' own, other currencies and frozen accounts get a directive that says why."""
+    """Unknown accounts, the books' own, other currencies and frozen ones get a directive that says why."""
     box = world.box(NORTH)
     world.rows("UPDATE account SET frozen = 1 WHERE account_id = 'B' RETURNING account_id")
     box.beat(
@@ -120,3 +123,42 @@ def test_a_wish_at_home_brings_the_allotment_too(world: World) -> None:
     world.fund("HOME", 1_000)
     box.beat(ask("1", "HOME", 500))
     assert world.money("HOME") == (1_000, 100, 900)
+
+
+def test_many_directives_come_in_packages_as_small_as_the_line_needs(world: World) -> None:
+    """A thin line gets one directive at a time, each proved up to the signed head; the box's word is kept."""
+    box = world.box(NORTH)
+    size = len(box.directives)
+    box.package_bytes_max = 1
+    first = box.beat(*(ask(f"n{number}", "A", 10) for number in range(5)))
+    assert first.directives is not None
+    assert (len(first.directives.records), first.more) == (1, True)
+    for _ in range(5):
+        box.beat()
+    assert len(box.directives) == size + 5
+    note = world.row("SELECT cosigned FROM directive_head WHERE box = 'north'")[0]
+    assert world.devices[NORTH].public.check_cosignature(str(note)).checkpoint.size == size + 5
+
+
+def test_a_word_of_another_key_is_not_kept(world: World) -> None:
+    """Only the box itself says that it holds its directives."""
+    box = world.box(NORTH)
+    box.beat(ask("1", "A", 10))
+    kept = world.row("SELECT cosigned FROM directive_head WHERE box = 'north'")
+    stranger = world.devices[SOUTH]
+    box.device, genuine = stranger, box.device
+    forged = box.word()
+    box.device = genuine
+    box.word = lambda: forged  # type: ignore[method-assign]
+    box.beat()
+    assert world.row("SELECT cosigned FROM directive_head WHERE box = 'north'") == kept
+
+
+def test_the_books_grant_only_what_is_there(world: World) -> None:
+    """Whatever the policy says, the move itself refuses."""
+    with world.engine.begin() as connection:
+        books = Books(connection, box=NORTH, epoch=1)
+        books.open(["A"])
+        for amount_minor in (1_001, 0, -1):
+            with pytest.raises(BooksError, match="available"):
+                books.grant("A", amount_minor)

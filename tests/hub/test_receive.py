@@ -22,7 +22,8 @@ def funded(world: World, name: str, account_id: str, amount_minor: int) -> Simul
 def replica_of(world: World, box: str, account_id: str) -> int:
     """What the hub's replica says is posted there."""
     row = world.row(
-        "SELECT credits_posted - debits_posted FROM box_balance WHERE box = :box AND account_id = :id AND epoch = "
+        "SELECT credits_posted - debits_posted FROM box_balance "
+        "WHERE box = :box AND account_id = :id AND epoch = "
         "(SELECT epoch FROM box WHERE box = :box)",
         box=box,
         id=account_id,
@@ -315,7 +316,7 @@ def test_an_unsigned_message_changes_nothing(world: World) -> None:
 
 
 def test_a_hub_that_lost_commits_takes_them_back_before_it_grants(world: World, tmp_path: Path) -> None:
-    """Restored from a backup: what it once cosigned shows it; it grants nothing until the records are back."""
+    """Restored from a backup: what it once cosigned shows it; it grants nothing before they are back."""
     box = funded(world, NORTH, "A", 300)
     world.back_up(tmp_path / "backup.db")
     box.pay("A", "SHOP", 10)

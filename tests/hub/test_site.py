@@ -43,9 +43,9 @@ def test_a_new_version_reaches_a_box_that_is_up(world: World) -> None:
         ({"accounts": (Account(id="A", currency=CNY, home="west"),)}, r"accounts\[A\]\.home"),
         ({"accounts": (Account(id="A", currency=CNY, floor=False),)}, r"accounts\[A\]\.floor"),
         ({"accounts": (Account(id="risk:x:CNY", currency=CNY),)}, "prefix"),
-        ({"accounts": (Account(id="A", currency=CNY),) * 2}, r"accounts\.id"),
+        ({"accounts": (Account(id="A", currency=CNY),) * 2}, r"accounts\[\].id"),
         ({"cards": {"token": "NOBODY"}}, "cards"),
-        ({"allowances": ALLOTTED * 2}, r"allowances\.currency"),
+        ({"allowances": ALLOTTED * 2}, r"allowances\[\].currency"),
         (
             {"terminals": (TerminalRule(id="T1", merchant="M", credit_account_id="NOBODY", currency=CNY),)},
             r"terminals\[T1\]\.credit_account_id",

@@ -1,4 +1,4 @@
-"""Stand-ins meet the centre: confirmed out of the payer's money, or declined late with someone who bears it."""
+"""Stand-ins meet the centre: confirmed out of the payer's money, or declined late and borne by someone."""
 
 from pathlib import Path
 

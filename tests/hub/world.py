@@ -1,4 +1,4 @@
-"""A hub over a real SQLite file, boxes that talk to it in process, and the books checked after every message."""
+"""A hub over a real SQLite file, boxes that talk to it, and the books checked after every message."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def check_books(connection: Connection) -> None:
     torn = connection.execute(
         text(
             "SELECT a.account_id, a.balance_minor, a.available_minor, "
-            "(SELECT COALESCE(SUM(o.amount_minor), 0) FROM outstanding o WHERE o.account_id = a.account_id) AS held "
+            "(SELECT COALESCE(SUM(o.amount_minor), 0) FROM outstanding o "
+            "WHERE o.account_id = a.account_id) AS held "
             "FROM account a WHERE a.available_minor + "
             "(SELECT COALESCE(SUM(o.amount_minor), 0) FROM outstanding o WHERE o.account_id = a.account_id) "
             "<> a.balance_minor"
@@ -139,7 +140,8 @@ class World:
     def money(self, account_id: str) -> tuple[int, int, int]:
         """balance, available, outstanding everywhere."""
         row = self.row(
-            "SELECT balance_minor, available_minor, (SELECT COALESCE(SUM(amount_minor), 0) FROM outstanding o "
+            "SELECT balance_minor, available_minor, "
+            "(SELECT COALESCE(SUM(amount_minor), 0) FROM outstanding o "
             "WHERE o.account_id = a.account_id) FROM account a WHERE account_id = :id",
             id=account_id,
         )
