@@ -90,24 +90,28 @@ class Decided(msgspec.Struct, frozen=True):
 class _Waiting:
     """A request that is being decided, and those who asked for the same meanwhile."""
 
-    __slots__ = ("joined", "request")
+    __slots__ = ("joined", "request", "result")
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.joined: asyncio.Future[Decided | Unanswered] | None = None
+        self.result: Decided | Unanswered | None = None
 
     async def join(self, request: Request) -> Decided | Unanswered:
         """Wait for the same answer; an Unanswered at once when the content differs."""
         field = request.different_field(self.request)
         if field is not None:
             return reused(field, request, self.request)
-        if self.joined is None:
-            self.joined = asyncio.get_running_loop().create_future()
-        result = await asyncio.shield(self.joined)
+        result = self.result
+        if result is None:
+            if self.joined is None:
+                self.joined = asyncio.get_running_loop().create_future()
+            result = await asyncio.shield(self.joined)
         return Decided(result.answer, True) if isinstance(result, Decided) else result
 
     def done(self, result: Decided | Unanswered) -> None:
         """Give the result to all who joined."""
+        self.result = result
         if self.joined is not None and not self.joined.done():
             self.joined.set_result(result)
 
@@ -232,7 +236,7 @@ class Gateway:
             else:
                 joins.append((index, request, waiting))
         joining = [asyncio.ensure_future(waiting.join(request)) for _, request, waiting in joins]
-        results: list[Decided | Unanswered] = [_NOT_DECIDED] * len(requests)
+        results: list[Decided | Unanswered] = [_UNKNOWN] * len(requests)
         try:
             if own:
                 decided = await self._through_pen(client, [request for _, request, _ in own])
@@ -291,7 +295,7 @@ class Gateway:
             raise Unanswered("not_decided", "a payment of this group is being decided; ask again in a moment")
         for identity, request in zip(identities, requests, strict=True):
             self._waiting[identity] = _Waiting(request)
-        results: list[Decided | Unanswered] = [_NOT_DECIDED] * len(requests)
+        results: list[Decided | Unanswered] = [_UNKNOWN] * len(requests)
         try:
             results = await self._group_through_pen(client, requests)
         finally:
@@ -364,7 +368,8 @@ _ASKED_IN_VAIN: Final = {
     "timeout": Funding(line_up=True, centre="timeout", reason="centre_timeout"),
     "down": _LINE_DOWN,
 }
-_NOT_DECIDED: Final = Unanswered("not_decided", "the box stopped deciding before it was this payment's turn")
+_NOT_DECIDED: Final = Unanswered("not_decided", "the allowance is short and the centre was asked already")
+_UNKNOWN: Final = Unanswered("outcome_unknown", "whoever asked first went away before there was an answer")
 
 
 def reused(field: str, request: Request, first: Request) -> Unanswered:

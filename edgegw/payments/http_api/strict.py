@@ -110,7 +110,7 @@ def _joined(path: str, name: str) -> str:
 def _loosely(raw: bytes) -> object:
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
 
 

@@ -72,7 +72,7 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def _without_trace(record: logging.LogRecord) -> bool:
-    """aiohttp logs bytes that are no HTTP as an error of its own, with a trace; it is the peer's, and one line."""
+    """Make one line of it: aiohttp logs bytes that are no HTTP as an error of its own, with a trace."""
     record.levelno, record.levelname = logging.WARNING, "WARNING"
     record.exc_info = record.exc_text = None
     return True
@@ -96,6 +96,7 @@ class HttpServer:
             access_log=None,
             logger=_peer_log,
             keepalive_timeout=options.idle_timeout_s,
+            lingering_time=1.0,  # to read on for a peer whose body is not wanted, so that it sees the answer
             shutdown_timeout=5.0,
         )
         self._server: asyncio.Server | None = None

@@ -1,0 +1,78 @@
+"""The shield: what a peer may cost before it has said anything useful."""
+
+import asyncio
+
+import pytest
+from aiohttp import StreamReader
+from aiohttp.base_protocol import BaseProtocol
+
+from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Shares, bounded, read_whole
+
+
+def stream() -> StreamReader:
+    loop = asyncio.get_running_loop()
+    protocol = BaseProtocol(loop)
+    protocol.transport = asyncio.Transport()  # connected, as far as the reader asks
+    return StreamReader(protocol, limit=1 << 16, loop=loop)
+
+
+async def test_a_body_in_pieces_is_read_whole() -> None:
+    """A body that arrives in two packets is one body."""
+    body = stream()
+    reading = asyncio.create_task(read_whole(body, length=None, bytes_max=10, timeout_seconds=5))
+    await asyncio.sleep(0)
+    body.feed_data(b"abc")
+    await asyncio.sleep(0)
+    body.feed_data(b"def")
+    body.feed_eof()
+    assert await reading == b"abcdef"
+
+
+async def test_an_announced_body_that_is_too_large_is_refused_before_it_comes() -> None:
+    """Nobody waits for 16 MiB to say no."""
+    with pytest.raises(BodyTooLarge):
+        await read_whole(stream(), length=11, bytes_max=10, timeout_seconds=5)
+
+
+async def test_a_body_without_a_length_is_cut_at_the_limit() -> None:
+    """A chunked body has no length to believe."""
+    body = stream()
+    body.feed_data(b"a" * 11)
+    with pytest.raises(BodyTooLarge):
+        await read_whole(body, length=None, bytes_max=10, timeout_seconds=5)
+
+
+async def test_a_body_of_exactly_the_limit_is_read() -> None:
+    """Off by one at a limit refuses good work."""
+    body = stream()
+    body.feed_data(b"a" * 10)
+    body.feed_eof()
+    assert len(await read_whole(body, length=10, bytes_max=10, timeout_seconds=5)) == 10
+
+
+async def test_a_slow_body_is_given_up_with_what_came() -> None:
+    """A peer that sends a byte a minute must not hold a handler."""
+    body = stream()
+    body.feed_data(b"abc")
+    with pytest.raises(BodyTooSlow, match=r"3 bytes of the body came within 0\.01 s"):
+        await read_whole(body, length=100, bytes_max=1000, timeout_seconds=0.01)
+
+
+def test_one_client_cannot_take_everybodys_turn() -> None:
+    """A client with a loop gone wild must not lock the others out."""
+    shares = Shares(each_max=2)
+    assert [shares.take("till"), shares.take("till"), shares.take("till")] == [True, True, False]
+    assert shares.take("other")
+    shares.give_back("till")
+    assert shares.take("till")
+
+
+async def test_one_connection_too_many_gets_an_answer_and_is_closed() -> None:
+    """A silent close looks like a broken network."""
+    loop = asyncio.get_running_loop()
+    factory = bounded(asyncio.Protocol, count=lambda: 1, connections_max=1, answer=b"busy")
+    server = await loop.create_server(factory, "127.0.0.1", 0)
+    async with server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await reader.read() == b"busy"
+        writer.close()
