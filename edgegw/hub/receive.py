@@ -47,6 +47,7 @@ from edgegw.core.messages import (
 )
 from edgegw.core.records import Link
 from edgegw.core.site import Site
+from edgegw.errors import HeadMoved
 from edgegw.hub import grants, replay, schema
 from edgegw.hub.books import Books
 from edgegw.hub.directives import DirectiveLog, directives_held, directives_root_at, package_after
@@ -60,10 +61,6 @@ ACTIVE: Final = "active"
 BEHIND: Final = "behind"
 FORKED: Final = "forked"
 QUARANTINED: Final = "quarantined"
-
-
-class HeadMovedError(RuntimeError):
-    """Another hub process has moved this journal's head meanwhile; the transaction is thrown away."""
 
 
 class Taken(NamedTuple):
@@ -313,7 +310,7 @@ def take_beat(
     now_ns: int,
 ) -> Taken:
     """Take an authentic beat in one SQL transaction, which the caller commits. Raises ExchangeError or
-    HeadMovedError."""
+    HeadMoved."""
     if len(beat.asks) > ASKS_MAX or any(len(ask.request_id) > REQUEST_ID_CHARS_MAX for ask in beat.asks):
         raise ExchangeError(f"asks: {ASKS_MAX} at most, their ids {REQUEST_ID_CHARS_MAX} characters at most")
     row = BoxRow.lock(connection, box)
@@ -391,27 +388,37 @@ class _Beat:
         if beat.push is not None:
             pushed_epoch = beat.push.number
             judgement, cosign = self._push(beat.push)
-        books = Books(self._connection, box=row.box, epoch=pushed_epoch, in_doubt=pushed_epoch != row.epoch)
-        # A tail of an older epoch goes by itself: the books of the two epochs are never open at once.
-        current = pushed_epoch == row.epoch
-        asks = grants.unanswered(self._connection, beat.asks, box=row.box) if current else []
-        books.open(self._accounts(asks, current=current))
         if beat.directives_cosignature:
             self._keep_their_word(beat.directives_cosignature)
+        # A tail of an older epoch goes by itself: the books of the two epochs are never open at once.
+        asks = beat.asks if pushed_epoch == row.epoch and self._may_grant(verdict) else ()
+        fresh = grants.unanswered(self._connection, asks, box=row.box)
+        if self._items or fresh or (row.allot_due and self._may_grant(verdict)):
+            self._settle(fresh, verdict, epoch=pushed_epoch)
+        row.write(self._connection)
+        return Taken(self._answer(beat, judgement, self._verdict(beat, verdict)), pushed_epoch, cosign)
+
+    def _may_grant(self, verdict: Verdict) -> bool:
+        return verdict is Verdict.OK and self._row.state == ACTIVE
+
+    def _settle(self, asks: Sequence[Ask], verdict: Verdict, *, epoch: int) -> None:
+        """Replay what was pushed, decide its stand-ins, then grant: all on one opening of the books."""
+        row = self._row
+        current = epoch == row.epoch
+        books = Books(self._connection, box=row.box, epoch=epoch, in_doubt=not current)
+        books.open(self._accounts(asks, current=current))
         log = self._directive_log() if current else None
-        stand_ins = self._replay(books, pushed_epoch)
+        stand_ins = self._replay(books, epoch)
         if log is not None and self._site is not None:
             for one in stand_ins:
                 if not one.voided:
                     replay.decide_stand_in(
-                        self._connection, books, log, one, box=row.box, epoch=pushed_epoch, site=self._site
+                        self._connection, books, log, one, box=row.box, epoch=epoch, site=self._site
                     )
-            if verdict is Verdict.OK and row.state == ACTIVE:
+            if self._may_grant(verdict):
                 self._grant(books, log, asks, self._site)
             log.write()
         books.write()
-        row.write(self._connection)
-        return Taken(self._answer(beat, judgement, self._verdict(beat, verdict)), pushed_epoch, cosign)
 
     def _accounts(self, asks: Sequence[Ask], *, current: bool) -> set[str]:
         names = replay.accounts_of(self._items) | replay.own_accounts_of(self._row.box, self._currencies)
@@ -524,7 +531,7 @@ class _Beat:
             .values(values)
         )
         if moved.rowcount != 1:
-            raise HeadMovedError(f"the head of {self._row.box}/{push.number} is no longer at {old_size}")
+            raise HeadMoved(f"the head of {self._row.box}/{push.number} is no longer at {old_size}")
 
     def _fork(self, push: Package, judged: PackageJudgement, held_checkpoint: str) -> None:
         """Keep what the box has signed twice, and take it out of service."""

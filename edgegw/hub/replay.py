@@ -223,7 +223,8 @@ class Replay:
         for code in set(currencies.values()):
             currencies[centre_account(code)] = code
         self._replica.load(currencies, holds_of(items))
-        places = [(d.incarnation, d.seq) for item in items if (d := item.directive) is not None]
+        said = [item.directive for item in items if item.directive is not None]
+        places = [(d.incarnation, d.seq) for d in said if 0 <= d.incarnation < 2**31 and 0 <= d.seq < 2**63]
         if places:
             table = schema.directive.c
             rows = self._connection.execute(
