@@ -297,6 +297,7 @@ async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.E
         reserve_bytes=settings.disk.reserve_bytes,
         payments_bytes_min=settings.disk.payments_bytes_min,
     )
+    reserve.state()
     pen = start(
         store,
         own,
@@ -318,7 +319,8 @@ async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.E
     pen.awaited = line.awaited
     pen.on_commit.append(line.head_moved)
     pen.on_commit.append(lambda: _note_anchor(opened, pen))
-    gateway, metrics = _gateway(store, pen.desk.book, pen, line)
+    reads = store.reader()
+    gateway, metrics = _gateway(reads, pen.desk.book, pen, line)
     _watch(metrics, pen, line, reserve)
     writing = asyncio.create_task(pen.run())
     ticking = asyncio.create_task(_tick(pen, opened, metrics))
@@ -335,7 +337,9 @@ async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.E
         if pen.failure is None and pen.desk.tip.epoch and pen.mode.clears:
             pen.commit_now(take_snapshot)
         _note_anchor(opened, pen)
+        # The writer's connection is closed last: then SQLite moves the WAL into the file.
         source.close()
+        reads.close()
     if pen.failure is not None:
         raise pen.failure
 
@@ -345,11 +349,11 @@ async def _serve_closed(
 ) -> None:
     """Serve reads and repeats until the stop."""
     _log.error("read_only", code=trouble.code, problem=str(trouble), hint=trouble.hint)
-    store = opened.store
-    book, _, _ = load(store, own)
+    book, _, _ = load(opened.store, own)
     book.mode = Mode.BEHIND if isinstance(trouble, Behind) else Mode.FORKED
     book.mode_reason = str(trouble)
-    gateway, _ = _gateway(store, book, ClosedPen(store, trouble), NoLine())
+    reads = opened.store.reader()
+    gateway, _ = _gateway(reads, book, ClosedPen(opened.store, trouble), NoLine())
     servers: dict[str, Server] = {}
     try:
         await _open_ways(gateway, box.protocols, servers)
@@ -357,6 +361,7 @@ async def _serve_closed(
         await stop.wait()
     finally:
         await _stop(gateway, servers, ())
+        reads.close()
 
 
 def _line_settings(settings: BoxSettings) -> LineSettings:
@@ -366,9 +371,9 @@ def _line_settings(settings: BoxSettings) -> LineSettings:
     )
 
 
-def _gateway(store: Store, book: Book, pen: GatewayPen, line: GatewayLine) -> tuple[Gateway, Metrics]:
+def _gateway(reads: Store, book: Book, pen: GatewayPen, line: GatewayLine) -> tuple[Gateway, Metrics]:
     metrics = Metrics()
-    history = History(store.reader(), epoch=lambda: book.epoch)
+    history = History(reads, epoch=lambda: book.epoch)
     gateway = Gateway(pen=pen, book=book, line=line, history=history, meter=metrics, version=__version__)
     return gateway, metrics
 

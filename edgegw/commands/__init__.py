@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import msgspec
-import structlog
 
 from edgegw.config.options import SettingsError
 from edgegw.errors import BrokenInvariant, OperatingError
@@ -76,17 +75,20 @@ def described(problem: Exception) -> Iterator[str]:
 
 def serve_until_end(work: Callable[[], None]) -> None:
     """Run a server; an error that ends it is a line of its log, or of the terminal if a person looks on."""
+    import structlog
+
+    log = structlog.get_logger("edgegw")
     try:
         work()
     except Exception as problem:
         code = exit_code_of(problem)
         if code is None:
-            structlog.get_logger("edgegw").exception("ended", code="unexpected")
+            log.exception("ended", code="unexpected")
             raise
         if sys.stderr.isatty():
             raise
         hint = getattr(problem, "hint", "")
-        structlog.get_logger("edgegw").critical("ended", exit_code=int(code), problem=str(problem), hint=hint)
+        log.critical("ended", exit_code=int(code), problem=str(problem), hint=hint)
         raise click.exceptions.Exit(code) from None
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
-import structlog
 
 from edgegw.commands import SettingsPath, hub_settings_option, progress_bar, serve_until_end
 from edgegw.config.hub import HubSettings, load_hub
@@ -125,6 +124,7 @@ async def serve_hub(settings: HubSettings) -> None:
 
 
 async def _serve(application: web.Application, settings: HubSettings) -> None:
+    import structlog
     from aiohttp import web
 
     stop = asyncio.Event()

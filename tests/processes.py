@@ -1,0 +1,212 @@
+"""A hub and a box as real processes on loopback, set up as an operator would: keys, settings, a site."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from click.testing import CliRunner, Result
+
+from edgegw.__main__ import main
+from tests.waiting import wait_until
+
+START_SECONDS = 20.0
+SITE: dict[str, Any] = {
+    "bank": "b1",
+    "version": 1,
+    "currencies": [{"code": "CNY", "numeric": 156}],
+    "accounts": [
+        {"id": "alice", "currency": "CNY", "home": "box-1"},
+        {"id": "shop", "currency": "CNY", "home": "box-1", "participant": "shopbank"},
+        {"id": "bob", "currency": "CNY"},
+    ],
+    "stand_in": [
+        {
+            "currency": "CNY",
+            "floor_minor": 10_000,
+            "account_minor": 20_000,
+            "account_count": 5,
+            "box_minor": 50_000,
+            "offline_seconds_max": 3_600,
+        }
+    ],
+    "allowances": [{"currency": "CNY", "share_percent": 50, "account_minor": 100_000}],
+}
+BALANCES = """id,debit_account_id,credit_account_id,amount_minor
+opening-alice,core:CNY,alice,200000
+opening-bob,core:CNY,bob,200000
+"""
+LINE = (
+    "[line]\nheartbeat_ms = 100\nbackoff_ms_max = 200\nconnect_timeout_ms = 300\nanswer_timeout_ms = 1000\n"
+)
+
+
+class Reply(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body decoded."""
+        return json.loads(self.body)
+
+
+def edgegw(*words: str) -> Result:
+    """Run a command of the command line to its end, in this process: starting Python anew costs a second."""
+    return CliRunner().invoke(main, words, prog_name="edgegw")
+
+
+class Process:
+    """A running `edgegw` command whose log is read as JSON lines."""
+
+    def __init__(self, *words: str, folder: Path, log: Path) -> None:
+        self.log = log
+        with log.open("wb") as stream:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "edgegw", *words], cwd=folder, stderr=stream, stdout=stream
+            )
+
+    def event(self, name: str) -> dict[str, Any] | None:
+        """The first event of this name in the log so far."""
+        for line in self.log.read_text(encoding="utf-8").splitlines():
+            if line.startswith("{") and json.loads(line)["event"] == name:
+                return json.loads(line)
+        return None
+
+    def opened(self) -> dict[str, Any]:
+        """Wait until it listens; its `open` event."""
+        wait_until(
+            lambda: self.event("open") is not None or self.popen.poll() is not None,
+            "the process to listen",
+            timeout_seconds=START_SECONDS,
+        )
+        found = self.event("open")
+        assert found is not None, self.log.read_text(encoding="utf-8")
+        return found
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal and wait; the exit code."""
+        if self.popen.poll() is None:
+            os.kill(self.popen.pid, number)
+        return self.popen.wait(timeout=20)
+
+
+class Branch:
+    """A folder with a hub's and a box's settings, and what runs of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hub: Process | None = None
+        self.box: Process | None = None
+        self.runs = 0
+        self.http_port = 0
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self.run("keygen", "hub", "--bank", "b1", "--out", self.path("secrets/hub.pem"))
+        device = self.path("secrets/device.pem")
+        self.run("keygen", "box", "--bank", "b1", "--box", "box-1", "--out", device)
+        till = self.path("till.pem")
+        public = self.run("keygen", "client", "--out", till).strip()
+        scopes = ["pay", "read", "operate"]
+        site = {**SITE, "clients": [{"name": "till", "public_key": public, "scopes": scopes}]}
+        (self.folder / "site.json").write_text(json.dumps(site))
+        (self.folder / "balances.csv").write_text(BALANCES)
+        self._write_hub(("127.0.0.1:0", "127.0.0.1:0"))
+        self.run("site", "publish", self.path("site.json"), "--hub", self.path("hub.toml"))
+        self.run("post", self.path("balances.csv"), "--hub", self.path("hub.toml"))
+        self.token = self.run("token", "--client", "till", "--box", "box-1", "--key", till).strip()
+
+    def path(self, name: str) -> str:
+        """A file of this folder."""
+        return str(self.folder / name)
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run a command to its end; what it printed, once its exit code is the expected one."""
+        done = edgegw(*words)
+        assert done.exit_code == code, (words, done.exit_code, done.output, done.exception)
+        return done.stdout
+
+    def _write_hub(self, listen: tuple[str, ...]) -> None:
+        device = (self.folder / "secrets/device.pub").read_text().strip()
+        (self.folder / "hub.toml").write_text(
+            f'bank = "b1"\nlisten = {json.dumps(listen)}\n[boxes]\nbox-1 = "{device}"\n'
+        )
+
+    def write_box(self, addresses: tuple[str, ...]) -> None:
+        """The box's settings with these hub addresses."""
+        hubs = "".join(
+            f'[[hub.addresses]]\nurl = "http://{address}"\npriority = {priority}\n'
+            for priority, address in enumerate(addresses)
+        )
+        (self.folder / "box.toml").write_text(
+            f'bank = "b1"\nbox = "box-1"\n[hub]\nkey_file = "secrets/hub.pub"\n{hubs}{LINE}[http]\nport = 0\n'
+        )
+
+    def start_hub(self) -> None:
+        """Run the hub; its ports stay the same over restarts."""
+        self.runs += 1
+        self.hub = Process("hub", folder=self.folder, log=self.folder / f"hub-{self.runs}.log")
+        addresses = tuple(self.hub.opened()["addresses"])
+        self._write_hub(addresses)
+        self.write_box(addresses)
+
+    def start_box(self, *, ready: bool = True) -> None:
+        """Run the box, and wait until it takes payments."""
+        self.runs += 1
+        self.box = Process("run", folder=self.folder, log=self.folder / f"box-{self.runs}.log")
+        self.http_port = int(self.box.opened()["addresses"]["http"][0].rpartition(":")[2])
+        if ready:
+            wait_until(
+                lambda: self.call("GET", "/readyz").status == 200,
+                "the box to take payments",
+                timeout_seconds=START_SECONDS,
+            )
+
+    def call(self, method: str, path: str, body: object = None) -> Reply:
+        """Ask the box over HTTP."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=10)
+        headers = {"Authorization": f"Bearer {self.token}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return Reply(answer.status, dict(answer.headers.items()), answer.read())
+        finally:
+            connection.close()
+
+    def pay(self, debit: str, amount_minor: int, *, id: str = "", credit: str = "shop") -> Reply:
+        """Pay; a fresh id unless one is given."""
+        body = {
+            "id": id or secrets.token_hex(16),
+            "debit_account_id": debit,
+            "credit_account_id": credit,
+            "amount_minor": amount_minor,
+            "currency": "CNY",
+        }
+        return self.call("POST", "/v1/payments", body)
+
+    def wait_for_mode(self, mode: str) -> None:
+        """Wait until the box is in a mode."""
+        wait_until(
+            lambda: self.call("GET", "/v1/status").json["mode"] == mode,
+            f"the box to be {mode}",
+            timeout_seconds=START_SECONDS,
+        )
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for process in (self.box, self.hub):
+            if process is not None:
+                process.end(signal.SIGKILL)

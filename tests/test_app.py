@@ -1,0 +1,159 @@
+"""A box and a hub as real processes: money moves, processes die, and nothing that was answered is lost."""
+
+import json
+import secrets
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import START_SECONDS, Branch, Process
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def branch(tmp_path: Path) -> Iterator[Branch]:
+    """A branch that is set up, with nothing running."""
+    branch = Branch(tmp_path)
+    yield branch
+    branch.end()
+
+
+@pytest.fixture
+def open_branch(branch: Branch) -> Branch:
+    """A branch whose hub and box run, with the line up."""
+    branch.start_hub()
+    branch.start_box()
+    branch.wait_for_mode("active")
+    # The first allotment comes with the directives behind the site's.
+    wait_until(
+        lambda: branch.call("GET", "/v1/accounts/alice").json["available_minor"] == 100_000,
+        "alice's allowance",
+    )
+    return branch
+
+
+def test_an_answered_payment_survives_sigkill_and_its_repeat_is_the_same_bytes(open_branch: Branch) -> None:
+    """A till that asks again after a power cut would pay twice, or be told something else."""
+    branch = open_branch
+    local, central = secrets.token_hex(16), secrets.token_hex(16)
+    first = branch.pay("alice", 1_500, id=local)
+    second = branch.pay("bob", 2_500, id=central)
+    assert (first.status, first.json["cleared_by"]) == (201, "allowance")
+    assert (second.status, second.json["cleared_by"]) == (201, "centre")
+    assert branch.box is not None
+    branch.box.end(signal.SIGKILL)
+    branch.start_box()
+    again = branch.pay("alice", 1_500, id=local)
+    assert (again.body, again.headers["Idempotent-Replay"]) == (first.body, "true")
+    assert branch.pay("bob", 2_500, id=central).body == second.body
+    other = branch.pay("alice", 1_501, id=local)
+    assert (other.status, other.json["code"], other.json["field"]) == (409, "id_reused", "amount_minor")
+
+
+def test_payments_go_on_without_the_hub_and_are_confirmed_when_it_is_back(open_branch: Branch) -> None:
+    """A branch that stops with the line is what this product is against."""
+    branch = open_branch
+    assert branch.hub is not None
+    assert branch.hub.end(signal.SIGTERM) == 0
+    branch.wait_for_mode("offline")
+    payment = secrets.token_hex(16)
+    assert branch.pay("alice", 700).json["cleared_by"] == "allowance"
+    stood = branch.pay("bob", 900, id=payment)
+    assert (stood.status, stood.json["cleared_by"]) == (201, "stand_in")
+    too_much = branch.pay("bob", 10_000)
+    assert (too_much.status, too_much.json["code"]) == (409, "stand_in_above_floor")
+    branch.start_hub()
+    branch.wait_for_mode("active")
+    wait_until(
+        lambda: branch.call("GET", "/v1/notices").json["notices"] != [],
+        "the centre's word",
+        timeout_seconds=START_SECONDS,
+    )
+    (notice,) = branch.call("GET", "/v1/notices").json["notices"]
+    assert (notice["id"], notice["outcome"]) == (payment, "confirmed")
+    assert branch.pay("bob", 900, id=payment).body == stood.body
+
+
+def test_sigterm_leaves_a_ledger_that_checks_and_an_export_that_verifies(open_branch: Branch) -> None:
+    """A stop that loses or garbles the tail shows only when an auditor asks."""
+    branch, folder = open_branch, open_branch.folder
+    for _ in range(3):
+        assert branch.pay("alice", 100).status == 201
+    assert branch.box is not None
+    assert branch.box.end(signal.SIGTERM) == 0, branch.box.log.read_text()
+    assert not (folder / "data/running.json").exists()
+
+    checked = branch.run("ledger", "check", branch.path("box.toml"), "--json")
+    assert json.loads(checked)["problems"] == 0
+
+    exported = folder / "b.journal"
+    branch.run("journal", "export", branch.path("box.toml"), "--output", str(exported))
+    records = [json.loads(line) for line in exported.read_bytes().splitlines() if b'"type"' in line]
+    assert records[-1]["type"] == "snapshot"
+    key = next(record["key"] for record in records if record["type"] == "key")
+    keys = ("--box-key", key, "--hub-key", (folder / "secrets/hub.pub").read_text().strip())
+    branch.run("verify", *keys, "journal", str(exported))
+    branch.run("verify", "journal", str(exported), code=2)
+    exported.write_bytes(exported.read_bytes().replace(b'"amount_minor":100,', b'"amount_minor":900,', 1))
+    branch.run("verify", *keys, "journal", str(exported), code=1)
+
+
+def test_a_second_box_on_the_same_ledger_is_refused_with_a_hint(open_branch: Branch) -> None:
+    """Two writers on one ledger would write two histories."""
+    branch = open_branch
+    second = Process("run", folder=branch.folder, log=branch.folder / "second.log")
+    assert second.popen.wait(timeout=30) == 3
+    said = second.event("ended")
+    assert said is not None
+    assert f"process {branch.box.popen.pid if branch.box else 0} has the ledger" in said["problem"]
+    assert "One process per ledger" in said["hint"]
+    assert branch.pay("alice", 100).status == 201
+
+
+def test_a_box_starts_without_a_hub_and_says_why_it_takes_no_payments(branch: Branch) -> None:
+    """A box that waits for the line to start is dead when the power comes back before the line."""
+    branch.write_box(("127.0.0.1:9", "127.0.0.1:10"))
+    branch.start_box(ready=False)
+    assert branch.call("GET", "/healthz").status == 200
+    assert branch.call("GET", "/readyz").status == 503
+    report = json.loads(branch.run("status", branch.path("box.toml"), "--json", code=3))
+    assert (report["running"], report["ready"], report["epoch"]) == (True, False, 0)
+    assert report["hint"]
+    assert branch.box is not None
+    assert branch.box.end(signal.SIGTERM) == 0
+
+
+def test_a_restored_ledger_answers_repeats_and_clears_nothing(open_branch: Branch) -> None:
+    """A ledger from last night's backup would spend this morning's money again."""
+    branch, folder = open_branch, open_branch.folder
+    payment = secrets.token_hex(16)
+    first = branch.pay("alice", 1_000, id=payment)
+    assert branch.box is not None
+    assert branch.box.end(signal.SIGTERM) == 0
+    shutil.copytree(folder / "data", folder / "backup")
+    branch.start_box()
+    assert branch.pay("alice", 1_000).status == 201
+    assert branch.box.end(signal.SIGTERM) == 0
+    shutil.rmtree(folder / "data")
+    shutil.copytree(folder / "backup", folder / "data")
+
+    branch.start_box(ready=False)
+    assert branch.pay("alice", 1_000, id=payment).body == first.body
+    refused = branch.pay("alice", 1_000)
+    assert (refused.status, refused.json["code"]) == (503, "not_clearing")
+    assert "ledger check" in refused.json["hint"]
+    assert branch.call("GET", "/readyz").status == 503
+    assert branch.box.end(signal.SIGTERM) == 0
+
+
+def test_a_hub_whose_address_is_taken_ends_with_a_hint(branch: Branch) -> None:
+    """Two hubs on one port: the second must say so, not wait."""
+    branch.start_hub()
+    second = Process("hub", folder=branch.folder, log=branch.folder / "second.log")
+    assert second.popen.wait(timeout=30) == 3
+    ended = second.event("ended")
+    assert ended is not None
+    assert ended["hint"]
