@@ -79,7 +79,18 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ev
     numbers: tuple[int, ...] = ()
 
 
-Entry = Opening | Answered | Mistaken | Event
+class Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="told"):
+    """The centre's late word on a stand-in, as the box told the client that had asked for it."""
+
+    client: str
+    id: str
+    outcome: str
+    """`confirmed` or `declined`."""
+    liable: str
+    amount_minor: int
+
+
+Entry = Opening | Answered | Mistaken | Event | Told
 
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 

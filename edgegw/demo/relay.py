@@ -24,7 +24,7 @@ class LineState(enum.StrEnum):
 
 
 class Relay:
-    """One address of the hub as the box sees it; listens on a free port of 127.0.0.1."""
+    """One address of the hub as the box sees it."""
 
     def __init__(self, *, target_port: int, target_host: str = "127.0.0.1") -> None:
         self._target = (target_host, target_port)
@@ -40,9 +40,9 @@ class Relay:
         self.accepted = 0
         """Connections taken, whatever became of them."""
 
-    async def start(self) -> None:
-        """Listen and carry."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+    async def start(self, *, port: int = 0) -> None:
+        """Listen on a port of 127.0.0.1 (0: a free one)."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def carry(self) -> None:
