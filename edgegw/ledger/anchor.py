@@ -19,10 +19,10 @@ from typing import Final
 
 import msgspec
 
+from edgegw.core.exchange import frontier_at
 from edgegw.errors import Behind, Forked, LedgerForeign, StorageFailed
 from edgegw.ledger.schema import fsync_directory
 from edgegw.ledger.store import Store
-from edgegw.ledger.tiles import root_at
 
 FILE_NAME: Final = "anchor.json"
 LINEAGE: Final = "lineage"
@@ -80,7 +80,7 @@ class Anchor:
         if head is None or head.size < past.size:
             ends = f"{head.epoch}/{head.size}" if head else f"{newest}/{heads[newest].size if heads else 0}"
             raise Behind(f"the journal ends at {ends}, but it had come to {past.epoch}/{past.size}")
-        root = root_at(past.size, store.node(past.epoch, past.size)).hex()
+        root = frontier_at(past.size, store.node(past.epoch, past.size)).root().hex()
         if root != past.root:
             place = f"{past.epoch}/{past.size}"
             raise Forked(f"at {place} the journal's root is {root}, but it was {past.root}")

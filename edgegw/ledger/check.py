@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from edgegw.core import snapshot
+from edgegw.core.exchange import frontier_at
 from edgegw.core.journal import (
     FIRST_PREVIOUS,
     Checkpoint,
@@ -262,7 +263,7 @@ class _Check:
             return
         try:
             signed = self._verify_cosignature(note).checkpoint
-            root = tiles.root_at(size, self._store.node(head.epoch, size))
+            root = frontier_at(size, self._store.node(head.epoch, size)).root()
         except (NoteError, LedgerCorrupt) as problem:
             self.report.add("cosignature", place, str(problem))
             return

@@ -73,16 +73,6 @@ def node_reader(row: Callable[[int, int, int], list[bytes]]) -> Node:
     return node
 
 
-def root_at(size: int, node: Node) -> bytes:
-    """The root of the first `size` leaves."""
-    peaks, start = [], 0
-    while start < size:
-        level = (size - start).bit_length() - 1
-        peaks.append(node(level, start >> level))
-        start += 1 << level
-    return Frontier.from_bytes(size.to_bytes(8, "big") + b"".join(peaks)).root()
-
-
 def _pairwise(hashes: list[bytes]) -> list[list[bytes]]:
     """All complete nodes above a run of hashes, level by level."""
     levels = [hashes]

@@ -6,6 +6,7 @@ from typing import Any
 from edgegw.access.keys import SigningKey
 from edgegw.access.sm2 import PrivateKey
 from edgegw.core import journal, records, snapshot
+from edgegw.core.exchange import frontier_at
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
 from edgegw.ledger import tiles
 from edgegw.ledger.check import Report, check
@@ -104,7 +105,7 @@ class TestPen:
             self.write(*(self.transfer(seq) for seq in range(self.size, min(end, self.size + batch))))
 
     def cosign(self, size: int) -> None:
-        root = tiles.root_at(size, self.store.node(self.epoch, size))
+        root = frontier_at(size, self.store.node(self.epoch, size)).root()
         origin = journal.journal_origin(bank=BANK, box=BOX, epoch=self.epoch)
         note = HUB.cosign(journal.Checkpoint(origin, size, root), time_s=1_800_000_000)
         self.store.begin()

@@ -9,7 +9,7 @@ import pytest
 
 from edgegw.core import journal, records
 from edgegw.ledger.check import Report
-from edgegw.ledger.rows import position_of
+from edgegw.ledger.rows import position_of, row_of
 from edgegw.ledger.store import Store
 from tests.ledger.pens import BANK, BOX, HUB, KEY, TestPen, full_check, new_store, write_directives
 
@@ -201,23 +201,25 @@ def _backwards(pen: TestPen) -> records.Record:
     return msgspec.structs.replace(pen.transfer(5), at_ns=5 + 10**15)
 
 
-@pytest.mark.parametrize("wrong", [_moved, _foreign, _backwards])
+@pytest.mark.parametrize(
+    ("wrong", "problem"), [(_moved, "says it is"), (_foreign, "says it is"), (_backwards, "at_ns ")]
+)
 def test_a_record_that_contradicts_its_place_is_found(
-    tmp_path: Path, wrong: Callable[[TestPen], records.Record]
+    tmp_path: Path, wrong: Callable[[TestPen], records.Record], problem: str
 ) -> None:
     """Chained and signed by us, and wrong all the same: the pen's own mistakes are what this is for."""
     pen = TestPen(new_store(tmp_path))
     pen.write_transfers(5)
-    body = records.encode(wrong(pen))
-    leaf = journal.leaf_hash(pen.leaf, body)
+    record = wrong(pen)
+    body = records.encode(record)
+    row = row_of(record, leaf=journal.leaf_hash(pen.leaf, body), body=body)
     pen.begin()
-    pen.frontier.append(leaf)
-    row = (position_of(epoch=1, seq=5), "transfer", "till-2", bytes(16), None, leaf, body)
-    pen.store.append([type(pen.store.rows(epoch=1, start=0, limit=1)[0])(*row)], [])
+    pen.frontier.append(row.leaf)
+    pen.store.append([row._replace(position=at(5, epoch=1))], [])
     pen.seal(5)
     report = full_check(pen.store)
     assert report.first_bad_record == "1/5"
-    assert kinds(report) == {"record"}
+    assert [finding.problem.startswith(problem) for finding in report.findings] == [True]
 
 
 def test_a_replay_that_objects_is_reported_with_its_place(path: Path) -> None:

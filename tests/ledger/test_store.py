@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgegw.core import journal, records
+from edgegw.core.exchange import frontier_at
 from edgegw.errors import (
     BrokenInvariant,
     HeadMoved,
@@ -320,8 +321,8 @@ def test_proofs_from_the_file_verify(long: TestPen, data: st.DataObject) -> None
     index = data.draw(st.integers(0, size - 1))
     old_size = data.draw(st.integers(1, size))
     reader = long.store
-    roots = {n: tiles.root_at(n, journal.nodes_of(long.leaves[:n])) for n in (old_size, size)}
-    assert tiles.root_at(size, reader.node(1, size)) == roots[size]
+    roots = {n: frontier_at(n, journal.nodes_of(long.leaves[:n])).root() for n in (old_size, size)}
+    assert frontier_at(size, reader.node(1, size)).root() == roots[size]
     inclusion = journal.inclusion_proof(index, size, reader.node(1, size))
     journal.verify_inclusion(index, size, long.leaves[index], roots[size], inclusion)
     consistency = journal.consistency_proof(old_size, size, reader.node(1, size))
