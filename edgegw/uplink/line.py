@@ -454,9 +454,12 @@ class Line:
 
 
 async def _wait(event: asyncio.Event, timeout_ms: int) -> None:
-    """Until the event is set, or the time is up."""
-    waiting: Awaitable[bool] = event.wait()
+    """Until the event is set, or the time is up.
+
+    Not `wait_for`: in Python 3.11 it swallows a cancellation that meets the event, and the task never ends.
+    """
     try:
-        await asyncio.wait_for(waiting, timeout_ms / 1_000)
+        async with asyncio.timeout(timeout_ms / 1_000):
+            await event.wait()
     except TimeoutError:
         pass

@@ -12,6 +12,7 @@ from edgegw.core import journal
 from edgegw.core.messages import MESSAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, Package, PackageVerdict, Verdict
 from edgegw.core.records import Mode
 from edgegw.core.site import CurrencyRule, Site
+from edgegw.uplink import line
 from tests.core.authors import BANK, Author, new_key
 from tests.uplink.box import MemoryBox
 from tests.uplink.hub import HubServer, MemoryHub
@@ -482,6 +483,27 @@ async def test_a_hub_that_lost_what_it_cosigned_gets_it_back_and_grants_nothing_
     await servers[0].start()
     await until(lambda: hub.reader.bodies[:2] == box.log.bodies[:2], "the records to come back")
     assert hub.opens[-1].cosignature
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_a_stop_that_meets_an_event_ends_the_task(ticks: int) -> None:
+    """However the two fall together, a cancelled line ends; it once went on for ever."""
+    event = asyncio.Event()
+
+    async def pauses() -> None:
+        while True:
+            await line._wait(event, 60_000)
+            event.clear()
+
+    task = asyncio.create_task(pauses())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    event.set()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait((task,), timeout=1)
+    assert task.cancelled()
 
 
 async def test_a_restarted_box_starts_offline_and_goes_on_in_its_epoch(start: Start, hub: MemoryHub) -> None:

@@ -180,7 +180,7 @@ async def test_money_that_is_neither_here_nor_there(
     assert await box.line.ask(account_id="A", currency="CNY", amount_minor=5_000) == "refused"
     await box.pay(1, 300)
     await port.close()
-    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+    await until(lambda: box.pen.mode is Mode.OFFLINE, "the outage")
     await box.pay(2, 50)
     await boxes.pop().stop()
     again = RealBox(tmp_path, world, port, key=key, boot="two")
@@ -218,7 +218,7 @@ async def test_a_row_edited_in_the_ledger_file_during_the_outage_reaches_no_hub(
     assert await box.line.ask(account_id="A", currency="CNY", amount_minor=400) == "granted"
     await synced(box, world)
     await port.close()
-    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+    await until(lambda: box.pen.mode is Mode.OFFLINE, "the outage")
     seq = box.size()
     await box.pay(1, 300)
     await box.pay(2, 50)
