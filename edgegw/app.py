@@ -84,7 +84,8 @@ def load_keys(settings: BoxSettings) -> Keys:
     device = keys.load_signing_key(Path(settings.device_key_file), name)
     path = Path(settings.checkpoint_key_file)
     if not path.exists():
-        keys.create_signing_key(path, f"{name}/checkpoint")
+        made = keys.create_signing_key(path, f"{name}/checkpoint")
+        keys.store_verifying_key(path.with_suffix(".pub"), made.public)
     return Keys(device, keys.load_signing_key(path, f"{name}/checkpoint"), hub_key(settings))
 
 
