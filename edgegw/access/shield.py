@@ -29,6 +29,9 @@ class BodyTooSlow(Exception):
 class Body(Protocol):
     """A stream of a body's bytes (aiohttp's StreamReader)."""
 
+    def read_nowait(self) -> bytes:
+        """All that has arrived."""
+
     async def readany(self) -> bytes:
         """What has arrived; b"" at the end."""
 
@@ -43,8 +46,11 @@ async def read_whole(body: Body, *, length: int | None, bytes_max: int, timeout_
     """All bytes of a body; raises BodyTooLarge (by its announced length at once) or BodyTooSlow."""
     if length is not None and length > bytes_max:
         raise BodyTooLarge(bytes_max)
-    if body.is_eof():  # The common case: it came with the headers, so that no timer is needed.
-        return await _read(body, bytes_max, [])
+    if body.is_eof():  # The common case: it came with the headers, so there is nothing to wait for.
+        whole = body.read_nowait()
+        if len(whole) > bytes_max:
+            raise BodyTooLarge(bytes_max)
+        return whole
     parts: list[bytes] = []
     try:
         async with asyncio.timeout(timeout_seconds):

@@ -89,7 +89,9 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "Send the whole body at once; the id is still free.",
         1,
     ),
-    Problem("float_number", 409, "A whole number is written as a float", "Write it without point and exponent."),
+    Problem(
+        "float_number", 409, "A whole number written as a float", "Write it without a point or exponent."
+    ),
     Problem("id_reused", 409, "The id was used with other content", "Mint a new id for a new payment."),
     Problem(
         "repeated_id",

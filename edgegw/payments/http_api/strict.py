@@ -145,6 +145,12 @@ def _counts_agree(raw: bytes, items: Sequence[msgspec.Struct]) -> bool:
 
     A name that stands there more often was sent twice, or sent with its default, or is also a value: all
     worth a look."""
+    if len(items) == 1:
+        (item,) = items
+        return all(
+            raw.count(quoted) == (getattr(item, name) != default)
+            for name, quoted, default in _names(type(item))
+        )
     for name, quoted, default in _names(type(items[0])):
         if raw.count(quoted) != sum([getattr(item, name) != default for item in items]):
             return False

@@ -1,41 +1,17 @@
 """The ways in. Every module of this folder is one protocol; a newcomer adds one file and nothing else.
 
 A module says what it is with one value, `ADAPTER = Adapter(name=..., options=..., start=...)`; its docstring
-is its page in the reference. Owns the interface and the discovery; what the protocols share is one level up
-(`edgegw.payments`)."""
+is its page in the reference. Owns the discovery; the interface is `edgegw.payments.protocol`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Protocol
 
-import msgspec
+from edgegw.payments.protocol import Adapter, Server
 
-from edgegw.payments.service import Gateway
-
-
-class Server(Protocol):
-    """A way in that is open."""
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Where it listens, `host:port` each, with the port that it really got."""
-
-    async def stop(self) -> None:
-        """Take no new requests, answer those in flight, close the connections."""
-
-
-class Adapter(NamedTuple):
-    """One protocol: its name in the settings, its options, how it starts."""
-
-    name: str
-    options: type[msgspec.Struct]
-    """Every field with a default, a unit in its name and a sentence of help in its metadata."""
-    start: Callable[[Gateway, Any], Awaitable[Server]]
-    """start(gateway, options) opens it; raises OSError when the address is taken."""
-    documentation: str = ""
+__all__ = ["Adapter", "Server", "discover"]
 
 
 def discover() -> dict[str, Adapter]:

@@ -27,7 +27,7 @@ from edgegw.payments.http_api.openapi import PROBLEM_TYPE, build_document
 from edgegw.payments.http_api.operations import OPERATIONS, Operation
 from edgegw.payments.http_api.strict import decode_body, decode_text
 from edgegw.payments.problems import Unanswered
-from edgegw.payments.protocols import Adapter
+from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Gateway
 
 _log = structlog.get_logger("edgegw.http")

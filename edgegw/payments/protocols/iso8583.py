@@ -57,7 +57,7 @@ from edgegw.payments.iso8583.fields import Bitmap, Codec, FrameError, Message, i
 from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic, terminal_keys
 from edgegw.payments.iso8583.messages import Directory, Interpreter, Proposal, Rejection, Role
 from edgegw.payments.problems import Unanswered
-from edgegw.payments.protocols import Adapter
+from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Decided
 from edgegw.payments.vault import Vault
 
