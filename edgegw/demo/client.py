@@ -282,8 +282,7 @@ class Driver:
         finally:
             for number in numbers:
                 self.in_flight.pop(number, None)
-        items = said.get("answers", [])
-        return [reply_over_http(json.dumps(item.get("answer") or item.get("problem"))) for item in items]
+        return [reply_over_http(_as_single(item)) for item in said.get("answers", [])]
 
     # -- keeping --------------------
 
@@ -299,6 +298,11 @@ class Driver:
             self.first[step.number] = step
             self.answered += 1
         self.on_answer()
+
+
+def _as_single(item: Mapping[str, object]) -> str:
+    """What the payment would have been answered by itself: the same bytes, without blanks."""
+    return json.dumps(item.get("answer") or item.get("problem"), separators=(",", ":"), ensure_ascii=False)
 
 
 def _entry(phase: str, step: Step, reply: Reply, *, again: bool, attempts: int, sent_ns: int) -> Answered:

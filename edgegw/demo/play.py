@@ -1,7 +1,7 @@
-"""The demo's course: the line is up, falls silent and is cut, the box is killed and goes on alone, the line returns.
+"""The demo's course: the line falls silent and is cut, the box is killed and goes on alone, the line returns.
 
-Owns the order of things and what is waited for; leaves out the clients (`client`), the processes (`processes`)
-and the judgement (`report`).
+Owns the order of things and what is waited for; leaves out the clients (`client`), the processes
+(`processes`) and the judgement (`report`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Course:
         await must("post", str(self.place.opening), "--hub", hub)
         for relay, port in zip(self._relays, self.state.ports.relays, strict=True):
             await relay.start(port=port)
-        await self._start_box()
+        await self._start_box(ready=(200, 503))
         await self._wait("the first allowances are there", self._is_stocked, READY_SECONDS_MAX)
 
     async def line_up(self) -> None:
@@ -135,7 +135,7 @@ class Course:
         for relay, port in zip(self._relays, self.state.ports.relays, strict=True):
             await relay.start(port=port)
             relay.cut()
-        await self._start_box()
+        await self._start_box(ready=(200, 503))
 
     async def line_back(self) -> None:
         """The line carries again: everything syncs, the evening comes, everything syncs again."""
@@ -225,7 +225,8 @@ class Course:
 
         await until(answers, "the hub answers", process=hub, seconds_max=START_SECONDS_MAX)
 
-    async def _start_box(self) -> None:
+    async def _start_box(self, *, ready: tuple[int, ...] = (200,)) -> None:
+        """A box that answers /readyz with one of these; 503 says that it takes nothing yet, or no more."""
         box = Process("box", ["run", str(self.place.box_settings)], log=self.place.box_log)
         self._processes.append(box)
         self._box = box
@@ -235,9 +236,7 @@ class Course:
         url = f"http://127.0.0.1:{self.state.ports.http}/readyz"
 
         async def is_ready() -> bool:
-            # Where there is no site yet the box is up but takes nothing; the caller waits for that.
-            status = await _status_of(url)
-            return status == 200 or (starts == 1 and status == 503)
+            return await _status_of(url) in ready
 
         began = time.monotonic()
         await until(is_ready, "the box is ready", process=box, seconds_max=START_SECONDS_MAX)
