@@ -8,7 +8,7 @@ python := .venv/bin/python
 pytest := $(python) -m pytest -n 2 --dist loadgroup
 ARGS ?=
 
-.PHONY: help setup demo test check bench-quick lock clean
+.PHONY: help setup demo test check bench-quick reference lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ check: setup ## Linter, formatter, types, layers and documents
 
 bench-quick: setup ## Speed beside the floor that the machine itself sets
 	@$(python) -m tests.bench.quick $(ARGS)
+
+reference: setup ## Write REFERENCE.md from the code
+	@$(python) -m edgegw.references
 
 # No address of a package index is written, so that the lock serves whatever index the user's pip is set to.
 lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, for Python 3.11 to 3.13

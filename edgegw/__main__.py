@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
 
 from edgegw import __version__
@@ -28,24 +26,9 @@ def main() -> None:
     """
 
 
-@click.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
-    short_help="Play a branch's day with the line cut, and report what was checked.",
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
-def demo(ctx: click.Context, arguments: Sequence[str]) -> None:
-    """Play a branch's day with the line cut: hub, box, outage, kill, restart, sync, report."""
-    from edgegw.demo import main as play
-
-    ctx.exit(play(list(arguments)))
-
-
 for command in (
     box.run,
     hub.hub,
-    demo,
     box.status,
     ledger.verify,
     settings.config,

@@ -32,7 +32,7 @@ from edgegw.core.decide import Funding
 from edgegw.core.journal import Checkpoint
 from edgegw.core.records import Mode, Refusal, Request, Transfer, WindowClosed, decode_record
 from edgegw.errors import Behind, BrokenInvariant, Forked, Next, OperatingError
-from edgegw.ledger.boot import LEDGER_NAME, Opened, open_ledger
+from edgegw.ledger.boot import Opened, open_ledger
 from edgegw.ledger.requests import Budget, Conflict, Decision, Outcome, Undecided, normalised
 from edgegw.ledger.reserve import Reserve
 from edgegw.ledger.rows import Row, row_of
@@ -65,6 +65,10 @@ class RunningBox(msgspec.Struct, frozen=True):
     pid: int
     addresses: dict[str, tuple[str, ...]]
     """Protocol to where it listens, host:port."""
+    hub_address: str = ""
+    """The hub address in use; "" while there is none."""
+    hubs_said: dict[str, str] = {}
+    """What each hub address that fails said last."""
 
 
 # --- keys ---------------------------------------------------------------------------------------------------
@@ -324,12 +328,13 @@ async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.E
     gateway, metrics = _gateway(reads, pen.desk.book, pen, line)
     _watch(metrics, pen, line, reserve)
     writing = asyncio.create_task(pen.run())
-    ticking = asyncio.create_task(_tick(pen, opened, metrics))
-    talking = asyncio.create_task(_keep_line(line))
     servers: dict[str, Server] = {}
+    announcement = Announcement(settings, servers)
+    ticking = asyncio.create_task(_tick(pen, opened, metrics, lambda: announcement.write(line)))
+    talking = asyncio.create_task(_keep_line(line))
     try:
         await _open_ways(gateway, box.protocols, servers)
-        _announce(settings, servers)
+        announcement.write(line)
         await _first_of(asyncio.create_task(stop.wait()), writing, ticking, talking)
     finally:
         await _stop(gateway, servers, (talking, ticking))
@@ -358,7 +363,7 @@ async def _serve_closed(
     servers: dict[str, Server] = {}
     try:
         await _open_ways(gateway, box.protocols, servers)
-        _announce(box.settings, servers)
+        Announcement(box.settings, servers).write(None)
         await stop.wait()
     finally:
         await _stop(gateway, servers, ())
@@ -396,14 +401,34 @@ async def _open_ways(
             raise SettingsError(f"[{name}]", [str(problem)]) from None
 
 
-def _announce(settings: BoxSettings, servers: Mapping[str, Server]) -> None:
-    """Say where the box listens, in the log and beside the ledger."""
-    addresses = {name: server.addresses for name, server in servers.items()}
-    path = Path(settings.data_dir) / RUNNING_NAME
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(msgspec.json.encode(RunningBox(os.getpid(), addresses)))
-    fresh.replace(path)
-    _log.info("open", box=settings.box, addresses=addresses, ledger=f"{settings.data_dir}/{LEDGER_NAME}")
+class Announcement:
+    """Says beside the ledger what runs here; written when it changes, and gone when the box has stopped."""
+
+    def __init__(self, settings: BoxSettings, servers: Mapping[str, Server]) -> None:
+        self._path = Path(settings.data_dir) / RUNNING_NAME
+        self._box = settings.box
+        self._servers = servers
+        self._said: RunningBox | None = None
+
+    def write(self, line: Line | None) -> None:
+        """Say it again if something changed; a disk that takes no file is said in the log alone."""
+        running = RunningBox(
+            os.getpid(),
+            {name: server.addresses for name, server in self._servers.items()},
+            "" if line is None else line.status.address,
+            {} if line is None else dict(line.status.said),
+        )
+        if running == self._said:
+            return
+        if self._said is None:
+            _log.info("open", box=self._box, addresses=running.addresses, ledger=str(self._path.parent))
+        self._said = running
+        fresh = self._path.with_suffix(".new")
+        try:
+            fresh.write_bytes(msgspec.json.encode(running))
+            fresh.replace(self._path)
+        except OSError as problem:
+            _log.warning("not_announced", path=str(self._path), problem=str(problem))
 
 
 async def _stop(gateway: Gateway, servers: Mapping[str, Server], tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -432,8 +457,9 @@ def _note_anchor(opened: Opened, pen: Pen) -> None:
         opened.anchor.note(epoch=tip.epoch, size=tip.size, root=tip.frontier.root())
 
 
-async def _tick(pen: Pen, opened: Opened, metrics: Metrics) -> None:
-    """Once a second: holds whose time is up, the clock, what is wrong with the anchor, the mode's gauge."""
+async def _tick(pen: Pen, opened: Opened, metrics: Metrics, announce: Callable[[], None]) -> None:
+    """Once a second: holds whose time is up, the clock, what is wrong with the anchor, what is told
+    outside."""
     modes = tuple(mode.value for mode in Mode)
     said: OSError | None = None
     while True:
@@ -444,6 +470,7 @@ async def _tick(pen: Pen, opened: Opened, metrics: Metrics) -> None:
         said = failure
         await _carry_on("tick", pen.tick())
         await asyncio.sleep(TICK_S)
+        announce()
 
 
 async def _keep_line(line: Line) -> None:

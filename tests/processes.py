@@ -72,8 +72,13 @@ class Process:
     def __init__(self, *words: str, folder: Path, log: Path) -> None:
         self.log = log
         with log.open("wb") as stream:
+            # Without compiled bytecode each start takes seconds, so a shell that forbids it is overruled.
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "edgegw", *words], cwd=folder, stderr=stream, stdout=stream
+                [sys.executable, "-m", "edgegw", *words],
+                cwd=folder,
+                stderr=stream,
+                stdout=stream,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
             )
 
     def event(self, name: str) -> dict[str, Any] | None:

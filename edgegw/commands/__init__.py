@@ -39,7 +39,20 @@ class ExitCode(enum.IntEnum):
 
 
 class Program(click.Group):
-    """The command group whose errors become exit codes, said once, here."""
+    """The command group whose errors become exit codes, said once, here; the demo is loaded when it is
+    asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name."""
+        return sorted([*super().list_commands(ctx), "demo"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name."""
+        if cmd_name == "demo":
+            from edgegw.demo.command import demo
+
+            return demo
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error of ours ends the process with its code."""

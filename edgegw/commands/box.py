@@ -76,6 +76,10 @@ class Report(msgspec.Struct, kw_only=True):
     disk_reserve_bytes: int = 0
     """What of the reserve is there."""
     addresses: dict[str, tuple[str, ...]] = {}
+    hub_address: str = ""
+    """The hub address in use; "" while there is none."""
+    hubs_said: dict[str, str] = {}
+    """What each hub address that fails said last."""
     box_says: dict[str, Any] = {}
     """With a token: the box's own /v1/status."""
 
@@ -88,7 +92,7 @@ def status(settings: Path, token: str, as_json: bool) -> None:
     """Say how a box is: mode and reason, journal, what waits for the centre, window, disk, and what to do.
 
     The ledger is read, whether the box runs or not; a running box is asked too, with a token for all it says.
-    Exit code 3 when there is no ledger yet, or the box runs and takes no payments.
+    Exit code 0 only when the box runs and takes payments, else 3.
 
     Example: edgegw status box.toml --json
     """
@@ -97,7 +101,7 @@ def status(settings: Path, token: str, as_json: bool) -> None:
         print_json(report)
     else:
         _show(report)
-    if report.running and not report.ready:
+    if not report.ready:
         raise click.exceptions.Exit(ExitCode.CANNOT)
 
 
@@ -144,6 +148,7 @@ def _ask_running(directory: Path, token: str, report: Report) -> None:
         report.hint = report.hint or "It does not run; start it with `edgegw run`."
         return
     report.pid, report.addresses = running.pid, running.addresses
+    report.hub_address, report.hubs_said = running.hub_address, running.hubs_said
     for address in running.addresses.get("http", ()):
         try:
             code, said = asyncio.run(ask(address, "GET", "/readyz"))
@@ -199,6 +204,9 @@ def _show(report: Report) -> None:
         "hint": report.hint,
     }
     rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}
+    if report.hub_address:
+        rows["hub in use"] = report.hub_address
+    rows |= {f"hub {address}": problem for address, problem in report.hubs_said.items()}
     rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
     for name, value in rows.items():
         if value:

@@ -237,11 +237,10 @@ def journal() -> None:
     "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
 )
 @click.option("--epoch", default=0, help="The epoch; the newest when it is not given.")
-@click.option("--from", "start", default=0, help="The first record's number within the epoch.")
 @click.option(
     "--directives", is_flag=True, help="The hub's log for this box instead; --epoch is its incarnation."
 )
-def journal_export(settings: Path, output: Path, epoch: int, start: int, directives: bool) -> None:
+def journal_export(settings: Path, output: Path, epoch: int, directives: bool) -> None:
     """Write a journal to a file that `edgegw verify` checks without this box and without trust in it.
 
     Records stand there verbatim, with the signed checkpoint and the hub's newest cosignature. A box may run
@@ -262,12 +261,12 @@ def journal_export(settings: Path, output: Path, epoch: int, start: int, directi
     ):
         if directives:
             number = epoch or max((end.incarnation for end in store.directives_ends()), default=0)
-            size = export.export_directives(store, file, incarnation=number, progress=progress)
-            what = f"{size} directives of incarnation {number}"
+            end = export.export_directives(store, file, incarnation=number, progress=progress)
+            what = f"{end.size} directives of incarnation {number}"
         else:
             number = epoch or max((head.epoch for head in store.heads()), default=0)
-            size = export.export_journal(store, file, epoch=number, start=start, progress=progress).size
-            what = f"{size - start} records of epoch {number}"
+            head = export.export_journal(store, file, epoch=number, progress=progress)
+            what = f"{head.size} records of epoch {number}"
     draft.replace(output)
     click.echo(f"{output}: {what}")
 

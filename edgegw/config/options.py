@@ -82,11 +82,9 @@ def _read(hint: Any, value: Any, faults: list[str], *, where: str, mend: str) ->
 
 
 def struct_in(hint: Any) -> type[msgspec.Struct] | None:
-    """The shape behind a table's type, also behind `| None`; None for what is no table."""
-    for one in (_bare(hint), *typing.get_args(_bare(hint))):
-        if isinstance(one, type) and issubclass(one, msgspec.Struct):
-            return one
-    return None
+    """The shape behind a table's type; None for what is no table."""
+    bare = _bare(hint)
+    return bare if isinstance(bare, type) and issubclass(bare, msgspec.Struct) else None
 
 
 def row_struct_in(hint: Any) -> type[msgspec.Struct] | None:
@@ -155,16 +153,12 @@ def options_of(shape: type[msgspec.Struct], *, where: str = "") -> Iterator[Opti
     for field in msgspec.structs.fields(shape):
         hint, name = hints[field.name], f"{where}{field.encode_name}"
         inner, rows = struct_in(hint), row_struct_in(hint)
-        if inner is not None and not _is_keyed(hint):
+        if inner is not None:
             yield from options_of(inner, where=f"{name}.")
         elif rows is not None:
             yield from options_of(rows, where=f"{name}[].")
         else:
             yield Option(name, _type_text(hint), _default_text(field), help_of(shape, field.name))
-
-
-def _is_keyed(hint: Any) -> bool:
-    return typing.get_origin(_bare(hint)) is dict
 
 
 def _default_text(field: msgspec.structs.FieldInfo) -> str:

@@ -79,17 +79,22 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     """One request of a client, in the canonical form whose fields decide "same content" (DESIGN §2.1)."""
 
     kind: Kind
+    """What is asked for."""
     id: RequestId
     debit_account_id: str = ""
+    """Who pays."""
     credit_account_id: str = ""
+    """Who is paid."""
     amount_minor: int = 0
     """0 on a post or a reversal means: all that is left."""
     currency: str = ""
+    """ISO 4217 letters, the same as both accounts'."""
     timeout_s: int = 0
     """Holds only: seconds until the hold expires; 0 is never."""
     original_client: str = ""
     """Posts, voids, reversals: the client whose hold or payment is meant."""
     original_id: str = ""
+    """Posts, voids, reversals: the id of the hold or payment that is meant."""
     advice: bool = False
     """It has already happened outside and cannot be refused (ISO 8583 0220, 0420)."""
     stand_in: bool = True
@@ -97,9 +102,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     card: str = ""
     """A vault token, never a PAN."""
     card_mask: str = ""
+    """What of the card's number may be shown."""
     terminal: str = ""
+    """Where it was asked for."""
     merchant: str = ""
+    """On whose behalf."""
     reference: str = ""
+    """The client's own words."""
 
     def different_field(self, other: Request) -> str | None:
         """The first field in which two requests differ, in the order of declaration; None when they are

@@ -32,16 +32,21 @@ class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A program that may call the box's API with tokens that it signs with its own Ed25519 key."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
+    """The client's name, in its tokens and in the records of its payments."""
     public_key: Annotated[str, msgspec.Meta(description="Raw Ed25519 public key, 32 bytes in base64.")]
     scopes: tuple[Annotated[str, msgspec.Meta(pattern=r"^(pay|read|operate)\Z")], ...] = ("pay", "read")
+    """What it may do: `pay`, `read`, `operate` (close windows)."""
 
 
 class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An ISO 8583 terminal (field 41) and the merchant's account that it fills."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,8}\Z")]
+    """Field 41."""
     merchant: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,15}\Z")]
+    """Field 42, where the terminal sends it."""
     credit_account_id: AccountId
+    """The merchant's account."""
     currency: Currency
 
 
@@ -70,10 +75,13 @@ class LimitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     currency: Currency
     payment_minor: AmountMinor
+    """One payment or hold, at most."""
     window_minor: AmountMinor
     """Per account and window, held amounts included."""
     velocity_count: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    """Payments and holds of one account in an interval, at most."""
     velocity_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
+    """How long an interval is."""
 
 
 class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,14 +89,18 @@ class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     currency: Currency
     share_percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
+    """Of an account's whole balance, at most."""
     account_minor: NotNegative
+    """For each account, at most."""
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One site bundle."""
 
     bank: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
+    """The bank that it is for."""
     version: Annotated[int, msgspec.Meta(ge=1)]
+    """Rises with every change."""
     currencies: tuple[CurrencyRule, ...]
     accounts: tuple[Account, ...] = ()
     clients: tuple[ClientRule, ...] = ()
@@ -101,7 +113,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stand_in: tuple[StandInRule, ...] = ()
     allowances: tuple[AllowanceRule, ...] = ()
     late_decline_liable: Annotated[str, msgspec.Meta(pattern=r"^(merchant|branch)\Z")] = "merchant"
+    """Who bears a stand-in that the centre declines: `merchant` or `branch`."""
     time_zone: ShortText = "UTC"
+    """Where the branch is, for business dates; a name like Asia/Shanghai."""
 
 
 _decoder = msgspec.json.Decoder(Site)
