@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import AsyncIterator
+from unittest.mock import Mock
 
 import msgspec
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
 from edgegw.core.journal import sm3
 from edgegw.core.messages import EXCHANGE_PATH, MESSAGE_BYTES_MAX, Ask, ExchangeError, Verdict
@@ -124,3 +125,14 @@ async def test_a_bundle_published_while_it_serves_is_announced(world: World, cli
     world.publish(a_site(2, time_zone="Asia/Shanghai"))
     came = await asyncio.to_thread(box.sync)
     assert [type(directive) for directive in came] == [SiteDirective]
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/v1/status", "/v1/accounts/A"])
+async def test_what_operators_read_is_not_for_the_line(world: World, path: str) -> None:
+    """Balances are shown on the hub's own machine alone, whatever address the hub listens on."""
+    far = Mock(spec=asyncio.Transport)
+    far.get_extra_info = {"peername": ("10.1.2.3", 40_000)}.get
+    app = make_app(world.hub)
+    request = make_mocked_request("GET", path, app=app, transport=far)
+    handler = (await app.router.resolve(request)).handler
+    assert (await handler(request)).status == 403
