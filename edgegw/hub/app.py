@@ -2,7 +2,7 @@
 
 Every message is verified, decided and committed in one worker thread, because SQLite has one writer and SM2
 releases the interpreter; the loop only carries bytes. A reply leaves after the COMMIT, a cosignature is made
-after it too. Leaves out what the messages mean (`hub.receive`) and the command line.
+after it too. Leaves out what the messages mean (`hub.receive`, `hub.beats`) and the command line.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from edgegw.core.messages import (
     seal_envelope,
 )
 from edgegw.hub import schema
+from edgegw.hub.beats import keep_cosignature, take_beat
 from edgegw.hub.books import violations
 from edgegw.hub.keyring import Keyring
-from edgegw.hub.receive import keep_cosignature, open_session, register_boxes, take_beat
+from edgegw.hub.receive import open_session, register_boxes
 from edgegw.hub.site import Sites, bundle_of
 
 ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 4096

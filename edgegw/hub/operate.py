@@ -16,6 +16,7 @@ from edgegw.hub.books import Books, set_frozen
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import BoxRow
+from edgegw.hub.stand_ins import StandIn, mark_stand_in, post_stand_in
 
 
 class OrderError(ValueError):
@@ -92,19 +93,17 @@ def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
 
 def _finish_stand_in(connection: Connection, books: Books, row: Row[Any]) -> None:
     """Finish one stand-in of a sealed epoch. Only a decline that the merchant bears moves nothing."""
-    one = replay.StandIn(
+    one = StandIn(
         seq=row.seq, payer=row.payer, payee=row.payee, currency=row.currency, amount_minor=row.amount_minor
     )
     risk = risk_account(row.box, row.currency)
     reason, liable = row.reason, row.liable
     if row.state == "waiting":
-        reason = replay.post_stand_in(books, one, box=row.box)
+        reason = post_stand_in(books, one, box=row.box)
         liable = "branch" if reason else ""
     if reason and liable == "branch":
         receivable = receivable_account(row.box, row.currency)
         books.move_at_centre(debit=receivable, credit=risk, amount_minor=row.amount_minor)
     if not reason or liable == "branch":
         books.move_at_centre(debit=risk, credit=row.payee, amount_minor=row.amount_minor)
-    replay.mark_stand_in(
-        connection, one, box=row.box, epoch=row.epoch, liable=liable, reason=reason, settled=True
-    )
+    mark_stand_in(connection, one, box=row.box, epoch=row.epoch, liable=liable, reason=reason, settled=True)

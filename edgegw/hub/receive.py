@@ -1,74 +1,45 @@
-"""The hub's side of the exchange over SQL: judge an opening, take a beat, keep what is pushed, answer what is
-asked.
+"""A box's row and the openings of its sessions: who may speak for the box, in which epoch, and from where.
 
-One SQL transaction per message, under the lock of that box's row. In a beat: the push is verified, kept and
-replayed, its stand-ins are decided, asks answered, allotments and the risk account filled up, and the head
-moves by `WHERE size = :old`. The cosignature is made by the caller after its COMMIT (`Taken.cosign`). What
-the verdicts mean stands in `core.exchange`. Leaves out envelopes and HTTP (`hub.app`).
+What the verdicts mean stands in `core.exchange`; here is what the hub remembers for them. Leaves out what
+follows an opening (`hub.beats`), envelopes and HTTP (`hub.app`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, insert, select, update
 
 from edgegw.access.keys import VerifyingKey
 from edgegw.core import journal
 from edgegw.core.exchange import (
-    HeldLog,
     HubView,
-    PackageJudgement,
-    Session,
     choose_version,
-    judge_message,
     judge_open,
-    judge_push,
     same_link,
 )
-from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.journal import Frontier
 from edgegw.core.messages import (
-    ASKS_MAX,
     VERSION,
-    Ask,
-    Beat,
-    Beaten,
     ExchangeError,
     LinkNote,
     LogHead,
     Open,
     Opened,
-    Package,
-    PackageVerdict,
     Verdict,
     sign_link,
 )
-from edgegw.core.records import Link
-from edgegw.core.site import Site
-from edgegw.errors import HeadMoved
-from edgegw.hub import grants, replay, schema
-from edgegw.hub.books import Books
-from edgegw.hub.directives import DirectiveLog, directives_held, directives_root_at, package_after
+from edgegw.hub import schema
+from edgegw.hub.directives import directives_held, directives_root_at
 from edgegw.hub.keyring import Keyring
-from edgegw.hub.site import Sites, announce
 
-REQUEST_ID_CHARS_MAX: Final = 64
 BOOT_CHARS_MAX: Final = 64
 
 ACTIVE: Final = "active"
 BEHIND: Final = "behind"
 FORKED: Final = "forked"
 QUARANTINED: Final = "quarantined"
-
-
-class Taken(NamedTuple):
-    """What a beat is answered, and what is to be cosigned once the transaction is committed."""
-
-    beaten: Beaten
-    epoch: int = 0
-    cosign: Checkpoint | None = None
 
 
 def register_boxes(connection: Connection, keyring: Keyring) -> None:
@@ -167,7 +138,7 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
 
 
 def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
-    head = _head(connection, row.box, row.epoch)
+    head = journal_head_of(connection, row.box, row.epoch)
     session = connection.execute(
         select(schema.session.c.epoch, schema.session.c.lived).where(
             schema.session.c.box == row.box, schema.session.c.boot == boot
@@ -175,8 +146,8 @@ def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
     ).one_or_none()
     superseded = session is not None and session.lived and session.epoch == row.epoch and row.boot != boot
 
-    def journal_root_at(size: int) -> bytes | None:
-        return _journal_root_at(connection, box=row.box, epoch=row.epoch, size=size)
+    def root_at(size: int) -> bytes | None:
+        return journal_root_at(connection, box=row.box, epoch=row.epoch, size=size)
 
     def directives_root(size: int) -> bytes | None:
         return directives_root_at(connection, box=row.box, incarnation=row.incarnation, size=size)
@@ -185,7 +156,7 @@ def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
         epoch=row.epoch,
         key="" if head is None else head.key,
         journal=LogHead(row.epoch) if head is None else LogHead(row.epoch, head.size, head.root),
-        journal_root_at=journal_root_at,
+        journal_root_at=root_at,
         directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
         directives_root_at=directives_root,
         forked=row.state == FORKED,
@@ -194,7 +165,7 @@ def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
     )
 
 
-def _journal_root_at(connection: Connection, *, box: str, epoch: int, size: int) -> bytes | None:
+def journal_root_at(connection: Connection, *, box: str, epoch: int, size: int) -> bytes | None:
     """The root of the first `size` records. Reads their leaves: only where a box opens with less than is
     held."""
     table = schema.record.c
@@ -212,7 +183,7 @@ def _journal_root_at(connection: Connection, *, box: str, epoch: int, size: int)
 def _link(connection: Connection, keyring: Keyring, message: Open, row: BoxRow, view: HubView) -> str:
     """The signed link of the next epoch, or the same one again when its answer was lost."""
     if same_link(message, view):
-        head = _head(connection, row.box, row.epoch)
+        head = journal_head_of(connection, row.box, row.epoch)
         return "" if head is None else str(head.link)
     try:
         VerifyingKey.parse(message.key)
@@ -279,7 +250,8 @@ def _offer_session(connection: Connection, message: Open, *, candidate: bytes, v
     connection.execute(update(table).where(place).values(values))
 
 
-def _head(connection: Connection, box: str, epoch: int, *, lock: bool = False) -> Row[Any] | None:
+def journal_head_of(connection: Connection, box: str, epoch: int, *, lock: bool = False) -> Row[Any] | None:
+    """The row of a journal's head, locked for this transaction where asked; None for an epoch never issued."""
     table = schema.journal_head
     query = select(table).where(table.c.box == box, table.c.epoch == epoch)
     return connection.execute(query.with_for_update() if lock else query).one_or_none()
@@ -293,335 +265,3 @@ def _heads(connection: Connection, box: str) -> tuple[LogHead, ...]:
         .order_by(table.epoch)
     )
     return tuple(LogHead(row.epoch, row.size, row.root) for row in rows)
-
-
-# --- beats --------------------------------------------------------------------------------------------------
-
-
-def take_beat(
-    connection: Connection,
-    keyring: Keyring,
-    sites: Sites,
-    beat: Beat,
-    *,
-    box: str,
-    session: bytes,
-    counter: int,
-    now_ns: int,
-) -> Taken:
-    """Take an authentic beat in one SQL transaction, which the caller commits. Raises ExchangeError or
-    HeadMoved."""
-    if len(beat.asks) > ASKS_MAX or any(len(ask.request_id) > REQUEST_ID_CHARS_MAX for ask in beat.asks):
-        raise ExchangeError(f"asks: {ASKS_MAX} at most, their ids {REQUEST_ID_CHARS_MAX} characters at most")
-    row = BoxRow.lock(connection, box)
-    verdict = _enter(connection, row, session=session, counter=counter)
-    if verdict is Verdict.REOPEN:
-        return Taken(Beaten(verdict=verdict, reason="this session is not known here: open again"))
-    row.beat_at_ns, row.waiting = now_ns, beat.waiting
-    taken = _Beat(connection, keyring, sites.newest(connection), row, now_ns=now_ns).take(beat, verdict)
-    if verdict is Verdict.HUB_BEHIND and taken.beaten.verdict is Verdict.OK:
-        table = schema.session
-        connection.execute(
-            update(table)
-            .where(table.c.box == box, table.c.session == session)
-            .values(verdict=Verdict.OK.value)
-        )
-    return taken
-
-
-def _enter(connection: Connection, row: BoxRow, *, session: bytes, counter: int) -> Verdict:
-    """Find the beat's session and move its counter; a candidate that is used for the first time takes its
-    boot's place."""
-    table = schema.session
-    found = connection.execute(
-        select(table).where(
-            table.c.box == row.box, (table.c.session == session) | (table.c.candidate == session)
-        )
-    ).one_or_none()
-    if found is None:
-        return Verdict.REOPEN
-    held = Session(found.session, found.counter, found.candidate)
-    after = judge_message(held, session=session, counter=counter)
-    if after is None or row.release:
-        return Verdict.REOPEN
-    is_new = after.session != found.session
-    verdict = Verdict(found.candidate_verdict if is_new else found.verdict)
-    lived = found.lived
-    if verdict in (Verdict.OK, Verdict.HUB_BEHIND) and found.epoch == row.epoch:
-        if is_new and not (lived and row.boot != found.boot):
-            row.boot, row.allot_due, lived = found.boot, True, True
-            if row.state == BEHIND:
-                row.state, row.reason = ACTIVE, ""
-        elif row.boot != found.boot:
-            verdict = Verdict.FENCED
-    connection.execute(
-        update(table)
-        .where(table.c.box == row.box, table.c.boot == found.boot)
-        .values(
-            session=after.session,
-            counter=after.counter,
-            candidate=after.candidate,
-            verdict=verdict.value,
-            lived=lived,
-        )
-    )
-    return verdict
-
-
-class _Beat:
-    """One beat's SQL transaction."""
-
-    def __init__(
-        self, connection: Connection, keyring: Keyring, site: Site | None, row: BoxRow, *, now_ns: int
-    ) -> None:
-        self._connection = connection
-        self._keyring = keyring
-        self._site = site
-        self._row = row
-        self._now_ns = now_ns
-        self._items: list[replay.Item] = []
-        self._currencies = [] if site is None else [rule.code for rule in site.currencies]
-
-    def take(self, beat: Beat, verdict: Verdict) -> Taken:
-        row, judgement, cosign = self._row, None, None
-        pushed_epoch = row.epoch
-        if beat.push is not None:
-            pushed_epoch = beat.push.number
-            judgement, cosign = self._push(beat.push)
-        if beat.directives_cosignature:
-            self._keep_their_word(beat.directives_cosignature)
-        # A tail of an older epoch goes by itself: the books of the two epochs are never open at once.
-        asks = beat.asks if pushed_epoch == row.epoch and self._may_grant(verdict) else ()
-        fresh = grants.unanswered(self._connection, asks, box=row.box)
-        if self._items or fresh or (row.allot_due and self._may_grant(verdict)):
-            self._settle(fresh, verdict, epoch=pushed_epoch)
-        row.write(self._connection)
-        return Taken(self._answer(beat, judgement, self._verdict(beat, verdict)), pushed_epoch, cosign)
-
-    def _may_grant(self, verdict: Verdict) -> bool:
-        return verdict is Verdict.OK and self._row.state == ACTIVE
-
-    def _settle(self, asks: Sequence[Ask], verdict: Verdict, *, epoch: int) -> None:
-        """Replay what was pushed, decide its stand-ins, then grant: all on one opening of the books."""
-        row = self._row
-        current = epoch == row.epoch
-        books = Books(self._connection, box=row.box, epoch=epoch, in_doubt=not current)
-        books.open(self._accounts(asks, current=current))
-        log = self._directive_log() if current else None
-        stand_ins = self._replay(books, epoch)
-        if log is not None and self._site is not None:
-            for one in stand_ins:
-                if not one.voided:
-                    replay.decide_stand_in(
-                        self._connection, books, log, one, box=row.box, epoch=epoch, site=self._site
-                    )
-            if self._may_grant(verdict):
-                self._grant(books, log, asks, self._site)
-            log.write()
-        books.write()
-
-    def _accounts(self, asks: Sequence[Ask], *, current: bool) -> set[str]:
-        names = replay.accounts_of(self._items) | replay.own_accounts_of(self._row.box, self._currencies)
-        if current:
-            names |= grants.accounts_for_grants(self._row.box, self._currencies)
-            names |= {ask.account_id for ask in asks}
-            if self._row.allot_due:
-                names |= set(grants.accounts_at_home(self._connection, self._row.box))
-        return names
-
-    def _directive_log(self) -> DirectiveLog | None:
-        """The log that the live epoch reads; it begins, with the newest site, when the epoch's first record
-        is held."""
-        row = self._row
-        begins = bool(self._items) and self._items[0].seq == 0
-        if begins:
-            row.incarnation += 1
-            row.allot_due = True
-        elif not row.incarnation:
-            return None
-        log = DirectiveLog(
-            self._connection,
-            self._keyring,
-            box=row.box,
-            incarnation=row.incarnation,
-            wall_ns=self._now_ns,
-        )
-        if begins:
-            announce(self._connection, log)
-        return log
-
-    def _grant(self, books: Books, log: DirectiveLog, asks: Sequence[Ask], site: Site) -> None:
-        row = self._row
-        if not log.size:
-            return  # nothing is directed before the epoch's link is held and a site is published
-        for ask in asks:
-            grants.answer(self._connection, books, log, ask, box=row.box, site=site)
-        grants.allot(books, log, box=row.box, site=site)
-        grants.top_up_risk(books, log, box=row.box, site=site)
-        row.allot_due = False
-
-    def _keep_their_word(self, note: str) -> None:
-        """Keep the box's cosignature over its directives: its word that it holds them too. A bad one is no
-        word."""
-        row, table = self._row, schema.directive_head
-        held = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
-        origin = journal.directives_origin(bank=self._keyring.bank, box=row.box, incarnation=row.incarnation)
-        try:
-            said = self._keyring.boxes[row.box].check_cosignature(note).checkpoint
-        except journal.NoteError:
-            return
-        if said.origin == origin and said.size <= held.size:
-            self._connection.execute(
-                update(table)
-                .where(table.c.box == row.box, table.c.incarnation == row.incarnation)
-                .values(cosigned=note)
-            )
-
-    # -- the push --------------------------------------------------------------------------------------------
-
-    def _push(self, push: Package) -> tuple[PackageJudgement, Checkpoint | None]:
-        """Verify a push and move the head; what is new waits in `_items` for its replay."""
-        row = self._row
-        head = _head(self._connection, row.box, push.number, lock=True)
-        if head is None or head.sealed:
-            why = "was not issued here" if head is None else "is sealed: nothing more is taken"
-            held = LogHead(push.number)
-            return PackageJudgement(PackageVerdict.MALFORMED, held, f"epoch {push.number} {why}"), None
-        held_log = HeldLog(
-            push.number,
-            Frontier.from_bytes(head.frontier),
-            lambda index: self._leaf_at(push.number, index),
-            lambda size: _journal_root_at(self._connection, box=row.box, epoch=push.number, size=size),
-        )
-        key = VerifyingKey.parse(head.key)
-        judged = judge_push(push, held_log, bank=self._keyring.bank, box=row.box, key=key)
-        if judged.verdict is PackageVerdict.FORK:
-            self._fork(push, judged, str(head.checkpoint))
-        elif judged.verdict is PackageVerdict.ACCEPTED:
-            self._move_head(push, judged, old_size=head.size)
-            self._items = replay.read_items(judged.records, judged.leaves, start=head.size)
-            self._check_link(str(head.link))
-        if judged.verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE) or not judged.head.size:
-            return judged, None
-        origin = journal.journal_origin(bank=self._keyring.bank, box=row.box, epoch=push.number)
-        return judged, Checkpoint(origin, judged.head.size, judged.head.root)
-
-    def _leaf_at(self, epoch: int, index: int) -> bytes:
-        table = schema.record.c
-        leaf: bytes = self._connection.execute(
-            select(table.leaf).where(table.box == self._row.box, table.epoch == epoch, table.seq == index)
-        ).scalar_one()
-        return leaf
-
-    def _move_head(self, push: Package, judged: PackageJudgement, *, old_size: int) -> None:
-        if judged.frontier is None:
-            raise ValueError("a package that is accepted carries the frontier after it")
-        table = schema.journal_head
-        values: dict[str, Any] = {
-            "size": judged.head.size,
-            "root": judged.head.root,
-            "frontier": judged.frontier.to_bytes(),
-            "checkpoint": push.checkpoint,
-        }
-        if judged.leaves:
-            values["last_leaf"] = judged.leaves[-1]
-        moved = self._connection.execute(
-            update(table)
-            .where(table.c.box == self._row.box, table.c.epoch == push.number, table.c.size == old_size)
-            .values(values)
-        )
-        if moved.rowcount != 1:
-            raise HeadMoved(f"the head of {self._row.box}/{push.number} is no longer at {old_size}")
-
-    def _fork(self, push: Package, judged: PackageJudgement, held_checkpoint: str) -> None:
-        """Keep what the box has signed twice, and take it out of service."""
-        row = self._row
-        row.state, row.reason = FORKED, f"epoch {push.number}: {judged.reason}"
-        if judged.checkpoint is None:
-            return
-        table = schema.evidence
-        mine = (table.c.box == row.box) & (table.c.epoch == push.number)
-        kept = self._connection.execute(select(table.c.other_checkpoint).where(mine)).scalars().all()
-        if push.checkpoint not in kept:
-            self._connection.execute(
-                insert(table).values(
-                    box=row.box,
-                    epoch=push.number,
-                    number=len(kept) + 1,
-                    reason=judged.reason,
-                    held_checkpoint=held_checkpoint,
-                    other_checkpoint=push.checkpoint,
-                )
-            )
-
-    def _check_link(self, link: str) -> None:
-        if not self._items or self._items[0].seq:
-            return
-        first = self._items[0].record
-        if not isinstance(first, Link) or first.note != link:
-            self._quarantine("its journal does not begin with the link that it was given")
-
-    def _replay(self, books: Books, epoch: int) -> list[replay.StandIn]:
-        if not self._items:
-            return []
-        outcome = replay.Replay(self._connection, books, box=self._row.box, epoch=epoch).run(self._items)
-        replay.keep_stand_ins(self._connection, outcome.stand_ins, box=self._row.box, epoch=epoch)
-        if outcome.quarantine:
-            self._quarantine(outcome.quarantine)
-        return outcome.stand_ins
-
-    def _quarantine(self, reason: str) -> None:
-        if self._row.state in (ACTIVE, BEHIND):
-            self._row.state, self._row.reason = QUARANTINED, reason
-
-    # -- the answer ------------------------------------------------------------------------------------------
-
-    def _verdict(self, beat: Beat, verdict: Verdict) -> Verdict:
-        """What this session is told now: a fork or quarantine found meanwhile binds, and a hub that has
-        caught up with what it once signed says so."""
-        row, theirs = self._row, beat.directives
-        if row.state == FORKED:
-            return Verdict.FORKED
-        if row.state == QUARANTINED and verdict in (Verdict.OK, Verdict.HUB_BEHIND):
-            return Verdict.FENCED
-        if verdict is Verdict.HUB_BEHIND:
-            own = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
-            lacking = beat.waiting - len(self._items)
-            if lacking <= 0 and (theirs.number, theirs.size) <= (own.number, own.size):
-                return Verdict.OK
-        return verdict
-
-    def _answer(self, beat: Beat, judged: PackageJudgement | None, verdict: Verdict) -> Beaten:
-        row = self._row
-        package, more = None, False
-        if verdict is Verdict.OK:
-            theirs = beat.directives
-            size = theirs.size if theirs.number == row.incarnation else 0
-            package = package_after(
-                self._connection,
-                box=row.box,
-                incarnation=row.incarnation,
-                size=size,
-                bytes_max=beat.package_bytes_max,
-            )
-            held = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
-            more = package is not None and package.size < held.size
-        return Beaten(
-            verdict=verdict,
-            reason=row.reason if verdict in (Verdict.FORKED, Verdict.FENCED) else "",
-            push=None if judged is None else judged.verdict,
-            push_reason="" if judged is None else judged.reason,
-            journal=None if judged is None else judged.head,
-            directives=package,
-            more=more,
-        )
-
-
-def keep_cosignature(connection: Connection, *, box: str, epoch: int, size: int, note: str) -> None:
-    """Write down what the hub has cosigned, after the COMMIT that made it true."""
-    table = schema.journal_head
-    connection.execute(
-        update(table)
-        .where(table.c.box == box, table.c.epoch == epoch, table.c.size == size)
-        .values(cosignature=note)
-    )
