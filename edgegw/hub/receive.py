@@ -251,7 +251,7 @@ def _offer_session(connection: Connection, message: Open, *, candidate: bytes, v
 
 
 def journal_head_of(connection: Connection, box: str, epoch: int, *, lock: bool = False) -> Row[Any] | None:
-    """The row of a journal's head, locked for this transaction where asked; None for an epoch never issued."""
+    """The row of a journal's head, locked where asked; None for an epoch that was never issued."""
     table = schema.journal_head
     query = select(table).where(table.c.box == box, table.c.epoch == epoch)
     return connection.execute(query.with_for_update() if lock else query).one_or_none()
