@@ -61,9 +61,9 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
-def edgegw(*words: str) -> Result:
+def edgegw(*words: str, text: str = "") -> Result:
     """Run a command of the command line to its end, in this process: starting Python anew costs a second."""
-    return CliRunner().invoke(main, words, prog_name="edgegw")
+    return CliRunner().invoke(main, words, input=text, prog_name="edgegw")
 
 
 class Process:

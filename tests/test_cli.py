@@ -1,0 +1,221 @@
+"""The command line: exit codes that scripts rely on, help that a stranger understands, no traceback for
+what an operator mends."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from edgegw.__main__ import main
+from edgegw.commands import ExitCode, exit_code_of
+from edgegw.config.options import SettingsError
+from edgegw.errors import Behind, BrokenInvariant, HeadMoved, StorageFull
+from tests.processes import Branch, edgegw
+
+
+def every_command() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """The words and the command of each leaf."""
+
+    def walk(
+        command: click.Command, words: tuple[str, ...]
+    ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+        yield words, command
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from walk(found, (*words, name))
+
+    return walk(main, ())
+
+
+COMMANDS = list(every_command())
+
+
+@pytest.mark.parametrize(("words", "command"), COMMANDS, ids=[" ".join(words) for words, _ in COMMANDS])
+def test_help_ends_well_and_shows_what_to_type(words: tuple[str, ...], command: click.Command) -> None:
+    """A stranger has nothing but --help."""
+    done = edgegw(*words, "--help")
+    assert done.exit_code == 0
+    if words not in (("demo",), ("verify",)):
+        assert "edgegw " in re.sub(r"^Usage: .*", "", done.stdout), "no example"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            assert parameter.help, parameter.name
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (SettingsError("box.toml", ["bank: it is missing"]), ExitCode.USAGE),
+        (StorageFull("no room"), ExitCode.CANNOT),
+        (Behind("a copy"), ExitCode.CANNOT),
+        (HeadMoved("moved"), ExitCode.BROKEN),
+        (BrokenInvariant("sums differ"), ExitCode.BROKEN),
+        (ValueError("a bug"), None),
+    ],
+)
+def test_each_kind_of_error_has_its_exit_code(problem: Exception, code: ExitCode | None) -> None:
+    """A supervisor restarts on one code and calls a person on another."""
+    assert exit_code_of(problem) is code
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("nonsense",), 2, "No such command"),
+        (("run", "nowhere.toml"), 2, "it cannot be read"),
+        (("hub", "nowhere.toml"), 2, "it cannot be read"),
+        (("status", "nowhere.toml"), 2, "it cannot be read"),
+        (("token", "--client", "a", "--box", "b", "--key", "nowhere.pem"), 2, "no private key can be read"),
+        (("config", "check", "nowhere.toml"), 2, "it cannot be read"),
+        (("verify", "journal", "nowhere.journal"), 2, ""),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, said: str
+) -> None:
+    """A traceback tells an operator that nobody thought of this."""
+    monkeypatch.chdir(tmp_path)
+    done = edgegw(*words)
+    assert done.exit_code == code
+    assert said in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.fixture
+def branch(tmp_path: Path) -> Branch:
+    """Keys, settings and a published site, with nothing running."""
+    branch = Branch(tmp_path)
+    branch.write_box(("127.0.0.1:9",))
+    return branch
+
+
+def test_settings_are_checked_by_what_is_in_them(branch: Branch) -> None:
+    """An operator checks the folder before the restart, not after it."""
+    files = [branch.path(name) for name in ("box.toml", "hub.toml", "site.json")]
+    said = branch.run("config", "check", *files)
+    assert [line.split(": ")[1].split(",")[0] for line in said.splitlines()] == [
+        "sound settings of box box-1 of b1",
+        "sound settings of the hub of b1",
+        "sound settings of a site",
+    ]
+    branch.run("site", "check", branch.path("site.json"), "--hub", branch.path("hub.toml"))
+    Path(files[0]).write_text("bank = 3\n")
+    done = edgegw("config", "check", *files)
+    assert done.exit_code == ExitCode.USAGE
+    assert "bank = 3" in done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_publishing_and_posting_again_change_nothing(branch: Branch) -> None:
+    """Scripts are run twice; money must not be."""
+    hub = ("--hub", branch.path("hub.toml"))
+    branch.run("site", "publish", branch.path("site.json"), *hub)
+    assert branch.run("post", branch.path("balances.csv"), *hub) == "0 posted, 2 were there already\n"
+    changed = Path(branch.path("balances.csv")).read_text().replace("alice,200000", "alice,300000")
+    Path(branch.path("balances.csv")).write_text(changed)
+    refused = edgegw("post", branch.path("balances.csv"), *hub)
+    assert refused.exit_code == ExitCode.USAGE
+    assert "opening-alice exists with amount_minor 200000" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n", "its first line must be id,debit_account_id"),
+        (
+            "id,debit_account_id,credit_account_id,amount_minor\nx,core:CNY,alice,1.5\n",
+            "line 2: amount_minor",
+        ),
+        ("id,debit_account_id,credit_account_id,amount_minor\nx,core:CNY,alice\n", "line 2: amount_minor"),
+        ("id,debit_account_id,credit_account_id,amount_minor\nx,core:CNY,nobody,1\n", "nobody is unknown"),
+    ],
+)
+def test_a_wrong_posting_names_its_line(branch: Branch, text: str, said: str) -> None:
+    """Half a file of opening balances is worse than none."""
+    Path(branch.path("wrong.csv")).write_text(text)
+    done = edgegw("post", branch.path("wrong.csv"), "--hub", branch.path("hub.toml"))
+    assert done.exit_code == ExitCode.USAGE
+    assert said in done.stderr
+
+
+def test_a_key_is_never_overwritten(branch: Branch) -> None:
+    """A device key that is gone takes its ledger's future with it."""
+    pem = Path(branch.path("secrets/device.pem"))
+    before = pem.read_bytes()
+    done = edgegw("keygen", "box", "--bank", "b1", "--box", "box-1", "--out", str(pem))
+    assert done.exit_code == ExitCode.USAGE
+    assert pem.read_bytes() == before
+    vault = branch.path("vault.key")
+    branch.run("keygen", "vault", "--out", vault)
+    branch.run("keygen", "vault", "--out", vault, code=2)
+
+
+def test_a_key_pinned_under_another_box_is_refused(branch: Branch) -> None:
+    """A box whose key stands under another's name would be cosigned as that one."""
+    hub = Path(branch.path("hub.toml"))
+    hub.write_text(hub.read_text().replace("\nbox-1 = ", "\nbox-2 = "))
+    done = edgegw("post", branch.path("balances.csv"), "--hub", str(hub))
+    assert done.exit_code == ExitCode.USAGE
+    assert "boxes.box-2: the key is b1/box-1's" in done.stderr
+
+
+def test_a_ledger_that_is_not_there_cannot_be_read(branch: Branch) -> None:
+    """An empty report would look like an empty branch."""
+    for words in (("status",), ("ledger", "check"), ("journal", "export", "--output", branch.path("j"))):
+        done = edgegw(*words, branch.path("box.toml"))
+        assert done.exit_code == ExitCode.CANNOT, words
+        assert "there is no ledger" in done.stderr
+        assert "hint: " in done.stderr
+    assert not Path(branch.path("j")).exists()
+
+
+def test_a_directory_is_checked_with_the_hub_key_only(branch: Branch) -> None:
+    """A ledger that vouches for itself vouches for whoever wrote it."""
+    Path(branch.path("data")).mkdir()
+    done = edgegw("ledger", "check", branch.path("data"))
+    assert done.exit_code == ExitCode.USAGE
+    assert "--hub-key is missing" in done.stderr
+
+
+def test_window_close_needs_a_running_box(branch: Branch) -> None:
+    """A window that nobody closed must not look closed."""
+    done = edgegw("window", "close", branch.path("box.toml"), "--date", "2026-03-02")
+    assert done.exit_code == ExitCode.CANNOT
+
+
+def test_card_numbers_become_tokens_and_are_not_repeated_in_errors(branch: Branch) -> None:
+    """The site's settings hold tokens; a number that is mistyped must not end in a terminal's scrollback."""
+    vault = branch.path("vault.key")
+    branch.run("keygen", "vault", "--out", vault)
+    done = edgegw("card-token", "--vault-key", vault, text="6222020000000000006\n")
+    assert re.fullmatch(r"[0-9a-f]{64}\n", done.stdout)
+    wrong = edgegw("card-token", "--vault-key", vault, text="62220200x00000000006\n")
+    assert wrong.exit_code == ExitCode.USAGE
+    assert "62220200" not in wrong.output
+
+
+def test_status_of_a_box_that_has_run_is_read_from_its_ledger(branch: Branch) -> None:
+    """How far a dead box had come is asked for when it is dead."""
+    branch.start_hub()
+    branch.start_box()
+    assert branch.box is not None
+    running = json.loads(branch.run("status", branch.path("box.toml"), "--json", "--token", branch.token))
+    assert (running["running"], running["ready"], running["epoch"]) == (True, True, 1)
+    assert running["box_says"]["box"] == "box-1"
+    closed = branch.run(
+        "window", "close", branch.path("box.toml"), "--date", "2026-03-02", "--token", branch.token, "--json"
+    )
+    assert json.loads(closed)["window"] == 1
+    branch.end()
+    dead = json.loads(branch.run("status", branch.path("box.toml"), "--json", code=ExitCode.CANNOT))
+    assert (dead["running"], dead["epoch"], dead["window"]) == (False, 1, 2)
+    assert dead["journal_size"] >= running["journal_size"]
+    assert "edgegw run" in dead["hint"]
+    people = branch.run("status", branch.path("box.toml"), code=ExitCode.CANNOT)
+    assert "not running" in people
