@@ -322,6 +322,10 @@ def badly_killed(evidence: Evidence) -> Iterator[str]:
         return
     if len(killed.numbers) < IN_FLIGHT_MIN:
         yield f"{len(killed.numbers)} requests were in flight at the kill, not {IN_FLIGHT_MIN}"
+    starts = [event for event in evidence.day.events if event.what == "box started"]
+    before = [start.detail for start in starts if start.at_ns < killed.at_ns]
+    if before != [killed.detail]:
+        yield f"the box was started {len(before)} times before the kill of process {killed.detail}"
     answered = {answer.number for answer in evidence.day.first.values() if answer.outcome != "error"}
     again = {answer.number for answer in evidence.day.again if answer.answered_ns > killed.at_ns}
     for number in killed.numbers:

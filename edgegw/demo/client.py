@@ -357,6 +357,9 @@ def http_request(step: Step) -> tuple[str, dict[str, object]]:
 
 async def _all(works: Iterable[Any]) -> None:
     """Run all of them; the first failure ends the rest."""
-    async with asyncio.TaskGroup() as group:
-        for work in works:
-            group.create_task(work)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except ExceptionGroup as problems:
+        raise problems.exceptions[0] from None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -80,8 +81,8 @@ def demo(
     """
     if (resume or until) and directory is None:
         raise click.UsageError("--until and --resume need --dir, where everything lies")
-    if resume and until:
-        raise click.UsageError("--resume goes on to the end; leave --until out")
+    if until and (resume or plant):
+        raise click.UsageError("--until stops before what --resume and --plant do; leave it out with them")
     place, course_state = _place(directory, resume=resume, seed=seed, payments=payments)
     day = make_day(seed=course_state.seed, payments=course_state.payments, date=course_state.date)
     try:
@@ -89,8 +90,9 @@ def demo(
             report = asyncio.run(
                 _demo(place, day, course_state, say, resume=resume, stop=until is not None, fault=plant)
             )
-    except DemoFailed as problem:
-        click.echo(f"edgegw demo: {problem}\neverything lies in {place.directory}", err=True)
+    except (DemoFailed, asyncio.CancelledError) as problem:
+        why = str(problem) or "stopped by a signal"
+        click.echo(f"edgegw demo: {why}\neverything lies in {place.directory}", err=True)
         ctx.exit(1)
     if report is None:
         click.echo(f"stopped just before the line returns; go on: edgegw demo --dir {directory} --resume")
@@ -142,6 +144,9 @@ async def _demo(
     place: Workplace, day: Day, state: State, say: Say, *, resume: bool, stop: bool, fault: str | None
 ) -> Report | None:
     """The whole demo, or the part that is asked for; None when it stops before the sync."""
+    this = asyncio.current_task()
+    if this is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     if not resume:
         place.furnish(day, state.ports)
     async with _course(place, day, state, say) as course:
@@ -189,7 +194,7 @@ async def _course(place: Workplace, day: Day, state: State, say: Say) -> AsyncIt
     course = Course(place, day, state, say)
     try:
         yield course
-    except* NotAnswered as problems:
-        raise DemoFailed(str(problems.exceptions[0])) from None
+    except NotAnswered as problem:
+        raise DemoFailed(f"{problem}; read {place.box_log}") from None
     finally:
         await course.close()

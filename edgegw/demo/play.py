@@ -57,7 +57,8 @@ class Course:
         self._relays = [Relay(target_port=port) for port in state.ports.hubs]
         self._box: Process | None = None
         self._killing: asyncio.Task[None] | None = None
-        self._restarted = asyncio.Event()
+        self._asked_again: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+        """Steps in flight at the kill, and steps that were answered before it."""
         self._driver = Driver(
             self._answers,
             http_port=state.ports.http,
@@ -284,10 +285,8 @@ class Course:
         await self._note("killed", detail=str(box.pid), numbers=numbers)
         self._say(f"the box is killed with {len(numbers)} requests in flight")
         await box.ended()
-        self.figures["in_flight_at_kill"] = len(numbers)
         self._asked_again = numbers, before
         await self._start_box()
-        self._restarted.set()
 
     async def _after_the_kill(self) -> None:
         """Ask for everything that was in flight once more, and for some that was answered long before."""

@@ -22,7 +22,9 @@ from edgegw.demo.plan import BOX
 from edgegw.demo.workplace import Workplace
 
 FINDINGS_MAX: Final = 20
-"""Of each check, so many are told; the number is of all."""
+"""Of each check, so many are told in JSON; the number is of all."""
+SHOWN_MAX: Final = 4
+"""And so many on a terminal."""
 FINDING_CHARACTERS_MAX: Final = 600
 SEARCH_BYTES: Final = 1 << 22
 
@@ -155,6 +157,7 @@ def _refuted(verified: dict[str, Any]) -> Iterator[str]:
 def _figures(evidence: Evidence) -> dict[str, Any]:
     first = evidence.day.first.values()
     stories = Counter(answer.story for answer in first)
+    killed = evidence.day.event("killed")
     return {
         "requests": len(evidence.day.first),
         "payments": sum(1 for answer in first if answer.kind == "payment"),
@@ -165,6 +168,7 @@ def _figures(evidence: Evidence) -> dict[str, Any]:
         "stories": dict(stories),
         "repeats": len(evidence.day.again),
         "mistakes": len(evidence.day.mistakes),
+        "in_flight_at_kill": 0 if killed is None else len(killed.numbers),
         "late_declines": sum(1 for told in evidence.day.told if told.outcome == "declined"),
         "confirmed": sum(1 for told in evidence.day.told if told.outcome == "confirmed"),
         "records": len(evidence.box.records),
@@ -182,7 +186,7 @@ def show(report: Report, console: Console) -> None:
         "payments cleared by", ", ".join(f"{way} {n} ({100 * n / total:.0f} %)" for way, n in cleared.items())
     )
     day.add_row("refused", ", ".join(f"{code} {count}" for code, count in sorted(figures["refused"].items())))
-    day.add_row("in flight at the kill", str(figures.get("in_flight_at_kill", "-")))
+    day.add_row("in flight at the kill", str(figures["in_flight_at_kill"]))
     day.add_row("repeats, wrong messages", f"{figures['repeats']}, {figures['mistakes']}")
     day.add_row("records in the journal", str(figures["records"]))
     if "sync_seconds" in figures:
@@ -198,7 +202,7 @@ def show(report: Report, console: Console) -> None:
     for trouble in report.troubles:
         console.print(f"trouble: {trouble}", style="red", markup=False)
     for check in report.checks:
-        for finding in check.findings:
+        for finding in check.findings[:SHOWN_MAX]:
             console.print(f"{check.name}: {finding}", markup=False, soft_wrap=True)
     verdict = "every check holds" if report.ok else "NOT every check holds"
     console.print(f"lost {report.lost}, doubled {report.doubled}: {verdict}", style="bold")
