@@ -193,6 +193,34 @@ def test_five_hundred_edits_are_all_found_and_placed(run: Callable[..., Any]) ->
         assert figures["first_bad_record"] == record, (turn, edit.__name__, figures)
 
 
+def test_a_forged_signature_under_the_right_key_id_does_not_verify(run: Callable[..., Any]) -> None:
+    """Name and key id are public: an old signature does not pass, nor another key's."""
+    log = Log.of([LOG.records[0].replace(b'"v":1', b'"v":2'), *LOG.records[1:20]])
+    head = log.checkpoint(20)
+    impostor = SigningKey(BOX.name, PrivateKey.generate())
+    _, (old,) = journal.parse_checkpoint(BOX.seal(LOG.checkpoint(20).body()))
+    for signature in (old.signature, impostor.sign(head.body())):
+        line = journal.SignatureLine(BOX.name, BOX.key_id, signature)
+        note = journal.add_signature(head.body().decode() + "\n", line)
+        entries = zip(log.records, log.leaves, strict=True)
+        body = b"".join(export.journal_lines(ORIGIN, entries, checkpoint=note, cosignatures=[]))
+        code, figures = run("journal", body)
+        assert (code, figures["place"]) == (1, "checkpoint")
+        assert "does not verify" in figures["problem"]
+
+
+def test_a_forged_cosignature_under_the_right_key_id_does_not_verify(run: Callable[..., Any]) -> None:
+    """Nor does a cosignature whose time was changed."""
+    _, (line,) = journal.parse_checkpoint(HUB.cosign(LOG.checkpoint(400), time_s=1_800_000_000))
+    later = (1_900_000_000).to_bytes(8, "big") + line.signature[8:]
+    body = LOG.checkpoint(400).body().decode() + "\n"
+    note = journal.add_signature(body, journal.SignatureLine(line.name, line.key_id, later))
+    trailer = json.loads(LINES[-1]) | {"cosignatures": [note]}
+    lines = [*LINES[:-1], json.dumps(trailer).encode() + b"\n"]
+    code, figures = run("journal", b"".join(lines), keys=KEY_ARGUMENTS + HUB_ARGUMENTS)
+    assert (code, figures["place"]) == (1, "cosignature")
+
+
 def test_an_edit_in_the_first_line_is_never_taken_for_the_log(run: Callable[..., Any]) -> None:
     """Any byte of the header: another log's, or no journal at all."""
     header = LINES[0]
@@ -248,17 +276,20 @@ def test_records_signed_out_of_place_are_refused(run: Callable[..., Any]) -> Non
         code, figures = run("journal", b"".join(Log.of(records).lines()))
         assert (code, figures["first_bad_record"]) == (1, seq)
         assert "is expected here" in figures["problem"]
+        code, figures = run("receipt", json.dumps(receipt(seq, size=20, log=Log.of(records))).encode())
+        assert code == 1
+        assert "is expected here" in figures["problem"]
 
 
-def receipt(index: int, *, size: int = SIZE, cosigned: int = 0) -> dict[str, Any]:
-    node = nodes_of(LOG.leaves)
+def receipt(index: int, *, size: int = SIZE, cosigned: int = 0, log: Log = LOG) -> dict[str, Any]:
+    node = nodes_of(log.leaves)
     body = export.receipt_document(
-        LOG.records[index],
-        previous_leaf=LOG.leaves[index - 1] if index else FIRST_PREVIOUS,
+        log.records[index],
+        previous_leaf=log.leaves[index - 1] if index else FIRST_PREVIOUS,
         index=index,
         proof=journal.inclusion_proof(index, size, node),
-        checkpoint=BOX.seal(LOG.checkpoint(size).body()),
-        cosignature=HUB.cosign(LOG.checkpoint(cosigned), time_s=5) if cosigned else "",
+        checkpoint=BOX.seal(log.checkpoint(size).body()),
+        cosignature=HUB.cosign(log.checkpoint(cosigned), time_s=5) if cosigned else "",
         cosignature_proof=journal.consistency_proof(cosigned, size, node) if cosigned else [],
     )
     document: dict[str, Any] = json.loads(body)
@@ -470,3 +501,35 @@ def test_changed_lines_of_leaves_do_not_pass(run: Callable[..., Any]) -> None:
     code, figures = run("journal", b"".join([*LINES[:place], changed, *LINES[place + 1 :]]))
     assert (code, figures["first_bad_record"]) == (1, None)
     assert figures["place"].startswith("leaves")
+
+
+def test_verifier_and_package_agree_on_every_proof() -> None:
+    """Right ones and random wrong ones, for all small trees: two implementations, one verdict."""
+    rng = random.Random(6962)
+    origin = verifier.origin_of(ORIGIN)
+    heads = [verifier.Head(origin, size, LOG.checkpoint(size).root, b"") for size in range(1, 18)]
+    node = nodes_of(LOG.leaves[:17])
+    for new in heads:
+        for index in range(new.size):
+            for proof in variants(journal.inclusion_proof(index, new.size, node), rng):
+                leaf = LOG.leaves[index]
+                ours = agrees(journal.verify_inclusion, index, new.size, leaf, new.root, proof)
+                made = agrees(verifier.root_of_inclusion, index, new.size, leaf, proof)
+                assert ours == (made and verifier.root_of_inclusion(index, new.size, leaf, proof) == new.root)
+        for old in heads[: new.size - 1]:
+            for proof in variants(journal.consistency_proof(old.size, new.size, node), rng):
+                ours = agrees(journal.verify_consistency, old.size, new.size, old.root, new.root, proof)
+                assert ours == agrees(verifier.check_consistency, old, new, proof)
+
+
+def variants(proof: list[bytes], rng: random.Random) -> list[list[bytes]]:
+    wrong = [[*proof, bytes(32)], [bytes(32), *proof], proof[:-1], proof[1:], proof[::-1]]
+    return [proof, *wrong, [*proof[:-1], rng.randbytes(32)]]
+
+
+def agrees(check: Callable[..., object], *arguments: object) -> bool:
+    try:
+        check(*arguments)
+    except ValueError:
+        return False
+    return True

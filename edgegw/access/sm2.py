@@ -18,6 +18,8 @@ from ctypes import POINTER, c_char_p, c_int, c_long, c_size_t, c_ubyte, c_ulong,
 from pathlib import Path
 from typing import Final
 
+from edgegw.errors import OperatingError
+
 USER_ID: Final = b"1234567812345678"
 POINT_BYTES: Final = 65
 SIGNATURE_BYTES: Final = 64
@@ -43,20 +45,19 @@ _ANNEX_SIGNATURE: Final = bytes.fromhex(
 )
 
 
-class Sm2Error(Exception):
-    """The libcrypto of this machine is missing, lacks SM2 or computes it wrongly; `.hint` says what to do."""
+class Sm2Error(OperatingError):
+    """The libcrypto of this machine is missing, lacks SM2 or computes it wrongly."""
 
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(f"{message}: {hint}")
-        self.hint = hint
+    code = "sm2_unusable"
+    default_hint = "Install an OpenSSL 3 with SM2 and SM3; on Debian: apt install libssl3."
 
 
 class KeyFileError(Exception):
-    """A key's file or text cannot be used; names the path and, in `.hint`, the mend."""
+    """A key's file cannot be used; the text names the path, `hint` the mend."""
 
-    def __init__(self, path: Path | str, message: str, *, hint: str) -> None:
-        super().__init__(f"{path}: {message}; {hint}")
-        self.path = Path(path)
+    def __init__(self, path: Path, problem: str, *, hint: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
         self.hint = hint
 
 
@@ -180,18 +181,17 @@ def _sync_folder(folder: Path) -> None:
 @functools.cache
 def self_test() -> None:
     """Raise Sm2Error unless libcrypto accepts the signature of GB/T 32918.5 and refuses a wrong one."""
-    hint = "install a libcrypto with SM2 (on Debian: apt install libssl3)"
     try:
         key = PublicKey(_ANNEX_POINT)
     except ValueError as problem:
-        raise Sm2Error(f"this libcrypto does not take an SM2 key ({problem})", hint=hint) from None
+        raise Sm2Error(f"this libcrypto does not take an SM2 key ({problem})") from None
     if not key.verify(_ANNEX_MESSAGE, _ANNEX_SIGNATURE):
-        raise Sm2Error("this libcrypto refuses the signature of GB/T 32918.5 annex A.2", hint=hint)
+        raise Sm2Error("this libcrypto refuses the signature of GB/T 32918.5 annex A.2")
     if key.verify(_ANNEX_MESSAGE + b"!", _ANNEX_SIGNATURE):
-        raise Sm2Error("this libcrypto accepts a signature over another message", hint=hint)
+        raise Sm2Error("this libcrypto accepts a signature over another message")
     fresh = PrivateKey.generate()
     if not fresh.public.verify(_ANNEX_MESSAGE, fresh.sign(_ANNEX_MESSAGE)):
-        raise Sm2Error("this libcrypto refuses its own signature", hint=hint)
+        raise Sm2Error("this libcrypto refuses its own signature")
 
 
 # r || s at the wire, DER inside.
@@ -348,10 +348,7 @@ def _released(pointer: int | None, release: ctypes._NamedFuncPointer) -> Iterato
 
 def _must(crypto: ctypes.CDLL, verdict: int) -> None:
     if verdict != 1:
-        raise Sm2Error(
-            f"libcrypto failed ({_last_error(crypto)})",
-            hint="install a libcrypto with SM2 and SM3 (on Debian: apt install libssl3)",
-        )
+        raise Sm2Error(f"libcrypto failed ({_last_error(crypto)})")
 
 
 def _last_error(crypto: ctypes.CDLL) -> str:
@@ -423,8 +420,5 @@ def _libcrypto() -> ctypes.CDLL:
             function = getattr(crypto, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as problem:
-        raise Sm2Error(
-            f"no usable libcrypto.so.3 ({problem})",
-            hint="install OpenSSL 3 with SM2 and SM3 (on Debian: apt install libssl3)",
-        ) from None
+        raise Sm2Error(f"no usable libcrypto.so.3 ({problem})") from None
     return crypto
