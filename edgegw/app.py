@@ -65,6 +65,8 @@ class RunningBox(msgspec.Struct, frozen=True):
     pid: int
     addresses: dict[str, tuple[str, ...]]
     """Protocol to where it listens, host:port."""
+    line: str = ""
+    """The line's mode and its reason; the journal has them too, once the box has an epoch."""
     hub_address: str = ""
     """The hub address in use; "" while there is none."""
     hubs_said: dict[str, str] = {}
@@ -186,13 +188,17 @@ class ClosedPen:
     def _outcome(self, request: Request, body: bytes | None) -> Outcome:
         record = None if body is None else decode_record(body)
         if body is None or not isinstance(record, Transfer | Refusal):
-            return Undecided(self._trouble.code, str(self._trouble), self._trouble.hint)
+            return self.closed_for_payments()
         field = record.request.different_field(request)
         return Conflict(field, record.request) if field else Decision(record, body, repeat=True)
 
     async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:  # noqa: ARG002
         """Never: nothing is written."""
         raise self._trouble
+
+    def closed_for_payments(self) -> Undecided:
+        """Always, and why."""
+        return Undecided(self._trouble.code, str(self._trouble), self._trouble.hint)
 
 
 class NoLine:
@@ -326,7 +332,8 @@ async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.E
     pen.on_commit.append(lambda: _note_anchor(opened, pen))
     reads = store.reader()
     gateway, metrics = _gateway(reads, pen.desk.book, pen, line)
-    _watch(metrics, pen, line, reserve)
+    _watch(metrics, gateway, pen, line, reserve)
+    pen.on_commit.append(_measure(metrics, pen))
     writing = asyncio.create_task(pen.run())
     servers: dict[str, Server] = {}
     announcement = Announcement(settings, servers)
@@ -415,6 +422,7 @@ class Announcement:
         running = RunningBox(
             os.getpid(),
             {name: server.addresses for name, server in self._servers.items()},
+            "" if line is None else f"{line.status.mode}: {line.status.reason}".rstrip(": "),
             "" if line is None else line.status.address,
             {} if line is None else dict(line.status.said),
         )
@@ -494,13 +502,25 @@ async def _carry_on(what: str, work: Awaitable[None]) -> None:
         _log.exception(f"{what}_failed")
 
 
-def _watch(metrics: Metrics, pen: Pen, line: Line, reserve: Reserve) -> None:
+def _measure(metrics: Metrics, pen: Pen) -> Callable[[], None]:
+    """What is to be called after each COMMIT."""
+    seen = pen.records
+
+    def measure() -> None:
+        nonlocal seen
+        metrics.committed(records=pen.records - seen, seconds=pen.commit_ns / 1e9)
+        seen = pen.records
+
+    return measure
+
+
+def _watch(metrics: Metrics, gateway: Gateway, pen: Pen, line: Line, reserve: Reserve) -> None:
     """Fill the gauges; each is read at a scrape."""
     book, desk, waiting = pen.desk.book, pen.desk, line.status
     gauges: dict[str, Callable[[], float]] = {
         "edgegw_queue_depth": lambda: pen.queued_requests,
         "edgegw_line_up": lambda: int(line.up),
-        "edgegw_clears": lambda: int(pen.closed_for_payments() is None and book.site is not None),
+        "edgegw_clears": lambda: int(gateway.ready),
         "edgegw_offline_seconds": lambda: (
             (desk.time.now_ns() - book.offline_since_ns) / 1e9 if book.offline_since_ns else 0
         ),

@@ -115,6 +115,7 @@ class Branch:
         self.box: Process | None = None
         self.runs = 0
         self.http_port = 0
+        self.more = ""
         self._set_up()
 
     def _set_up(self) -> None:
@@ -149,13 +150,14 @@ class Branch:
         )
 
     def write_box(self, addresses: tuple[str, ...]) -> None:
-        """The box's settings with these hub addresses."""
+        """The box's settings with these hub addresses, and `more` at their end."""
         hubs = "".join(
             f'[[hub.addresses]]\nurl = "http://{address}"\npriority = {priority}\n'
             for priority, address in enumerate(addresses)
         )
         (self.folder / "box.toml").write_text(
             f'bank = "b1"\nbox = "box-1"\n[hub]\nkey_file = "secrets/hub.pub"\n{hubs}{LINE}[http]\nport = 0\n'
+            + self.more
         )
 
     def start_hub(self) -> None:

@@ -1,12 +1,14 @@
 """A box and a hub as real processes: money moves, processes die, and nothing that was answered is lost."""
 
 import json
+import os
 import secrets
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.processes import START_SECONDS, Branch, Process
@@ -84,7 +86,8 @@ def test_sigterm_leaves_a_ledger_that_checks_and_an_export_that_verifies(open_br
         assert branch.pay("alice", 100).status == 201
     assert branch.box is not None
     assert branch.box.end(signal.SIGTERM) == 0, branch.box.log.read_text()
-    assert not (folder / "data/running.json").exists()
+    left = {path.name for path in (folder / "data").iterdir()}
+    assert left == {"ledger.db", "ledger.lock", "ledger.reserve"}
 
     checked = branch.run("ledger", "check", branch.path("box.toml"), "--json")
     assert json.loads(checked)["problems"] == 0
@@ -147,6 +150,75 @@ def test_a_restored_ledger_answers_repeats_and_clears_nothing(open_branch: Branc
     assert "ledger check" in refused.json["hint"]
     assert branch.call("GET", "/readyz").status == 503
     assert branch.box.end(signal.SIGTERM) == 0
+
+
+def test_a_lost_disk_gets_a_new_epoch_by_an_order_at_the_hub_and_no_sooner(open_branch: Branch) -> None:
+    """An empty ledger that clears at once would spend the old one's allowances a second time."""
+    branch = open_branch
+    assert branch.box is not None
+    branch.box.end(signal.SIGKILL)
+    shutil.rmtree(branch.folder / "data")
+    branch.start_box(ready=False)
+    status = ("status", branch.path("box.toml"), "--json")
+    wait_until(
+        lambda: "found_behind" in json.loads(branch.run(*status, code=3))["line"],
+        "the hub's word",
+        timeout_seconds=10,
+    )
+    assert branch.call("GET", "/readyz").status == 503
+    branch.run("order", "new-epoch", "box-1", "--hub", branch.path("hub.toml"))
+    wait_until(lambda: branch.call("GET", "/readyz").status == 200, "the new epoch", timeout_seconds=10)
+    assert json.loads(branch.run(*status))["epoch"] == 2
+    # What was outstanding in the old epoch is in doubt: it is not handed out again.
+    assert branch.call("GET", "/v1/accounts/alice").json["available_minor"] <= 100_000
+
+
+def test_a_head_that_another_hand_moved_ends_the_process_without_an_answer(open_branch: Branch) -> None:
+    """A box that goes on after its own rule broke writes a second history."""
+    branch = open_branch
+    assert branch.box is not None
+    ledger = apsw.Connection(branch.path("data/ledger.db"))
+    ledger.execute("UPDATE head SET boot = 'thief'")
+    ledger.close()
+    answer = branch.pay("alice", 100)
+    assert (answer.status, answer.json["code"]) == (503, "outcome_unknown")
+    assert branch.box.popen.wait(timeout=20) == 70
+    ended = branch.box.event("ended")
+    assert ended is not None
+    assert "not at size" in ended["problem"]
+
+
+def test_a_disk_without_room_refuses_payments_and_still_syncs(branch: Branch) -> None:
+    """A box that cannot say that its disk is full looks like a box that lost its mind."""
+    branch.more = f"[disk]\npayments_bytes_min = {1 << 50}\n"
+    branch.start_hub()
+    branch.start_box(ready=False)
+    wait_until(
+        lambda: branch.call("GET", "/v1/status").status == 200, "the site", timeout_seconds=START_SECONDS
+    )
+    branch.wait_for_mode("active")
+    refused = branch.pay("alice", 100)
+    assert (refused.status, refused.json["code"]) == (507, "storage_full")
+    readiness = branch.call("GET", "/readyz")
+    assert (readiness.status, "no room" in readiness.json["message"]) == (503, True)
+    assert branch.box is not None
+    os.kill(branch.box.popen.pid, signal.SIGHUP)
+    wait_until(lambda: branch.box is not None and branch.box.event("hangup_ignored") is not None, "its word")
+    assert branch.box.end(signal.SIGTERM) == 0
+
+
+def test_a_way_in_without_its_secret_ends_with_the_mend(branch: Branch) -> None:
+    """Terminals that cannot be served must be an error at the start, not at the first card."""
+    branch.more = "[iso8583]\nlisten_port = 0\n"
+    branch.write_box(("127.0.0.1:9",))
+    box = Process("run", folder=branch.folder, log=branch.folder / "box.log")
+    assert box.popen.wait(timeout=30) == 2
+    ended = box.event("ended")
+    assert ended is not None
+    assert "vault.key" in ended["problem"]
+    branch.run("keygen", "vault", "--out", branch.path("secrets/vault.key"))
+    branch.start_box(ready=False)
+    assert set(branch.box.opened()["addresses"] if branch.box else ()) == {"http", "iso8583"}
 
 
 def test_a_hub_whose_address_is_taken_ends_with_a_hint(branch: Branch) -> None:

@@ -60,6 +60,8 @@ class Report(msgspec.Struct, kw_only=True):
     pid: int = 0
     ready: bool = False
     """Whether it takes payments now."""
+    not_ready: str = ""
+    """Why a running box takes no payments."""
     mode: str = ""
     mode_reason: str = ""
     hint: str = ""
@@ -76,6 +78,8 @@ class Report(msgspec.Struct, kw_only=True):
     disk_reserve_bytes: int = 0
     """What of the reserve is there."""
     addresses: dict[str, tuple[str, ...]] = {}
+    line: str = ""
+    """The running box's word on its line: mode and reason."""
     hub_address: str = ""
     """The hub address in use; "" while there is none."""
     hubs_said: dict[str, str] = {}
@@ -148,6 +152,7 @@ def _ask_running(directory: Path, token: str, report: Report) -> None:
         report.hint = report.hint or "It does not run; start it with `edgegw run`."
         return
     report.pid, report.addresses = running.pid, running.addresses
+    report.line = running.line
     report.hub_address, report.hubs_said = running.hub_address, running.hubs_said
     for address in running.addresses.get("http", ()):
         try:
@@ -159,8 +164,7 @@ def _ask_running(directory: Path, token: str, report: Report) -> None:
             return
         report.running, report.ready = True, code == 200
         if not report.ready:
-            report.mode_reason = said.get("message", report.mode_reason)
-            report.hint = report.hint or said.get("hint", "")
+            report.not_ready, report.hint = said.get("message", ""), said.get("hint", "")
         return
 
 
@@ -194,6 +198,7 @@ def _show(report: Report) -> None:
     takes = "takes payments" if report.ready else "takes no payments"
     rows = {
         "box": f"{report.bank}/{report.box}, {says}, {takes}",
+        "why": report.not_ready,
         "mode": f"{report.mode}: {report.mode_reason}",
         "journal": f"epoch {report.epoch}, {report.journal_size} records",
         "centre": f"holds {report.cosigned_size}, {report.waiting} wait",
@@ -204,8 +209,7 @@ def _show(report: Report) -> None:
         "hint": report.hint,
     }
     rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}
-    if report.hub_address:
-        rows["hub in use"] = report.hub_address
+    rows |= {"line": report.line, "hub in use": report.hub_address}
     rows |= {f"hub {address}": problem for address, problem in report.hubs_said.items()}
     rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
     for name, value in rows.items():

@@ -88,12 +88,12 @@ class DiskTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     reserve_bytes: Annotated[
         int,
         msgspec.Meta(
-            ge=1 << 20, le=1 << 40, description="Kept for the box's own records when the disk is full."
+            ge=1 << 20, le=1 << 50, description="Kept for the box's own records when the disk is full."
         ),
     ] = 64 << 20
     payments_bytes_min: Annotated[
         int,
-        msgspec.Meta(ge=1 << 20, le=1 << 40, description="With less free space no new payment is taken."),
+        msgspec.Meta(ge=1 << 20, le=1 << 50, description="With less free space no new payment is taken."),
     ] = 32 << 20
 
 

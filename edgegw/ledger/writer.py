@@ -128,6 +128,8 @@ class Pen:
         """Whether somebody still waits for the grant of this request id; the line says so."""
         self.on_commit: list[Callable[[], None]] = []
         """Called on the loop after each COMMIT; must be quick."""
+        self.commit_ns = 0
+        """How long the last COMMIT took, with the checkpoint's signature."""
         self.batches = 0
         self.records = 0
         self._sign = sign
@@ -361,7 +363,9 @@ class Pen:
             return
         try:
             loop = asyncio.get_running_loop()
+            began_ns = self.desk.clock.mono_ns()
             tip = await loop.run_in_executor(self._thread, self._seal, batch)
+            self.commit_ns = self.desk.clock.mono_ns() - began_ns
         except (OperatingError, BrokenInvariant) as error:
             self._stop(error, jobs)
             return

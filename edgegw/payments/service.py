@@ -49,6 +49,9 @@ class Pen(Protocol):
     async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:
         """Close the open window and open the next one."""
 
+    def closed_for_payments(self) -> Undecided | None:
+        """Why no new payment is decided now, or None."""
+
 
 class Line(Protocol):
     """The line to the centre, as this service needs it."""
@@ -157,8 +160,19 @@ class Gateway:
     @property
     def ready(self) -> bool:
         """Whether payments are taken."""
-        book = self.book
-        return book.mode.clears and book.epoch > 0 and book.site is not None and not self._stopping
+        return not self.why_not_ready
+
+    @property
+    def why_not_ready(self) -> tuple[str, str] | None:
+        """Why no payments are taken and what would help, or None while they are."""
+        if self._stopping:
+            return "the box is stopping", "Ask again when it is back."
+        closed = self._pen.closed_for_payments()
+        if closed is not None:
+            return closed.detail, closed.hint
+        if self.book.site is None:
+            return "the box has no settings of its site yet", "Let the box reach the hub once."
+        return None
 
     def stop_admitting(self) -> None:
         """Take no new payments; those admitted are still answered."""

@@ -198,9 +198,9 @@ class Handlers:
 
     async def get_readiness(self, call: Call) -> Reply:  # noqa: ARG002
         """Ready for payments."""
-        if not self._gateway.ready:
-            book = self._gateway.book
-            raise Unanswered("not_clearing", f"the box is {book.mode}: {book.mode_reason}")
+        why_not = self._gateway.why_not_ready
+        if why_not is not None:
+            raise Unanswered("not_clearing", why_not[0], hint=why_not[1])
         return Reply(200, _encode(bodies.Health(status="ready")))
 
     async def get_metrics(self, call: Call) -> Reply:  # noqa: ARG002
