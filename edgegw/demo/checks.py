@@ -49,18 +49,19 @@ def _name(answer: Answered) -> str:
 
 
 def lost(evidence: Evidence) -> Iterator[str]:
-    """Answered, yet absent or different in the box's ledger or at the hub."""
+    """Answered, yet absent or different in the box's ledger or at the hub; one finding for each answer."""
     at_box, at_hub = _by_key(evidence.box.records), _by_key(evidence.hub.records)
     for key, answer in evidence.day.first.items():
         if answer.outcome == "error":
             continue
+        problems = []
         for where, records in (("the box's ledger", at_box.get(key)), ("the hub", at_hub.get(key))):
             if not records:
-                yield f"{_name(answer)}: answered {answer.outcome}, absent at {where}"
-                continue
-            different = _difference(answer, records[0])
-            if different:
-                yield f"{_name(answer)}: record {records[0].place} at {where} {different}"
+                problems.append(f"answered {answer.outcome}, absent at {where}")
+            elif different := _difference(answer, records[0]):
+                problems.append(f"record {records[0].place} at {where} {different}")
+        if problems:
+            yield f"{_name(answer)}: {'; '.join(problems)}"
 
 
 def _difference(answer: Answered, record: Record) -> str:
@@ -93,22 +94,32 @@ def _difference(answer: Answered, record: Record) -> str:
 
 
 def doubled(evidence: Evidence) -> Iterator[str]:
-    """More than one record for one request, or money that moved without a request that was answered."""
+    """More than one record for one request, or money that moved without one; one finding for each request."""
+    found: dict[Key, str] = {}
     for where, records in (("the box's ledger", evidence.box.records), ("the hub", evidence.hub.records)):
         for key, same in _by_key(records).items():
             if len(same) > 1:
-                yield f"{key}: {len(same)} records at {where}: {', '.join(one.place for one in same)}"
-            answer = evidence.day.first.get(key)
-            if answer is None and same[0].said["type"] == "transfer":
-                yield f"{key}: record {same[0].place} at {where} moved money that no client asked for"
-        references = Counter(
-            (record.said["client"], record.said["request"]["kind"], record.said["request"].get("reference"))
-            for record in records
-            if record.said["type"] == "transfer"
-        )
-        for reference, count in references.items():
-            if count > 1:
-                yield f"{reference}: one request moved money {count} times at {where}"
+                places = ", ".join(record.place for record in same)
+                found.setdefault(_reference(same[0]), f"{key}: {len(same)} records at {where}: {places}")
+        moved: dict[Key, list[Record]] = defaultdict(list)
+        for record in records:
+            if record.said["type"] == "transfer":
+                moved[_reference(record)].append(record)
+        for reference, same in moved.items():
+            places = ", ".join(record.place for record in same)
+            if len(same) > 1:
+                found.setdefault(
+                    reference, f"{reference}: moved money {len(same)} times at {where}: {places}"
+                )
+            elif same[0].key not in evidence.day.first:
+                found.setdefault(reference, f"{reference}: moved money unasked at {where}: {places}")
+    yield from found.values()
+
+
+def _reference(record: Record) -> Key:
+    """What a request is known by besides its id: its client's own reference."""
+    request = record.said["request"]
+    return record.said["client"], request["kind"], request.get("reference", "")
 
 
 def repeats(evidence: Evidence) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The day must be the same from the same seed, and hold all that the demo promises."""
 
 import datetime
+import json
 from collections import Counter
 
 import pytest
@@ -97,8 +98,6 @@ def test_wrong_messages_come_over_both_ways_and_name_what_must_come_back(day: Da
 
 def test_the_site_settings_are_a_site(day: Day) -> None:
     """The hub would refuse to publish anything else, minutes later."""
-    import json
-
     keys = dict.fromkeys(CLIENTS, "a" * 43 + "=")
     tokens = {pan: f"{index:064x}" for index, pan in enumerate(day.cards)}
     site = decode_site(json.dumps(day.settings(keys, tokens)).encode())
