@@ -350,6 +350,8 @@ async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.E
         if pen.failure is None and pen.desk.tip.epoch and pen.mode.clears:
             pen.commit_now(take_snapshot)
         _note_anchor(opened, pen)
+        # The line's last read goes on in its thread after the line was cancelled.
+        await asyncio.get_running_loop().shutdown_default_executor()
         # The writer's connection is closed last: then SQLite moves the WAL into the file.
         source.close()
         reads.close()
