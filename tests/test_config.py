@@ -12,7 +12,8 @@ import pytest
 from edgegw.config.box import BoxSettings, load_box
 from edgegw.config.hub import load_hub
 from edgegw.config.options import SettingsError, options_of
-from edgegw.config.site import RESERVED_PREFIXES, load_site_bundle
+from edgegw.config.site import load_site_bundle
+from edgegw.core.decide import OWN_PREFIXES
 from edgegw.core.site import decode_site
 
 BOX = """
@@ -195,7 +196,7 @@ def test_a_fault_in_the_site_names_the_field_the_value_and_the_mend(
     assert any(said in fault for fault in site_faults(tmp_path, a_site(**changes)))
 
 
-@pytest.mark.parametrize("prefix", RESERVED_PREFIXES)
+@pytest.mark.parametrize("prefix", OWN_PREFIXES)
 def test_an_account_with_a_reserved_prefix_is_refused(tmp_path: Path, prefix: str) -> None:
     """A customer's account named like the books' own would be moved by them."""
     account = {"id": f"{prefix}CNY", "currency": "CNY"}

@@ -18,10 +18,9 @@ import msgspec
 
 from edgegw.config.files import read_toml
 from edgegw.config.options import SettingsError, read_table
+from edgegw.core.decide import is_own
 from edgegw.core.site import Site
 
-RESERVED_PREFIXES: Final = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
-"""Ids of the books' own accounts; no site may list them."""
 PUBLIC_KEY_BYTES: Final = 32
 
 
@@ -102,7 +101,7 @@ def _account_faults(site: Site, boxes: Collection[str] | None) -> Iterator[str]:
     codes = {rule.code for rule in site.currencies}
     for account in site.accounts:
         where = f"accounts[{account.id}]"
-        if account.id.startswith(RESERVED_PREFIXES):
+        if is_own(account):
             yield f"{where}.id = {account.id}: the prefix is kept for the books' own accounts; use another"
         if account.currency not in codes:
             yield f"{where}.currency = {account.currency}: it is not in currencies; add it there"
