@@ -101,9 +101,17 @@ def demo(
         click.echo(msgspec.json.encode(report).decode())
     else:
         show(report, Console())
-    if report.ok and directory is None:
-        shutil.rmtree(place.directory)
+    _leave(place, remove=report.ok and directory is None, quiet=as_json)
     ctx.exit(0 if report.ok else 1)
+
+
+def _leave(place: Workplace, *, remove: bool, quiet: bool) -> None:
+    """Remove a temporary directory that proved nothing wrong; say where another one lies."""
+    if remove:
+        shutil.rmtree(place.directory)
+    if not quiet:
+        kept = f"everything lies in {place.directory}"
+        click.echo("its files are removed; --dir keeps them" if remove else kept)
 
 
 def _place(directory: Path | None, *, resume: bool, seed: int, payments: int) -> tuple[Workplace, State]:

@@ -206,4 +206,3 @@ def show(report: Report, console: Console) -> None:
             console.print(f"{check.name}: {finding}", markup=False, soft_wrap=True)
     verdict = "every check holds" if report.ok else "NOT every check holds"
     console.print(f"lost {report.lost}, doubled {report.doubled}: {verdict}", style="bold")
-    console.print(f"everything lies in {report.directory}", soft_wrap=True)
