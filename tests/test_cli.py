@@ -56,10 +56,11 @@ def test_help_ends_well_and_shows_what_to_type(words: tuple[str, ...], command: 
         (Behind("a copy"), ExitCode.CANNOT),
         (HeadMoved("moved"), ExitCode.BROKEN),
         (BrokenInvariant("sums differ"), ExitCode.BROKEN),
-        (ValueError("a bug"), None),
+        (FileNotFoundError("no such folder"), ExitCode.CANNOT),
+        (ValueError("a bug"), ExitCode.BROKEN),
     ],
 )
-def test_each_kind_of_error_has_its_exit_code(problem: Exception, code: ExitCode | None) -> None:
+def test_each_kind_of_error_has_its_exit_code(problem: Exception, code: ExitCode) -> None:
     """A supervisor restarts on one code and calls a person on another."""
     assert exit_code_of(problem) is code
 
@@ -219,3 +220,15 @@ def test_status_of_a_box_that_has_run_is_read_from_its_ledger(branch: Branch) ->
     assert "edgegw run" in dead["hint"]
     people = branch.run("status", branch.path("box.toml"), code=ExitCode.CANNOT)
     assert "not running" in people
+
+
+def test_a_bug_is_not_taken_for_a_finding(branch: Branch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1 says that a check found something: a crash of the check must not look like that."""
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr("edgegw.commands.ledger._place", crash)
+    done = edgegw("ledger", "check", branch.path("box.toml"))
+    assert done.exit_code == ExitCode.BROKEN
+    assert "RuntimeError: planted" in done.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import click
 import msgspec
 
 from edgegw.config.options import SettingsError
-from edgegw.errors import BrokenInvariant, OperatingError
+from edgegw.errors import OperatingError
 
 
 class ExitCode(enum.IntEnum):
@@ -58,28 +59,27 @@ class Program(click.Group):
         """Run the command; an error of ours ends the process with its code."""
         try:
             return super().invoke(ctx)
-        except Exception as problem:
-            code = exit_code_of(problem)
-            if code is None:
-                raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as problem:  # noqa: BLE001 - the edge: every end has its exit code
             for line in described(problem):
                 click.echo(line, err=True)
-            ctx.exit(code)
+            ctx.exit(exit_code_of(problem))
 
 
-def exit_code_of(problem: Exception) -> ExitCode | None:
-    """The exit code of an error; None for one that is not of this house."""
+def exit_code_of(problem: Exception) -> ExitCode:
+    """The exit code of an error; one that nobody foresaw is a rule of our own that did not hold."""
     from edgegw.access.sm2 import KeyFileError
 
     if isinstance(problem, SettingsError | KeyFileError):
         return ExitCode.USAGE
-    if isinstance(problem, OperatingError):
-        return ExitCode.CANNOT
-    return ExitCode.BROKEN if isinstance(problem, BrokenInvariant) else None
+    return ExitCode.CANNOT if isinstance(problem, OperatingError | OSError) else ExitCode.BROKEN
 
 
 def described(problem: Exception) -> Iterator[str]:
-    """The lines that tell an operator of an error: what is wrong, and what to do."""
+    """The lines that tell an operator of an error: what is wrong, and what to do; of a bug, where it is."""
+    if exit_code_of(problem) is ExitCode.BROKEN:
+        yield from "".join(traceback.format_exception(problem)).splitlines()
     yield from (f"edgegw: {line}" for line in str(problem).splitlines())
     hint = getattr(problem, "hint", "")
     if hint:
@@ -94,14 +94,11 @@ def serve_until_end(work: Callable[[], None]) -> None:
     try:
         work()
     except Exception as problem:
-        code = exit_code_of(problem)
-        if code is None:
-            log.exception("ended", code="unexpected")
-            raise
         if sys.stderr.isatty():
             raise
-        hint = getattr(problem, "hint", "")
-        log.critical("ended", exit_code=int(code), problem=str(problem), hint=hint)
+        code, hint = exit_code_of(problem), getattr(problem, "hint", "")
+        trace = problem if code is ExitCode.BROKEN else None
+        log.critical("ended", exit_code=int(code), problem=str(problem), hint=hint, exc_info=trace)
         raise click.exceptions.Exit(code) from None
 
 
