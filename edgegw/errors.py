@@ -6,9 +6,6 @@ Every class has a stable `code`; an operating error also says what its catcher d
 the operator's next action. Logged once, at the edge.
 """
 
-# The names are the design's own words; "Error" behind each would say nothing.
-# ruff: noqa: N818
-
 from __future__ import annotations
 
 import enum

@@ -12,18 +12,8 @@ from __future__ import annotations
 import importlib
 import itertools
 import pkgutil
-from typing import NamedTuple
 
-from edgegw.core.decide import Rule
-
-
-class PaymentRule(NamedTuple):
-    """One rule: its name in the reference, its place, and the function that refuses."""
-
-    name: str
-    order: int
-    refuses: Rule
-    documentation: str = ""
+from edgegw.payments.rule import PaymentRule
 
 
 def discover() -> tuple[PaymentRule, ...]:

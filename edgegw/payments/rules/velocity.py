@@ -10,7 +10,7 @@ from edgegw.core.book import Book
 from edgegw.core.limits import NS_PER_S, Refused
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Request
-from edgegw.payments.rules import PaymentRule
+from edgegw.payments.rule import PaymentRule
 
 
 def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | None:  # noqa: ARG001
