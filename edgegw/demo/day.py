@@ -447,7 +447,9 @@ class _Author:
         first = self._http(
             "till", TILLS, self._customers[2], self._shops[2], 4_200, expect="cleared", repeats=2
         )
-        card = self._card("card", self._customers[3], 4_300, expect="cleared", repeats=1)
+        # Not the terminal with a key: an error to a message that names another terminal bears no MAC.
+        keyless = self._terminals[-1]
+        card = self._card("card", self._customers[3], 4_300, expect="cleared", repeats=1, terminal=keyless)
         chains = [
             *self._card_payments(self._share(15)),
             *self._till_payments(self._share(14)),

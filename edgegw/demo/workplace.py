@@ -182,8 +182,8 @@ port = {ports.http}
 body_timeout_ms = 2000
 
 [iso8583]
-listen_port = {ports.iso8583}
-frame_seconds = 2.0
+port = {ports.iso8583}
+frame_timeout_ms = 2000
 """
 
 
