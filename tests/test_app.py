@@ -209,7 +209,7 @@ def test_a_disk_without_room_refuses_payments_and_still_syncs(branch: Branch) ->
 
 def test_a_way_in_without_its_secret_ends_with_the_mend(branch: Branch) -> None:
     """Terminals that cannot be served must be an error at the start, not at the first card."""
-    branch.more = "[iso8583]\nlisten_port = 0\n"
+    branch.more = "[iso8583]\nport = 0\n"
     branch.write_box(("127.0.0.1:9",))
     box = Process("run", folder=branch.folder, log=branch.folder / "box.log")
     assert box.popen.wait(timeout=30) == 2

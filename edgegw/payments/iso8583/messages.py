@@ -243,9 +243,9 @@ def _pan_of(message: Message) -> str | Rejection:
 class Interpreter:
     """Turns well-formed messages of registered terminals into requests."""
 
-    def __init__(self, vault: Vault, *, hold_seconds: int) -> None:
+    def __init__(self, vault: Vault, *, hold_timeout_s: int) -> None:
         self._vault = vault
-        self._hold_seconds = hold_seconds
+        self._hold_timeout_s = hold_timeout_s
 
     def proposal(
         self,
@@ -317,7 +317,7 @@ class Interpreter:
             debit_account_id=debit,
             credit_account_id=credit,
             currency=terminal.currency,
-            timeout_s=self._hold_seconds if hold else 0,
+            timeout_s=self._hold_timeout_s if hold else 0,
         )
 
 

@@ -67,8 +67,8 @@ logger = logging.getLogger(__name__)
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[iso8583]` table of the box's settings."""
 
-    listen_host: Annotated[str, msgspec.Meta(description="Address to listen on.")] = "127.0.0.1"
-    listen_port: Annotated[
+    host: Annotated[str, msgspec.Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
         int, msgspec.Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     ] = 8583
     length_header: Annotated[
@@ -99,16 +99,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ge=1, le=10_000, description="Unanswered messages of one connection; then reading waits."
         ),
     ] = 256
-    idle_seconds: Annotated[
-        float, msgspec.Meta(gt=0, description="A connection that says nothing for this long is closed.")
-    ] = 900.0
-    frame_seconds: Annotated[
-        float, msgspec.Meta(gt=0, description="From the first byte of a frame to its last, at most.")
-    ] = 10.0
-    write_seconds: Annotated[
-        float, msgspec.Meta(gt=0, description="A peer that takes no answer for this long is cut off.")
-    ] = 10.0
-    hold_seconds: Annotated[
+    idle_timeout_ms: Annotated[
+        int,
+        msgspec.Meta(
+            ge=10, le=86_400_000, description="A connection that says nothing for this long is closed."
+        ),
+    ] = 900_000
+    frame_timeout_ms: Annotated[
+        int,
+        msgspec.Meta(ge=10, le=600_000, description="From the first byte of a frame to its last, at most."),
+    ] = 10_000
+    write_timeout_ms: Annotated[
+        int,
+        msgspec.Meta(ge=10, le=600_000, description="A peer that takes no answer for this long is cut off."),
+    ] = 10_000
+    hold_timeout_s: Annotated[
         int, msgspec.Meta(ge=1, le=31_536_000, description="How long the hold of a 0100 lasts.")
     ] = 604_800
     replay_horizon_days: Annotated[
@@ -189,7 +194,7 @@ class Terminals:
         self.codec = Codec(options.bitmap)
         self.keys = terminal_keys(Path(options.terminal_keys_directory))
         self._interpreter = Interpreter(
-            Vault.open(Path(options.vault_key_file)), hold_seconds=options.hold_seconds
+            Vault.open(Path(options.vault_key_file)), hold_timeout_s=options.hold_timeout_s
         )
         self._payments = payments
         self._directory: Directory | None = None
@@ -356,7 +361,7 @@ class _Connection:
             task.cancel()
         self._writer.close()
         try:
-            async with asyncio.timeout(self._options.write_seconds):
+            async with asyncio.timeout(self._options.write_timeout_ms / 1_000):
                 await self._writer.wait_closed()
         except (OSError, TimeoutError):
             self._writer.transport.abort()
@@ -366,18 +371,18 @@ class _Connection:
     async def _frame(self) -> bytes:
         """The next frame, empty for a keep-alive; raises _Closed."""
         try:
-            async with asyncio.timeout(self._options.idle_seconds):
+            async with asyncio.timeout(self._options.idle_timeout_ms / 1_000):
                 first = await self._reader.read(1)
         except TimeoutError:
-            raise _Closed(f"nothing came for {self._options.idle_seconds:g} s") from None
+            raise _Closed(f"nothing came for {self._options.idle_timeout_ms} ms") from None
         if not first:
             raise _Closed("")
         try:
-            async with asyncio.timeout(self._options.frame_seconds):
+            async with asyncio.timeout(self._options.frame_timeout_ms / 1_000):
                 size = self._size(first + await self._reader.readexactly(self._header_bytes - 1))
                 return await self._reader.readexactly(size)
         except TimeoutError:
-            raise _Closed(f"a frame was not whole after {self._options.frame_seconds:g} s") from None
+            raise _Closed(f"a frame was not whole after {self._options.frame_timeout_ms} ms") from None
         except asyncio.IncompleteReadError:
             raise _Closed("the peer left in the middle of a frame") from None
 
@@ -407,7 +412,7 @@ class _Connection:
         header = size.to_bytes(2, "big") if self._header_bytes == 2 else b"%04d" % size
         async with self._writing:
             self._writer.write(header + body)
-            async with asyncio.timeout(self._options.write_seconds):
+            async with asyncio.timeout(self._options.write_timeout_ms / 1_000):
                 await self._writer.drain()
 
     # -- messages ----------------------------------------------------------------------------------
@@ -521,9 +526,7 @@ class Iso8583Server:
 
     async def open(self) -> None:
         """Listen; raises OSError when the address is taken."""
-        self._server = await asyncio.start_server(
-            self._accept, self._options.listen_host, self._options.listen_port
-        )
+        self._server = await asyncio.start_server(self._accept, self._options.host, self._options.port)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._serving) >= self._options.connections_max:

@@ -231,7 +231,7 @@ class Branch:
 async def branch(directory: Path, **options: object) -> AsyncIterator[Branch]:
     """A branch on a free port of 127.0.0.1."""
     gateway = MemoryGateway()
-    settings = Options(listen_port=0, **(write_keys(directory) | options))  # type: ignore[arg-type]
+    settings = Options(port=0, **(write_keys(directory) | options))  # type: ignore[arg-type]
     running = Branch(gateway, await start(gateway, settings))
     try:
         yield running

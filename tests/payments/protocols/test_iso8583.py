@@ -365,7 +365,7 @@ async def test_a_sender_that_drips_is_understood_and_one_that_stops_is_cut_off(t
             await terminal.writer.drain()
             await asyncio.sleep(0)
         assert (await terminal.receive()).fields[39] == "00"
-    async with branch(tmp_path, frame_seconds=0.05) as here:
+    async with branch(tmp_path, frame_timeout_ms=50) as here:
         terminal = await here.signed_on()
         terminal.writer.write(b"\x00")
         assert await terminal.ended()
@@ -377,7 +377,7 @@ async def test_a_sender_that_drips_is_understood_and_one_that_stops_is_cut_off(t
 
 async def test_a_silent_peer_and_one_too_many_cost_nothing(tmp_path: Path) -> None:
     """Port scanners open connections and say nothing; the terminals behind them must get in."""
-    async with branch(tmp_path, idle_seconds=0.05, connections_max=2) as here:
+    async with branch(tmp_path, idle_timeout_ms=50, connections_max=2) as here:
         silent = [await here.connect(), await here.connect()]
         await until(lambda: here.gateway.events["connected"] == 2, "both to be let in")
         assert await (await here.connect()).ended()
@@ -401,7 +401,7 @@ async def test_a_half_closed_peer_still_gets_its_answers(tmp_path: Path) -> None
 
 async def test_a_peer_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     """Its answers would pile up in the box's memory."""
-    async with branch(tmp_path, write_seconds=0.05, in_flight_max=10_000) as here:
+    async with branch(tmp_path, write_timeout_ms=50, in_flight_max=10_000) as here:
         host, _, port = here.server.addresses[0].rpartition(":")
         deaf = socket.socket()
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -588,7 +588,7 @@ async def test_a_missing_vault_key_stops_the_start(tmp_path: Path) -> None:
     names = write_keys(tmp_path)
     (tmp_path / "vault.key").unlink()
     with pytest.raises(SecretFileError, match=r"vault\.key"):
-        await start(MemoryGateway(), Options(listen_port=0, **names))
+        await start(MemoryGateway(), Options(port=0, **names))
 
 
 async def test_an_unexpected_field_is_ignored_when_it_is_well_formed(tmp_path: Path) -> None:

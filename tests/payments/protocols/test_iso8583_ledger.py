@@ -32,7 +32,7 @@ async def shop(directory: Path) -> AsyncIterator[tuple[real.Branch, Terminal]]:
         )
         cards = {hmac_sm3(VAULT_KEY, PAN.encode()).hex(): real.PUPIL}
         await branch.use_site(branch.site(2, terminals=(terminal,), cards=cards))
-        server = await start(branch.gateway, Options(listen_port=0, **write_keys(directory)))
+        server = await start(branch.gateway, Options(port=0, **write_keys(directory)))
         host, _, port = server.addresses[0].rpartition(":")
         peer = Terminal(*await asyncio.open_connection(host, int(port)))
         try:

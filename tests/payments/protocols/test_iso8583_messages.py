@@ -263,7 +263,7 @@ def test_a_leap_day_without_a_leap_year_around_is_no_date() -> None:
 # -- what a message asks for ---------------------------------------------------
 
 DIRECTORY = Directory(site())
-INTERPRETER = Interpreter(Vault(VAULT_KEY), hold_seconds=604_800)
+INTERPRETER = Interpreter(Vault(VAULT_KEY), hold_timeout_s=604_800)
 
 
 def proposed(raw: bytes) -> Proposal | Rejection:
