@@ -244,8 +244,8 @@ def _sent_home(book: Book, account_id: str, amount_minor: int) -> tuple[Leg, ...
 
 
 def _short(c: Context, account_id: str, amount_minor: int) -> Short | None:
-    """Ask the centre, if it can still be asked for this request."""
-    if c.funding.line_up and not c.funding.centre:
+    """Ask the centre, if it can still be asked for this request; again, when others spent what it granted."""
+    if c.funding.line_up and c.funding.centre in ("", "granted"):
         return Short(account_id, c.book.accounts[account_id].currency, amount_minor)
     return None
 
@@ -266,7 +266,7 @@ def _uncovered_payment(c: Context) -> Decided:
         return short
     if request.advice:
         return _advised(c)
-    if c.funding.centre in ("refused", "granted"):
+    if c.funding.centre == "refused":
         return _unfunded(c, request.debit_account_id)
     refused = refuses_stand_in(c.book, request, at_ns=c.stamp.at_ns)
     if refused is not None:
@@ -306,7 +306,7 @@ def _hold(c: Context) -> Decided:
         short = _short(c, request.debit_account_id, request.amount_minor)
         if short is not None:
             return short
-        if c.funding.centre in ("refused", "granted"):
+        if c.funding.centre == "refused":
             return _unfunded(c, request.debit_account_id)
         return _refused(c, Reason.STAND_IN_NOT_OFFERED, "the branch does not stand in for holds")
     by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
@@ -451,7 +451,7 @@ def _give_back(c: Context, original: Transfer, amount_minor: int) -> Decided:
     short = _short(c, payee, amount_minor)
     if short is not None:
         return short
-    if c.funding.centre in ("refused", "granted") and not c.request.advice:
+    if c.funding.centre == "refused" and not c.request.advice:
         return _unfunded(c, payee)
     source, reason = risk_account(box, currency), c.funding.reason
     if c.book.available(source) < amount_minor:

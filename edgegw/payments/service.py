@@ -284,24 +284,22 @@ class Gateway:
 
     async def _with_centre(self, client: str, request: Request, short: Short) -> Decided | Unanswered:
         """Ask for a grant and decide again: from the grant, or at the branch's risk, or not at all."""
-        funding = await self._ask(short)
-        try:
-            [again] = await self._pen.decide(client, [request], funding)
-        except (OperatingError, BrokenInvariant) as error:
-            return undecided_by(error)
-        return self._result(request, again)
+        for _ in range(ASKS_EACH_MAX):
+            funding = await self._ask(short)
+            try:
+                [again] = await self._pen.decide(client, [request], funding)
+            except (OperatingError, BrokenInvariant) as error:
+                return undecided_by(error)
+            if not isinstance(again, Short):
+                return self._result(request, again)
+        return _OUTRUN
 
     async def _ask(self, short: Short) -> Funding:
         async with self._asks:
-            for _ in range(ASKS_EACH_MAX):
-                said = await self._line.ask(
-                    account_id=short.account_id, currency=short.currency, amount_minor=short.amount_minor
-                )
-                if said != "granted":
-                    return _ASKED_IN_VAIN[said]
-                if self.book.available(short.account_id) >= short.amount_minor:
-                    break
-        return _GRANTED
+            said = await self._line.ask(
+                account_id=short.account_id, currency=short.currency, amount_minor=short.amount_minor
+            )
+        return _GRANTED if said == "granted" else _ASKED_IN_VAIN[said]
 
     async def _decide_group(self, client: str, requests: Sequence[Request]) -> list[Decided | Unanswered]:
         identities = [(client, request.id) for request in requests]
@@ -322,7 +320,9 @@ class Gateway:
     ) -> list[Decided | Unanswered]:
         try:
             decisions = await self._pen.decide(client, requests, self._funding(), linked=True)
-            if any(isinstance(decision, Short) for decision in decisions):
+            for _ in range(ASKS_EACH_MAX):
+                if not any(isinstance(decision, Short) for decision in decisions):
+                    break
                 funding = await self._ask_for_group(requests)
                 decisions = await self._pen.decide(client, requests, funding, linked=True)
         except (OperatingError, BrokenInvariant) as error:
@@ -353,7 +353,7 @@ class Gateway:
             return reused(outcome.field, request, outcome.first)
         if isinstance(outcome, Undecided):
             return Unanswered(_CODES.get(outcome.code, "not_decided"), outcome.detail, hint=outcome.hint)
-        return _NOT_DECIDED
+        return _OUTRUN
 
     # -- windows --------------------
 
@@ -382,6 +382,9 @@ _ASKED_IN_VAIN: Final = {
     "timeout": Funding(line_up=True, centre="timeout", reason="centre_timeout"),
     "down": _LINE_DOWN,
 }
+_OUTRUN: Final = Unanswered(
+    "not_decided", "other payments spent what the centre granted for this one, again and again"
+)
 _NOT_DECIDED: Final = Unanswered("not_decided", "the allowance is short and the centre was asked already")
 _UNKNOWN: Final = Unanswered("outcome_unknown", "whoever asked first went away before there was an answer")
 

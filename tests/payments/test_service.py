@@ -65,6 +65,47 @@ async def test_a_short_allowance_is_topped_up_by_the_centre(branch: Branch) -> N
     assert branch.centre.asked == [(BAKER, 500)]
 
 
+class Outrun:
+    """A centre behind whose back another payment spends each grant, as often as it is told."""
+
+    def __init__(self, branch: Branch, *, times: int) -> None:
+        self._branch = branch
+        self._times = times
+        self._ask = branch.centre.ask
+
+    async def ask(self, *, account_id: str, currency: str, amount_minor: int) -> str:
+        said = await self._ask(account_id=account_id, currency=currency, amount_minor=amount_minor)
+        if self._times:
+            self._times -= 1
+            await self._branch.gateway.handle("other", pay(amount_minor))
+        return said
+
+
+async def test_a_grant_that_another_payment_spent_is_asked_for_again(
+    branch: Branch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The centre has the money, so "insufficient funds" would be a lie that stands for ever."""
+    branch.centre.money[BAKER] = 5_000
+    monkeypatch.setattr(branch.centre, "ask", Outrun(branch, times=2).ask)
+    answer = await branch.gateway.handle(CLIENT, pay(500))
+    assert answer.cleared_by == ClearedBy.CENTRE
+    results = await branch.gateway.decide_many(CLIENT, [pay(400), pay(500)], linked=True)
+    assert all(isinstance(result, Decided) and result.answer.cleared_by for result in results)
+
+
+async def test_a_payment_that_is_outrun_again_and_again_keeps_its_id(
+    branch: Branch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is decided, nothing is burned: the same id clears when it is its turn."""
+    branch.centre.money[BAKER] = 50_000
+    monkeypatch.setattr(branch.centre, "ask", Outrun(branch, times=3).ask)
+    request = pay(500)
+    with pytest.raises(Unanswered) as undecided:
+        await branch.gateway.handle(CLIENT, request)
+    assert undecided.value.code == "not_decided"
+    assert (await branch.gateway.handle(CLIENT, request)).cleared_by == ClearedBy.CENTRE
+
+
 async def test_the_centres_no_is_a_refusal_and_never_a_stand_in(branch: Branch) -> None:
     """A branch that stands in after the centre said no pays for everybody who is broke."""
     await stand_ins_allowed(branch)
