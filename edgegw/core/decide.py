@@ -442,7 +442,7 @@ def _moved_minor(book: Book, original: Transfer) -> int:
 
 
 def _give_back(c: Context, original: Transfer, amount_minor: int) -> Decided:
-    payee, payer = original.request.credit_account_id, original.request.debit_account_id
+    payee, payer = original.request.credit_account_id, _who_paid(c.book, original)
     box, currency, place = c.book.box, original.request.currency, _place(original)
     home = _sent_home(c.book, payer, amount_minor)
     if c.book.available(payee) >= amount_minor:
@@ -451,18 +451,27 @@ def _give_back(c: Context, original: Transfer, amount_minor: int) -> Decided:
     short = _short(c, payee, amount_minor)
     if short is not None:
         return short
-    if c.funding.centre == "refused" and not c.request.advice:
+    if c.funding.centre in ("refused", "granted") and not c.request.advice:
         return _unfunded(c, payee)
+    owed = Leg(receivable_account(box, currency), recourse_account(box, currency), amount_minor)
     source, reason = risk_account(box, currency), c.funding.reason
+    if payer == suspense_account(box, currency):
+        return _booked(c, ClearedBy.STAND_IN, (owed,), reason=reason, original=place)
     if c.book.available(source) < amount_minor:
         if not c.request.advice:
             left = c.book.available(source)
             detail = f"{payee} has {c.book.available(payee)} and the branch {left} minor units left"
             return _refused(c, Reason.STAND_IN_BOX_LIMIT, detail)
         source, reason = suspense_account(box, currency), SUSPENSE
-    owed = Leg(receivable_account(box, currency), recourse_account(box, currency), amount_minor)
     legs = (Leg(source, payer, amount_minor), *home, owed)
     return _booked(c, ClearedBy.STAND_IN, legs, reason=reason, original=place)
+
+
+def _who_paid(book: Book, original: Transfer) -> str:
+    """The payer, or the suspense account where an advice was uncovered: then the payer never gave
+    anything."""
+    suspense = suspense_account(book.box, original.request.currency)
+    return suspense if original.legs[0].debit_account_id == suspense else original.request.debit_account_id
 
 
 _BY_KIND: Final[dict[Kind, Callable[[Context], Decided]]] = {

@@ -304,6 +304,26 @@ def test_an_advice_is_never_refused_for_money(box: Box) -> None:
     assert record.legs[0].debit_account_id == suspense_account("box-1", "CNY")
 
 
+def test_reversing_an_uncovered_advice_pays_nobody_who_never_paid(box: Box) -> None:
+    """Suspense paid the shop, so suspense gets it back; the payer's balance must not grow."""
+    advised = cleared(box.pay("anna", "shop", 9_999, DOWN, advice=True))
+    cleared(box.about(Kind.REVERSAL, advised.request.id, advice=True))
+    suspense = box.book.balance(suspense_account("box-1", "CNY"))
+    assert suspense is not None
+    assert suspense.credits_posted == suspense.debits_posted == 9_999
+    assert (box.available("anna"), box.available("shop")) == (5_000, 0)
+
+
+def test_an_uncovered_advice_whose_money_is_gone_leaves_a_receivable(box: Box) -> None:
+    """There is no payer to be made whole: the payee owes, and the branch's risk is not touched."""
+    advised = cleared(box.pay("anna", "shop", 9_999, DOWN, advice=True))
+    cleared(box.pay("shop", "bert", 9_999))
+    cleared(box.about(Kind.REVERSAL, advised.request.id, funding=DOWN, advice=True))
+    receivable = box.book.balance(receivable_account("box-1", "CNY"))
+    assert receivable is not None
+    assert (receivable.debits_posted, box.available("anna"), box.available(RISK)) == (9_999, 5_000, 2_000)
+
+
 # -- shape, lists, limits --------------------
 
 
