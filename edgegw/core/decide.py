@@ -445,7 +445,10 @@ def _give_back(c: Context, original: Transfer, amount_minor: int) -> Decided:
     payee, payer = original.request.credit_account_id, _who_paid(c.book, original)
     box, currency, place = c.book.box, original.request.currency, _place(original)
     home = _sent_home(c.book, payer, amount_minor)
-    if c.book.available(payee) >= amount_minor:
+    frozen = c.book.frozen.get(payee)
+    if frozen is not None and not c.request.advice:
+        return _refused(c, Reason.ACCOUNT_FROZEN, f"{payee} is frozen: {frozen}")
+    if frozen is None and c.book.available(payee) >= amount_minor:
         by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
         return _booked(c, by, (Leg(payee, payer, amount_minor), *home), original=place)
     short = _short(c, payee, amount_minor)

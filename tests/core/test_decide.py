@@ -358,6 +358,15 @@ def test_a_frozen_account_pays_nothing_until_it_is_free_again(box: Box) -> None:
     cleared(box.pay("anna", "shop", 1))
 
 
+def test_a_frozen_payee_gives_nothing_back_either(box: Box) -> None:
+    """A refund pays out too; what cannot be refused makes the payer whole at the branch's risk."""
+    payment = cleared(box.pay("anna", "shop", 800))
+    box.direct(FreezeDirective, account_id="shop", frozen=True, reason="court order")
+    assert refused(box.about(Kind.REVERSAL, payment.request.id, 100)) == "account_frozen"
+    cleared(box.about(Kind.REVERSAL, payment.request.id, funding=DOWN, advice=True))
+    assert (box.available("anna"), box.available("shop"), box.available(RISK)) == (5_000, 800, 1_200)
+
+
 def test_the_window_limit_counts_what_is_held(box: Box) -> None:
     """Held, posted in part and voided amounts count with what still stands."""
     box.grant("anna", 100_000)
