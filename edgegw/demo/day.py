@@ -303,12 +303,10 @@ class _Author:
         for index in range(count):
             payer = next(self._visitors_in_turn)
             if index % 2:
-                chains.append((self._card("visitor", payer, self._small_minor()),))
+                chains.append((self._card("visitor", payer, self._small_minor(), expect="cleared"),))
                 continue
-            payment = self._http(
-                "visitor", TILLS, payer, self._random.choice(self._shops), self._small_minor()
-            )
-            chains.append((payment,))
+            shop, amount_minor = self._random.choice(self._shops), self._small_minor()
+            chains.append((self._http("visitor", TILLS, payer, shop, amount_minor, expect="cleared"),))
         return chains
 
     def _salaries(self, count: int) -> Chain:
