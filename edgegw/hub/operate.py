@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from edgegw.core.book import receivable_account, risk_account
+from edgegw.core.records import transfer_id
 from edgegw.hub import replay, schema
 from edgegw.hub.books import Books, set_frozen
 from edgegw.hub.directives import DirectiveLog
@@ -86,9 +87,33 @@ def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
     for page in books.pages():
         page.available_minor += page.outstanding_minor
         page.outstanding_minor = 0
+    live = _live_holds(connection, box, epoch) if unsettled else set()
     for one in unsettled:
-        _finish_stand_in(connection, books, one)
+        if f"{transfer_id(epoch=epoch, seq=one.seq, leg=0):032x}" in live:
+            _finish_stand_in(connection, books, one)
+        else:
+            _take_back_stand_in(connection, books, one)
     books.write()
+
+
+def _live_holds(connection: Connection, box: str, epoch: int) -> set[str]:
+    table = schema.box_hold.c
+    ids = connection.execute(select(table.transfer_id).where(table.box == box, table.epoch == epoch))
+    return set(ids.scalars())
+
+
+def _take_back_stand_in(connection: Connection, books: Books, row: Row[Any]) -> None:
+    """The box's journal voided it, and no directive met that record: nobody is paid, so nobody pays."""
+    if row.state == "confirmed":
+        books.move_at_centre(
+            debit=risk_account(row.box, row.currency), credit=row.payer, amount_minor=row.amount_minor
+        )
+    table = schema.stand_in
+    connection.execute(
+        update(table)
+        .where(table.c.box == row.box, table.c.epoch == row.epoch, table.c.seq == row.seq)
+        .values(state="voided", settled=True)
+    )
 
 
 def _finish_stand_in(connection: Connection, books: Books, row: Row[Any]) -> None:

@@ -1,12 +1,14 @@
 """Stand-ins meet the centre: confirmed out of the payer's money, or declined late and borne by someone."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edgegw.core.messages import Ask
+from edgegw.core.messages import Ask, Package
 from edgegw.core.records import ConfirmDirective, DeclineDirective
 from edgegw.hub.operate import freeze, release_epoch, seal_epoch
+from tests.hub.simulated_box import SimulatedBox
 from tests.hub.world import CNY, NORTH, RISK_MINOR, SOUTH, World, a_site
 
 
@@ -137,3 +139,34 @@ def test_stand_ins_of_a_box_that_is_gone_are_finished_at_the_centre(
     assert world.money("receivable:north:CNY")[0] == receivable_minor
     assert world.money("risk:north:CNY")[0] == RISK_MINOR
     assert stand_ins(world)[0][3] == 1
+
+
+@pytest.mark.parametrize("pushed_before_the_end", [True, False])
+def test_a_stand_in_that_the_tail_took_back_charges_nobody_when_the_epoch_is_sealed(
+    world: World, pushed_before_the_end: bool
+) -> None:
+    """The void arrives with the recovered tail, after the hub had decided the stand-in or as it still
+    waited."""
+    box = world.box(NORTH)
+    seq = box.stand_in("A", "SHOP", 400)
+    if pushed_before_the_end:
+        box.beat()
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    heir = world.new_box(NORTH)
+    heir.open()
+    for push in _tail(box, seq):
+        heir.beat(push=push)
+    with world.engine.begin() as connection:
+        seal_epoch(connection, NORTH, 1)
+    assert world.money("A") == (1_000, 1_000, 0)
+    assert world.money("SHOP") == (0, 0, 0)
+    assert stand_ins(world)[0][0] == "voided"
+
+
+def _tail(box: SimulatedBox, seq: int) -> Iterator[Package]:
+    """What the hub lacks of the old epoch; the void of the stand-in at seq comes in a package of its own."""
+    if box.held <= seq:
+        yield box.package(box.held, seq + 1)
+    box.resolve(seq, "risk:north:CNY", "SHOP", 400, void=True)
+    yield box.package(seq + 1, len(box.bodies))
