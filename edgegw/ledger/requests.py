@@ -4,7 +4,7 @@ group."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -55,17 +55,21 @@ class Budget:
         self.exhausted: dict[str, int] = {}
         """Refusals that were not journalled, counted per client."""
 
-    def take(self, client: str, *, at_ns: int) -> bool:
-        """Spend one refusal of this client; False when there is none left."""
+    def take(self, client: str, *, at_ns: int, count: int = 1) -> bool:
+        """Spend so many refusals of this client, all or none; False when none is left.
+
+        More than are left are lent: the client waits until they have refilled, and a group of any size can be
+        refused.
+        """
         level, since = self._levels.get(client, (self._burst, at_ns))
         refill = (at_ns - since) * self._per_second // 1_000_000_000
         if refill:
             level, since = min(self._burst, level + refill), at_ns
         if level <= 0:
             self._levels[client] = (level, since)
-            self.exhausted[client] = self.exhausted.get(client, 0) + 1
+            self.exhausted[client] = self.exhausted.get(client, 0) + count
             return False
-        self._levels[client] = (level - 1, since)
+        self._levels[client] = (level - count, since)
         return True
 
 
@@ -104,7 +108,7 @@ class Requests:
 
     def _journalled(self, batch: Batch, decided: Transfer | Refusal) -> Decision | Undecided:
         if isinstance(decided, Refusal) and not batch.desk.budget.take(self.client, at_ns=decided.at_ns):
-            return Undecided("refusal_budget", "too many refused requests; the id is free")
+            return _OVER_BUDGET
         return Decision(decided, batch.note_and_write(decided), repeat=False)
 
     def _decide_group(self, batch: Batch) -> list[Outcome]:
@@ -137,15 +141,21 @@ class Requests:
         return [Decision(record, batch.write(record), repeat=False) for record in cleared]
 
     def _refuse_group(self, batch: Batch, culprit: int, refusal: Refusal) -> list[Outcome]:
+        """Every member's refusal is journalled, or none: an id that alone stayed free would split the group
+        for ever."""
+        if not batch.desk.budget.take(self.client, at_ns=refusal.at_ns, count=len(self.requests)):
+            return [_OVER_BUDGET] * len(self.requests)
         outcomes: list[Outcome] = []
         for index, request in enumerate(self.requests):
             code, detail = Reason.LINKED_EVENT_FAILED, f"member {culprit} of the group: {refusal.code}"
             if index == culprit:
                 code, detail = REASONS[refusal.code], refusal.detail
-            outcomes.append(
-                self._journalled(batch, refuse(batch.stamp(), self.client, request, code, detail))
-            )
+            record = refuse(batch.stamp(), self.client, request, code, detail)
+            outcomes.append(Decision(record, batch.note_and_write(record), repeat=False))
         return outcomes
+
+
+_OVER_BUDGET: Final = Undecided("refusal_budget", "too many refused requests; the id is free")
 
 
 def _earlier(batch: Batch, client: str, request: Request) -> Decision | Conflict | None:

@@ -193,6 +193,26 @@ async def test_refusals_beyond_the_budget_are_not_journalled(tmp_path: Path, clo
         assert isinstance(await one(pen, payment(3)), Decision)
 
 
+async def test_a_group_is_refused_whole_or_not_decided_whole(tmp_path: Path, clock: TestClock) -> None:
+    """A budget that ends inside a group must not burn some of its ids: the group could never be sent
+    again."""
+    budget = Budget(burst=2, per_second=1)
+    async with running(open_pen(tmp_path, clock, budget=budget)) as pen:
+        await enrol(pen)
+        first = [payment(n, credit="nobody") for n in (1, 2, 3)]
+        outcomes = await pen.decide("till", first, UP, linked=True)
+        assert [type(outcome) for outcome in outcomes] == [Decision] * 3
+        second = [payment(n, credit="nobody") for n in (4, 5)]
+        outcomes = await pen.decide("till", second, UP, linked=True)
+        assert [type(outcome) for outcome in outcomes] == [Undecided] * 2
+        assert budget.exhausted == {"till": 2}
+        clock.pass_seconds(1.5)
+        assert isinstance(await one(pen, payment(4, credit="nobody")), Undecided)
+        clock.pass_seconds(1.5)
+        outcomes = await pen.decide("till", second, UP, linked=True)
+        assert [type(outcome) for outcome in outcomes] == [Decision] * 2
+
+
 async def test_without_room_repeats_and_windows_still_work(tmp_path: Path, clock: TestClock) -> None:
     """A full disk refuses new payments only."""
     room = [True]
