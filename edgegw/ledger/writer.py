@@ -168,12 +168,16 @@ class Pen:
             problem = _MODE_ERRORS[book.mode](f"the box is {book.mode}: {book.mode_reason}")
         elif not self._room_for_payments():
             problem = StorageFull("the disk has no room for new payments")
-        return None if problem is None else Undecided(problem.code, str(problem), problem.hint)
+        return None if problem is None else _undecided(problem)
 
     async def decide(
         self, client: str, requests: Sequence[Request], funding: Funding, *, linked: bool = False
     ) -> list[Outcome]:
-        """Decide requests of one client, in order; linked: all or nothing. Raises OperatingError."""
+        """Decide requests of one client, in order; linked: all or nothing. Raises OperatingError.
+
+        More than fit into one batch are written in several: one that is not written says so for its own
+        requests alone, because the others may be on disk.
+        """
         wanted = [normalised(client, request) for request in requests]
         if self._queued_requests + len(wanted) > QUEUE_REQUESTS_MAX:
             raise Overloaded(f"{self._queued_requests} requests wait already")
@@ -189,7 +193,15 @@ class Pen:
         jobs = [
             self._submit(Job(part, weight=len(part.requests), identities=part.identities)) for part in parts
         ]
-        return [outcome for answer in await asyncio.gather(*jobs) for outcome in answer]
+        outcomes: list[Outcome] = []
+        for part, answer in zip(parts, await asyncio.gather(*jobs, return_exceptions=True), strict=True):
+            if isinstance(answer, OperatingError):
+                outcomes += [_undecided(answer)] * len(part.requests)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                outcomes += answer
+        return outcomes
 
     async def link(self, note: str, link: LinkNote) -> None:
         """Begin the epoch of this hub-signed link: link, key and boot are its first records, allowances
@@ -465,6 +477,10 @@ _MODE_ERRORS: Final[dict[Mode, type[OperatingError]]] = {
     Mode.FORKED: Forked,
     Mode.FENCED: Fenced,
 }
+
+
+def _undecided(problem: OperatingError) -> Undecided:
+    return Undecided(problem.code, str(problem), problem.hint)
 
 
 def _sites(directives: Directives) -> Callable[[str], Site | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import apsw
@@ -12,12 +13,13 @@ import pytest
 from edgegw.core import snapshot
 from edgegw.core.decide import Funding, Short
 from edgegw.core.records import Kind, Mode, Refusal, Request, Transfer
-from edgegw.errors import BrokenInvariant, LedgerCorrupt, OutcomeUnknown, Overloaded
+from edgegw.errors import BrokenInvariant, LedgerCorrupt, OutcomeUnknown, Overloaded, StorageFull
 from edgegw.ledger.batch import Batch
 from edgegw.ledger.requests import Budget, Conflict, Decision, Undecided
-from edgegw.ledger.rows import position_of
+from edgegw.ledger.rows import Row, position_of
 from edgegw.ledger.store import Store
-from edgegw.ledger.writer import Job, Pen, take_snapshot
+from edgegw.ledger.tiles import Tile
+from edgegw.ledger.writer import BATCH_REQUESTS_MAX, Job, Pen, take_snapshot
 from tests.core.box import without_clock
 from tests.ledger.running_box import KEY, TestClock, enrol, open_pen, payment, running
 
@@ -144,6 +146,27 @@ async def test_a_job_that_breaks_leaves_the_others_of_its_batch_alone(
         )
         assert [type(answer) for answer in answers] == [Decision, ValueError, Decision]
         assert pen.desk.book.available("anna") == 4_980
+
+
+async def test_a_part_that_is_not_written_does_not_deny_the_parts_that_are(
+    tmp_path: Path, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large batch takes several COMMITs: "nothing was decided" may be said of its own requests only."""
+    async with running(open_pen(tmp_path, clock)) as pen:
+        await enrol(pen)
+        append = Store.append
+
+        def no_room(store: Store, rows: Sequence[Row], new_tiles: Sequence[Tile]) -> None:
+            if len(rows) < BATCH_REQUESTS_MAX:
+                raise StorageFull("injected")
+            append(store, rows, new_tiles)
+
+        monkeypatch.setattr(Store, "append", no_room)
+        wanted = [payment(number, 1) for number in range(BATCH_REQUESTS_MAX + 2)]
+        outcomes = await pen.decide("till", wanted, UP)
+        assert {type(outcome) for outcome in outcomes[:BATCH_REQUESTS_MAX]} == {Decision}
+        assert [outcome.code for outcome in outcomes[-2:]] == ["storage_full"] * 2  # type: ignore[union-attr]
+        assert pen.desk.book.available("anna") == 5_000 - BATCH_REQUESTS_MAX
 
 
 async def test_a_failed_commit_stops_the_pen_and_everybody_hears_that_the_outcome_is_unknown(
