@@ -32,7 +32,7 @@ from edgegw.core.records import Link
 from edgegw.core.site import Site
 from edgegw.errors import HeadMoved
 from edgegw.hub import grants, replay, schema
-from edgegw.hub.books import Books
+from edgegw.hub.books import Books, currencies_of
 from edgegw.hub.directives import DirectiveLog, directives_held, package_after
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, journal_head_of, journal_root_at
@@ -173,7 +173,10 @@ class _Beat:
         books.write()
 
     def _accounts(self, asks: Sequence[Ask], *, current: bool) -> set[str]:
-        names = replay.accounts_of(self._items) | replay.own_accounts_of(self._row.box, self._currencies)
+        names = replay.accounts_of(self._items)
+        # A currency that the site no longer lists may still be on its way back here.
+        currencies = currencies_of(self._connection, names) | set(self._currencies)
+        names |= replay.own_accounts_of(self._row.box, currencies)
         if current:
             names |= grants.accounts_for_grants(self._row.box, self._currencies)
             names |= {ask.account_id for ask in asks}

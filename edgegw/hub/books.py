@@ -283,6 +283,20 @@ def _open_accounts(connection: Connection, openings: list[Opening]) -> None:
         )
 
 
+def currencies_of(connection: Connection, account_ids: Iterable[str]) -> set[str]:
+    """The currencies of these accounts; unknown ids have none."""
+    found: set[str] = set()
+    wanted = sorted(set(account_ids))
+    for start in range(0, len(wanted), IDS_MAX):
+        rows = connection.execute(
+            select(account.c.currency)
+            .where(account.c.account_id.in_(wanted[start : start + IDS_MAX]))
+            .distinct()
+        )
+        found |= set(rows.scalars())
+    return found
+
+
 def post_core(
     connection: Connection, *, id: str, debit_account_id: str, credit_account_id: str, amount_minor: int
 ) -> bool:

@@ -7,6 +7,7 @@ import pytest
 
 from edgegw.core.messages import Ask, Package
 from edgegw.core.records import ConfirmDirective, DeclineDirective
+from edgegw.core.site import CurrencyRule
 from edgegw.hub.operate import freeze, release_epoch, seal_epoch
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.world import CNY, NORTH, RISK_MINOR, SOUTH, World, a_site
@@ -87,6 +88,21 @@ def test_a_confirmation_that_came_too_late_is_taken_back(world: World) -> None:
     box.sync()
     assert world.money("A") == (1_000, 1_000, 0)
     assert world.money("risk:north:CNY") == (RISK_MINOR, 0, RISK_MINOR)
+    assert stand_ins(world)[0][0] == "voided"
+
+
+def test_a_currency_that_the_site_drops_does_not_stop_the_log(world: World) -> None:
+    """What was under way in it still comes back to where it belongs."""
+    box = world.box(NORTH)
+    seq = box.stand_in("A", "SHOP", 400)
+    box.beat()
+    confirmed = box.directives[-1]
+    box.resolve(seq, "risk:north:CNY", "SHOP", 400, void=True)
+    box.beat()
+    world.publish(a_site(2, currencies=(CurrencyRule(code="EUR", numeric=978),), accounts=(), stand_in=()))
+    box.apply(confirmed, outcome="refused")
+    box.beat()
+    assert world.money("A") == (1_000, 1_000, 0)
     assert stand_ins(world)[0][0] == "voided"
 
 
