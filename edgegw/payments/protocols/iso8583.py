@@ -411,6 +411,8 @@ class _Connection:
         size = len(body)
         header = size.to_bytes(2, "big") if self._header_bytes == 2 else b"%04d" % size
         async with self._writing:
+            if self._writer.is_closing():  # asyncio would log a line for each write from here on.
+                return
             self._writer.write(header + body)
             async with asyncio.timeout(self._options.write_timeout_ms / 1_000):
                 await self._writer.drain()

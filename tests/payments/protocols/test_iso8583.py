@@ -548,6 +548,24 @@ async def test_one_peer_cannot_fill_the_log(tmp_path: Path, caplog: pytest.LogCa
         assert len(caplog.records) <= 110
 
 
+async def test_a_peer_that_left_costs_no_log_line_for_each_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks much and hangs up could fill the disk with words of the event loop about its own socket."""
+    async with branch(tmp_path, in_flight_max=10_000) as here:
+        terminal = await here.signed_on()
+        here.gateway.gate.clear()
+        for number in range(300):
+            await terminal.send(changed(PAYMENT, {11: f"{number:06}"}))
+        await until(lambda: here.gateway.events["received"] == 301, "all payments to be read")
+        terminal.writer.transport.abort()
+        await asyncio.sleep(0)
+        here.gateway.gate.set()
+        await until(lambda: not here.server._serving, "the connection to be given up")
+        assert len(here.gateway.requests) == 300
+        assert len(caplog.records) <= 110
+
+
 async def test_the_pin_block_and_the_card_number_stay_at_the_door(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
