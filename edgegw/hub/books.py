@@ -176,6 +176,15 @@ class Books:
         payee.balance_minor += amount_minor
         payee.available_minor += amount_minor
 
+    def has_room(self, account_id: str, amount_minor: int) -> bool:
+        """Whether an account can still move by amount_minor: the database counts no further than 2^63 - 1.
+        What is not in these books has room."""
+        page = self._pages.get(account_id)
+        if page is None:
+            return True
+        largest = max(abs(page.balance_minor), abs(page.available_minor), abs(page.outstanding_minor))
+        return largest + amount_minor <= AMOUNT_MINOR_MAX
+
     def _known(self, account_id: str) -> Page:
         page = self._pages.get(account_id)
         if page is None:
@@ -330,6 +339,9 @@ def post_core(
         )
     if len({page.currency for page in pages if page is not None}) > 1:
         raise BooksError(f"{debit_account_id} and {credit_account_id} are in two currencies")
+    for account_id in (debit_account_id, credit_account_id):
+        if not books.has_room(account_id, amount_minor):
+            raise BooksError(f"{account_id} would go beyond {AMOUNT_MINOR_MAX}; post less")
     books.move_at_centre(debit=debit_account_id, credit=credit_account_id, amount_minor=amount_minor)
     connection.execute(insert(core_posting).values(id=id, **posting))
     books.write()

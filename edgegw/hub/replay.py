@@ -249,6 +249,8 @@ class Replay:
             for account_id in (leg.debit_account_id, leg.credit_account_id):
                 if not self._replica.knows(account_id):
                     return f"account_id {account_id} is unknown at the hub"
+                if not self._books.has_room(account_id, sum(other.amount_minor for other in legs)):
+                    return f"account_id {account_id} would leave the range of the hub's books"
         if isinstance(record, Expiry):
             status = self._replica.expire(legs)
         else:

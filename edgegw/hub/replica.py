@@ -73,8 +73,8 @@ class Replica:
         for row in rows:
             debit = account_key(row.debit_account_id)
             account = self._state.accounts.get(debit)
-            if account is None:
-                continue
+            if account is None or not self.knows(row.credit_account_id):
+                continue  # the record that resolves it names other accounts, and finds no hold
             hold = Transfer(
                 id=int(row.transfer_id, 16),
                 debit_account_id=debit,

@@ -6,7 +6,8 @@ import pytest
 
 from edgegw.core.journal import Checkpoint, journal_origin
 from edgegw.core.messages import Ask, ExchangeError, PackageVerdict, Verdict
-from edgegw.core.records import Leg
+from edgegw.core.records import AMOUNT_MINOR_MAX, ClearedBy, Leg
+from edgegw.hub.books import BooksError
 from edgegw.hub.operate import OrderError, release_epoch, seal_epoch
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.world import CNY, NORTH, SOUTH, World
@@ -184,6 +185,29 @@ def test_legs_that_cannot_be_go_to_suspense(world: World, leg: Leg) -> None:
     assert world.rows("SELECT seq, reason FROM suspense_item") == [(seq, "cannot_be_posted")]
     assert world.money("A") == (900, 500, 400)
     assert world.money("SHOP") == (100, 0, 100)
+
+
+def test_a_hold_that_is_resolved_between_other_accounts_does_not_stop_the_log(world: World) -> None:
+    """The record goes to suspense, and the hold lives on."""
+    box = world.box(NORTH)
+    box.sync(Ask("1", "A", CNY, 500))
+    seq = box.hold("A", "SHOP", 500)
+    box.beat()
+    box.expire(seq, "A", "B", 500)
+    box.beat()
+    assert world.row("SELECT state FROM box WHERE box = 'north'") == ("quarantined",)
+    assert ("cannot_be_posted",) in world.rows("SELECT reason FROM suspense_item")
+
+
+def test_sums_beyond_what_the_database_counts_do_not_stop_the_log(world: World) -> None:
+    """Two boxes credit one account out of their suspense with more than one column holds."""
+    for name in (NORTH, SOUTH):
+        box = world.box(name)
+        box.transfer((Leg(f"suspense:{name}:CNY", "B", 2**62),), cleared_by=ClearedBy.STAND_IN)
+        box.beat()
+    assert world.row("SELECT state FROM box WHERE box = 'south'") == ("quarantined",)
+    with pytest.raises(BooksError, match="core:CNY would go beyond"):
+        world.fund("A", AMOUNT_MINOR_MAX)
 
 
 def test_what_a_box_overdraws_is_the_banks_loss_and_never_the_customers(world: World) -> None:
