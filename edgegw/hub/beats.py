@@ -28,7 +28,7 @@ from edgegw.core.messages import (
     PackageVerdict,
     Verdict,
 )
-from edgegw.core.records import Link
+from edgegw.core.records import GrantDirective, Link
 from edgegw.core.site import Site
 from edgegw.errors import HeadMoved
 from edgegw.hub import grants, replay, schema
@@ -37,7 +37,7 @@ from edgegw.hub.directives import DirectiveLog, directives_held, package_after
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, journal_head_of, journal_root_at
 from edgegw.hub.site import Sites, announce
-from edgegw.hub.stand_ins import StandIn, decide_stand_in, keep_stand_ins
+from edgegw.hub.stand_ins import StandIn, decide_stand_in, keep_stand_ins, still_waiting
 
 REQUEST_ID_CHARS_MAX: Final = 64
 
@@ -162,7 +162,7 @@ class _Beat:
         log = self._directive_log() if current else None
         stand_ins = self._replay(books, epoch)
         if log is not None and self._site is not None:
-            for one in stand_ins:
+            for one in [*self._still_waiting(epoch), *stand_ins]:
                 if not one.voided:
                     decide_stand_in(
                         self._connection, books, log, one, box=row.box, epoch=epoch, site=self._site
@@ -324,6 +324,14 @@ class _Beat:
         if outcome.quarantine:
             self._quarantine(outcome.quarantine)
         return outcome.stand_ins
+
+    def _still_waiting(self, epoch: int) -> list[StandIn]:
+        """The stand-ins of earlier pushes that this push's word about a grant may decide."""
+        granted = {
+            item.directive.account_id for item in self._items if isinstance(item.directive, GrantDirective)
+        }
+        before_seq = self._items[0].seq if self._items else 0
+        return still_waiting(self._connection, granted, box=self._row.box, epoch=epoch, before_seq=before_seq)
 
     def _quarantine(self, reason: str) -> None:
         if self._row.state in (ACTIVE, BEHIND):

@@ -148,6 +148,7 @@ class Replay:
         self._losses: list[dict[str, str | int]] = []
         self._directives: dict[tuple[int, int], tuple[bytes, str]] = {}
         self._marks: list[dict[str, str | int]] = []
+        self._voided: list[int] = []
         self.outcome = Outcome()
 
     def run(self, items: Sequence[Item]) -> Outcome:
@@ -328,6 +329,8 @@ class Replay:
 
     def _note_void(self, leg: Leg) -> None:
         epoch, seq, _ = place_of(int(leg.pending, 16))
+        if epoch == self._epoch:
+            self._voided.append(seq)
         for waiting in self.outcome.stand_ins:
             if (epoch, waiting.seq) == (self._epoch, seq):
                 waiting.voided = True
@@ -419,6 +422,18 @@ class Replay:
             self._connection.execute(insert(schema.suspense_item), self._suspense)
         if self._losses:
             self._connection.execute(insert(schema.loss), self._losses)
+        if self._voided:
+            waiting = schema.stand_in.c
+            self._connection.execute(
+                update(schema.stand_in)
+                .where(
+                    waiting.box == self._box,
+                    waiting.epoch == self._epoch,
+                    waiting.seq.in_(self._voided),
+                    waiting.state == "waiting",
+                )
+                .values(state="voided", settled=True)
+            )
         if self._marks:
             table = schema.directive
             self._connection.execute(

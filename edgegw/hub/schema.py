@@ -172,6 +172,7 @@ grant_request = Table(
     Column("directive_seq", BigInteger, nullable=False),
     Column("account_id", String(64), nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
+    Index("grant_request_account", "box", "account_id", "incarnation", "directive_seq"),
 )
 
 stand_in = Table(

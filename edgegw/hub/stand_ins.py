@@ -6,11 +6,11 @@ Leaves out finding them in the journal (`hub.replay`) and the box's answer, whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, insert, select, update
 
 from edgegw.core.book import risk_account
 from edgegw.core.site import Site
@@ -19,6 +19,7 @@ from edgegw.hub.books import Books
 from edgegw.hub.directives import DirectiveLog
 
 DUPLICATE_IDENTITY: Final = "duplicate_identity"
+INSUFFICIENT_FUNDS: Final = "insufficient_funds"
 
 
 @dataclass(slots=True)
@@ -59,8 +60,14 @@ def keep_stand_ins(connection: Connection, stand_ins: Sequence[StandIn], *, box:
 def decide_stand_in(
     connection: Connection, books: Books, log: DirectiveLog, one: StandIn, *, box: str, epoch: int, site: Site
 ) -> None:
-    """Confirm a waiting stand-in out of what the payer has available, else decline it late (DESIGN §4)."""
+    """Confirm a waiting stand-in out of what the payer has available, else decline it late (DESIGN §4).
+
+    While the payer's money is on its way to this box in a grant, it goes on waiting: a grant that came too
+    late for the payment is handed back, and then it pays.
+    """
     reason = post_stand_in(books, one, box=box)
+    if reason == INSUFFICIENT_FUNDS and _grant_is_under_way(connection, log, one.payer, box=box):
+        return
     liable = site.late_decline_liable if reason else ""
     if reason:
         log.decline(
@@ -83,6 +90,50 @@ def decide_stand_in(
     mark_stand_in(connection, one, box=box, epoch=epoch, liable=liable, reason=reason)
 
 
+def still_waiting(
+    connection: Connection, payers: Collection[str], *, box: str, epoch: int, before_seq: int
+) -> list[StandIn]:
+    """The stand-ins before this place that wait for a grant to one of these payers, in order."""
+    if not payers:
+        return []
+    table = schema.stand_in.c
+    rows = connection.execute(
+        select(table.seq, table.payer, table.payee, table.currency, table.amount_minor)
+        .where(
+            table.box == box,
+            table.epoch == epoch,
+            table.seq < before_seq,
+            table.state == "waiting",
+            table.payer.in_(sorted(payers)),
+        )
+        .order_by(table.seq)
+    )
+    return [StandIn(*row) for row in rows]
+
+
+def _grant_is_under_way(connection: Connection, log: DirectiveLog, payer: str, *, box: str) -> bool:
+    """Whether the newest grant that this box asked for is not in its journal yet; older ones are settled
+    before it."""
+    asked, said = schema.grant_request.c, schema.directive.c
+    newest = connection.execute(
+        select(asked.directive_seq)
+        .where(
+            asked.box == box,
+            asked.account_id == payer,
+            asked.incarnation == log.incarnation,
+            asked.amount_minor > 0,
+        )
+        .order_by(asked.directive_seq.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    if newest is None:
+        return False
+    outcome: str = connection.execute(
+        select(said.outcome).where(said.box == box, said.incarnation == log.incarnation, said.seq == newest)
+    ).scalar_one()
+    return not outcome
+
+
 def post_stand_in(books: Books, one: StandIn, *, box: str) -> str:
     """Move the payer's money to the risk account that stood in; why it cannot be, or "" when it was."""
     payer = books.page(one.payer)
@@ -93,7 +144,7 @@ def post_stand_in(books: Books, one: StandIn, *, box: str) -> str:
     if payer.frozen:
         return "account_frozen"
     if payer.available_minor < one.amount_minor:
-        return "insufficient_funds"
+        return INSUFFICIENT_FUNDS
     books.move_at_centre(
         debit=payer.account_id, credit=risk_account(box, one.currency), amount_minor=one.amount_minor
     )

@@ -91,6 +91,46 @@ def test_a_confirmation_that_came_too_late_is_taken_back(world: World) -> None:
     assert stand_ins(world)[0][0] == "voided"
 
 
+def late_grant(world: World) -> tuple[SimulatedBox, int]:
+    """A box whose ask for all of A was granted after it had stood in; the hub has the stand-in, the box not
+    yet the grant."""
+    box = world.box(NORTH)
+    box.beat(Ask("late", "A", CNY, 1_000))
+    seq = box.stand_in("A", "SHOP", 400)
+    box.beat()
+    return box, seq
+
+
+def test_a_payer_whose_money_is_on_its_way_in_a_late_grant_is_not_declined(world: World) -> None:
+    """The grant is handed back; the payer has the money, so the merchant must not lose it."""
+    box, _ = late_grant(world)
+    assert stand_ins(world) == [("waiting", "", "", 0)]
+    box.apply(box.directives[-1], outcome="returned")
+    assert isinstance(box.sync()[0], ConfirmDirective)
+    assert world.money("A") == (600, 600, 0)
+    assert stand_ins(world) == [("confirmed", "", "", 1)]
+
+
+def test_a_late_grant_that_another_payment_spent_declines_after_all(world: World) -> None:
+    """It waits only for the word about the grant."""
+    box, _ = late_grant(world)
+    box.apply(box.directives[-1])
+    box.pay("A", "SHOP", 1_000)
+    assert isinstance(box.sync()[-1], DeclineDirective)
+    assert world.money("A") == (0, 0, 0)
+
+
+def test_a_stand_in_that_was_taken_back_while_it_waited_charges_nobody(world: World) -> None:
+    """The void comes in a push of its own, before the word about the grant."""
+    box, seq = late_grant(world)
+    box.resolve(seq, "risk:north:CNY", "SHOP", 400, void=True)
+    box.beat()
+    box.apply(box.directives[-1], outcome="returned")
+    assert box.sync() == []
+    assert world.money("A") == (1_000, 1_000, 0)
+    assert stand_ins(world) == [("voided", "", "", 1)]
+
+
 def test_a_currency_that_the_site_drops_does_not_stop_the_log(world: World) -> None:
     """What was under way in it still comes back to where it belongs."""
     box = world.box(NORTH)
