@@ -577,8 +577,13 @@ class Book:
         return (60 if rule is None else rule.velocity_seconds) * 1_000_000_000
 
     def _give_back(self, leg: Leg, amount_minor: int) -> None:
+        """Take what a hold did not use off what its window has spent, if that is the open one."""
         spent = self.spent.get(leg.debit_account_id)
-        if spent is not None and spent.window == self.window:
+        if not amount_minor or spent is None or spent.window != self.window:
+            return
+        epoch, seq, _ = place_of(int(leg.pending, 16))
+        hold = self.at(place_text(epoch=epoch, seq=seq))
+        if isinstance(hold, Transfer) and hold.window == self.window:
             left = max(0, spent.amount_minor - amount_minor)
             self.spent[leg.debit_account_id] = Spent(spent.window, left, spent.interval, spent.count)
 

@@ -381,6 +381,21 @@ def test_the_window_limit_counts_what_is_held(box: Box) -> None:
     cleared(box.pay("anna", "shop", 1))
 
 
+@pytest.mark.parametrize("kind", [Kind.VOID, Kind.REVERSAL, None])
+def test_a_hold_of_an_earlier_window_gives_no_room_in_this_one(box: Box, kind: Kind | None) -> None:
+    """Its amount counted where it was held; what it does not use must not lift this window's limit."""
+    box.grant("anna", 100_000)
+    hold = cleared(box.hold("anna", "shop", 10_000))
+    box.close_window()
+    for _ in range(5):
+        cleared(box.pay("anna", "shop", 10_000))
+    if kind is None:
+        cleared(box.about(Kind.POST, hold.request.id, 1_000))
+    else:
+        cleared(box.about(kind, hold.request.id))
+    assert refused(box.pay("anna", "shop", 1)) == "exceeds_window_limit"
+
+
 def test_velocity_counts_every_payment_of_the_interval(box: Box) -> None:
     """The hundred-and-first within a minute is refused, the next minute starts anew."""
     box.now_ns -= box.now_ns % (60 * 10**9)
