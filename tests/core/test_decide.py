@@ -8,6 +8,7 @@ from edgegw.core.book import receivable_account, risk_account, suspense_account
 from edgegw.core.decide import Short, expiry
 from edgegw.core.ledger import due
 from edgegw.core.records import (
+    AMOUNT_MINOR_MAX,
     ClearedBy,
     ConfirmDirective,
     DeclineDirective,
@@ -322,6 +323,16 @@ def test_an_uncovered_advice_whose_money_is_gone_leaves_a_receivable(box: Box) -
     receivable = box.book.balance(receivable_account("box-1", "CNY"))
     assert receivable is not None
     assert (receivable.debits_posted, box.available("anna"), box.available(RISK)) == (9_999, 5_000, 2_000)
+
+
+def test_no_counter_passes_what_the_hub_can_keep() -> None:
+    """The hub keeps 63 bits: a record beyond them would be in its suspense and this box in quarantine."""
+    box = Box()
+    box.grant("anna", AMOUNT_MINOR_MAX)
+    cleared(box.pay("anna", "bert", AMOUNT_MINOR_MAX))
+    assert refused(box.pay("bert", "anna", AMOUNT_MINOR_MAX)) == "ledger_refused"
+    assert refused(box.pay("bert", "anna", 1)) == "ledger_refused"
+    assert box.grant("shop", 1).outcome == "refused"
 
 
 # -- shape, lists, limits --------------------
