@@ -36,7 +36,7 @@ from edgegw.hub.books import Books, currencies_of
 from edgegw.hub.directives import DirectiveLog, directives_held, package_after
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, journal_head_of, journal_root_at
-from edgegw.hub.site import Sites, announce
+from edgegw.hub.site import Sites, announce, announce_freezes
 from edgegw.hub.stand_ins import StandIn, decide_stand_in, keep_stand_ins, still_waiting
 
 REQUEST_ID_CHARS_MAX: Final = 64
@@ -203,6 +203,7 @@ class _Beat:
         )
         if begins:
             announce(self._connection, log)
+            announce_freezes(self._connection, log)
         return log
 
     def _grant(self, books: Books, log: DirectiveLog, asks: Sequence[Ask], site: Site) -> None:

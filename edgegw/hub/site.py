@@ -75,6 +75,14 @@ def announce(connection: Connection, log: DirectiveLog) -> None:
         log.site(version=newest.version, digest=newest.digest, bundle_bytes=len(body))
 
 
+def announce_freezes(connection: Connection, log: DirectiveLog) -> None:
+    """Append a freeze for every account that is frozen: a new log's box has heard of none."""
+    table = schema.account.c
+    frozen = connection.execute(select(table.account_id).where(table.frozen).order_by(table.account_id))
+    for account_id in frozen.scalars():
+        log.freeze(account_id=account_id, frozen=True, reason="frozen at the centre")
+
+
 def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: int) -> str:
     """Keep the bundle, open its accounts and tell every box that has an epoch; its digest (SM3, hex).
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgegw.core.messages import Ask, Package
-from edgegw.core.records import ConfirmDirective, DeclineDirective
+from edgegw.core.records import ConfirmDirective, DeclineDirective, FreezeDirective
 from edgegw.core.site import CurrencyRule
 from edgegw.hub.operate import freeze, release_epoch, seal_epoch
 from tests.hub.simulated_box import SimulatedBox
@@ -164,6 +164,16 @@ def test_a_frozen_or_unknown_payer_is_declined_with_its_reason(world: World) -> 
     box.stand_in("GHOST", "SHOP", 100)
     box.sync()
     assert [row[2] for row in stand_ins(world)] == ["account_frozen", "account_not_found"]
+
+
+def test_a_box_that_comes_later_hears_of_every_freeze(world: World) -> None:
+    """Else a new box, or the next epoch, would stand in for an account that must pay nothing."""
+    with world.engine.begin() as connection:
+        freeze(connection, world.keyring, account_id="A", frozen=True, reason="court order", now_ns=1)
+        freeze(connection, world.keyring, account_id="B", frozen=True, reason="court order", now_ns=1)
+        freeze(connection, world.keyring, account_id="B", frozen=False, reason="lifted", now_ns=1)
+    box = world.box(NORTH)
+    assert [said.account_id for said in box.directives if isinstance(said, FreezeDirective)] == ["A"]
 
 
 def test_the_same_stand_in_at_two_boxes_charges_the_payer_once(world: World) -> None:
