@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 import apsw
 
-from edgegw.core.journal import Node
+from edgegw.core.journal import Node, sm3
 from edgegw.errors import (
     BrokenInvariant,
     HeadMoved,
@@ -343,13 +343,10 @@ class Store:
             return [Image(*row) for row in self._db.execute("SELECT * FROM snapshot ORDER BY position DESC")]
 
     def site(self, digest: str) -> Bundle | None:
-        """The site bundle with this digest (SM3, hex)."""
+        """The site bundle with this digest (SM3, hex); raises LedgerCorrupt where its bytes have another."""
         row = self._row("SELECT * FROM site WHERE digest = ?", digest)
-        return row and Bundle(*row)
-
-    def latest_site(self) -> Bundle | None:
-        """The site bundle with the highest version; whether it is in force is the journal's to say."""
-        row = self._row("SELECT * FROM site ORDER BY version DESC LIMIT 1")
+        if row and sm3(row[2]).hex() != digest:
+            raise LedgerCorrupt(f"site bundle {digest} is not the one that the journal names: it was changed")
         return row and Bundle(*row)
 
     def meta(self, key: str) -> str | None:
