@@ -31,11 +31,12 @@ from edgegw.core.book import Book
 from edgegw.core.decide import Funding
 from edgegw.core.journal import Checkpoint
 from edgegw.core.records import Mode, Refusal, Request, Transfer, WindowClosed, decode_record
-from edgegw.errors import Behind, BrokenInvariant, Forked, Next, OperatingError
+from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, Next, OperatingError
 from edgegw.ledger.boot import Opened, open_ledger
 from edgegw.ledger.requests import Budget, Conflict, Decision, Outcome, Undecided, normalised
 from edgegw.ledger.reserve import Reserve
-from edgegw.ledger.rows import Row, row_of
+from edgegw.ledger.rows import column_fault
+from edgegw.ledger.scrub import scrub
 from edgegw.ledger.start import Own, load, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
@@ -55,6 +56,12 @@ RUNNING_NAME: Final = "running.json"
 TICK_S: Final = 1.0
 LINE_PAUSE_S: Final = 2.0
 """Before the line is taken up again when the world, or a fault of ours, has ended it."""
+
+SCRUB_FIRST_S: Final = 1.0
+"""How long the ways in wait for all records to be read again; what is left is read beside the payments."""
+SCRUB_REST: Final = 9
+"""Then so many times as long as a portion took is left to the payments."""
+SCRUB_PAUSE_S: Final = 3600.0
 
 _log = structlog.get_logger("edgegw.app")
 
@@ -127,7 +134,7 @@ class LedgerSource:
     def column_fault(self, *, epoch: int, start: int, count: int) -> tuple[int, str] | None:
         """The first record whose columns are not those of its bytes."""
         for seq, row in enumerate(self._store.rows(epoch=epoch, start=start, limit=count), start):
-            fault = _column_fault(row)
+            fault = column_fault(row)
             if fault:
                 return seq, fault
         return None
@@ -151,15 +158,6 @@ class LedgerSource:
         return HeldDirectives(
             end.incarnation, journal.Frontier.from_bytes(end.frontier), last[0].leaf, end.checkpoint
         )
-
-
-def _column_fault(row: Row) -> str:
-    try:
-        expected = row_of(decode_record(row.body), leaf=row.leaf, body=row.body)
-    except (msgspec.MsgspecError, ValueError) as problem:
-        return f"its bytes are no record: {problem}"
-    differing = [name for name in Row._fields if getattr(row, name) != getattr(expected, name)]
-    return f"column {differing[0]} does not say what its bytes say" if differing else ""
 
 
 # --- a ledger that may not be written -----------------------------------------------------------------------
@@ -339,12 +337,19 @@ async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.E
     announcement = Announcement(settings, servers)
     ticking = asyncio.create_task(_tick(pen, opened, metrics, lambda: announcement.write(line)))
     talking = asyncio.create_task(_keep_line(line))
+    again = store.reader()
+    read_once = asyncio.Event()
+    scrubbing = asyncio.create_task(_keep_reading(again, line, read_once))
     try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SCRUB_FIRST_S):
+                await read_once.wait()
+        read_once.set()
         await _open_ways(gateway, box.protocols, servers)
         announcement.write(line)
-        await _first_of(asyncio.create_task(stop.wait()), writing, ticking, talking)
+        await _first_of(asyncio.create_task(stop.wait()), writing, ticking, talking, scrubbing)
     finally:
-        await _stop(gateway, servers, (talking, ticking))
+        await _stop(gateway, servers, (talking, ticking, scrubbing))
         pen.close()
         await writing
         if pen.failure is None and pen.desk.tip.epoch and pen.mode.clears:
@@ -354,6 +359,7 @@ async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.E
         await asyncio.get_running_loop().shutdown_default_executor()
         # The writer's connection is closed last: then SQLite moves the WAL into the file.
         source.close()
+        again.close()
         reads.close()
     if pen.failure is not None:
         raise pen.failure
@@ -488,6 +494,24 @@ async def _keep_line(line: Line) -> None:
     while True:
         await _carry_on("line", line.run())
         await asyncio.sleep(LINE_PAUSE_S)
+
+
+async def _keep_reading(store: Store, line: Line, read_once: asyncio.Event) -> None:
+    """Read every record again, at the start and each SCRUB_PAUSE_S; one that was changed by hand ends the
+    clearing. Slowly once `read_once` is set, which the first pass does."""
+    while True:
+        portions = scrub(store)
+        began_s = time.monotonic()
+        try:
+            while await asyncio.to_thread(next, portions, None) is not None:
+                if read_once.is_set():
+                    await asyncio.sleep(SCRUB_REST * (time.monotonic() - began_s))
+                began_s = time.monotonic()
+        except LedgerCorrupt as problem:
+            _log.error("record_edited", problem=str(problem), hint=Forked.default_hint)
+            await line.distrust(str(problem))
+        read_once.set()
+        await asyncio.sleep(SCRUB_PAUSE_S)
 
 
 async def _carry_on(what: str, work: Awaitable[None]) -> None:

@@ -152,6 +152,67 @@ def test_a_restored_ledger_answers_repeats_and_clears_nothing(open_branch: Branc
     assert branch.box.end(signal.SIGTERM) == 0
 
 
+def test_an_old_record_that_was_changed_by_hand_stops_the_clearing_before_its_repeat(
+    open_branch: Branch,
+) -> None:
+    """A start reads only the tail: a payment whose row lost its id would be paid a second time."""
+    branch, payment = open_branch, secrets.token_hex(16)
+    assert branch.pay("alice", 1_000, id=payment).status == 201
+    wait_until(lambda: branch.call("GET", "/v1/status").json["records_waiting"] == 0, "the centre to hold it")
+    assert branch.box is not None
+    assert branch.hub is not None
+    assert branch.box.end(signal.SIGTERM) == 0
+    assert branch.hub.end(signal.SIGTERM) == 0
+    with apsw.Connection(branch.path("data/ledger.db")) as ledger:
+        ledger.execute("DROP TRIGGER record_keeps_content")
+        ledger.execute("UPDATE record SET id = zeroblob(16) WHERE id = ?", (bytes.fromhex(payment),))
+        assert ledger.total_changes() == 1
+
+    branch.start_box(ready=False)
+    repeat = branch.pay("alice", 1_000, id=payment)
+    assert (repeat.status, repeat.json["code"]) == (503, "not_clearing")
+    status = branch.call("GET", "/v1/status").json
+    assert status["mode"] == "forked"
+    assert "column id" in status["mode_reason"]
+    assert branch.box.end(signal.SIGTERM) == 0
+
+
+def test_site_settings_that_were_changed_by_hand_are_not_used(open_branch: Branch) -> None:
+    """Who could raise a limit in the file, or put a key of his own there, would need no forged record."""
+    branch = open_branch
+    assert branch.box is not None
+    assert branch.box.end(signal.SIGTERM) == 0
+    with apsw.Connection(branch.path("data/ledger.db")) as ledger:
+        ledger.execute(
+            "UPDATE site SET bundle = CAST(replace(CAST(bundle AS TEXT), '10000', '90000') AS BLOB)"
+        )
+        assert ledger.total_changes() == 1
+    box = Process("run", folder=branch.folder, log=branch.folder / "box-again.log")
+    assert box.popen.wait(timeout=START_SECONDS) == 3
+    ended = box.event("ended")
+    assert ended is not None
+    assert "site bundle" in ended["problem"]
+    assert "it was changed" in branch.run("ledger", "check", branch.path("box.toml"), code=1)
+
+
+def test_a_record_behind_the_signed_head_ends_the_start_with_the_mend(open_branch: Branch) -> None:
+    """Nobody signed it; the next record of the box itself would fall over it."""
+    branch = open_branch
+    assert branch.box is not None
+    assert branch.box.end(signal.SIGTERM) == 0
+    with apsw.Connection(branch.path("data/ledger.db")) as ledger:
+        ledger.execute(
+            "INSERT INTO record SELECT position + 1, type, client, id, original, leaf, body FROM record"
+            " ORDER BY position DESC LIMIT 1"
+        )
+    box = Process("run", folder=branch.folder, log=branch.folder / "box-again.log")
+    assert box.popen.wait(timeout=START_SECONDS) == 3
+    ended = box.event("ended")
+    assert ended is not None
+    assert "stands behind the head" in ended["problem"]
+    assert "ledger check" in ended["hint"]
+
+
 def test_a_lost_disk_gets_a_new_epoch_by_an_order_at_the_hub_and_no_sooner(open_branch: Branch) -> None:
     """An empty ledger that clears at once would spend the old one's allowances a second time."""
     branch = open_branch

@@ -18,6 +18,7 @@ from edgegw.core.records import (
     Refusal,
     Transfer,
     decode_directive,
+    decode_record,
     parse_place,
 )
 
@@ -55,6 +56,16 @@ def row_of(record: Record, *, leaf: bytes, body: bytes) -> Row:
     client, identity = identity_of(record)
     place = position_of(epoch=record.epoch, seq=record.seq)
     return Row(place, type_of(record), client, identity, original_of(record), leaf, body)
+
+
+def column_fault(row: Row) -> str:
+    """Which column of a row does not say what its bytes say, "" when all do."""
+    try:
+        expected = row_of(decode_record(row.body), leaf=row.leaf, body=row.body)
+    except (msgspec.MsgspecError, ValueError) as problem:
+        return f"its bytes are no record: {problem}"
+    differing = [name for name in Row._fields if getattr(row, name) != getattr(expected, name)]
+    return f"column {differing[0]} does not say what its bytes say" if differing else ""
 
 
 def type_of(record: Record) -> str:

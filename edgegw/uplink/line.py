@@ -103,6 +103,7 @@ class Line:
         self._moved = asyncio.Event()
         self._asked = asyncio.Event()
         self._better = asyncio.Event()
+        self._started = asyncio.Event()
         self._fetch: asyncio.Task[None] | None = None
         started, reason = next_mode(pen.mode, Event.STARTED)
         self.status = LineStatus(mode=started, reason=reason, since_ns=self._sources.now_ns())
@@ -135,6 +136,11 @@ class Line:
         is written."""
         return self._asks.awaited(request_id)
 
+    async def distrust(self, problem: str) -> None:
+        """A record was found changed by hand: from here on nothing is sent and nothing cleared."""
+        await self._started.wait()
+        await self._happened(Event.RECORD_EDITED, problem)
+
     def head_moved(self) -> None:
         """Tell the line that the journal grew: the pen calls it after each COMMIT, on the loop's thread."""
         self._moved.set()
@@ -149,6 +155,7 @@ class Line:
             self._epoch = heads[-1].epoch if heads else 0
             self.status.mode = self._pen.mode
             await self._happened(Event.STARTED)
+            self._started.set()
             while True:
                 await self._turn_on(self._addresses[self._turn])
         finally:
