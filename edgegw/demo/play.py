@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -270,17 +270,11 @@ class Course:
             self._killing = asyncio.ensure_future(self._kill())
 
     async def _kill(self) -> None:
-        """SIGKILL once enough requests are in flight, then a start while the line is down."""
+        """A kill with enough requests in flight, then a start while the line is down."""
         box, driver = self._box, self._driver
         if box is None:
             raise RuntimeError("there is no box to kill")
-        deadline = time.monotonic() + KILL_SECONDS_MAX
-        while len(driver.in_flight) < IN_FLIGHT_MIN:
-            if time.monotonic() > deadline:
-                raise DemoFailed(f"there were never {IN_FLIGHT_MIN} requests in flight to kill the box in")
-            await asyncio.sleep(0)
-        box.kill()
-        numbers = tuple(sorted(driver.in_flight))
+        numbers = await kill_in_flight(box, driver.in_flight)
         before = tuple(sorted(driver.first))
         await self._note("killed", detail=str(box.pid), numbers=numbers)
         self._say(f"the box is killed with {len(numbers)} requests in flight")
@@ -352,6 +346,19 @@ class Course:
             )
 
         await self._wait("box and hub agree", is_synced, SYNC_SECONDS_MAX)
+
+
+async def kill_in_flight(box: Process, in_flight: Mapping[int, int]) -> tuple[int, ...]:
+    """Kill a box with enough requests in flight and name them; raises DemoFailed when too few are sent."""
+    # A box that answers faster than the clients send would never have enough in flight: it answers no more.
+    box.freeze()
+    deadline = time.monotonic() + KILL_SECONDS_MAX
+    while len(in_flight) < IN_FLIGHT_MIN:
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"there were never {IN_FLIGHT_MIN} requests in flight to kill the box in")
+        await asyncio.sleep(0)
+    box.kill()
+    return tuple(sorted(in_flight))
 
 
 async def _status_of(url: str) -> int:

@@ -59,6 +59,10 @@ class Process:
         """Whether it runs."""
         return self._child.poll() is None
 
+    def freeze(self) -> None:
+        """SIGSTOP: it answers nothing more, so that what is sent to it stays in flight."""
+        os.kill(self._child.pid, signal.SIGSTOP)
+
     def kill(self) -> None:
         """SIGKILL, at once: nothing of it runs any more after this."""
         os.kill(self._child.pid, signal.SIGKILL)
