@@ -113,6 +113,8 @@ class Requests:
 
     def _decide_group(self, batch: Batch) -> list[Outcome]:
         """All or nothing: a layer of its own, merged only when every member was cleared."""
+        if len(set(self.identities)) < len(self.requests):
+            return [Undecided("group_mixed", "an id stands twice in the group")] * len(self.requests)
         earlier = [_earlier(batch, self.client, request) for request in self.requests]
         found: list[Outcome] = [outcome for outcome in earlier if outcome is not None]
         if len(found) == len(self.requests):

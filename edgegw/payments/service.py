@@ -303,6 +303,8 @@ class Gateway:
 
     async def _decide_group(self, client: str, requests: Sequence[Request]) -> list[Decided | Unanswered]:
         identities = [(client, request.id) for request in requests]
+        if len(set(identities)) < len(identities):
+            raise Unanswered("group_mixed", "an id stands twice in the group")
         if any(identity in self._waiting for identity in identities):
             raise Unanswered("not_decided", "a payment of this group is being decided; ask again in a moment")
         for identity, request in zip(identities, requests, strict=True):

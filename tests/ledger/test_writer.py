@@ -130,6 +130,15 @@ async def test_a_linked_group_is_all_or_nothing(tmp_path: Path, clock: TestClock
         assert all(isinstance(outcome, Undecided) and outcome.code == "group_mixed" for outcome in mixed)
 
 
+async def test_a_group_that_names_an_id_twice_does_not_stop_the_box(tmp_path: Path, clock: TestClock) -> None:
+    """Both would be cleared under one identity, which the ledger takes for a broken invariant."""
+    async with running(open_pen(tmp_path, clock)) as pen:
+        await enrol(pen)
+        outcomes = await pen.decide("till", [payment(1), payment(1)], UP, linked=True)
+        assert [outcome.code for outcome in outcomes] == ["group_mixed"] * 2  # type: ignore[union-attr]
+        assert isinstance(await one(pen, payment(1)), Decision)
+
+
 async def test_a_job_that_breaks_leaves_the_others_of_its_batch_alone(
     tmp_path: Path, clock: TestClock
 ) -> None:

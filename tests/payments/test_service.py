@@ -217,6 +217,15 @@ async def test_a_linked_group_stands_or_falls_together(branch: Branch) -> None:
     assert all(isinstance(result, Decided) and result.repeat for result in again)
 
 
+async def test_a_group_with_one_id_twice_leaves_nobody_hanging(branch: Branch) -> None:
+    """It is no group; the id is free afterwards."""
+    await branch.grant(BAKER, 250)
+    twice = pay(100)
+    with pytest.raises(Unanswered, match="stands twice"):
+        await branch.gateway.decide_many(CLIENT, [twice, twice], linked=True)
+    assert (await branch.gateway.decide(CLIENT, twice)).answer.outcome is Outcome.CLEARED
+
+
 async def test_a_linked_group_asks_the_centre_for_what_all_of_it_needs(branch: Branch) -> None:
     """Asking for the first member alone would refuse the group for the second."""
     branch.centre.money[BAKER] = 1000
