@@ -36,7 +36,7 @@ DEEP_EVERY = 8
 PER_CUT = 8
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a place without a disk: thousands of states are written
 WAL_PAGES = (40, 90, 1_000)
-"""By the seed: a checkpoint every few commits, every dozen, and as a branch has it (at the clean stop only)."""
+"""By the seed: a checkpoint every few commits, every dozen, and at the clean stop alone."""
 
 
 class Fault(msgspec.Struct, frozen=True):

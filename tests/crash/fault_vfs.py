@@ -150,7 +150,7 @@ def recording(*, lying: str | None = None) -> Iterator[Recorder]:
         with (
             mock.patch.object(anchor, "_replace_file", replace),
             mock.patch.object(schema, "fsync_directory", fsync),
-            mock.patch.object(anchor.Anchor, "start", lambda self: None),
+            mock.patch.object(anchor.Anchor, "start", return_value=None),
         ):
             yield recorder
     finally:
@@ -269,7 +269,7 @@ def _part(event: Event, rng: random.Random) -> list[Event]:
 
 
 def spoil(content: bytearray, grown: int, pending: list[Event], rng: random.Random) -> None:
-    """Rubbish in what a file has grown by and nothing was written to, as old blocks of other files would be."""
+    """Rubbish in what a file has grown by and nothing was written to, as blocks of other files would be."""
     start = -(-grown // SECTOR) * SECTOR
     for at in range(start, len(content) - SECTOR + 1, SECTOR):
         if not any(content[at : at + SECTOR]) and pending:
@@ -279,8 +279,10 @@ def spoil(content: bytearray, grown: int, pending: list[Event], rng: random.Rand
 def crash_states(
     events: Sequence[Event], *, seed: int, per_cut: int, cuts: set[int] | None = None
 ) -> Iterator[Disk]:
-    """The disks that cuts may leave, `per_cut` draws at each event where more than one is possible (all fates,
-    then random ones), one where none is; a cut's draws depend on seed and cut alone."""
+    """The disks that cuts may leave: `per_cut` draws after each event, or one where only one is possible.
+
+    The draws at a cut depend on the seed and the cut alone, and take all fates in turn.
+    """
     medium = Medium()
     for cut, event in enumerate(events):
         medium.take(event)

@@ -75,7 +75,7 @@ def book_balances(book: Book) -> Balances:
 
 
 class Judge:
-    """Judges ledgers that may hold any beginning of one journal; `bodies` is that journal, empty if unknown."""
+    """Judges ledgers that may hold any beginning of one journal: `bodies`, empty if it is not known."""
 
     def __init__(self, told: Told, *, key: SigningKey = KEY, bodies: tuple[bytes, ...] = ()) -> None:
         self.told = told

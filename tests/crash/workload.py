@@ -1,4 +1,4 @@
-"""A seeded branch day on a real pen, and what its clients were told: what every crash test runs and judges by.
+"""A seeded branch day on a real pen, and what its clients were told: what the crash tests run and judge by.
 
 Owns the requests, the told answers and the moment of telling. Leaves out where the ledger lies, what fails
 under it, and the judgement (`tests.crash.judge`).

@@ -63,7 +63,7 @@ def own(boot: str = "boot-1", key: SigningKey = KEY) -> Own:
         box="box-1",
         boot=boot,
         sign=sign,
-        open_note=lambda _, note: KEY.public.open(note),
+        open_note=lambda _, note: key.public.open(note),
         key_text=key.public.text(),
         version="test",
         box_digest="",
