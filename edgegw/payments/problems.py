@@ -34,6 +34,9 @@ def _table(*problems: Problem) -> dict[str, Problem]:
 
 
 PROBLEMS: Final[dict[str, Problem]] = _table(
+    Problem(
+        "malformed_http", 400, "The request is not HTTP", "Send HTTP/1.1 requests as RFC 9112 writes them."
+    ),
     Problem("malformed_json", 400, "The body is not JSON", "Send one whole JSON document in UTF-8."),
     Problem(
         "missing_field",

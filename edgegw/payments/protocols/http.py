@@ -3,9 +3,8 @@ metrics, OpenAPI.
 
 Clients send `Authorization: Bearer <token>`, a short-lived JWT signed with their own Ed25519 key. A first
 answer is 201, a repeat is the same status and bytes with `Idempotent-Replay: true`. Errors are RFC 9457
-problem documents; a body is read whole, within a limit of bytes and seconds, before anything is decided. The
-routes come from `payments.http_api.operations`. Bytes that are no HTTP request at all are answered by aiohttp
-itself, with a plain 400."""
+problem documents, also for bytes that are no HTTP request at all; a body is read whole, within a limit of
+bytes and seconds, before anything is decided. The routes come from `payments.http_api.operations`."""
 
 from __future__ import annotations
 
@@ -34,6 +33,8 @@ _log = structlog.get_logger("edgegw.http")
 _peer_log = logging.getLogger("edgegw.http.peer")
 _encode = msgspec.json.Encoder().encode
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_CUT_OFF_S: Final = 0.05
+"""After the peer's end of sending: aiohttp may still be about to begin with the request."""
 _JSON: Final = re.compile(r"application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*", re.IGNORECASE)
 _BUSY: Final = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n"
@@ -71,14 +72,50 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 512
 
 
-def _without_trace(record: logging.LogRecord) -> bool:
-    """Make one line of it: aiohttp logs bytes that are no HTTP as an error of its own, with a trace."""
-    record.levelno, record.levelname = logging.WARNING, "WARNING"
-    record.exc_info = record.exc_text = None
-    return True
+class _Peer(web.RequestHandler):
+    """One connection: what aiohttp would answer in its own words becomes a problem document, too."""
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no request, and close; the bytes themselves are neither said nor logged."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        # aiohttp quotes the bytes, which may hold a token, behind a colon or on further lines.
+        said = re.split(r"[:\n]", message or "", maxsplit=1)[0].strip(" *.") or "the address is not one"
+        _peer_log.warning("not a request from %s: %s", request.remote, type(exc).__name__)
+        code = "malformed_http" if status < web.HTTPInternalServerError.status_code else "internal_error"
+        response = _problem(request, Unanswered(code, said))
+        response.force_close()
+        return response
 
-_peer_log.addFilter(_without_trace)
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; the router's own for `OPTIONS *` and CONNECT is put into ours."""
+        if isinstance(resp, web.HTTPException):
+            resp = _problem(
+                request, Unanswered("not_found", "nothing is at this address", value=request.path)
+            )
+        return await super().finish_response(request, resp, start_time)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Some clients send, shut their half and read: what is under way is still answered."""
+        if self._waiter is not None and not self._waiter.done():
+            return False
+        self.close()
+        self._loop.call_later(_CUT_OFF_S, self._cut_off)
+        return True
+
+    def _cut_off(self) -> None:
+        """What of a body has not come by now never will."""
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            request._cancel(ConnectionResetError("its sender ended before its Content-Length"))
 
 
 class HttpServer:
@@ -91,14 +128,15 @@ class HttpServer:
         self._shares = Shares(each_max=options.client_requests_max)
         document = _encode(build_document(OPERATIONS, version=gateway.version))
         self._handlers = Handlers(gateway, document)
-        self._runner = web.AppRunner(
-            self._application(),
-            access_log=None,
-            logger=_peer_log,
-            keepalive_timeout=options.idle_timeout_s,
-            lingering_time=1.0,  # to read on for a peer whose body is not wanted, so that it sees the answer
-            shutdown_timeout=5.0,
-        )
+        self._peer: dict[str, Any] = {
+            "access_log": None,
+            "logger": _peer_log,
+            "keepalive_timeout": options.idle_timeout_s,
+            # To read on for a peer whose body is not wanted, so that it sees the answer.
+            "lingering_time": 1.0,
+            "auto_decompress": False,
+        }
+        self._runner = web.AppRunner(self._application(), shutdown_timeout=5.0)
         self._server: asyncio.Server | None = None
         self.addresses: tuple[str, ...] = ()
 
@@ -122,13 +160,13 @@ class HttpServer:
         http = self._runner.server
         if http is None:
             raise RuntimeError("the runner of aiohttp made no server")
+        loop = asyncio.get_running_loop()
         accept = bounded(
-            http,
+            lambda: _Peer(http, loop=loop, **self._peer),
             count=lambda: len(http.connections),
             connections_max=self._options.connections_max,
             answer=_BUSY,
         )
-        loop = asyncio.get_running_loop()
         self._server = await loop.create_server(accept, self._options.host, self._options.port, backlog=1024)
         names = [socket.getsockname() for socket in self._server.sockets]
         self.addresses = tuple(f"{name[0]}:{name[1]}" for name in names)
@@ -226,7 +264,7 @@ def _query(request: web.Request) -> dict[str, str]:
     return found
 
 
-def trace_of(request: web.Request) -> str:
+def trace_of(request: web.BaseRequest) -> str:
     """The trace id of the caller's W3C traceparent, or a fresh one."""
     given = request.headers.get("traceparent")
     if given is not None:
@@ -247,7 +285,7 @@ def _response(request: web.Request, reply: Reply) -> web.Response:
     return web.Response(body=reply.body, status=reply.status, headers=headers)
 
 
-def _problem(request: web.Request, unanswered: Unanswered, **extra: str) -> web.Response:
+def _problem(request: web.BaseRequest, unanswered: Unanswered, **extra: str) -> web.Response:
     trace_id = trace_of(request)
     problem = unanswered.problem
     headers = {

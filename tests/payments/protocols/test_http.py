@@ -387,6 +387,54 @@ async def test_garbage_and_hang_ups_leave_the_box_as_it_was(branch: Branch, till
     assert (await till.pay()).status == 201
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        (b"hello world\r\n\r\n", 400, "malformed_http"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 50, 400, "malformed_http"),
+        (b"FOO /v1/payments HTTP/1.1\r\nHost: box\r\n\r\n", 400, "malformed_http"),
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: box\r\n\r\n", 400, "malformed_http"),
+        (b"GET /healthz HTTP/1.1\r\nHost: box\r\nno colon\r\n\r\n", 400, "malformed_http"),
+        (b"GET * HTTP/1.1\r\nHost: box\r\n\r\n", 400, "malformed_http"),
+        (b"GET /%b HTTP/4.1 %b\r\nHost: box\r\n\r\n" % (PAN.encode(), PAN.encode()), 400, "malformed_http"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n", 404, "not_found"),
+        (b"CONNECT box:443 HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n", 404, "not_found"),
+    ],
+)
+async def test_what_is_no_request_is_answered_with_a_problem_too(
+    branch: Branch, caplog: pytest.LogCaptureFixture, sent: bytes, status: int, code: str
+) -> None:
+    """A client that reads problem documents should not meet another program's words, nor its own bytes."""
+    top, _, body = (await talk(branch, sent)).partition(b"\r\n\r\n")
+    assert int(top.split()[1]) == status
+    assert b"application/problem+json" in top
+    problem = json.loads(body)
+    assert (problem["code"], problem["status"]) == (code, status)
+    assert problem["message"]
+    assert problem["hint"]
+    assert PAN not in body.decode() + caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip", "deflate"])
+async def test_a_compressed_body_is_refused_unread(till: HttpClient, encoding: str) -> None:
+    """A small body that unpacks to gigabytes must cost nothing, and its sender must hear why."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    reply: Reply = await till.send(
+        "POST", "/v1/payments", None, data=b"\x1f\x8b" + b"x" * 50, headers=headers
+    )
+    assert (reply.status, reply.code) == (415, "unsupported_media_type")
+    assert reply.json["field"] == "Content-Encoding"
+
+
+async def test_a_client_that_shuts_its_half_still_gets_its_answer(branch: Branch) -> None:
+    """The payment is made, so its answer is owed; one that was cut off is told so at once."""
+    body = raw()
+    assert b"HTTP/1.1 201 " in await talk(branch, head(branch, len(body)), body, end=True)
+    answer = await talk(branch, head(branch, len(body) + 10), body, end=True)
+    assert b'"code":"malformed_json"' in answer
+    assert b"did not arrive whole" in answer
+
+
 async def test_one_connection_too_many_is_told_so(branch: Branch, till: HttpClient) -> None:
     """The box's file descriptors belong to everybody."""
     assert branch.server is not None
