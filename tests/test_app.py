@@ -138,7 +138,8 @@ def test_a_restored_ledger_answers_repeats_and_clears_nothing(open_branch: Branc
     assert branch.box.end(signal.SIGTERM) == 0
     shutil.copytree(folder / "data", folder / "backup")
     branch.start_box()
-    assert branch.pay("alice", 1_000).status == 201
+    forgotten = branch.pay("alice", 1_000)
+    assert forgotten.status == 201
     assert branch.box.end(signal.SIGTERM) == 0
     shutil.rmtree(folder / "data")
     shutil.copytree(folder / "backup", folder / "data")
@@ -149,6 +150,10 @@ def test_a_restored_ledger_answers_repeats_and_clears_nothing(open_branch: Branc
     assert (refused.status, refused.json["code"]) == (503, "not_clearing")
     assert "ledger check" in refused.json["hint"]
     assert branch.call("GET", "/readyz").status == 503
+    # "No such payment" would make the till pay it again elsewhere.
+    for path in ("payments", "receipts"):
+        asked = branch.call("GET", f"/v1/{path}/{forgotten.json['id']}")
+        assert (asked.status, asked.json["code"]) == (503, "not_clearing")
     assert branch.box.end(signal.SIGTERM) == 0
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from edgegw.core.book import Book
-from edgegw.core.records import Account, Request, WindowClosed, place_text
+from edgegw.core.records import Account, Mode, Request, WindowClosed, place_text
 from edgegw.payments.answer import Outcome
 from edgegw.payments.http_api import bodies
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE
@@ -103,14 +103,29 @@ class Handlers:
         """A payment and what became of it."""
         view = await self._gateway.history.view(call.client, call.path.id)
         if view is None:
-            raise _no_payment(call)
+            raise self._no_payment(call)
         return Reply(200, _encode(view))
+
+    def _no_payment(self, call: Call) -> Unanswered:
+        """There is none; or, where a part of the past is missing, that nobody here can tell."""
+        book = self._gateway.book
+        if book.mode in (Mode.BEHIND, Mode.FORKED):
+            return Unanswered(
+                "not_clearing",
+                f"the box is {book.mode} and cannot say whether there was this payment: {book.mode_reason}",
+                field="id",
+                value=call.path.id,
+                hint="Ask again when the box is mended; until then do not pay again under another id.",
+            )
+        return Unanswered(
+            "payment_not_found", "this client has no such payment at this box", field="id", value=call.path.id
+        )
 
     async def get_receipt(self, call: Call) -> Reply:
         """A receipt."""
         receipt = await self._gateway.history.receipt(call.client, call.path.id)
         if receipt is None:
-            raise _no_payment(call)
+            raise self._no_payment(call)
         return Reply(200, _encode(receipt))
 
     async def list_accounts(self, call: Call) -> Reply:
@@ -238,12 +253,6 @@ def _check_no_repeats(batch: bodies.BatchBody) -> None:
                 "repeated_id", f"{field} occurs before in this batch", field=field, value=payment.id
             )
         seen.add(payment.id)
-
-
-def _no_payment(call: Call) -> Unanswered:
-    return Unanswered(
-        "payment_not_found", "this client has no such payment at this box", field="id", value=call.path.id
-    )
 
 
 def _account(book: Book, account: Account) -> bodies.AccountView:

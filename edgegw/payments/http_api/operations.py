@@ -178,7 +178,7 @@ OPERATIONS: Final = (
         scope="read",
         path_shape=PaymentPath,
         responses={200: Response("The payment.", PaymentView)},
-        problems=("payment_not_found",),
+        problems=("payment_not_found", "not_clearing"),
     ),
     Operation(
         name="create_hold",
@@ -261,7 +261,7 @@ OPERATIONS: Final = (
         scope="read",
         path_shape=PaymentPath,
         responses={200: Response("The receipt.", Receipt)},
-        problems=("payment_not_found",),
+        problems=("payment_not_found", "not_clearing"),
     ),
     Operation(
         name="list_windows",
