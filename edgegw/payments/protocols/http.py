@@ -33,6 +33,8 @@ _log = structlog.get_logger("edgegw.http")
 _peer_log = logging.getLogger("edgegw.http.peer")
 _encode = msgspec.json.Encoder().encode
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_QUOTED: Final = re.compile(r":?\n|: b")
+"""Where aiohttp's message about bytes that are no request begins to quote them; they may hold a token."""
 _CUT_OFF_S: Final = 0.05
 """After the peer's end of sending: aiohttp may still be about to begin with the request."""
 _JSON: Final = re.compile(r"application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*", re.IGNORECASE)
@@ -85,8 +87,7 @@ class _Peer(web.RequestHandler):
         """Answer what is no request, and close; the bytes themselves are neither said nor logged."""
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun already")
-        # aiohttp quotes the bytes, which may hold a token, behind a colon or on further lines.
-        said = re.split(r"[:\n]", message or "", maxsplit=1)[0].strip(" *.") or "the address is not one"
+        said = _QUOTED.split(message or "", maxsplit=1)[0].strip(" *.") or "the address is not one"
         _peer_log.warning("not a request from %s: %s", request.remote, type(exc).__name__)
         code = "malformed_http" if status < web.HTTPInternalServerError.status_code else "internal_error"
         response = _problem(request, Unanswered(code, said))
@@ -115,7 +116,7 @@ class _Peer(web.RequestHandler):
         """What of a body has not come by now never will."""
         request = self._current_request
         if request is not None and not request.content.is_eof():
-            request._cancel(ConnectionResetError("its sender ended before its Content-Length"))
+            request._cancel(ConnectionResetError("its sender ended first"))
 
 
 class HttpServer:
