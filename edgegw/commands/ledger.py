@@ -204,7 +204,6 @@ class _Replay:
         from edgegw.core.book import Book
         from edgegw.core.records import Link, Snapshot
         from edgegw.ledger.history import StoreHistory
-        from edgegw.ledger.start import follow_site
 
         if self._book is None or isinstance(record, Link):
             self._book = Book(bank=record.bank, box=record.box, history=StoreHistory(self._store))
@@ -214,10 +213,7 @@ class _Replay:
             if digest != record.digest:
                 raise ValueError(f"the replay has digest {digest}, the snapshot says {record.digest}")
         book.replay(record)
-        follow_site(book, self._store)
-        # All of it is on disk, where the book finds it again.
-        for fresh in (book.fresh, book.fresh_places, book.fresh_about):
-            fresh.clear()
+        book.forget_fresh()
 
 
 # --- exports ------------------------------------------------------------------------------------------------

@@ -74,7 +74,8 @@ BANK: Final = "bank"
 RECORD_STEP_NS: Final = 1 << 16
 """The box's own time moves at least this far between records, so that every leg has a time of its own."""
 
-LEGS_MAX: Final = 8
+VELOCITY_INTERVAL_NS: Final = 60 * 1_000_000_000
+"""Not a setting: the journal alone must give the same counts again."""
 
 
 @lru_cache(maxsize=1 << 17)
@@ -272,6 +273,10 @@ class Book:
             base.fresh_places.update(self.fresh_places)
             for place, records in self.fresh_about.items():
                 base.fresh_about.setdefault(place, []).extend(records)
+        self.forget_fresh()
+
+    def forget_fresh(self) -> None:
+        """Drop the records kept since the last merge: they are on disk, where history finds them again."""
         self.fresh.clear()
         self.fresh_places.clear()
         self.fresh_about.clear()
@@ -560,7 +565,7 @@ class Book:
         self.mode, self.mode_reason = record.mode, record.reason
 
     def _spend(self, account_id: str, amount_minor: int, at_ns: int, window: int) -> None:
-        interval = at_ns // self.velocity_ns(account_id)
+        interval = at_ns // VELOCITY_INTERVAL_NS
         spent = self.spent.get(account_id)
         if spent is None:
             spent = Spent(window, 0, interval, 0)
@@ -570,12 +575,6 @@ class Book:
             interval,
             (spent.count if spent.interval == interval else 0) + 1,
         )
-
-    def velocity_ns(self, account_id: str) -> int:
-        """The length of a velocity interval for an account, in nanoseconds."""
-        account = self.accounts.get(account_id)
-        rule = None if account is None else self.limits.get(account.currency)
-        return (60 if rule is None else rule.velocity_seconds) * 1_000_000_000
 
     def _give_back(self, leg: Leg, amount_minor: int) -> None:
         """Take what a hold did not use off what its window has spent, if that is the open one."""

@@ -78,10 +78,8 @@ class LimitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """One payment or hold, at most."""
     window_minor: AmountMinor
     """Per account and window, held amounts included."""
-    velocity_count: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    """Payments and holds of one account in an interval, at most."""
-    velocity_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
-    """How long an interval is."""
+    velocity_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    """Payments and holds of one account in a minute, at most."""
 
 
 class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -164,8 +164,7 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
                     "currency": code,
                     "payment_minor": PAYMENT_MINOR_MAX,
                     "window_minor": 100 * PAYMENT_MINOR_MAX,
-                    "velocity_count": 5_000,
-                    "velocity_seconds": 60,
+                    "velocity_per_minute": 5_000,
                 }
                 for code in NUMERIC
             ],

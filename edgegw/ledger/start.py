@@ -111,14 +111,13 @@ def load(store: Store, own: Own) -> tuple[Book, Tip, Record | None]:
     head = heads[-1]
     _check_head(store, head, own.open_note)
     book, first, leaf = _from_snapshot(store, own, head)
-    follow_site(book, store)
     last: Record | None = None
     for seq, stored_leaf, body in read_records(store, epoch=head.epoch, start=first, end=head.size):
         leaf = leaf_hash(leaf, body)
         if leaf != stored_leaf:
             raise LedgerCorrupt(f"record {head.epoch}/{seq} is not the one that was chained")
         last = _replayed(book, body, place=f"{head.epoch}/{seq}")
-        follow_site(book, store)
+    _use_site(book, store)
     frontier = frontier_at(head.size, store.node(head.epoch, head.size))
     return book, Tip(head.epoch, leaf, frontier, head.checkpoint), last
 
@@ -167,15 +166,13 @@ def _check_image(store: Store, image: Image) -> None:
         raise LedgerCorrupt(f"the snapshot at {epoch}/{seq} has not the digest that its record names")
 
 
-def follow_site(book: Book, store: Store) -> None:
-    """Let a replayed book use the site that its journal has put in force; its limits shape what follows."""
-    if book.site_version == (0 if book.site is None else book.site.version):
+def _use_site(book: Book, store: Store) -> None:
+    """Let the book decide by the site that its journal has put in force."""
+    if not book.site_version:
         return
     bundle = store.site(book.site_digest)
     if bundle is None:
-        raise LedgerCorrupt(
-            f"site bundle {book.site_digest} is named by the journal and is not in the ledger"
-        )
+        raise LedgerCorrupt(f"site bundle {book.site_digest} of the journal is not in the ledger")
     book.use_site(decode_site(bundle.bundle))
 
 
@@ -183,6 +180,7 @@ def _replayed(book: Book, body: bytes, *, place: str) -> Record:
     try:
         record = decode_record(body)
         book.replay(record)
+        book.forget_fresh()
     except (msgspec.MsgspecError, ReplayError) as problem:
         raise LedgerCorrupt(f"record {place} does not replay: {problem}") from None
     return record

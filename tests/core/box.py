@@ -42,7 +42,7 @@ SITE = Site(
         Account(id="away", currency="CNY", home="box-2"),
         Account(id="euro", currency="EUR", home="box-1"),
     ),
-    limits=(LimitRule(currency="CNY", payment_minor=10_000, window_minor=50_000, velocity_count=100),),
+    limits=(LimitRule(currency="CNY", payment_minor=10_000, window_minor=50_000, velocity_per_minute=100),),
     stand_in=(
         StandInRule(
             currency="CNY",

@@ -1,13 +1,12 @@
-"""How often one account pays out: at most velocity_count payments and holds in an interval of
-velocity_seconds.
+"""How often one account pays out: at most velocity_per_minute payments and holds in a minute.
 
-Intervals lie end to end in the box's own time, so a burst across their border can reach twice the count.
+Minutes lie end to end in the box's own time, so a burst across their border can reach twice the count.
 """
 
 from __future__ import annotations
 
-from edgegw.core.book import Book
-from edgegw.core.limits import NS_PER_S, Refused
+from edgegw.core.book import VELOCITY_INTERVAL_NS, Book
+from edgegw.core.limits import Refused
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Request
 from edgegw.payments.rule import PaymentRule
@@ -17,10 +16,10 @@ def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | 
     """A refusal when the account has paid out as often as it may in this interval."""
     rule = book.limits.get(request.currency)
     spent = book.spent.get(request.debit_account_id)
-    if rule is None or spent is None or spent.interval != at_ns // (rule.velocity_seconds * NS_PER_S):
+    if rule is None or spent is None or spent.interval != at_ns // VELOCITY_INTERVAL_NS:
         return None
-    if spent.count >= rule.velocity_count:
-        return Reason.EXCEEDS_VELOCITY, f"{spent.count} payments within {rule.velocity_seconds} s"
+    if spent.count >= rule.velocity_per_minute:
+        return Reason.EXCEEDS_VELOCITY, f"{spent.count} payments in this minute"
     return None
 
 
