@@ -33,7 +33,8 @@ from edgegw.core.journal import Checkpoint
 from edgegw.core.records import Mode, Refusal, Request, Transfer, WindowClosed, decode_record
 from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, Next, OperatingError
 from edgegw.ledger.boot import Opened, open_ledger
-from edgegw.ledger.requests import Budget, Conflict, Decision, Outcome, Undecided, normalised
+from edgegw.ledger.outcomes import Budget, Conflict, Decision, Outcome, Undecided
+from edgegw.ledger.requests import normalised
 from edgegw.ledger.reserve import Reserve
 from edgegw.ledger.rows import column_fault
 from edgegw.ledger.scrub import scrub

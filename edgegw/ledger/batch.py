@@ -12,7 +12,7 @@ from edgegw.core.decide import Rule, Stamp
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
 from edgegw.core.records import HeadFields, Record, encode
 from edgegw.ledger.clock import BoxTime, Clock
-from edgegw.ledger.requests import Budget, Undecided
+from edgegw.ledger.outcomes import Budget, Undecided
 from edgegw.ledger.rows import Row, row_of
 from edgegw.ledger.store import Store
 

@@ -25,7 +25,7 @@ from edgegw.errors import LedgerCorrupt
 from edgegw.ledger.batch import Desk, Tip
 from edgegw.ledger.clock import BoxTime, Clock
 from edgegw.ledger.history import StoreHistory
-from edgegw.ledger.requests import Budget
+from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.rows import place_at, position_of
 from edgegw.ledger.store import Head, Image, Store
 from edgegw.ledger.writer import Pen, Sign

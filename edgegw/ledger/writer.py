@@ -49,7 +49,8 @@ from edgegw.errors import (
 )
 from edgegw.ledger import tiles
 from edgegw.ledger.batch import Batch, Desk, Tip
-from edgegw.ledger.requests import Outcome, Requests, Undecided, normalised
+from edgegw.ledger.outcomes import Outcome, Undecided
+from edgegw.ledger.requests import Requests, normalised
 from edgegw.ledger.rows import position_of
 from edgegw.ledger.store import Bundle, DirectivesEnd, Entry, Image
 

@@ -20,7 +20,7 @@ from edgegw.core.decide import Funding, Short
 from edgegw.core.records import Kind, Request, WindowClosed
 from edgegw.core.site import Site
 from edgegw.errors import BrokenInvariant, OperatingError
-from edgegw.ledger.requests import Conflict, Decision, Outcome, Undecided
+from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Undecided
 from edgegw.payments import answer as answers
 from edgegw.payments.answer import Answer, answer_from
 from edgegw.payments.history import History

@@ -29,7 +29,7 @@ from edgegw.core.decide import Funding
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier
 from edgegw.core.messages import Beat, LogHead, Package, encode_message
 from edgegw.core.records import Kind, Request, Transfer
-from edgegw.ledger.requests import Decision
+from edgegw.ledger.outcomes import Decision
 from edgegw.ledger.schema import open_writer
 from edgegw.payments.protocols.http import HttpOptions
 from tests.payments.branch import BAKER, PUPIL, Branch, open_branch

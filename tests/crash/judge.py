@@ -18,7 +18,8 @@ from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
 from edgegw.core.records import Request, transfer_id
 from edgegw.errors import OperatingError
 from edgegw.ledger.boot import Opened
-from edgegw.ledger.requests import Decision, Requests
+from edgegw.ledger.outcomes import Decision
+from edgegw.ledger.requests import Requests
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
 from tests.crash.workload import UP, Told, open_box, start_pen

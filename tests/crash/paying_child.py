@@ -21,7 +21,7 @@ import msgspec
 from edgegw.access.keys import load_signing_key
 from edgegw.core.records import Request
 from edgegw.errors import OperatingError
-from edgegw.ledger.requests import Outcome
+from edgegw.ledger.outcomes import Outcome
 from tests.crash.campaign import Fault, often
 from tests.crash.workload import BOX, Day, Told, open_day
 from tests.ledger.running_box import payment

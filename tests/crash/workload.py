@@ -16,7 +16,7 @@ from edgegw.access.keys import SigningKey
 from edgegw.core.decide import Funding
 from edgegw.core.records import Kind, Mode, Request, Transfer
 from edgegw.ledger.boot import Opened, open_ledger
-from edgegw.ledger.requests import Budget, Decision, Outcome
+from edgegw.ledger.outcomes import Budget, Decision, Outcome
 from edgegw.ledger.start import start
 from edgegw.ledger.writer import Pen, take_snapshot
 from tests.ledger.running_box import KEY, TestClock, enrol, own, payment

@@ -16,7 +16,7 @@ from edgegw.core.exchange import Directives, SiteBundle
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, leaf_hash
 from edgegw.core.messages import LinkNote
 from edgegw.core.records import GrantDirective, Kind, Mode, Request, SiteDirective, encode
-from edgegw.ledger.requests import Budget
+from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.start import Own, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen

@@ -15,7 +15,7 @@ from edgegw.core.decide import Funding, Short
 from edgegw.core.records import Kind, Mode, Refusal, Request, Transfer
 from edgegw.errors import BrokenInvariant, LedgerCorrupt, OutcomeUnknown, Overloaded, StorageFull
 from edgegw.ledger.batch import Batch
-from edgegw.ledger.requests import Budget, Conflict, Decision, Undecided
+from edgegw.ledger.outcomes import Budget, Conflict, Decision, Undecided
 from edgegw.ledger.rows import Row, position_of
 from edgegw.ledger.store import Store
 from edgegw.ledger.tiles import Tile

@@ -36,7 +36,7 @@ from edgegw.core.records import (
     encode,
 )
 from edgegw.core.site import ClientRule, CurrencyRule, Site, StandInRule
-from edgegw.ledger.requests import Budget
+from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.start import Own, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen

@@ -17,7 +17,7 @@ from edgegw.core.journal import Checkpoint
 from edgegw.core.records import Kind, Mode, Request
 from edgegw.hub.app import make_app
 from edgegw.hub.database import open_database
-from edgegw.ledger.requests import Budget, Outcome
+from edgegw.ledger.outcomes import Budget, Outcome
 from edgegw.ledger.start import Own, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
