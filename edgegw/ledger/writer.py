@@ -326,7 +326,7 @@ class Pen:
         while self.failure is None:
             while self._queue and self.failure is None:
                 await self._commit(self._take())
-            if self._closing:
+            if self._closing or self.failure is not None:
                 break
             self._wake.clear()
             await self._wake.wait()
