@@ -75,7 +75,18 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _Peer(web.RequestHandler):
-    """One connection: what aiohttp would answer in its own words becomes a problem document, too."""
+    """One connection: what aiohttp would answer in its own words becomes a problem document, too. In `peers`
+    from the moment that it is accepted."""
+
+    def __init__(self, server: web.Server, peers: set[_Peer], **options: Any) -> None:
+        super().__init__(server, **options)
+        self._peers = peers
+        peers.add(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give the place free."""
+        self._peers.discard(self)
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -129,6 +140,7 @@ class HttpServer:
         self._shares = Shares(each_max=options.client_requests_max)
         document = _encode(build_document(OPERATIONS, version=gateway.version))
         self._handlers = Handlers(gateway, document)
+        self._peers: set[_Peer] = set()
         self._peer: dict[str, Any] = {
             "access_log": None,
             "logger": _peer_log,
@@ -163,8 +175,8 @@ class HttpServer:
             raise RuntimeError("the runner of aiohttp made no server")
         loop = asyncio.get_running_loop()
         accept = bounded(
-            lambda: _Peer(http, loop=loop, **self._peer),
-            count=lambda: len(http.connections),
+            lambda: _Peer(http, self._peers, loop=loop, **self._peer),
+            count=lambda: len(self._peers),
             connections_max=self._options.connections_max,
             answer=_BUSY,
         )

@@ -451,6 +451,12 @@ async def test_one_connection_too_many_is_told_so(branch: Branch, till: HttpClie
     assert (await till.pay()).status == 201
 
 
+async def test_a_burst_of_connections_stays_within_the_limit(branch: Branch) -> None:
+    """Those that come in one turn of the event loop were all let in, each before the others were counted."""
+    answers = await asyncio.gather(*(talk(branch) for _ in range(60)))
+    assert sum(b" 429 " in answer for answer in answers) >= 40
+
+
 async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(branch: Branch) -> None:
     """curl sends `Expect: 100-continue` with every larger body."""
     body = raw()
