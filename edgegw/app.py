@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import secrets
 import signal
 import time
@@ -54,6 +55,7 @@ from edgegw.uplink.ports import Head, HeldDirectives, Identity, LineSettings
 
 RUNNING_NAME: Final = "running.json"
 """Beside the ledger while a box runs: its process and where it listens."""
+DESCRIPTORS_MAX: Final = 65_536
 TICK_S: Final = 1.0
 LINE_PAUSE_S: Final = 2.0
 """Before the line is taken up again when the world, or a fault of ours, has ended it."""
@@ -156,6 +158,8 @@ class LedgerSource:
             return HeldDirectives(0, journal.Frontier(), journal.FIRST_PREVIOUS, "")
         end = ends[-1]
         last = self._store.directives(incarnation=end.incarnation, start=end.size - 1, limit=1, bytes_max=1)
+        if not last:
+            raise Forked(f"directive {end.incarnation}/{end.size - 1} is missing")
         return HeldDirectives(
             end.incarnation, journal.Frontier.from_bytes(end.frontier), last[0].leaf, end.checkpoint
         )
@@ -231,6 +235,7 @@ async def run_box(box: Box) -> None:
     Raises what must end the process otherwise: OperatingError, BrokenInvariant, KeyFileError, SettingsError.
     """
     sm2.self_test()
+    _raise_descriptor_limit()
     settings = box.settings
     held = load_keys(settings)
     stop = _stop_signal()
@@ -253,6 +258,15 @@ async def run_box(box: Box) -> None:
         (Path(settings.data_dir) / RUNNING_NAME).unlink(missing_ok=True)
         opened.close()
     _log.info("stopped", box=settings.box)
+
+
+def _raise_descriptor_limit() -> None:
+    """Take what the system allows: the usual first 1,024 are fewer than the connections of the ways in, and
+    without one the line and the ledger's readers fail, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _stop_signal() -> asyncio.Event:

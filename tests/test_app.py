@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -271,6 +272,21 @@ def test_a_disk_without_room_refuses_payments_and_still_syncs(branch: Branch) ->
     os.kill(branch.box.popen.pid, signal.SIGHUP)
     wait_until(lambda: branch.box is not None and branch.box.event("hangup_ignored") is not None, "its word")
     assert branch.box.end(signal.SIGTERM) == 0
+
+
+def test_a_shell_that_allows_few_descriptors_does_not_limit_the_box(branch: Branch) -> None:
+    """The usual 1,024 are fewer than the connections that the ways in take; then nothing opens any more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    branch.write_box(("127.0.0.1:1",))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        branch.start_box(ready=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert branch.box is not None
+    limits = Path(f"/proc/{branch.box.popen.pid}/limits").read_text()
+    allowed = next(line for line in limits.splitlines() if line.startswith("Max open files")).split()[3]
+    assert int(allowed) == min(hard, 65_536)
 
 
 def test_a_way_in_without_its_secret_ends_with_the_mend(branch: Branch) -> None:
