@@ -51,7 +51,7 @@ def points(place: Path) -> tuple[list[Point], list[Point]]:
             child = Child(place / f"{thread}-{only_disk}")
             tracer = _tracer(child, thread, *(disk_paths(child.home) if only_disk else ()))
             child.order("pay", PAYMENTS)
-            tracer.end()
+            tracer.end(gone=child.gone)
             child.end()
             for call, count in sorted(tracer.calls.items()):
                 numbers = range(1, count + 1)
@@ -77,12 +77,11 @@ def harmed(home: Path, point: Point) -> tuple[bool, list[str], list[str]]:
         options += disk_paths(home)
     tracer = _tracer(child, point.thread, *options)
     child.order("pay", PAYMENTS)
-    status = child.process.poll()
-    tracer.end()
+    tracer.end(gone=child.gone)
     child.end()
     wrong = child.wrong()
-    if not child.errors and len(child.told.answers) < PAYMENTS and status is None:
-        wrong.append("a payment was neither answered nor failed, and the box still ran")
+    if not child.gone and child.paid + len(child.errors) < PAYMENTS:
+        wrong.append("a payment was neither answered nor failed")
     return tracer.injected > 0, child.errors, wrong
 
 

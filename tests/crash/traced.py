@@ -33,7 +33,9 @@ class Child:
         self.key: SigningKey = create_signing_key(home / KEY_NAME, BOX)
         self.told = Told()
         self.errors: list[str] = []
+        self.paid = 0
         self.batches = self.records = 0
+        self.gone = False
         command = [sys.executable, "-m", "tests.crash.paying_child", str(home), str(seed), str(wal_pages)]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -47,6 +49,7 @@ class Child:
             _pipe(self.process.stdin).write(f"{word} {count}\n".encode())
             _pipe(self.process.stdin).flush()
         except BrokenPipeError:
+            self.gone = True
             return
         self.hear("done")
 
@@ -55,6 +58,7 @@ class Child:
         for line in _pipe(self.process.stdout):
             words: list[Any] = msgspec.json.decode(line)
             if words[0] == "told":
+                self.paid += 1
                 request = msgspec.convert(words[2], Request)
                 self.told.requests[words[1], request.id] = request
                 self.told.answers[words[1], request.id] = words[3].encode()
@@ -62,10 +66,12 @@ class Child:
                 self.errors.append(words[1])
             elif words[0] == "ready":
                 self.loop_thread, self.commit_thread = words[1:]
+                self.paid = 0
             elif words[0] == "done":
                 self.batches, self.records = words[1:]
             if words[0] == last:
                 return
+        self.gone = True
 
     def end(self) -> int:
         """Kill it if it still lives; its status."""
@@ -99,10 +105,11 @@ class Tracer:
         self.said = self._process.stderr.readline()
         assert "attached" in self.said, self.said
 
-    def end(self) -> None:
-        """Let the thread go."""
-        self._process.terminate()
-        self._process.communicate()
+    def end(self, *, gone: bool) -> None:
+        """Let the thread go; of one that is gone strace writes the end down and ends by itself."""
+        if not gone:
+            self._process.terminate()
+        self._process.communicate(timeout=30)
 
     @property
     def calls(self) -> Counter[str]:

@@ -55,9 +55,13 @@ class Told:
         self.requests: dict[tuple[str, str], Request] = {}
         self.sizes: list[int] = []
         """Every size of the journal of which somebody was told something."""
+        self.deaf = False
+        """The box has no power any more: what it still says reaches nobody."""
 
     def take(self, client: str, request: Request, outcome: Outcome) -> None:
         """One answer; a repeat must be the same bytes."""
+        if self.deaf:
+            return
         assert isinstance(outcome, Decision), outcome
         identity = (client, request.id)
         known = self.answers.setdefault(identity, outcome.body)
@@ -88,7 +92,10 @@ class Day:
         """Concurrent requests of all tills, then now and then something of the box's own."""
         self.clock.pass_seconds(ROUND_S)
         wanted = [(self.random.choice(TILLS), self._requests()) for _ in range(self.random.randint(1, 5))]
-        await asyncio.gather(*(self.send(client, requests) for client, requests in wanted))
+        orders = [self.send(client, requests) for client, requests in wanted]
+        for problem in await asyncio.gather(*orders, return_exceptions=True):
+            if problem is not None:
+                raise problem
         await self._own_work()
 
     async def send(self, client: str, requests: list[Request], *, linked: bool = False) -> None:
@@ -180,6 +187,8 @@ async def open_day(
         day = Day(pen, clock, told, seed=seed)
 
         def tell() -> None:
+            if told.deaf:
+                return
             tip = pen.desk.tip
             told.sizes.append(tip.size)
             if tip.size:
