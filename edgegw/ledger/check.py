@@ -42,7 +42,8 @@ class Finding(msgspec.Struct, frozen=True):
     """One thing that is wrong: a kind of thing, where it stands, what differs."""
 
     what: str
-    """`file`, `record`, `tile`, `head`, `cosignature`, `snapshot`, `directive`, `directives` or `replay`."""
+    """`file`, `record`, `tile`, `head`, `cosignature`, `snapshot`, `site`, `directive`, `directives` or
+    `replay`."""
     place: str
     problem: str
 
@@ -127,6 +128,8 @@ class _Check:
             self._epoch(head)
             self.report.epochs += 1
         self._snapshots()
+        for bundle in self._store.changed_sites():
+            self.report.add("site", str(bundle.version), f"it was changed: its bytes are not {bundle.digest}")
         for end in ends:
             self._incarnation(end)
         records, under_heads, directives, under_ends = self._store.counts()

@@ -349,6 +349,12 @@ class Store:
             raise LedgerCorrupt(f"site bundle {digest} is not the one that the journal names: it was changed")
         return row and Bundle(*row)
 
+    def changed_sites(self) -> list[Bundle]:
+        """The site bundles whose bytes do not have the digest that they are kept under."""
+        with self._guarded():
+            kept = [Bundle(*row) for row in self._db.execute("SELECT * FROM site ORDER BY version")]
+        return [bundle for bundle in kept if sm3(bundle.bundle).hex() != bundle.digest]
+
     def meta(self, key: str) -> str | None:
         """A fact about the file itself."""
         row = self._row("SELECT value FROM meta WHERE key = ?", key)
