@@ -86,7 +86,7 @@ def _verbatim(body: bytes) -> msgspec.Raw:
     digits."""
     try:
         msgspec.json.decode(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return msgspec.Raw(msgspec.json.encode(body.hex()))
     return msgspec.Raw(msgspec.json.encode(body.hex()) if b"\n" in body else body)
 

@@ -391,13 +391,19 @@ def encode(record: Record | Directive) -> bytes:
 
 
 def decode_record(body: bytes) -> Record:
-    """A record from its bytes; raises msgspec.ValidationError that names the field."""
-    return _record_decoder.decode(body)
+    """A record from its bytes; raises msgspec.DecodeError that names the field."""
+    try:
+        return _record_decoder.decode(body)
+    except UnicodeDecodeError as problem:
+        raise msgspec.DecodeError(str(problem)) from None
 
 
 def decode_directive(body: bytes) -> Directive:
-    """A directive from its bytes; raises msgspec.ValidationError that names the field."""
-    return _directive_decoder.decode(body)
+    """A directive from its bytes; raises msgspec.DecodeError that names the field."""
+    try:
+        return _directive_decoder.decode(body)
+    except UnicodeDecodeError as problem:
+        raise msgspec.DecodeError(str(problem)) from None
 
 
 def transfer_id(*, epoch: int, seq: int, leg: int) -> int:

@@ -65,7 +65,16 @@ def test_a_new_version_opens_accounts_and_moves_homes() -> None:
     assert box.available("cleo") == 5
 
 
-@pytest.mark.parametrize("body", [b'{"type":"gift","v":1}', b"\x00garbage", b'{"type":"gift",\n"v":1}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"type":"gift","v":1}',
+        b"\x00garbage",
+        b'{"type":"gift",\n"v":1}',
+        b'{"type":"gr\xa2nt","v":1}',
+        b'{"type":"refuse","v":1,"bank":"b\xa2nk"}',
+    ],
+)
 def test_an_unreadable_directive_is_refused_and_kept(body: bytes) -> None:
     """The bytes stay in the record, which stays one line of JSON; the next directive is applied."""
     box = Box()
