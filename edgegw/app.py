@@ -512,8 +512,8 @@ async def _keep_line(line: Line) -> None:
 
 
 async def _keep_reading(store: Store, line: Line, read_once: asyncio.Event) -> None:
-    """Read every record again, at the start and each SCRUB_PAUSE_S; one that was changed by hand ends the
-    clearing. Slowly once `read_once` is set, which the first pass does."""
+    """Read every record again, at the start, when the line is back and each SCRUB_PAUSE_S; one that was
+    changed by hand ends the clearing. Slowly once `read_once` is set, which the first pass does."""
     while True:
         portions = scrub(store)
         began_s = time.monotonic()
@@ -526,7 +526,17 @@ async def _keep_reading(store: Store, line: Line, read_once: asyncio.Event) -> N
             _log.error("record_edited", problem=str(problem), hint=Forked.default_hint)
             await line.distrust(str(problem))
         read_once.set()
-        await asyncio.sleep(SCRUB_PAUSE_S)
+        await _next_reading(line)
+
+
+async def _next_reading(line: Line) -> None:
+    """Until SCRUB_PAUSE_S are over, or the line is back: what an outage has seen is found at its end."""
+    began_s, was_up = time.monotonic(), line.up
+    while time.monotonic() - began_s < SCRUB_PAUSE_S:
+        await asyncio.sleep(TICK_S)
+        if line.up and not was_up:
+            return
+        was_up = line.up
 
 
 async def _carry_on(what: str, work: Awaitable[None]) -> None:

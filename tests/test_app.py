@@ -201,6 +201,28 @@ def test_site_settings_that_were_changed_by_hand_are_not_used(open_branch: Branc
     assert "it was changed" in branch.run("ledger", "check", branch.path("box.toml"), code=1)
 
 
+def test_an_old_record_that_was_changed_in_an_outage_is_found_at_its_end(open_branch: Branch) -> None:
+    """The centre has it already, so no package of the sync would carry it and nobody else would look."""
+    branch, payment = open_branch, secrets.token_hex(16)
+    assert branch.pay("alice", 1_000, id=payment).status == 201
+    wait_until(lambda: branch.call("GET", "/v1/status").json["records_waiting"] == 0, "the centre to hold it")
+    assert branch.hub is not None
+    assert branch.hub.end(signal.SIGTERM) == 0
+    branch.wait_for_mode("offline")
+    with apsw.Connection(branch.path("data/ledger.db")) as ledger:
+        ledger.execute("DROP TRIGGER record_keeps_content")
+        ledger.execute(
+            "UPDATE record SET body = CAST(replace(CAST(body AS TEXT), ':1000', ':9') AS BLOB) WHERE id = ?",
+            (bytes.fromhex(payment),),
+        )
+        assert ledger.total_changes() == 1
+    assert branch.pay("alice", 1_000).status == 201
+
+    branch.start_hub()
+    branch.wait_for_mode("forked")
+    assert branch.pay("alice", 1_000).status == 503
+
+
 def test_a_record_behind_the_signed_head_ends_the_start_with_the_mend(open_branch: Branch) -> None:
     """Nobody signed it; the next record of the box itself would fall over it."""
     branch = open_branch
