@@ -51,6 +51,9 @@ class Guard:
         if isinstance(problem, apsw.Error):
             self._undo()
             raise translated(problem) from problem
+        if isinstance(problem, UnicodeDecodeError):
+            self._undo()
+            raise LedgerCorrupt(f"a text of the ledger is no UTF-8: {problem}") from problem
 
 
 def translated(problem: apsw.Error) -> OperatingError | BrokenInvariant:

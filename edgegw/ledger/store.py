@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self, TypeVar, get_type_hints
 
 import apsw
 
@@ -98,6 +98,13 @@ class Bundle(NamedTuple):
     version: int
     digest: str
     bundle: bytes
+
+
+Stored = TypeVar("Stored", Bundle, DirectivesEnd, Entry, Head, Image, Row, Tile)
+_COLUMNS: Final = {
+    kind: tuple(get_type_hints(kind).values())
+    for kind in (Bundle, DirectivesEnd, Entry, Head, Image, Row, Tile)
+}
 
 
 class Store:
@@ -310,7 +317,7 @@ class Store:
                 "SELECT * FROM record WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?",
                 (*_span(epoch, start), limit),
             )
-            return [Row(*row) for row in rows]
+            return [_whole(Row, row) for row in rows]
 
     def node(self, epoch: int, size: int) -> Node:
         """The journal's tree of an epoch as it was at a size; take a fresh one for each proof."""
@@ -319,40 +326,44 @@ class Store:
     def head(self, epoch: int) -> Head | None:
         """Where the journal of an epoch ends."""
         row = self._row("SELECT * FROM head WHERE epoch = ?", epoch)
-        return row and Head(*row)
+        return row and _whole(Head, row)
 
     def heads(self) -> list[Head]:
         """Where the journal of every epoch ends, oldest first."""
         with self._guarded():
-            return [Head(*row) for row in self._db.execute("SELECT * FROM head ORDER BY epoch")]
+            return [_whole(Head, row) for row in self._db.execute("SELECT * FROM head ORDER BY epoch")]
 
     def directives_ends(self) -> list[DirectivesEnd]:
         """Where the directives of every incarnation end, oldest first."""
         with self._guarded():
             rows = self._db.execute("SELECT * FROM directive_head ORDER BY incarnation")
-            return [DirectivesEnd(*row) for row in rows]
+            return [_whole(DirectivesEnd, row) for row in rows]
 
     def cosignature(self, epoch: int) -> tuple[int, str] | None:
         """Size and note of the newest cosigned checkpoint of an epoch."""
         row = self._row("SELECT size, note FROM cosignature WHERE epoch = ?", epoch)
+        if row is not None and not (isinstance(row[0], int) and isinstance(row[1], str)):
+            raise LedgerCorrupt(f"the cosignature of epoch {epoch} is {row}")
         return row and (row[0], row[1])
 
     def latest_snapshots(self) -> list[Image]:
         """The stored snapshots, newest first."""
         with self._guarded():
-            return [Image(*row) for row in self._db.execute("SELECT * FROM snapshot ORDER BY position DESC")]
+            rows = self._db.execute("SELECT * FROM snapshot ORDER BY position DESC")
+            return [_whole(Image, row) for row in rows]
 
     def site(self, digest: str) -> Bundle | None:
         """The site bundle with this digest (SM3, hex); raises LedgerCorrupt where its bytes have another."""
         row = self._row("SELECT * FROM site WHERE digest = ?", digest)
-        if row and sm3(row[2]).hex() != digest:
+        kept = row and _whole(Bundle, row)
+        if kept and sm3(kept.bundle).hex() != digest:
             raise LedgerCorrupt(f"site bundle {digest} is not the one that the journal names: it was changed")
-        return row and Bundle(*row)
+        return kept
 
     def changed_sites(self) -> list[Bundle]:
         """The site bundles whose bytes do not have the digest that they are kept under."""
         with self._guarded():
-            kept = [Bundle(*row) for row in self._db.execute("SELECT * FROM site ORDER BY version")]
+            kept = [_whole(Bundle, row) for row in self._db.execute("SELECT * FROM site ORDER BY version")]
         return [bundle for bundle in kept if sm3(bundle.bundle).hex() != bundle.digest]
 
     def meta(self, key: str) -> str | None:
@@ -362,8 +373,11 @@ class Store:
 
     def tiles_of(self, epoch: int) -> Iterator[Tile]:
         """The stored tiles of an epoch by level and number, for the full check."""
-        for row in self._db.execute("SELECT * FROM tile WHERE epoch = ? ORDER BY level, number", (epoch,)):
-            yield Tile(*row)
+        with self._guarded():
+            for row in self._db.execute(
+                "SELECT * FROM tile WHERE epoch = ? ORDER BY level, number", (epoch,)
+            ):
+                yield _whole(Tile, row)
 
     def counts(self) -> tuple[int, int, int, int]:
         """Records, records under a head, directives, directives under a head; all at one moment."""
@@ -408,10 +422,11 @@ class Store:
                 (*_span(epoch, start), limit),
             )
             for position, leaf, body in cursor:
-                size += len(body)
+                entry = _whole(Entry, (position & SEQ_MAX, leaf, body))
+                size += len(entry.body)
                 if entries and size > bytes_max:
                     break
-                entries.append(Entry(position & SEQ_MAX, leaf, body))
+                entries.append(entry)
             cursor.close(True)
         return entries
 
@@ -429,6 +444,8 @@ class Store:
             values = (position_of(epoch=epoch, seq=start), position_of(epoch=epoch, seq=end))
         with self._guarded():
             hashes = [row[0] for row in self._db.execute(statement, values)]
+        if not all(isinstance(value, bytes) for value in hashes):
+            raise LedgerCorrupt(f"epoch {epoch} has hashes of level {level} from {start} that are none")
         if len(hashes) != max(0, end - start):
             raise LedgerCorrupt(
                 f"epoch {epoch} has {len(hashes)} hashes of level {level} from {start}, not {end - start}"
@@ -439,6 +456,14 @@ class Store:
 def _span(epoch: int, start: int) -> tuple[int, int]:
     """The positions from seq `start` to the end of an epoch."""
     return position_of(epoch=epoch, seq=start), position_of(epoch=epoch, seq=SEQ_MAX)
+
+
+def _whole(kind: type[Stored], row: Sequence[Any]) -> Stored:
+    """The row as what it stands for; SQLite checks the types of its columns on writing alone."""
+    for value, wanted in zip(row, _COLUMNS[kind], strict=True):
+        if not isinstance(value, wanted):
+            raise LedgerCorrupt(f"{kind.__name__} {row[0]!r} has {value!r:.80}, which is no {wanted}")
+    return kind(*row)
 
 
 def _nothing() -> None:

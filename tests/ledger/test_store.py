@@ -1,6 +1,7 @@
 """The ledger file: what a COMMIT keeps, what it refuses, and that nothing in it changes afterwards."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
@@ -14,6 +15,7 @@ from edgegw.core.exchange import frontier_at
 from edgegw.errors import (
     BrokenInvariant,
     HeadMoved,
+    LedgerCorrupt,
     LedgerForeign,
     OutcomeUnknown,
     StorageBusy,
@@ -368,3 +370,42 @@ def test_a_row_says_what_its_record_says(pen: TestPen) -> None:
     row = row_of(pen.transfer(5, original="1/3"), leaf=b"l", body=b"b")
     place, original = position_of(epoch=1, seq=5), position_of(epoch=1, seq=3)
     assert row == (place, "transfer", "till-2", bytes.fromhex(identity(5)), original, b"l", b"b")
+
+
+@pytest.mark.parametrize(
+    ("damage", "read"),
+    [
+        ("UPDATE head SET checkpoint = CAST(x'8041' AS TEXT)", Store.heads),
+        ("UPDATE head SET size = 'x'", Store.heads),
+        ("UPDATE head SET root = 'x'", lambda store: store.head(1)),
+        ("UPDATE meta SET value = CAST(x'80' AS TEXT) WHERE key = 'box'", lambda store: store.meta("box")),
+        ("UPDATE cosignature SET size = 'x'", lambda store: store.cosignature(1)),
+        ("UPDATE tile SET hash = 'x'", lambda store: list(store.tiles_of(1))),
+        ("UPDATE tile SET hash = 'x'", lambda store: store.node(1, 300)(8, 0)),
+        ("UPDATE snapshot SET body = 'x'", Store.latest_snapshots),
+        (
+            "UPDATE record SET leaf = 'x'",
+            lambda store: store.records(epoch=1, start=0, limit=9, bytes_max=9),
+        ),
+    ],
+)
+def test_a_value_that_rot_made_another_type_is_corruption(
+    tmp_path: Path, damage: str, read: Callable[[Store], object]
+) -> None:
+    """A start that ends in a TypeError tells the operator nothing; SQLite checks types on writing alone."""
+    pen = TestPen(new_store(tmp_path))
+    pen.write_transfers(300)
+    pen.write_snapshot(b"the book")
+    pen.cosign(200)
+    pen.store.close()
+    intruder = apsw.Connection(str(tmp_path / "ledger.db"))
+    intruder.execute("DROP TRIGGER record_keeps_content")
+    intruder.execute("PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '')")
+    intruder.close()
+    intruder = apsw.Connection(str(tmp_path / "ledger.db"))
+    intruder.execute(damage)
+    intruder.close()
+    store = Store.open_reader(tmp_path / "ledger.db")
+    with pytest.raises(LedgerCorrupt):
+        read(store)
+    store.close()
