@@ -119,13 +119,16 @@ class RealBox:
         )
         self.pen.awaited = self.line.awaited
         self.pen.on_commit.append(self.line.head_moved)
-        self._tasks = [asyncio.create_task(self.pen.run()), asyncio.create_task(self.line.run())]
+        self._writing = asyncio.create_task(self.pen.run())
+        self._talking = asyncio.create_task(self.line.run())
 
     async def stop(self) -> None:
-        for task in reversed(self._tasks):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        self._talking.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._talking
+        # Not cancelled: its last COMMIT would go on in its thread, and the connection is busy then.
+        self.pen.close()
+        await self._writing
         self._reader.close()
         self.store.close()
 
