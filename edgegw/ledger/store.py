@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeVar, get_type_hint
 
 import apsw
 
-from edgegw.core.journal import Node, sm3
+from edgegw.core.journal import FIRST_PREVIOUS, Node, leaf_hash, sm3
 from edgegw.errors import (
     BrokenInvariant,
     HeadMoved,
@@ -44,10 +44,10 @@ __all__ = [
 SNAPSHOTS_KEPT: Final = 2
 _FIND_WIDTHS: Final = (1, 8, 64, 256)
 """Lists of ids are padded to these lengths, so that few statements serve all batches and stay prepared."""
-_FIND: Final = {
-    width: f"SELECT client, id, body FROM record WHERE id IN ({', '.join('?' * width)})"  # noqa: S608
-    for width in _FIND_WIDTHS
-}
+_RECORD: Final = """SELECT r.client, r.id, r.position, r.body, r.leaf, before.leaf
+    FROM record r LEFT JOIN record before ON before.position = r.position - 1"""
+"""What `_proved` takes: a record with the leaf before its own."""
+_FIND: Final = {width: f"{_RECORD} WHERE r.id IN ({', '.join('?' * width)})" for width in _FIND_WIDTHS}
 _APPEND: Final = "INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?)"
 _MOVE_HEAD: Final = """UPDATE head SET size = ?, root = ?, checkpoint = ?
     WHERE epoch = ? AND size = ? AND boot = ?"""
@@ -263,7 +263,10 @@ class Store:
     # --- reading ------------------------------------------------------------------------------------------
 
     def find(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-        """The bodies of the records of these identities, (client, id in hex); unknown ones are absent."""
+        """The bodies of the records of these identities, (client, id in hex); unknown ones are absent.
+
+        As every reader of single records here, it raises LedgerCorrupt for bytes that were not chained.
+        """
         wanted, found = set(keys), {}
         ids = [bytes.fromhex(identity) for _, identity in keys]
         with self._guarded():
@@ -271,36 +274,31 @@ class Store:
                 chunk = ids[start : start + _FIND_WIDTHS[-1]]
                 width = next(width for width in _FIND_WIDTHS if width >= len(chunk))
                 chunk += chunk[-1:] * (width - len(chunk))
-                for client, identity, body in self._db.execute(_FIND[width], chunk):
-                    key = (client, identity.hex())
+                for row in self._db.execute(_FIND[width], chunk):
+                    key = (row[0], row[1].hex())
                     if key in wanted:
-                        found[key] = body
+                        found[key] = _proved(row)
         return found
 
     def at(self, position: int) -> bytes | None:
         """The body of the record at a position."""
-        row = self._row("SELECT body FROM record WHERE position = ?", position)
-        return None if row is None else bytes(row[0])
+        row = self._row(f"{_RECORD} WHERE r.position = ?", position)
+        return None if row is None else _proved(row)
 
     def about(self, original: int) -> list[bytes]:
         """The bodies of all records about the one at a position (`rows.original_of`), in order."""
         with self._guarded():
-            rows = self._db.execute(
-                "SELECT body FROM record WHERE original = ? ORDER BY position", (original,)
-            )
-            return [row[0] for row in rows]
+            rows = self._db.execute(f"{_RECORD} WHERE r.original = ? ORDER BY r.position", (original,))
+            return [_proved(row) for row in rows]
 
     def of_type(
         self, record_type: Literal["window", "directive"], *, after: int, limit: int
     ) -> list[tuple[int, bytes]]:
         """(position, body) of at most `limit` records of a rare type beyond a position, in order."""
         # The type stands in the statement: only then does SQLite see that its partial index answers.
-        statement = (
-            f"SELECT position, body FROM record WHERE type = '{record_type}' AND position > ?"  # noqa: S608
-            " ORDER BY position LIMIT ?"
-        )
+        statement = f"{_RECORD} WHERE r.type = '{record_type}' AND r.position > ? ORDER BY r.position LIMIT ?"
         with self._guarded():
-            return list(self._db.execute(statement, (after, limit)))
+            return [(row[2], _proved(row)) for row in self._db.execute(statement, (after, limit))]
 
     def records(self, *, epoch: int, start: int, limit: int, bytes_max: int) -> list[Entry]:
         """Records of an epoch from seq `start`: at most `limit` and bytes_max of bodies, but one at least."""
@@ -456,6 +454,16 @@ class Store:
 def _span(epoch: int, start: int) -> tuple[int, int]:
     """The positions from seq `start` to the end of an epoch."""
     return position_of(epoch=epoch, seq=start), position_of(epoch=epoch, seq=SEQ_MAX)
+
+
+def _proved(row: Sequence[Any]) -> bytes:
+    """The body of a `_RECORD` row, if it is the one that was chained: what is answered is never rot."""
+    _, _, position, body, leaf, before = row
+    epoch, seq = place_at(position)
+    previous = before if seq else FIRST_PREVIOUS
+    if not (isinstance(body, bytes) and isinstance(previous, bytes) and leaf_hash(previous, body) == leaf):
+        raise LedgerCorrupt(f"record {epoch}/{seq} is not the one that was chained")
+    return body
 
 
 def _whole(kind: type[Stored], row: Sequence[Any]) -> Stored:

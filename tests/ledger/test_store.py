@@ -409,3 +409,29 @@ def test_a_value_that_rot_made_another_type_is_corruption(
     with pytest.raises(LedgerCorrupt):
         read(store)
     store.close()
+
+
+def test_a_record_that_rotted_is_not_answered_from(tmp_path: Path) -> None:
+    """A repeat that is answered with another amount than the first time, or a reversal of it, moves money."""
+    pen = TestPen(new_store(tmp_path))
+    pen.write_transfers(20)
+    pen.write(pen.transfer(20, original="1/7"))
+    pen.store.close()
+    intruder = apsw.Connection(str(tmp_path / "ledger.db"))
+    intruder.execute("DROP TRIGGER record_keeps_content")
+    intruder.execute(
+        "UPDATE record SET body = CAST(replace(body, 'amount_minor\":', 'amount_minor\":1') AS BLOB)"
+        " WHERE position IN (?, ?)",
+        (position_of(epoch=1, seq=7), position_of(epoch=1, seq=20)),
+    )
+    intruder.close()
+    store = Store.open_reader(tmp_path / "ledger.db")
+    place = position_of(epoch=1, seq=7)
+    with pytest.raises(LedgerCorrupt, match="1/7 is not the one"):
+        store.find([("till-1", identity(7))])
+    with pytest.raises(LedgerCorrupt, match="1/7 is not the one"):
+        store.at(place)
+    with pytest.raises(LedgerCorrupt, match="1/20 is not the one"):
+        store.about(place)
+    assert store.find([("till-2", identity(8))])
+    store.close()
