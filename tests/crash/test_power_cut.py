@@ -2,8 +2,8 @@
 
 The file system lies in a file; FS_IOC_SHUTDOWN without a flush of its log is the cut, the next mount replays
 what the log has. The anchor lies on another medium, which keeps what it has.
-What the box says after the moment of the cut reaches nobody: an fsync that was under way then may return as if
-all were well, which no machine without power does.
+What the box says after the moment of the cut reaches nobody: an fsync that was under way then may return as
+if all were well, which no machine without power does.
 Short: a few cuts. Long, two hundred on one disk that is never made anew, about a minute:
     pytest -m slow tests/crash/test_power_cut.py -s
 """
