@@ -26,7 +26,7 @@ from edgegw.ledger.batch import Desk, Tip
 from edgegw.ledger.clock import BoxTime, Clock
 from edgegw.ledger.history import StoreHistory
 from edgegw.ledger.outcomes import Budget
-from edgegw.ledger.rows import place_at, position_of
+from edgegw.ledger.rows import place_at
 from edgegw.ledger.store import Head, Image, Store
 from edgegw.ledger.writer import Pen, Sign
 
@@ -131,8 +131,8 @@ def _check_head(store: Store, head: Head, open_note: OpenNote) -> None:
         ) from None
     if (checkpoint.size, checkpoint.root) != (head.size, head.root):
         raise LedgerCorrupt(f"the head of epoch {head.epoch} is not the one that its checkpoint signs")
-    if store.at(position_of(epoch=head.epoch, seq=head.size)) is not None:
-        raise LedgerCorrupt(f"record {head.epoch}/{head.size} stands behind the head that was signed")
+    for beyond in store.records(epoch=head.epoch, start=head.size, limit=1, bytes_max=1):
+        raise LedgerCorrupt(f"record {head.epoch}/{beyond.seq} stands behind the head that was signed")
     root = frontier_at(head.size, store.node(head.epoch, head.size)).root()
     if root != head.root:
         raise LedgerCorrupt(f"the records of epoch {head.epoch} do not give the root that was signed")
