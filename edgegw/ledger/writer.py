@@ -4,7 +4,7 @@
 Decisions run on the event loop on a layer of the book; signing the checkpoint and COMMIT run in a thread
 of their own, and the next batch forms by itself meanwhile. Only after COMMIT is the layer merged and
 anybody told. An error before COMMIT throws the layer away and plays the jobs singly, so that the offender
-alone gets no answer; after a failed COMMIT nothing is known any more: every waiter hears `OutcomeUnknown`
+alone gets no answer; a disk that fails or lies ends the pen; after a failed COMMIT nothing is known any more: every waiter hears `OutcomeUnknown`
 and the process must stop. Leaves out: what a decision is (`core.decide`), a batch (`ledger.batch`), the
 file (`ledger.store`), how a start finds its book (`ledger.start`).
 """
@@ -42,6 +42,7 @@ from edgegw.errors import (
     BrokenInvariant,
     Fenced,
     Forked,
+    Next,
     NotEnrolled,
     OperatingError,
     Overloaded,
@@ -370,6 +371,12 @@ class Pen:
             batch = self._decided(jobs)
         except (BrokenInvariant, ReplayError) as broken:
             self._stop(BrokenInvariant(str(broken)), jobs)
+            return
+        except OperatingError as error:
+            if error.next is Next.STOP:
+                self._stop(error, jobs)
+            else:
+                await self._singly(jobs, error)
             return
         except Exception as error:  # noqa: BLE001 - whatever a job raises, it alone is left without an answer
             await self._singly(jobs, error)
