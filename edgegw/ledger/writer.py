@@ -4,9 +4,10 @@
 Decisions run on the event loop on a layer of the book; signing the checkpoint and COMMIT run in a thread
 of their own, and the next batch forms by itself meanwhile. Only after COMMIT is the layer merged and
 anybody told. An error before COMMIT throws the layer away and plays the jobs singly, so that the offender
-alone gets no answer; a disk that fails or lies ends the pen; after a failed COMMIT nothing is known any more: every waiter hears `OutcomeUnknown`
-and the process must stop. Leaves out: what a decision is (`core.decide`), a batch (`ledger.batch`), the
-file (`ledger.store`), how a start finds its book (`ledger.start`).
+alone gets no answer; a disk that fails or lies ends the pen. After a failed COMMIT nothing is known any
+more: every waiter hears `OutcomeUnknown` and the process must stop. Leaves out: what a decision is
+(`core.decide`), a batch (`ledger.batch`), the file (`ledger.store`), how a start finds its book
+(`ledger.start`).
 """
 
 from __future__ import annotations
