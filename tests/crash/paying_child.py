@@ -2,9 +2,10 @@
 
     python -m tests.crash.paying_child DIRECTORY SEED WAL_PAGES
 
-Says on stdout, one JSON array a line: ["ready", loop's thread, committing thread], ["told", client, request,
-body], ["error", code], ["done", batches, records]. Takes from stdin: `pay N` (one payment at a time),
-`crowd N` (as many clients at once) and `stop`. Ends by itself, with status 3, as soon as its pen has failed.
+Says on stdout, one JSON array a line: ["ready", loop's thread, committing thread, batches], ["told", client,
+request, body], ["error", code], ["done", batches]. Takes from stdin: `pay N` (one payment after the other),
+`crowd N` (as many clients at once, each a few in a row) and `stop`. Ends by itself, with status 3, as soon as
+its pen has failed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from tests.ledger.running_box import payment
 KEY_NAME = "key.pem"
 STATUS_FAILED = 3
 WARM_ROUNDS = 4
+IN_A_ROW = 5
+"""What each client of a crowd pays."""
 
 
 def say(*words: Any) -> None:
@@ -55,34 +58,33 @@ async def main() -> None:
         ) as (day, _):
             for _ in range(WARM_ROUNDS):
                 await day.round()
-            say("ready", threading.get_native_id(), _thread("ledger-commit"))
+            say("ready", threading.get_native_id(), _thread("ledger-commit"), day.pen.batches)
             while order := await asyncio.to_thread(sys.stdin.readline):
                 word, _, count = order.strip().partition(" ")
                 if word == "stop":
                     break
                 await serve(day, word, int(count))
-                say("done", day.pen.batches, day.pen.records)
+                say("done", day.pen.batches)
 
 
 async def serve(day: Day, word: str, count: int) -> None:
     """Take payments, each told or answered with an error, and end the process when nothing is certain."""
     day.clock.pass_seconds(61)
-    orders = [pay(day) for _ in range(count)]
     if word == "crowd":
-        await asyncio.gather(*orders)
+        await asyncio.gather(*(pay(day, IN_A_ROW) for _ in range(count)))
     else:
-        for order in orders:
-            await order
+        await pay(day, count)
     if day.pen.failure is not None:
         os._exit(STATUS_FAILED)
 
 
-async def pay(day: Day) -> None:
-    """One payment of one client."""
-    try:
-        await day.send("till-1", [payment(day._number(), 1)])
-    except OperatingError as problem:
-        say("error", problem.code)
+async def pay(day: Day, count: int) -> None:
+    """One client's payments, one after the other."""
+    for _ in range(count):
+        try:
+            await day.send("till-1", [payment(day._number(), 1)])
+        except OperatingError as problem:
+            say("error", problem.code)
 
 
 def _thread(name: str) -> int:

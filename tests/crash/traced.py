@@ -34,7 +34,7 @@ class Child:
         self.told = Told()
         self.errors: list[str] = []
         self.paid = 0
-        self.batches = self.records = 0
+        self.batches = 0
         self.gone = False
         command = [sys.executable, "-m", "tests.crash.paying_child", str(home), str(seed), str(wal_pages)]
         self.process = subprocess.Popen(
@@ -65,10 +65,10 @@ class Child:
             elif words[0] == "error":
                 self.errors.append(words[1])
             elif words[0] == "ready":
-                self.loop_thread, self.commit_thread = words[1:]
+                self.loop_thread, self.commit_thread, self.batches = words[1:]
                 self.paid = 0
             elif words[0] == "done":
-                self.batches, self.records = words[1:]
+                self.batches = words[1]
             if words[0] == last:
                 return
         self.gone = True
