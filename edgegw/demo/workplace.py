@@ -71,10 +71,6 @@ class Workplace:
         self.hub_log = self.directory / "hub.log"
         self.box_log = self.directory / "box.log"
 
-    def log_of(self, name: str) -> Path:
-        """The log of `hub` or `box`."""
-        return self.directory / f"{name}.log"
-
     def save(self, state: State) -> None:
         """Keep the state for a resume."""
         (self.directory / STATE_NAME).write_bytes(msgspec.json.encode(state))

@@ -17,7 +17,6 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from edgegw.core.card_numbers import mask_card_numbers
 
-LEVELS: Final = ("debug", "info", "warning", "error")
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 

@@ -387,7 +387,6 @@ _ASKED_IN_VAIN: Final = {
 _OUTRUN: Final = Unanswered(
     "not_decided", "other payments spent what the centre granted for this one, again and again"
 )
-_NOT_DECIDED: Final = Unanswered("not_decided", "the allowance is short and the centre was asked already")
 _UNKNOWN: Final = Unanswered("outcome_unknown", "whoever asked first went away before there was an answer")
 
 

@@ -58,8 +58,6 @@ _NAMES: Final = {
     73: "action date", 90: "original data", 95: "replacement amounts", 128: "MAC",
 }  # fmt: skip
 
-_MAC_FIELD_1: Final = 64
-_MAC_FIELD_2: Final = 128
 _SHOWN_CHARACTERS_MAX: Final = 12
 """Shorter than any card number that a message with shifted fields might show in the wrong place."""
 
