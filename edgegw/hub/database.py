@@ -69,9 +69,7 @@ def sole_process(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DatabaseError(
-                f"another hub serves {path}; stop it first, or use PostgreSQL for several"
-            ) from None
+            raise DatabaseError(f"another hub serves {path}; stop it first") from None
         yield
 
 
