@@ -56,17 +56,28 @@ class StandInRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     currency: Currency
     floor_minor: Annotated[
-        int, msgspec.Meta(ge=0, description="Stand-in only for amounts below this (it fires at >=).")
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="Stand-in only for amounts below this (it fires at >=): "
+            "half of it after 1 day offline, a quarter after 3, none after 5.",
+        ),
     ]
     account_minor: Annotated[
-        int, msgspec.Meta(ge=0, description="Unconfirmed stand-ins of one account, summed, at most.")
+        int,
+        msgspec.Meta(
+            ge=0,
+            description="Unconfirmed stand-ins of one account, summed, at most; "
+            "half of it after 1 day offline, a quarter after 3, none after 5.",
+        ),
     ]
     account_count: Annotated[
         int, msgspec.Meta(ge=0, description="Unconfirmed stand-ins of one account, counted, at most.")
     ]
     box_minor: Annotated[int, msgspec.Meta(ge=0, description="The risk account's allowance at each box.")]
     offline_seconds_max: Annotated[
-        int, msgspec.Meta(ge=0, description="No stand-in after the line was down this long.")
+        int,
+        msgspec.Meta(ge=0, description="No stand-in after the line was down this long, nor after 5 days."),
     ]
 
 
