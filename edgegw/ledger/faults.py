@@ -66,6 +66,8 @@ def translated(problem: apsw.Error) -> OperatingError | BrokenInvariant:
         return StorageBusy(text)
     if isinstance(problem, _CORRUPT):
         return LedgerCorrupt(text)
+    if isinstance(problem, apsw.SQLError):
+        return LedgerCorrupt(f"the tables are not those that this program makes: {text}")
     if isinstance(problem, _DISK):
         return StorageFailed(text)
     return BrokenInvariant(text)

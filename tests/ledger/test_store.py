@@ -387,6 +387,10 @@ def test_a_row_says_what_its_record_says(pen: TestPen) -> None:
             "UPDATE record SET leaf = 'x'",
             lambda store: store.records(epoch=1, start=0, limit=9, bytes_max=9),
         ),
+        (
+            "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql = replace(sql, 'leaf BLOB', 'lead BLOB')",
+            lambda store: store.records(epoch=1, start=0, limit=9, bytes_max=9),
+        ),
     ],
 )
 def test_a_value_that_rot_made_another_type_is_corruption(
