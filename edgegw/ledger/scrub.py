@@ -13,7 +13,7 @@ from typing import Final
 
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
 from edgegw.errors import LedgerCorrupt
-from edgegw.ledger.rows import column_fault, position_of
+from edgegw.ledger.rows import column_fault, place_at, position_of
 from edgegw.ledger.store import DirectivesEnd, Head, Store
 
 PORTION: Final = 128
@@ -48,6 +48,11 @@ def _records(store: Store, head: Head) -> Iterator[int]:
             previous = row.leaf
         if not rows:
             raise LedgerCorrupt(f"record {head.epoch}/{start} is missing")
+        for position in store.unindexed(rows):
+            seq = place_at(position)[1]
+            raise LedgerCorrupt(
+                f"record {head.epoch}/{seq} is not found by its index: it would be done again"
+            )
         frontier.extend([row.leaf for row in rows])
         yield len(rows)
     if frontier.root() != head.root:

@@ -48,6 +48,10 @@ _RECORD: Final = """SELECT r.client, r.id, r.position, r.body, r.leaf, before.le
     FROM record r LEFT JOIN record before ON before.position = r.position - 1"""
 """What `_proved` takes: a record with the leaf before its own."""
 _FIND: Final = {width: f"{_RECORD} WHERE r.id IN ({', '.join('?' * width)})" for width in _FIND_WIDTHS}
+_BY_IDENTITY: Final = "SELECT position FROM record INDEXED BY record_identity WHERE id = ? AND client = ?"
+_BY_ORIGINAL: Final = (
+    "SELECT position FROM record INDEXED BY record_original WHERE original = ? AND position = ?"
+)
 _APPEND: Final = "INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?)"
 _MOVE_HEAD: Final = """UPDATE head SET size = ?, root = ?, checkpoint = ?
     WHERE epoch = ? AND size = ? AND boot = ?"""
@@ -316,6 +320,21 @@ class Store:
                 (*_span(epoch, start), limit),
             )
             return [_whole(Row, row) for row in rows]
+
+    def unindexed(self, rows: Sequence[Row]) -> list[int]:
+        """The positions of those rows to which the index of identities or of originals does not lead."""
+        lost = []
+        with self._guarded():
+            for row in rows:
+                if row.id is not None:
+                    found = self._db.execute(_BY_IDENTITY, (row.id, row.client)).fetchall()
+                    if found != [(row.position,)]:
+                        lost.append(row.position)
+                if row.original is not None:
+                    found = self._db.execute(_BY_ORIGINAL, (row.original, row.position)).fetchall()
+                    if not found:
+                        lost.append(row.position)
+        return lost
 
     def node(self, epoch: int, size: int) -> Node:
         """The journal's tree of an epoch as it was at a size; take a fresh one for each proof."""

@@ -70,3 +70,20 @@ def test_what_was_changed_by_hand_is_named(path: Path, statement: str, named: st
     connection.close()
     with pytest.raises(LedgerCorrupt, match=named):
         list(scrub(Store.open_reader(path)))
+
+
+@pytest.mark.parametrize("index", ["record_identity", "record_original"])
+def test_an_index_that_leads_nowhere_is_found(path: Path, index: str) -> None:
+    """A payment that its identity does not lead to is done again, and so is a reversal of it."""
+    pen = TestPen(Store.open(path), epoch=2)
+    pen.resume()
+    pen.write(pen.transfer(SIZE, original="2/7"))
+    pen.store.close()
+    with apsw.Connection(str(path)) as connection:
+        before = connection.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (index,)).fetchall()[0][0]
+        connection.execute(f"DROP INDEX {index}")
+        connection.execute(before.replace("IS NOT NULL", f"IS NOT NULL AND position <> {OLD + SIZE - 7}"))
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_schema SET sql = ? WHERE name = ?", (before, index))
+    with pytest.raises(LedgerCorrupt, match=f"record 2/{SIZE} is not found by its index"):
+        list(scrub(Store.open_reader(path)))
