@@ -47,8 +47,14 @@ def need_strace() -> None:
 
 @cache
 def _traces() -> bool:
-    done = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False)
-    return done.returncode == 0
+    """Whether strace may attach to a process that it has not started itself."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as idle:
+        command = ["strace", "-o", os.devnull, "-p", str(idle.pid)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+            said = tracer.stderr.readline() if tracer.stderr else ""
+            tracer.terminate()
+        idle.kill()
+    return "attached" in said
 
 
 class PoweredDisk:

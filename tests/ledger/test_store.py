@@ -388,7 +388,7 @@ def test_a_row_says_what_its_record_says(pen: TestPen) -> None:
             lambda store: store.records(epoch=1, start=0, limit=9, bytes_max=9),
         ),
         (
-            "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql = replace(sql, 'leaf BLOB', 'lead BLOB')",
+            "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql = replace(sql, 'leaf B', 'lead B')",
             lambda store: store.records(epoch=1, start=0, limit=9, bytes_max=9),
         ),
     ],
