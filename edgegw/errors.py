@@ -78,8 +78,8 @@ class Behind(OperatingError):
     code = "behind"
     next = Next.PAUSE
     default_hint = (
-        "Run `edgegw ledger check`, then start the box with the line up: the hub brings back what is missing"
-        " and issues a new epoch. Until then it clears nothing."
+        "Keep the disk as it is and run `edgegw ledger check`. Put the ledger back that the anchor knows, or"
+        " call the centre. Until then it clears nothing."
     )
 
 
