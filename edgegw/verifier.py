@@ -656,7 +656,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     kinds.add_parser("journal", help="an exported journal").add_argument("file")
     kinds.add_parser("receipt", help="the receipt of one payment").add_argument("file")
     pair = kinds.add_parser("checkpoints", help="an older and a newer checkpoint of one log")
-    pair.add_argument("files", nargs=2, metavar=("OLD", "NEW"))
+    pair.add_argument("files", nargs=2, metavar="CHECKPOINT")
     pair.add_argument("--proof", metavar="FILE", help="the consistency proof between them")
     pair.add_argument("--journal", metavar="FILE", help="an exported journal that covers both")
     return parser

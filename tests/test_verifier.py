@@ -7,10 +7,11 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from edgegw import verifier
@@ -281,9 +282,42 @@ def test_records_signed_out_of_place_are_refused(run: Callable[..., Any]) -> Non
         assert "is expected here" in figures["problem"]
 
 
+def receipt_document(
+    record: bytes,
+    *,
+    previous_leaf: bytes,
+    index: int,
+    proof: Sequence[bytes],
+    checkpoint: str,
+    cosignature: str,
+    cosignature_proof: Sequence[bytes],
+) -> bytes:
+    """A receipt: the record is number index in the tree of checkpoint, to which proof leads.
+
+    cosignature is a cosigned note of the same log or ""; cosignature_proof leads from its size to the head's.
+    """
+    return msgspec.json.encode(
+        {
+            "type": "edgegw-receipt-v1",
+            "record": record.decode(),
+            "previous_leaf": previous_leaf.hex(),
+            "index": index,
+            "proof": [node.hex() for node in proof],
+            "checkpoint": checkpoint,
+            "cosignature": cosignature,
+            "cosignature_proof": [node.hex() for node in cosignature_proof],
+        }
+    )
+
+
+def consistency_document(proof: Sequence[bytes]) -> bytes:
+    """A consistency proof between two checkpoints, as a file of its own."""
+    return msgspec.json.encode({"edgegw_consistency": 1, "proof": [node.hex() for node in proof]}) + b"\n"
+
+
 def receipt(index: int, *, size: int = SIZE, cosigned: int = 0, log: Log = LOG) -> dict[str, Any]:
     node = nodes_of(log.leaves)
-    body = export.receipt_document(
+    body = receipt_document(
         log.records[index],
         previous_leaf=log.leaves[index - 1] if index else FIRST_PREVIOUS,
         index=index,
@@ -337,8 +371,8 @@ def test_two_checkpoints_of_one_history_verify(run: Callable[..., Any], tmp_path
     """By a proof or by the journal; a fork, a wrong proof or another log does not."""
     old, new = (BOX.seal(LOG.checkpoint(size).body()).encode() for size in (333, 600))
     proof, wrong = tmp_path / "proof", tmp_path / "wrong"
-    proof.write_bytes(export.consistency_document(journal.consistency_proof(333, 600, nodes_of(LOG.leaves))))
-    wrong.write_bytes(export.consistency_document(journal.consistency_proof(334, 600, nodes_of(LOG.leaves))))
+    proof.write_bytes(consistency_document(journal.consistency_proof(333, 600, nodes_of(LOG.leaves))))
+    wrong.write_bytes(consistency_document(journal.consistency_proof(334, 600, nodes_of(LOG.leaves))))
     whole, fork = tmp_path / "journal", tmp_path / "fork"
     whole.write_bytes(b"".join(LINES))
     branched = Log.of([*LOG.records[:200], *(r.replace(b'"v":1', b'"v":2') for r in LOG.records[200:])])
@@ -533,3 +567,12 @@ def agrees(check: Callable[..., object], *arguments: object) -> bool:
     except ValueError:
         return False
     return True
+
+
+@pytest.mark.parametrize("words", [(), ("journal",), ("receipt",), ("checkpoints",)])
+def test_help_of_every_kind_ends_well(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """A stranger who asks gets an answer, not a trace."""
+    with pytest.raises(SystemExit) as end:
+        verifier.main([*words, "--help"])
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out

@@ -238,7 +238,8 @@ def _carry_out(hub_settings: Path, work: Callable[[Connection, Keyring], None]) 
 def order_new_epoch(box: str, hub_settings: Path) -> None:
     """Let a box's next opening begin a new epoch, after a restore, a fork or a lost disk.
 
-    What was outstanding in the old epoch stays in doubt until it is sealed.
+    The box must open with an empty data directory: set the old one aside, whole, and start it. What was
+    outstanding in the old epoch stays in doubt until it is sealed.
 
     Example: edgegw order new-epoch branch-1 --hub hub.toml
     """

@@ -34,36 +34,3 @@ def journal_lines(
         leaves = base64.b64encode(b"".join(leaf for _, leaf in block)).decode()
         yield _encode({"leaves": leaves}) + b"\n"
     yield _encode({"checkpoint": checkpoint, "cosignatures": list(cosignatures)}) + b"\n"
-
-
-def receipt_document(
-    record: bytes,
-    *,
-    previous_leaf: bytes,
-    index: int,
-    proof: Sequence[bytes],
-    checkpoint: str,
-    cosignature: str,
-    cosignature_proof: Sequence[bytes],
-) -> bytes:
-    """A receipt: the record is number index in the tree of checkpoint, to which proof leads.
-
-    cosignature is a cosigned note of the same log or ""; cosignature_proof leads from its size to the head's.
-    """
-    return _encode(
-        {
-            "type": "edgegw-receipt-v1",
-            "record": record.decode(),
-            "previous_leaf": previous_leaf.hex(),
-            "index": index,
-            "proof": [node.hex() for node in proof],
-            "checkpoint": checkpoint,
-            "cosignature": cosignature,
-            "cosignature_proof": [node.hex() for node in cosignature_proof],
-        }
-    )
-
-
-def consistency_document(proof: Sequence[bytes]) -> bytes:
-    """A consistency proof between two checkpoints, as a file of its own."""
-    return _encode({"edgegw_consistency": 1, "proof": [node.hex() for node in proof]}) + b"\n"

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from edgegw.core.records import Account, AccountId, AmountMinor, Currency, ShortText
+from edgegw.core.records import Account, AccountId, AmountMinor, Currency
 
 NotNegative = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -123,8 +123,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     allowances: tuple[AllowanceRule, ...] = ()
     late_decline_liable: Annotated[str, msgspec.Meta(pattern=r"^(merchant|branch)\Z")] = "merchant"
     """Who bears a stand-in that the centre declines: `merchant` or `branch`."""
-    time_zone: ShortText = "UTC"
-    """Where the branch is, for business dates; a name like Asia/Shanghai."""
 
 
 _decoder = msgspec.json.Decoder(Site)

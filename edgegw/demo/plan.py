@@ -183,5 +183,4 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
                 {"currency": code, "share_percent": 50, "account_minor": 500_000} for code in NUMERIC
             ],
             "late_decline_liable": "merchant",
-            "time_zone": "Asia/Shanghai",
         }

@@ -2,7 +2,8 @@
 
 An **ask** is answered once, by one directive, however often it is repeated. A visitor's account gets exactly
 what was asked, because what is not spent there lies idle until it is returned; an account at home at the
-asking box gets as much more as its allotment lacks, so that one directive does for both.
+asking box gets as much more as its allotment lacks, so that one directive does for both. Where the centre
+has less than was asked, but enough with what the same box holds already, it gives what it has.
 
 An **allotment** is what a box holds unasked of an account that is at home there: `account_minor`, or
 `share_percent` of the account's whole balance where that is less. It is filled up when less than half is
@@ -99,7 +100,7 @@ def _why_not(page: Page | None, ask: Ask) -> str:
         return "account_frozen"
     if ask.amount_minor <= 0:
         return "amount_not_positive"
-    if page.available_minor < ask.amount_minor:
+    if not page.available_minor or page.available_minor + page.outstanding_minor < ask.amount_minor:
         return "insufficient_funds"
     return ""
 

@@ -122,7 +122,7 @@ async def test_a_bundle_published_while_it_serves_is_announced(world: World, cli
     box = box_over_http(world, client)
     await asyncio.to_thread(box.open)
     await asyncio.to_thread(box.sync)
-    world.publish(a_site(2, time_zone="Asia/Shanghai"))
+    world.publish(a_site(2, late_decline_liable="branch"))
     came = await asyncio.to_thread(box.sync)
     assert [type(directive) for directive in came] == [SiteDirective]
 

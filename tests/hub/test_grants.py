@@ -48,6 +48,22 @@ def test_the_last_hundred_goes_to_one_of_two_boxes(world: World) -> None:
     assert world.money("B") == (100, 0, 100)
 
 
+def test_what_the_box_holds_already_counts_towards_what_it_asks(world: World) -> None:
+    """A customer with enough money is not refused because half of it lies at the box that asks."""
+    world.fund("B", 200)
+    north, south = world.box(NORTH), world.box(SOUTH)
+    north.beat(ask("n-1", "B", 120))
+    north.beat(ask("n-2", "B", 200))
+    granted = north.directives[-1]
+    assert isinstance(granted, GrantDirective)
+    assert granted.amount_minor == 80
+    assert world.money("B") == (200, 0, 200)
+    north.beat(ask("n-3", "B", 200))
+    assert isinstance(north.directives[-1], RefuseDirective)
+    south.beat(ask("s-1", "B", 1))
+    assert isinstance(south.directives[-1], RefuseDirective)
+
+
 def test_a_wish_that_names_no_customer_is_refused_with_its_reason(world: World) -> None:
     """Unknown accounts, the books' own, other currencies and frozen ones get a directive that says why."""
     box = world.box(NORTH)

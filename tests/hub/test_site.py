@@ -21,17 +21,17 @@ def test_other_content_needs_a_higher_version(world: World) -> None:
     """Neither the same nor a lower version can replace what boxes apply."""
     for version in (1, 0):
         with pytest.raises(SiteError, match="version"):
-            world.publish(a_site(version, time_zone="Asia/Shanghai"))
+            world.publish(a_site(version, late_decline_liable="branch"))
 
 
 def test_a_new_version_reaches_a_box_that_is_up(world: World) -> None:
     """By a directive that names the digest, whose bundle the hub hands out."""
     box = world.box(NORTH)
-    digest = world.publish(a_site(2, time_zone="Asia/Shanghai"))
+    digest = world.publish(a_site(2, late_decline_liable="branch"))
     directive = box.sync()[0]
     assert isinstance(directive, SiteDirective)
     assert (directive.version, directive.digest) == (2, digest)
-    assert directive.bytes == len(msgspec.json.encode(a_site(2, time_zone="Asia/Shanghai")))
+    assert directive.bytes == len(msgspec.json.encode(a_site(2, late_decline_liable="branch")))
 
 
 @pytest.mark.parametrize(
