@@ -23,9 +23,6 @@ class CurrencyRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     numeric: Annotated[
         int, msgspec.Meta(ge=1, le=999, description="ISO 4217 number, as ISO 8583 field 49 carries it.")
     ]
-    exponent: Annotated[
-        int, msgspec.Meta(ge=0, le=4, description="Digits after the point; for people only.")
-    ] = 2
 
 
 class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
