@@ -385,7 +385,7 @@ async def _serve_closed(
 ) -> None:
     """Serve reads and repeats until the stop."""
     _log.error("read_only", code=trouble.code, problem=str(trouble), hint=trouble.hint)
-    book, _, _ = load(opened.store, own)
+    book, _, _ = load(opened.store, bank=own.bank, box=own.box, open_note=own.open_note)
     book.mode = Mode.BEHIND if isinstance(trouble, Behind) else Mode.FORKED
     book.mode_reason = str(trouble)
     reads = opened.store.reader()

@@ -46,25 +46,12 @@ def open_reader(directory: Path) -> Iterator[Store]:
 def read_book(store: Store, *, bank: str, box: str) -> tuple[Book, Tip]:
     """The book as the ledger has it, signatures unchecked: what is well is `edgegw ledger check`'s to say."""
     from edgegw.core.journal import parse_checkpoint
-    from edgegw.ledger.start import Own, load
+    from edgegw.ledger.start import load
 
     def open_note(_: int, note: str) -> Checkpoint:
         return parse_checkpoint(note)[0]
 
-    def sign(epoch: int, size: int, root: bytes) -> str:
-        raise NotImplementedError(f"a reader signs nothing: {epoch}/{size} {root.hex()}")
-
-    own = Own(
-        bank=bank,
-        box=box,
-        boot="",
-        sign=sign,
-        open_note=open_note,
-        key_text="",
-        version="",
-        box_digest="",
-    )
-    book, tip, _ = load(store, own)
+    book, tip, _ = load(store, bank=bank, box=box, open_note=open_note)
     return book, tip
 
 

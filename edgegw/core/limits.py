@@ -16,7 +16,7 @@ NS_PER_S: Final = 1_000_000_000
 Refused = tuple[Reason, str]
 """A reason and its detail."""
 
-TIGHTENING: Final = ((24 * 3600, 100), (72 * 3600, 50), (120 * 3600, 25), (168 * 3600, 0))
+TIGHTENING: Final = ((24 * 3600, 100), (72 * 3600, 50), (120 * 3600, 25))
 """Seconds offline up to which so many per cent of the stand-in amounts hold; beyond the last step, none."""
 
 

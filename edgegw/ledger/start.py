@@ -66,7 +66,7 @@ def start(
     Raises LedgerCorrupt where the file does not say what was signed.
     """
     store.own(bank=own.bank, box=own.box)
-    book, tip, last = load(store, own)
+    book, tip, last = load(store, bank=own.bank, box=own.box, open_note=own.open_note)
     if book.site_digest:
         bundle = store.site(book.site_digest)
         if bundle is None:
@@ -101,16 +101,16 @@ def start(
     return pen
 
 
-def load(store: Store, own: Own) -> tuple[Book, Tip, Record | None]:
+def load(store: Store, *, bank: str, box: str, open_note: OpenNote) -> tuple[Book, Tip, Record | None]:
     """The book, the tip and the last record; an empty book and epoch 0 for a ledger without a link."""
     history = StoreHistory(store)
     heads = store.heads()
     if not heads:
-        book = Book(bank=own.bank, box=own.box, history=history)
+        book = Book(bank=bank, box=box, history=history)
         return book, Tip(0, FIRST_PREVIOUS, Frontier(), ""), None
     head = heads[-1]
-    _check_head(store, head, own.open_note)
-    book, first, leaf = _from_snapshot(store, own, head)
+    _check_head(store, head, open_note)
+    book, first, leaf = _from_snapshot(store, head, bank=bank, box=box)
     last: Record | None = None
     for seq, stored_leaf, body in read_records(store, epoch=head.epoch, start=first, end=head.size):
         leaf = leaf_hash(leaf, body)
@@ -138,7 +138,7 @@ def _check_head(store: Store, head: Head, open_note: OpenNote) -> None:
         raise LedgerCorrupt(f"the records of epoch {head.epoch} do not give the root that was signed")
 
 
-def _from_snapshot(store: Store, own: Own, head: Head) -> tuple[Book, int, bytes]:
+def _from_snapshot(store: Store, head: Head, *, bank: str, box: str) -> tuple[Book, int, bytes]:
     """The newest sound snapshot's book, the seq of its record, and the leaf before that; else an empty
     book from 0."""
     history = StoreHistory(store)
@@ -152,7 +152,7 @@ def _from_snapshot(store: Store, own: Own, head: Head) -> tuple[Book, int, bytes
                 seq,
                 store.records(epoch=epoch, start=seq - 1, limit=1, bytes_max=READ_BYTES_MAX)[0].leaf,
             )
-    return Book(bank=own.bank, box=own.box, history=history), 0, FIRST_PREVIOUS
+    return Book(bank=bank, box=box, history=history), 0, FIRST_PREVIOUS
 
 
 def _check_image(store: Store, image: Image) -> None:
