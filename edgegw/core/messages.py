@@ -131,6 +131,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     directives: LogHead = LogHead(0)
     directives_note: str = ""
     """The hub's own signed checkpoint of them."""
+    link: str = ""
+    """The hub-signed link of `epoch`: it proves the epoch to a hub that has lost it."""
 
 
 class Verdict(enum.StrEnum):
@@ -165,7 +167,9 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     link: str = ""
     """With LINK: a `LinkNote`."""
     journals: tuple[LogHead, ...] = ()
-    """What the hub holds, for each epoch that it has issued to this box and has not sealed."""
+    """What the hub holds, for each epoch that it has issued to this box and takes more of."""
+    closed: tuple[LogHead, ...] = ()
+    """What it holds of the others (sealed, forked): to be pulled, not pushed."""
     directives: LogHead = LogHead(0)
     """What the hub has for the box."""
 
@@ -185,6 +189,10 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     mode: Mode = Mode.ACTIVE
     waiting: int = 0
     """Records that the box has and the hub, as far as the box knows, has not; those of this push count."""
+    pull: LogHead | None = None
+    """How far the box holds this epoch of its own journal: what follows is asked back (`Beaten.pulled`)."""
+    handed_back: Package | None = None
+    """Directives that the hub has signed and lost, in order, for a hub that says HUB_BEHIND."""
     package_bytes_max: int = PACKAGE_BYTES_MAX
     """The hub sends no larger package back, but always one directive: so much did the line carry lately."""
 
@@ -215,6 +223,11 @@ class Beaten(msgspec.Struct, frozen=True, kw_only=True, tag="beaten"):
     directives: Package | None = None
     more: bool = False
     """There are more directives than went into this package."""
+    pulled: Package | None = None
+    """The next records of the box's own journal after `Beat.pull`, with its own signed note; None when
+    there are no more, or when the box holds others."""
+    incarnation: LogHead | None = None
+    """After `Beat.handed_back`: the directives that the hub holds now."""
 
 
 Message = Open | Opened | Beat | Beaten

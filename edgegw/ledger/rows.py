@@ -23,6 +23,8 @@ from edgegw.core.records import (
 )
 
 SEQ_BITS: Final = 40
+UNREAD: Final = "unread"
+"""The type of a record whose bytes this program cannot read: a later version's."""
 SEQ_MAX: Final = (1 << SEQ_BITS) - 1
 EPOCH_MAX: Final = (1 << 63 - SEQ_BITS) - 1
 
@@ -56,6 +58,14 @@ def row_of(record: Record, *, leaf: bytes, body: bytes) -> Row:
     client, identity = identity_of(record)
     place = position_of(epoch=record.epoch, seq=record.seq)
     return Row(place, type_of(record), client, identity, original_of(record), leaf, body)
+
+
+def row_of_bytes(body: bytes, *, leaf: bytes, epoch: int, seq: int) -> Row:
+    """The row of a record that somebody else wrote; of a type not known here, it is kept all the same."""
+    try:
+        return row_of(decode_record(body), leaf=leaf, body=body)
+    except (msgspec.MsgspecError, ValueError):
+        return Row(position_of(epoch=epoch, seq=seq), UNREAD, None, None, None, leaf, body)
 
 
 def column_fault(row: Row) -> str:

@@ -55,6 +55,9 @@ _BY_ORIGINAL: Final = (
 _APPEND: Final = "INSERT INTO record VALUES(?, ?, ?, ?, ?, ?, ?)"
 _MOVE_HEAD: Final = """UPDATE head SET size = ?, root = ?, checkpoint = ?
     WHERE epoch = ? AND size = ? AND boot = ?"""
+_KEEP_HEAD: Final = (
+    "UPDATE head SET size = ?, root = ?, checkpoint = ?, boot = '' WHERE epoch = ? AND size = ?"
+)
 _PUT_DIRECTIVES_HEAD: Final = """INSERT INTO directive_head VALUES(?, ?, ?, ?, ?)
     ON CONFLICT(incarnation) DO UPDATE SET size = excluded.size, root = excluded.root,
     checkpoint = excluded.checkpoint, frontier = excluded.frontier"""
@@ -193,6 +196,28 @@ class Store:
         if moved != 1:
             self.rollback()
             raise HeadMoved(f"the head of epoch {epoch} is not at size {old_size} under boot {boot}")
+        self._commit()
+
+    def take(
+        self, *, epoch: int, rows: Sequence[Row], new_tiles: Sequence[Tile], root: bytes, checkpoint: str
+    ) -> None:
+        """COMMIT records that were written elsewhere and verified here (`ledger.received`): no pen's head
+        but of a journal that is only kept. The checkpoint may cover more than these.
+        """
+        self.begin()
+        try:
+            if self.head(epoch) is None:
+                self.start_epoch(epoch, boot="", root=root)
+            self.append(rows, new_tiles)
+            size = place_at(rows[-1].position)[1] + 1
+            with self._guarded():
+                self._db.execute(_KEEP_HEAD, (size, root, checkpoint, epoch, size - len(rows)))
+                moved = self._db.changes()
+            if moved != 1:
+                raise HeadMoved(f"the head of epoch {epoch} is not at size {size - len(rows)}")
+        except BaseException:
+            self.rollback()
+            raise
         self._commit()
 
     def commit(self) -> None:
