@@ -109,6 +109,8 @@ class Process:
 class Branch:
     """A folder with a hub's and a box's settings, and what runs of them."""
 
+    process: type[Process] = Process
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hub: Process | None = None
@@ -163,7 +165,7 @@ class Branch:
     def start_hub(self) -> None:
         """Run the hub; its ports stay the same over restarts."""
         self.runs += 1
-        self.hub = Process("hub", folder=self.folder, log=self.folder / f"hub-{self.runs}.log")
+        self.hub = self.process("hub", folder=self.folder, log=self.folder / f"hub-{self.runs}.log")
         addresses = tuple(self.hub.opened()["addresses"])
         self._write_hub(addresses)
         self.write_box(addresses)
@@ -171,7 +173,7 @@ class Branch:
     def start_box(self, *, ready: bool = True) -> None:
         """Run the box, and wait until it takes payments."""
         self.runs += 1
-        self.box = Process("run", folder=self.folder, log=self.folder / f"box-{self.runs}.log")
+        self.box = self.process("run", folder=self.folder, log=self.folder / f"box-{self.runs}.log")
         self.http_port = int(self.box.opened()["addresses"]["http"][0].rpartition(":")[2])
         if ready:
             wait_until(

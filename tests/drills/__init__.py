@@ -1,0 +1,1 @@
+"""Drills: real processes whose box, hub or disk is taken back to its past, which must be fenced."""
