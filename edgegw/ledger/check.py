@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from edgegw.core import snapshot
+from edgegw.core import snapshot, tiles
 from edgegw.core.exchange import frontier_at
 from edgegw.core.journal import (
     FIRST_PREVIOUS,
@@ -28,7 +28,6 @@ from edgegw.core.journal import (
 from edgegw.core.records import Record, decode_directive, decode_record
 from edgegw.core.records import Snapshot as SnapshotRecord
 from edgegw.errors import LedgerCorrupt
-from edgegw.ledger import tiles
 from edgegw.ledger.rows import Row, place_at, position_of, row_of
 from edgegw.ledger.store import DirectivesEnd, Head, Store
 

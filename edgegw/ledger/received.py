@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import msgspec
 
+from edgegw.core import tiles
 from edgegw.core.exchange import HeldLog, PackageJudgement, frontier_at, judge_push
-from edgegw.core.journal import Frontier
+from edgegw.core.journal import Frontier, consistency_proof, parse_checkpoint
 from edgegw.core.messages import (
+    PACKAGE_BYTES_MAX,
+    PACKAGE_RECORDS_MAX,
     ExchangeError,
     LinkNote,
+    LogHead,
     Package,
     PackageVerdict,
     VerifyingKey,
     open_link,
 )
 from edgegw.core.records import Link, decode_record
-from edgegw.ledger import tiles
 from edgegw.ledger.rows import row_of_bytes
-from edgegw.ledger.store import Store
+from edgegw.ledger.store import Head, Store
 
 
 def held_log(store: Store, epoch: int) -> HeldLog:
@@ -58,8 +61,49 @@ def take_package(
         new_tiles=new_tiles,
         root=judged.head.root,
         checkpoint=package.checkpoint,
+        signed=judged.checkpoint is not None and judged.checkpoint.size == judged.head.size,
     )
     return judged
+
+
+def proven_head(store: Store, epoch: int) -> Head | None:
+    """The longest part of an epoch that its author has signed just so; None where there is none.
+
+    A journal that was written elsewhere may end inside of what its newest checkpoint covers; only up to here
+    can it be proven to others.
+    """
+    head = store.head(epoch)
+    if head is None or not head.size:
+        return None
+    for note in (head.checkpoint, store.signed_note(epoch)):
+        if note:
+            signed = parse_checkpoint(note)[0]
+            if signed.size <= head.size:
+                return Head(epoch, signed.size, signed.root, note, head.boot)
+    return None
+
+
+def package_from(store: Store, pull: LogHead) -> Package | None:
+    """The records of an epoch that follow `pull`, as far as they can be proven; None where there are no more,
+    or others are held. Raises OperatingError where the disk fails."""
+    head = proven_head(store, pull.number)
+    if head is None or not 0 <= pull.size < head.size:
+        return None
+    node = store.node(pull.number, head.size)
+    frontier = frontier_at(pull.size, node)
+    if pull.size and frontier.root() != pull.root:
+        return None
+    limit = min(PACKAGE_RECORDS_MAX, head.size - pull.size)
+    entries = store.records(epoch=pull.number, start=pull.size, limit=limit, bytes_max=PACKAGE_BYTES_MAX)
+    frontier.extend(entry.leaf for entry in entries)
+    return Package(
+        number=pull.number,
+        old_size=pull.size,
+        records=tuple(entry.body for entry in entries),
+        root=frontier.root(),
+        checkpoint=head.checkpoint,
+        proof=tuple(consistency_proof(frontier.size, head.size, node)),
+    )
 
 
 def link_of(store: Store, epoch: int, package: Package | None, *, hub_key: VerifyingKey) -> LinkNote:

@@ -14,7 +14,9 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeVar, get_type_hint
 
 import apsw
 
+from edgegw.core import tiles
 from edgegw.core.journal import FIRST_PREVIOUS, Node, leaf_hash, sm3
+from edgegw.core.tiles import Tile
 from edgegw.errors import (
     BrokenInvariant,
     HeadMoved,
@@ -23,10 +25,9 @@ from edgegw.errors import (
     OutcomeUnknown,
     StorageFailed,
 )
-from edgegw.ledger import schema, tiles
+from edgegw.ledger import schema
 from edgegw.ledger.faults import Guard
 from edgegw.ledger.rows import SEQ_MAX, Row, place_at, position_of
-from edgegw.ledger.tiles import Tile
 
 __all__ = [
     "Bundle",
@@ -58,6 +59,8 @@ _MOVE_HEAD: Final = """UPDATE head SET size = ?, root = ?, checkpoint = ?
 _KEEP_HEAD: Final = (
     "UPDATE head SET size = ?, root = ?, checkpoint = ?, boot = '' WHERE epoch = ? AND size = ?"
 )
+_SIGNED: Final = "signed/"
+"""Begins the key in `meta` of an epoch's `signed_note`."""
 _PUT_DIRECTIVES_HEAD: Final = """INSERT INTO directive_head VALUES(?, ?, ?, ?, ?)
     ON CONFLICT(incarnation) DO UPDATE SET size = excluded.size, root = excluded.root,
     checkpoint = excluded.checkpoint, frontier = excluded.frontier"""
@@ -199,16 +202,26 @@ class Store:
         self._commit()
 
     def take(
-        self, *, epoch: int, rows: Sequence[Row], new_tiles: Sequence[Tile], root: bytes, checkpoint: str
+        self,
+        *,
+        epoch: int,
+        rows: Sequence[Row],
+        new_tiles: Sequence[Tile],
+        root: bytes,
+        checkpoint: str,
+        signed: bool,
     ) -> None:
         """COMMIT records that were written elsewhere and verified here (`ledger.received`): no pen's head
-        but of a journal that is only kept. The checkpoint may cover more than these.
+        but of a journal that is only kept. The checkpoint may cover more than these; `signed` says that it
+        covers just these, and then it is kept until the next one that does (`signed_note`).
         """
         self.begin()
         try:
             if self.head(epoch) is None:
                 self.start_epoch(epoch, boot="", root=root)
             self.append(rows, new_tiles)
+            if signed:
+                self.put_meta(f"{_SIGNED}{epoch}", checkpoint)
             size = place_at(rows[-1].position)[1] + 1
             with self._guarded():
                 self._db.execute(_KEEP_HEAD, (size, root, checkpoint, epoch, size - len(rows)))
@@ -369,6 +382,10 @@ class Store:
         """Where the journal of an epoch ends."""
         row = self._row("SELECT * FROM head WHERE epoch = ?", epoch)
         return row and _whole(Head, row)
+
+    def signed_note(self, epoch: int) -> str | None:
+        """The newest checkpoint of a journal that was written elsewhere that covers no more than is held."""
+        return self.meta(f"{_SIGNED}{epoch}")
 
     def heads(self) -> list[Head]:
         """Where the journal of every epoch ends, oldest first."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, TypeVar
 
-from edgegw.core import snapshot
+from edgegw.core import snapshot, tiles
 from edgegw.core.apply import Awaited, apply_directive
 from edgegw.core.book import ReplayError
 from edgegw.core.decide import Funding, expiry
@@ -49,7 +49,6 @@ from edgegw.errors import (
     Overloaded,
     StorageFull,
 )
-from edgegw.ledger import tiles
 from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised

@@ -5,10 +5,9 @@ from typing import Any
 
 from edgegw.access.keys import SigningKey
 from edgegw.access.sm2 import PrivateKey
-from edgegw.core import journal, records, snapshot
+from edgegw.core import journal, records, snapshot, tiles
 from edgegw.core.exchange import frontier_at
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
-from edgegw.ledger import tiles
 from edgegw.ledger.check import Report, check
 from edgegw.ledger.rows import Row, row_of
 from edgegw.ledger.store import DirectivesEnd, Entry, Image, Store

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgegw.core import journal, records
+from edgegw.core import journal, records, tiles
 from edgegw.core.exchange import frontier_at
 from edgegw.errors import (
     BrokenInvariant,
@@ -21,7 +21,7 @@ from edgegw.errors import (
     StorageBusy,
     UnsafeSqlite,
 )
-from edgegw.ledger import schema, tiles
+from edgegw.ledger import schema
 from edgegw.ledger.rows import place_at, position_of, row_of
 from edgegw.ledger.store import Image, Store
 from tests.ledger.pens import BANK, BOX, KEY, TestPen, identity, new_store, write_directives

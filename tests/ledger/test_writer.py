@@ -13,12 +13,12 @@ import pytest
 from edgegw.core import snapshot
 from edgegw.core.decide import Funding, Short
 from edgegw.core.records import Kind, Mode, Refusal, Request, Transfer
+from edgegw.core.tiles import Tile
 from edgegw.errors import BrokenInvariant, LedgerCorrupt, OutcomeUnknown, Overloaded, StorageFull
 from edgegw.ledger.batch import Batch
 from edgegw.ledger.outcomes import Budget, Conflict, Decision, Undecided
 from edgegw.ledger.rows import Row, position_of
 from edgegw.ledger.store import Store
-from edgegw.ledger.tiles import Tile
 from edgegw.ledger.writer import BATCH_REQUESTS_MAX, Job, Pen, take_snapshot
 from tests.core.box import without_clock
 from tests.ledger.running_box import KEY, TestClock, enrol, open_pen, payment, running
