@@ -8,7 +8,7 @@ python := .venv/bin/python
 pytest := $(python) -m pytest -n 2 --dist loadgroup
 ARGS ?=
 
-.PHONY: help setup demo test check bench-quick reference lock clean
+.PHONY: help setup demo test check bench-quick proof reference lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ check: setup ## Linter, formatter, types, layers and documents
 bench-quick: setup ## Speed beside the floor that the machine itself sets
 	@$(python) -m tests.bench.quick $(ARGS)
 
+proof: setup ## All long runs, resumable: what is lost, doubled, created or altered unseen; writes tests/RESULTS.md
+	@$(python) -m tests.proof $(ARGS)
+
 reference: setup ## Write REFERENCE.md from the code
 	@$(python) -m edgegw.references
 
@@ -41,5 +44,5 @@ lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, 
 		--output-file requirements.lock
 
 clean: ## Remove the virtual environment, caches and what the demo left
-	@rm -rf .venv .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run build dist
+	@rm -rf .venv .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run build dist
 	@find edgegw tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,7 +27,16 @@ import msgspec
 from edgegw.ledger import schema, writer
 from edgegw.ledger.boot import LEDGER_NAME
 from edgegw.ledger.store import Store
-from tests.crash.fault_vfs import Disk, Event, Recorder, crash_states, recording
+from tests.crash.fault_vfs import (
+    DROPPED,
+    REORDERED,
+    TORN,
+    Disk,
+    Event,
+    Recorder,
+    crash_states,
+    recording,
+)
 from tests.crash.judge import Halted, Judge, stored_bodies
 from tests.crash.workload import Told, open_day
 
@@ -62,11 +72,26 @@ class Tally(msgspec.Struct):
     seconds: float = 0.0
     digests: set[bytes] = msgspec.field(default_factory=set)
     wrong: list[tuple[int, str, str]] = msgspec.field(default_factory=list)
+    fates: Counter[str] = msgspec.field(default_factory=Counter)
+    undone_deletes: int = 0
 
     @property
     def distinct(self) -> int:
         """States that differ in at least one byte."""
         return len(self.digests)
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """For the runner of the proofs; of the states that differ."""
+        return {
+            "drawn": self.drawn,
+            "distinct": self.distinct,
+            "dropped": sum(self.fates[fate] for fate in DROPPED),
+            "reordered": sum(self.fates[fate] for fate in REORDERED),
+            "torn": sum(self.fates[fate] for fate in TORN),
+            "deletes_undone": self.undone_deletes,
+            "wrong": len(self.wrong),
+        }
 
     def __str__(self) -> str:
         rate = self.distinct / self.seconds if self.seconds else 0.0
@@ -139,6 +164,8 @@ def judge_states(shot: Film, home: Path, tally: Tally, *, states: int, cuts: set
         if disk.digest in tally.digests:
             continue
         tally.digests.add(disk.digest)
+        tally.fates[disk.fate] += 1
+        tally.undone_deletes += disk.undone_deletes > 0
         for what in judged(judge, disk, home / "state", deep=tally.distinct % DEEP_EVERY == 0):
             tally.wrong.append((disk.cut, disk.fate, what))
         if tally.distinct >= end:

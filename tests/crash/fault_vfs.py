@@ -28,6 +28,7 @@ from edgegw.ledger import anchor, boot, schema
 
 SECTOR, PAGE = 512, 4096
 VFS_NAME = "recording"
+DIRECTORY = "/"
 
 
 class Event(NamedTuple):
@@ -48,6 +49,8 @@ class Disk(NamedTuple):
     told_size: int
     cut: int
     fate: str
+    undone_deletes: int = 0
+    """How many files are there again that had been removed."""
 
     @property
     def digest(self) -> bytes:
@@ -94,7 +97,8 @@ class _File(apsw.VFSFile):
 
 
 class Recorder(apsw.VFS):
-    """Records the files of one directory; `lying` syncs of the files whose names end so are not done."""
+    """Records the files of one directory; `lying` syncs are not done: those of the files whose names end so,
+    or of the DIRECTORY itself."""
 
     def __init__(self, *, lying: str | None = None) -> None:
         self.events: list[Event] = []
@@ -107,6 +111,8 @@ class Recorder(apsw.VFS):
     def note(self, event: Event) -> None:
         """One more event; also from the threads that commit."""
         with self._noting:
+            if event.kind == "names" and self._lying == DIRECTORY:
+                return
             if event.kind == "create":
                 if event.name in self._known:
                     return
@@ -216,10 +222,14 @@ class Medium:
             if fate == "rubbish":
                 spoil(content, grown, self.pending[file], rng)
             files[name] = bytes(content)
-        return Disk(files, self.anchor, self.told_size, cut, fate)
+        undone = sum(file is None and name in names for name, file in self.name_changes)
+        return Disk(files, self.anchor, self.told_size, cut, fate, undone)
 
 
-FATES = ("nothing", "all", "beginning", "one lost", "one kept", "writes", "pages", "sectors", "rubbish")
+DROPPED = ("nothing",)
+REORDERED = ("one lost", "one kept", "writes", "pages")
+TORN = ("beginning", "sectors", "rubbish")
+FATES = ("all", *DROPPED, *REORDERED, *TORN)
 
 
 def apply(content: bytearray, events: Sequence[Event]) -> None:

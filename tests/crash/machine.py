@@ -17,6 +17,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.proof.figures import LACKS, note
+
 MAY_LACK = {
     "root": "only root may mount a file system and cut its power",
     "strace": "strace is not installed",
@@ -34,6 +36,7 @@ WITHOUT_LOG = ctypes.c_uint32(2)
 
 def lacks(what: str) -> NoReturn:
     """Skip the test for a reason that is on the list."""
+    note(**{LACKS: MAY_LACK[what]})
     pytest.skip(MAY_LACK[what])
 
 

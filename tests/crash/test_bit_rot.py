@@ -1,4 +1,4 @@
-"""One flipped bit in every kind of page: found, and never served.
+"""One flipped bit in every kind of page, of the file, its WAL and the anchor: found, and never served.
 
 A flipped bit is found by a start, by a box that reads its records again, by a read, or by the code of
 `edgegw ledger check`; where it is found by none, it lies in a byte that means nothing, and all is served as
@@ -14,37 +14,80 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import pytest
 
 from edgegw.errors import Behind, OperatingError
-from edgegw.ledger import writer
+from edgegw.ledger import anchor, writer
 from edgegw.ledger.boot import LEDGER_NAME, Opened
 from edgegw.ledger.scrub import scrub
 from edgegw.ledger.store import Store
 from tests.crash.campaign import scratch
-from tests.crash.judge import book_balances, plain_balances, stored_bodies
+from tests.crash.judge import Balances, book_balances, plain_balances, stored_bodies
 from tests.crash.workload import Told, open_box, open_day, start_pen
 from tests.ledger.pens import full_check
 from tests.ledger.running_box import KEY, TestClock
+from tests.proof.figures import note
 
 SEED = 31
 BOOTS, ROUNDS = 2, 45
 SHORT_FLIPS, LONG_FLIPS = 3, 150
 PAGE = 4096
-WAL_HEADER, FRAME_HEADER = 32, 24
+FILE_HEADER, WAL_HEADER, FRAME_HEADER = 100, 32, 24
+WAL = f"{LEDGER_NAME}-wal"
 ANSWERS_ASKED = 40
 WRONG = "WRONG:"
-HARMLESS = {"freelist"}
+HARMLESS = {"freelist", "WAL index"}
+"""Nothing is read from there: a start makes the WAL's index anew."""
+KINDS = {
+    "record leaf",
+    "record internal",
+    "record overflow",
+    "record_identity leaf",
+    "record_identity internal",
+    "tile leaf",
+    "head leaf",
+    "snapshot leaf",
+    "meta leaf",
+    "sqlite_schema leaf",
+    "freelist",
+    "file header",
+    "anchor",
+    "WAL header",
+    "WAL frame header",
+    "WAL frame",
+    "WAL index",
+}
+"""Table and index, inside and leaf, overflow, free, the schema, headers and the WAL: all must be there."""
+
+
+class Copy(NamedTuple):
+    """A sound ledger's copy below `home`, and what a box must serve from it."""
+
+    home: Path
+    answers: dict[tuple[str, str], bytes]
+    balances: Balances
+    findings: set[str]
+    """What the check says of a sound ledger: its hub is made up, and so is its cosignature."""
+
+
+class Spot(NamedTuple):
+    """Where a bit is flipped: in which copy, which of its files, and which bit."""
+
+    copy: Copy
+    file: str
+    bit: int
 
 
 class Sound:
-    """A sound ledger at rest, one with a full WAL, and what both must serve."""
+    """A sound ledger at rest and one with a full WAL."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.told = Told()
+        self.copies: dict[str, Copy] = {}
         self.pages: defaultdict[str, list[int]] = defaultdict(list)
 
     async def make(self) -> None:
@@ -62,19 +105,25 @@ class Sound:
                     box.anchor.close()
                     if boot:
                         self._copy("live")
-                        self.live_told = dict(self.told.answers)
         self._copy("rest")
         self.content = (data / LEDGER_NAME).read_bytes()
+        self.frames = (self._size("live", WAL) - WAL_HEADER) // (FRAME_HEADER + PAGE)
         store = Store.open_reader(data / LEDGER_NAME)
-        self.balances = plain_balances(stored_bodies(store))
         self._classify(store)
-        self.findings = set(findings(store))
-        """What the check says of a sound ledger: its hub is made up, and so is its cosignature."""
         store.close()
 
     def _copy(self, name: str) -> None:
         for part in ("data", "outside"):
             shutil.copytree(self.home / part, self.home / name / part)
+        shutil.copytree(self.home / name, self.home / "read")
+        store = Store.open_reader(self.home / "read" / "data" / LEDGER_NAME)
+        balances, said = plain_balances(stored_bodies(store)), set(findings(store))
+        store.close()
+        shutil.rmtree(self.home / "read")
+        self.copies[name] = Copy(self.home / name, dict(self.told.answers), balances, said)
+
+    def _size(self, name: str, file: str) -> int:
+        return (self.home / name / "data" / file).stat().st_size
 
     def _classify(self, store: Store) -> None:
         db = store._db
@@ -83,21 +132,47 @@ class Sound:
         known = {number for numbers in self.pages.values() for number in numbers}
         self.pages["freelist"] = [n for n in range(1, int(db.pragma("page_count")) + 1) if n not in known]
 
-    def flipped(self, place: Path, name: str, file: str, bit: int) -> None:
-        """A copy with one bit of one file flipped."""
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(self.home / name, place)
-        target = place / "data" / file
-        content = bytearray(target.read_bytes())
-        content[bit // 8] ^= 1 << bit % 8
-        target.write_bytes(content)
+    @property
+    def kinds(self) -> list[str]:
+        """Every kind of place in which a bit can rot."""
+        outside = ["file header", "anchor", "WAL header", "WAL frame header", "WAL frame", "WAL index"]
+        return [*sorted(self.pages), *outside]
+
+    def spot(self, kind: str, rng: random.Random) -> Spot:
+        """A bit of this kind of place."""
+        if kind in self.pages:
+            at = (rng.choice(self.pages[kind]) - 1) * PAGE
+            at += used_byte(self.content[at : at + PAGE], rng)
+            return Spot(self.copies["rest"], f"data/{LEDGER_NAME}", at * 8 + rng.randrange(8))
+        frame = WAL_HEADER + rng.randrange(self.frames) * (FRAME_HEADER + PAGE)
+        name, file, start, width = {
+            "file header": ("rest", f"data/{LEDGER_NAME}", 0, FILE_HEADER),
+            "anchor": ("rest", f"outside/{anchor.FILE_NAME}", 0, 0),
+            "WAL header": ("live", f"data/{WAL}", 0, WAL_HEADER),
+            "WAL frame header": ("live", f"data/{WAL}", frame, FRAME_HEADER),
+            "WAL frame": ("live", f"data/{WAL}", frame + FRAME_HEADER, PAGE),
+            "WAL index": ("live", f"data/{LEDGER_NAME}-shm", 0, 0),
+        }[kind]
+        copy = self.copies[name]
+        width = width or (copy.home / file).stat().st_size
+        return Spot(copy, file, (start + rng.randrange(width)) * 8 + rng.randrange(8))
+
+
+def flip(spot: Spot, place: Path) -> None:
+    """A copy at `place` with that bit flipped."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(spot.copy.home, place)
+    target = place / spot.file
+    content = bytearray(target.read_bytes())
+    content[spot.bit // 8] ^= 1 << spot.bit % 8
+    target.write_bytes(content)
 
 
 class Wrong(Exception):
     """Something that is not so was served."""
 
 
-def found_by(place: Path, sound: Sound, rng: random.Random) -> str:
+def found_by(place: Path, sound: Copy, rng: random.Random) -> str:
     """Who finds the flipped bit: start, a running box that reads again, a read, check or nobody; or Wrong."""
     try:
         opened = open_box(place / "data", place / "outside", boot="rot")
@@ -111,7 +186,7 @@ def found_by(place: Path, sound: Sound, rng: random.Random) -> str:
         opened.close()
 
 
-def _served(opened: Opened, sound: Sound, rng: random.Random) -> str:
+def _served(opened: Opened, sound: Copy, rng: random.Random) -> str:
     try:
         pen = start_pen(opened, TestClock(), boot="rot")
     except OperatingError as problem:
@@ -125,9 +200,9 @@ def _served(opened: Opened, sound: Sound, rng: random.Random) -> str:
     except OperatingError as problem:
         return _halts("reading again", problem)
     try:
-        for identity in rng.sample(sorted(sound.told.answers), ANSWERS_ASKED):
+        for identity in rng.sample(sorted(sound.answers), ANSWERS_ASKED):
             answer = opened.store.find([identity]).get(identity)
-            if answer != sound.told.answers[identity]:
+            if answer != sound.answers[identity]:
                 raise Wrong(f"{identity} is answered with {answer!r}")
     except OperatingError as problem:
         return _halts("read", problem)
@@ -166,17 +241,16 @@ def used_byte(page: bytes, rng: random.Random) -> int:
 def rot(sound: Sound, place: Path, *, flips: int, seed: int) -> dict[str, Counter[str]]:
     """Flip so many bits in every kind of page, one at a time: who finds each, or what is wrong."""
     found: dict[str, Counter[str]] = {}
-    for kind, numbers in sorted(sound.pages.items()):
+    for kind in sound.kinds:
         found[kind] = Counter()
-        for flip in range(flips):
-            rng = random.Random(f"{seed} {kind} {flip}")
-            at = (rng.choice(numbers) - 1) * PAGE
-            bit = (at + used_byte(sound.content[at : at + PAGE], rng)) * 8 + rng.randrange(8)
-            sound.flipped(place, "rest", LEDGER_NAME, bit)
+        for number in range(flips):
+            rng = random.Random(f"{seed} {kind} {number}")
+            spot = sound.spot(kind, rng)
+            flip(spot, place)
             try:
-                found[kind][found_by(place, sound, rng)] += 1
+                found[kind][found_by(place, spot.copy, rng)] += 1
             except Wrong as wrong:
-                found[kind][f"{WRONG} {wrong}, seed {seed}, flip {flip}"] += 1
+                found[kind][f"{WRONG} {wrong}, seed {seed}, flip {number}"] += 1
         print(kind, dict(found[kind]), flush=True)
     return found
 
@@ -185,6 +259,10 @@ def judge(sound: Sound, place: Path, *, flips: int, seed: int) -> None:
     """Nothing false was served, and every kind of page that is used has its rot found."""
     found = rot(sound, place, flips=flips, seed=seed)
     wrong = [f"{kind}: {who}" for kind, row in found.items() for who in row if who.startswith(WRONG)]
+    finders = Counter[str]()
+    for row in found.values():
+        finders.update({who: count for who, count in row.items() if not who.startswith(WRONG)})
+    note(flips=flips * len(found), kinds=len(found), served_wrong=len(wrong), found_by=str(dict(finders)))
     assert not wrong, "\n".join(wrong)
     unseen = {kind for kind, row in found.items() if set(row) == {"nobody"}}
     assert unseen <= HARMLESS if flips > SHORT_FLIPS else len(unseen) < len(found) // 2, unseen
@@ -192,18 +270,7 @@ def judge(sound: Sound, place: Path, *, flips: int, seed: int) -> None:
 
 def test_rot_in_every_kind_of_page_is_found_and_never_served(sound: Sound, tmp_path: Path) -> None:
     """A balance or an answer that a bit of a disk made is money that nobody paid."""
-    assert {
-        "record leaf",
-        "record internal",
-        "record overflow",
-        "record_identity leaf",
-        "tile leaf",
-        "head leaf",
-        "snapshot leaf",
-        "meta leaf",
-        "sqlite_schema leaf",
-        "freelist",
-    } <= set(sound.pages)
+    assert set(sound.kinds) >= KINDS
     judge(sound, tmp_path / "rot", flips=SHORT_FLIPS, seed=SEED)
 
 
@@ -216,22 +283,17 @@ def test_much_rot_in_every_kind_of_page_is_found(sound: Sound, tmp_path: Path) -
 
 def test_rot_in_the_wal_ends_in_a_halt(sound: Sound, tmp_path: Path) -> None:
     """SQLite ends a WAL at the first frame that rotted and says nothing: the anchor knows how far it went."""
-    wal = f"{LEDGER_NAME}-wal"
-    content = (sound.home / "live" / "data" / wal).read_bytes()
-    frames = (len(content) - WAL_HEADER) // (FRAME_HEADER + PAGE)
-    assert frames > 20
+    assert sound.frames > 20
     rng = random.Random(SEED)
     halted = 0
-    for frame in [0, *rng.sample(range(frames), 10)]:
-        start = WAL_HEADER + frame * (FRAME_HEADER + PAGE)
-        sound.flipped(
-            tmp_path / "rot", "live", wal, rng.randrange(start * 8, (start + FRAME_HEADER + PAGE) * 8)
-        )
+    for kind in ["WAL header", *["WAL frame header", "WAL frame"] * 5]:
+        spot = sound.spot(kind, rng)
+        flip(spot, tmp_path / "rot")
         opened = open_box(tmp_path / "rot" / "data", tmp_path / "rot" / "outside", boot="rot")
         halted += opened.trouble is not None
         assert opened.trouble is None or isinstance(opened.trouble, Behind)
         if opened.trouble is None:
-            found = opened.store.find(list(sound.live_told))
-            assert found == sound.live_told, f"flipped in frame {frame}, and answers are gone"
+            found = opened.store.find(list(spot.copy.answers))
+            assert found == spot.copy.answers, f"{spot.file} bit {spot.bit}, and answers are gone"
         opened.close()
     assert halted >= 5

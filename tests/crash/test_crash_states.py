@@ -12,7 +12,8 @@ from collections import Counter
 import pytest
 
 from tests.crash.campaign import Fault, Film, Tally, film, judge_states, sampled, scratch
-from tests.crash.fault_vfs import Event, Medium, apply, pieces
+from tests.crash.fault_vfs import DIRECTORY, Event, Medium, apply, pieces
+from tests.proof.figures import note
 
 SHORT_SEED, SHORT_STATES = 12, 300
 LONG_SEEDS, LONG_STATES = (21, 22, 23, 24, 25, 26), 10_000
@@ -35,6 +36,7 @@ async def test_no_power_cut_loses_an_answer() -> None:
         shot = await film(home, seed=SHORT_SEED)
         judge_states(shot, home, tally, states=SHORT_STATES, cuts=sampled(shot, SHORT_STATES // 2))
     print(tally)
+    note(**tally.figures)
     assert not tally.wrong, verdict(shot, tally)
     assert tally.distinct == SHORT_STATES, verdict(shot, tally)
 
@@ -64,17 +66,19 @@ async def test_a_recording_meets_all_that_sqlite_does_to_its_files() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(Fault(synchronous=("NORMAL", 1)), id="synchronous=NORMAL"),
-        pytest.param(Fault(lying="-wal"), id="the WAL is not synced"),
-        pytest.param(Fault(lying=".db"), id="the file is not synced before the WAL starts again"),
+        pytest.param(Fault(synchronous=("NORMAL", 1)), id="synchronous_normal"),
+        pytest.param(Fault(lying="-wal"), id="wal_not_synced"),
+        pytest.param(Fault(lying=".db"), id="file_not_synced_before_the_wal_starts_again"),
+        pytest.param(Fault(lying=DIRECTORY), id="directory_not_synced"),
     ],
 )
-async def test_a_planted_loss_is_reported(fault: Fault) -> None:
+async def test_a_planted_loss_is_reported(fault: Fault, request: pytest.FixtureRequest) -> None:
     """A harness that finds nothing in a ledger that does lose answers proves nothing."""
     tally = Tally()
     with scratch() as home:
         shot = await film(home, seed=SHORT_SEED, fault=fault)
         judge_states(shot, home, tally, states=PLANTED_STATES, cuts=sampled(shot, PLANTED_STATES // 2))
+    note(**{request.node.callspec.id: len(tally.wrong)})
     print(tally, Counter(what.rpartition("and is")[2][:40] for _, _, what in tally.wrong).most_common(3))
     assert tally.wrong, verdict(shot, tally)
 
@@ -89,6 +93,7 @@ async def test_ten_thousand_power_cuts_lose_no_answer() -> None:
             shot = await film(home, seed=seed)
             judge_states(shot, home, tally, states=LONG_STATES * 2 // len(LONG_SEEDS))
         print(f"seed {seed}: {tally}", flush=True)
+        note(**tally.figures)
         assert not tally.wrong, verdict(shot, tally)
         if tally.distinct >= LONG_STATES:
             break

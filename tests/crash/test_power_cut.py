@@ -24,6 +24,7 @@ from tests.crash.campaign import Fault, often
 from tests.crash.judge import Halted, Judge
 from tests.crash.machine import PoweredDisk
 from tests.crash.workload import Day, Told, open_day
+from tests.proof.figures import note
 
 SHORT_CUTS, LONG_CUTS = 5, 200
 NEW_LEDGER_EVERY = 10
@@ -111,6 +112,8 @@ async def cut_often(disk: PoweredDisk, anchors: Path, *, cuts: int, seed: int, f
         disk.unmount()
         assert disk.mount()
         wrong += [f"cut {number}, seed {seed + number}: {what}" for what in branch.wrong()]
+    if fault == Fault():
+        note(cuts=cuts, answers=told + len(branch.told.answers), cuts_wrong=len(wrong))
     print(f"{cuts} cuts from seed {seed}, {told + len(branch.told.answers)} answers, {len(wrong)} wrong")
     return wrong
 

@@ -12,6 +12,7 @@ import pytest
 from tests.crash import machine
 from tests.crash.paying_child import IN_A_ROW
 from tests.crash.traced import Child, Tracer
+from tests.proof.figures import note
 
 CLIENTS = 32
 SLOW_US = {"5 ms": 5_000, "50 ms": 50_000}
@@ -30,8 +31,11 @@ def test_a_slow_disk_makes_batches_larger_and_loses_nothing(tmp_path: Path, dela
     batches = child.batches - before
     assert child.end() < 0
     print(f"{child.paid} payments in {batches} batches with an fsync of {delay}")
+    wrong = child.wrong()
+    of = delay.replace(" ", "_")
+    note(**{f"paid_{of}": child.paid, f"batches_{of}": batches, f"wrong_{of}": len(wrong)})
     assert tracer.injected >= batches > 0
     assert child.errors == []
     assert child.paid == CLIENTS * IN_A_ROW
     assert batches * 4 <= child.paid
-    assert child.wrong() == []
+    assert wrong == []

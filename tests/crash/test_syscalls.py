@@ -8,6 +8,7 @@ sample. Long, every call of the loop's and the committing thread, some minutes:
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.crash import machine
 from tests.crash.traced import PAYMENTS, Child, Tracer
+from tests.proof.figures import note
 
 SHORT_SEED = 5
 SHORT_KILLS, SHORT_ERRORS = 4, 4
@@ -94,6 +96,8 @@ def play(place: Path, chosen: list[Point]) -> None:
         if not bit:
             idle.append(point)
         failures += [f"{point}: {what}" for what in wrong]
+    done = Counter(point.harm.partition("=")[2].lower() for point in chosen if point not in idle)
+    note(**done, did_not_come=len(idle), wrong=len(failures))
     assert not failures, "\n".join(failures)
     assert [str(point) for point in idle if point.call not in UNEVEN] == []
     assert len(idle) <= len(chosen) // 10, "most of the harm was never done"

@@ -1,0 +1,130 @@
+"""What is claimed, the command that measures it, and what is asked of its figures: one entry for each step.
+
+To add a proof is to add its entry to STEPS. A command is what is typed after `python`; `{state}` stands for
+a file that belongs to the step, where a long one keeps how far it came. Leaves out how steps are run
+(`runner`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from tests.proof.figures import Figures
+
+_HOLDS: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+}
+
+
+class Step(NamedTuple):
+    """One claim and its measurement."""
+
+    name: str
+    claim: str
+    command: str
+    short: str
+    """The same on a few, in seconds."""
+    asked: tuple[str, ...]
+    """`figure >= number`, with <= and == as well; of a short run only what must be 0 is asked."""
+    minutes: int = 1
+    """About so long; the longest begin first."""
+    alone: bool = False
+    """It times itself: nothing runs beside it."""
+
+
+def falls_short(step: Step, figures: Figures, *, short: bool = False) -> list[str]:
+    """Where the figures fall short of what is asked, in words; a figure that was not measured does."""
+    found = []
+    for bound in step.asked:
+        name, sign, number = bound.split()
+        if short and (sign, number) != ("==", "0"):
+            continue
+        value = figures.get(name)
+        if not isinstance(value, int | float):
+            found.append(f"{name} was not measured")
+        elif not _HOLDS[sign](value, float(number)):
+            found.append(f"{name} is {value}, asked is {sign} {number}")
+    return found
+
+
+def _slow(path: str) -> str:
+    return f"-m pytest -q -m slow {path}"
+
+
+def _fast(path: str) -> str:
+    return f"-m pytest -q {path}"
+
+
+STEPS: Final[tuple[Step, ...]] = (
+    Step(
+        name="crash-states",
+        claim="Whatever of its unsynced writes a power cut leaves, the box starts and no answer is lost",
+        command=_slow("tests/crash/test_crash_states.py"),
+        short=_fast("tests/crash/test_crash_states.py"),
+        asked=(
+            "distinct >= 10000",
+            "dropped >= 500",
+            "reordered >= 2000",
+            "torn >= 2000",
+            "deletes_undone >= 20",
+            "wrong == 0",
+        ),
+        minutes=4,
+    ),
+    Step(
+        name="crash-planted",
+        claim="The same harness reports synchronous=NORMAL and every sync that is left out",
+        command=_fast("tests/crash/test_crash_states.py -k planted"),
+        short=_fast("tests/crash/test_crash_states.py -k planted"),
+        asked=(
+            "synchronous_normal >= 1",
+            "wal_not_synced >= 1",
+            "file_not_synced_before_the_wal_starts_again >= 1",
+            "directory_not_synced >= 1",
+        ),
+    ),
+    Step(
+        name="killed-at-each-call",
+        claim="SIGKILL at each system call of a payment loses no answer",
+        command=_slow("tests/crash/test_syscalls.py -k last"),
+        short=_fast("tests/crash/test_syscalls.py"),
+        asked=("kill >= 100", "wrong == 0"),
+        minutes=3,
+    ),
+    Step(
+        name="disk-error-at-each-call",
+        claim="EIO and ENOSPC at each system call on the ledger's files lose no answer",
+        command=_slow("tests/crash/test_syscalls.py -k disk"),
+        short=_fast("tests/crash/test_syscalls.py -k failed_fsync"),
+        asked=("eio >= 60", "enospc >= 15", "wrong == 0"),
+        minutes=3,
+    ),
+    Step(
+        name="power-cuts",
+        claim="Cuts of a real ext4's power under a paying box lose no answer",
+        command=_slow("tests/crash/test_power_cut.py"),
+        short=_fast("tests/crash/test_power_cut.py"),
+        asked=("cuts >= 200", "cuts_wrong == 0"),
+        minutes=2,
+    ),
+    Step(
+        name="slow-disk",
+        claim="With an fsync of 5 and of 50 ms all payments are answered, in batches, and none is lost",
+        command=_fast("tests/crash/test_slow_disk.py"),
+        short=_fast("tests/crash/test_slow_disk.py"),
+        asked=("paid_5_ms >= 160", "paid_50_ms >= 160", "wrong_5_ms == 0", "wrong_50_ms == 0"),
+        alone=True,
+    ),
+    Step(
+        name="bit-rot",
+        claim="A flipped bit in any kind of page or WAL frame halts the box with a hint, or changes nothing",
+        command=_slow("tests/crash/test_bit_rot.py"),
+        short=_fast("tests/crash/test_bit_rot.py"),
+        asked=("flips >= 2500", "kinds >= 20", "served_wrong == 0"),
+        minutes=4,
+    ),
+)
