@@ -199,6 +199,9 @@ class ClosedPen:
         """Never: nothing is written."""
         raise self._trouble
 
+    async def covered(self, *places: tuple[int, int]) -> None:
+        """At once: it tells what was told before, and writes nothing."""
+
     def closed_for_payments(self) -> Undecided:
         """Always, and why."""
         return Undecided(self._trouble.code, str(self._trouble), self._trouble.hint)

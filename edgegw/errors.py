@@ -105,6 +105,31 @@ class Fenced(OperatingError):
     )
 
 
+class NewEpoch(OperatingError):
+    """The hub has given this box its next epoch: the pen of the one before ends, in order, and what was not
+    written yet is decided in the next one."""
+
+    code = "new_epoch"
+    next = Next.RETRY
+    default_hint = "Send the same request with the same id again in a moment: the new epoch begins by itself."
+
+    def __init__(self, problem: str, *, note: str) -> None:
+        super().__init__(problem)
+        self.note = note
+        """The hub-signed link."""
+
+
+class MirrorAway(OperatingError):
+    """The mirror does not answer, and the settings say that nothing is decided without it."""
+
+    code = "mirror_away"
+    next = Next.RETRY
+    default_hint = (
+        "Bring the mirror or the way to it back: payments start again by themselves. `edgegw status` says"
+        " what it said last."
+    )
+
+
 class StorageFull(OperatingError):
     """The disk has no room for payments; nothing was decided, and the box's own records still go in."""
 

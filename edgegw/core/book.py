@@ -40,6 +40,8 @@ from edgegw.core.records import (
     DirectiveApplied,
     Expiry,
     FreezeDirective,
+    Durability,
+    DurabilityChanged,
     GrantDirective,
     Kind,
     Leg,
@@ -188,6 +190,7 @@ class Book:
     _SETTINGS: Final = ("site", "currencies", "limits", "stand_in_rules", "blocked")
 
     at_ns: int
+        "durability",
     """The box's own time at the last record."""
     epoch: int
     seq: int
@@ -202,6 +205,7 @@ class Book:
     window_transfers: int
     site: Site | None
     currencies: dict[str, CurrencyRule]
+    durability: Durability
     limits: dict[str, LimitRule]
     stand_in_rules: dict[str, StandInRule]
     blocked: frozenset[str]
@@ -250,6 +254,7 @@ class Book:
         self.stand_in_rules = {}
         self.blocked = frozenset()
 
+        self.durability = Durability.LOCAL
     # -- layers --------------------
 
     def overlay(self) -> Book:
@@ -474,6 +479,8 @@ class Book:
         for original in originals - {""}:
             self.fresh_about.setdefault(original, []).append(record)
 
+        elif isinstance(record, DurabilityChanged):
+            self.durability = record.durability
     def _note_positions(self, legs: tuple[Leg, ...]) -> None:
         for leg in legs:
             if leg.flags & (PENDING | VOID):

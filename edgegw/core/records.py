@@ -75,6 +75,17 @@ class Mode(enum.StrEnum):
         return self in (Mode.ACTIVE, Mode.OFFLINE, Mode.SYNCING)
 
 
+class Durability(enum.StrEnum):
+    """Where a record must be before anybody is told of it; every change is a record with its reason."""
+
+    LOCAL = "local"
+    """On the box's own disk."""
+    MIRRORED = "mirrored"
+    """On the mirror's disk too."""
+    AWAY = "away"
+    """On the mirror's disk too, but the mirror is away: no payment is decided."""
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One request of a client, in the canonical form whose fields decide "same content" (DESIGN §2.1)."""
 
@@ -277,6 +288,14 @@ class Snapshot(RecordHead, frozen=True, kw_only=True, tag="snapshot"):
     digest: str
 
 
+class DurabilityChanged(RecordHead, frozen=True, kw_only=True, tag="durability"):
+    """From here on answers leave when their records are where this says."""
+
+    durability: Durability
+    previous: Durability
+    reason: str
+
+
 class Operator(RecordHead, frozen=True, kw_only=True, tag="operator"):
     """Something a person ordered at the box."""
 
@@ -302,6 +321,7 @@ Record = (
     | WindowClosed
     | ClockStep
     | Snapshot
+    | DurabilityChanged
     | Operator
     | KeyIntroduced
 )

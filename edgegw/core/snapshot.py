@@ -10,11 +10,12 @@ from edgegw.core.book import LEG_CODE, PENDING, Book, History, Spent, StandIn, S
 from edgegw.core.journal import sm3
 from edgegw.core.model import Balance
 from edgegw.core.model import Transfer as LedgerTransfer
-from edgegw.core.records import Account, Mode
+from edgegw.core.records import Account, Durability, Mode
 
 
-class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every table of a book, sorted, so that equal books give equal bytes."""
+class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Every table of a book, sorted, so that equal books give equal bytes. A later field has a default that
+    is left out, so that the digests of older journals stay what they are."""
 
     bank: str
     box: str
@@ -39,6 +40,7 @@ class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     spent: list[tuple[str, Spent]]
     stand_ins: list[tuple[str, StandIn]]
     stood: list[tuple[str, Stood]]
+    durability: Durability = Durability.LOCAL
 
 
 def dump(book: Book) -> bytes:
@@ -68,6 +70,7 @@ def dump(book: Book) -> bytes:
                 ((f"{place:032x}", row) for place, row in book.stand_ins.items()), key=lambda row: row[0]
             ),
             stood=sorted(book.stood.items(), key=lambda row: row[0]),
+            durability=book.durability,
         )
     )
 
@@ -104,6 +107,7 @@ def load(image: bytes, *, history: History | None) -> Book:
     book.mode, book.mode_reason, book.offline_since_ns = i.mode, i.mode_reason, i.offline_since_ns
     book.site_digest, book.site_version = i.site_digest, i.site_version
     book.window, book.window_transfers = i.window, i.window_transfers
+    book.durability = i.durability
     for account, debits_pending, debits_posted, credits_pending, credits_posted in i.accounts:
         book.open_accounts((account,))
         book.ledger.balances[account_key(account.id)] = Balance(

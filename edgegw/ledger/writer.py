@@ -27,6 +27,8 @@ from edgegw.core.ledger import due
 from edgegw.core.messages import LinkNote
 from edgegw.core.records import (
     Boot,
+    Durability,
+    DurabilityChanged,
     ClockStep,
     KeyIntroduced,
     Link,
@@ -49,6 +51,7 @@ from edgegw.errors import (
     Overloaded,
     StorageFull,
 )
+from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised
@@ -127,6 +130,8 @@ class Pen:
         desk.closed_for_payments = self.closed_for_payments
         self.failure: OperatingError | BrokenInvariant | None = None
         self.awaited: Awaited = lambda _: False
+        self.coverage = Coverage()
+        """Says when what is on disk may be told."""
         """Whether somebody still waits for the grant of this request id; the line says so."""
         self.on_commit: list[Callable[[], None]] = []
         """Called on the loop after each COMMIT; must be quick."""
@@ -145,6 +150,7 @@ class Pen:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-commit")
         self._closing = False
+        self._newest = (desk.tip.epoch, desk.tip.size)
         self._since_snapshot = 0
         self._wall_ahead_ns = desk.clock.wall_ns() - desk.time.now_ns()
 
@@ -154,6 +160,16 @@ class Pen:
     def mode(self) -> Mode:
         """The line's mode as the journal says."""
         return self.desk.book.mode
+    @property
+    def epoch(self) -> int:
+        """The running epoch, 0 before the first link."""
+        return self.desk.tip.epoch
+
+    @property
+    def durability(self) -> Durability:
+        """Where a record must be before it is told, as the journal says."""
+        return self.desk.book.durability
+
 
     @property
     def queued_requests(self) -> int:
@@ -169,6 +185,8 @@ class Pen:
         elif book.mode in _MODE_ERRORS:
             problem = _MODE_ERRORS[book.mode](f"the box is {book.mode}: {book.mode_reason}")
         elif not self._room_for_payments():
+        elif self.coverage.closed:
+            problem = self.coverage.why_closed()
             problem = StorageFull("the disk has no room for new payments")
         return None if problem is None else _undecided(problem)
 
@@ -177,10 +195,23 @@ class Pen:
     ) -> list[Outcome]:
         """Decide requests of one client, in order; linked: all or nothing. Raises OperatingError.
 
-        More than fit into one batch are written in several: one that is not written says so for its own
-        requests alone, because the others may be on disk.
+        What is on disk but not where the durability wants it is `outcome_unknown`.
         """
         wanted = [normalised(client, request) for request in requests]
+        outcomes = await self._decided_and_written(client, requests, funding, linked=linked)
+        return await self.coverage.told(outcomes, self._newest)
+
+    async def covered(self, *places: tuple[int, int]) -> None:
+        """Return once records up to these (epoch, size), or all that a reader can have seen, may be told.
+        Raises OutcomeUnknown."""
+        for epoch, size in places or (self._newest,):
+            await self.coverage.reach(epoch=epoch, size=size)
+
+    async def _decided_and_written(
+        self, client: str, requests: Sequence[Request], funding: Funding, *, linked: bool
+    ) -> list[Outcome]:
+        """More than fit into one batch are written in several: one that is not written says so for its own
+        requests alone, because the others may be on disk."""
         if self._queued_requests + len(wanted) > QUEUE_REQUESTS_MAX:
             raise Overloaded(f"{self._queued_requests} requests wait already")
         if linked:
@@ -274,6 +305,20 @@ class Pen:
     async def change_mode(self, mode: Mode, reason: str) -> None:
         """Journal a change of the line; nothing happens when the mode is that already."""
 
+    async def change_durability(self, durability: Durability, reason: str) -> None:
+        """Journal where records must be from here on before they are told."""
+
+        def run(batch: Batch) -> None:
+            previous = batch.book.durability
+            if previous is not durability:
+                batch.note_and_write(
+                    DurabilityChanged(
+                        **batch.head(), durability=durability, previous=previous, reason=reason
+                    )
+                )
+
+        await self._submit(Job(run))
+
         def run(batch: Batch) -> None:
             previous = batch.book.mode
             if previous is not mode:
@@ -297,7 +342,9 @@ class Pen:
             batch.note_and_write(record)
             return record
 
-        return await self._submit(Job(run))
+        closed = await self._submit(Job(run))
+        await self.covered((closed.epoch, closed.seq + 1))
+        return closed
 
     async def operator(self, *, operator: str, action: str, detail: str) -> None:
         """Journal what a person ordered."""
@@ -383,6 +430,7 @@ class Pen:
             return
         try:
             loop = asyncio.get_running_loop()
+            self._newest = (batch.epoch, batch.size)  # from here on a reader may see it
             began_ns = self.desk.clock.mono_ns()
             tip = await loop.run_in_executor(self._thread, self._seal, batch)
             self.commit_ns = self.desk.clock.mono_ns() - began_ns
@@ -423,6 +471,7 @@ class Pen:
             self.desk.store.rollback()
             raise
         self._merge(batch, self._seal(batch))
+        self._newest = (self.desk.tip.epoch, self.desk.tip.size)
         return answer
 
     def _decided(self, jobs: list[Job[Any]]) -> Batch:

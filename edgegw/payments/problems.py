@@ -139,6 +139,13 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "GET /v1/status says why; `edgegw status` at the box.",
         30,
     ),
+    Problem(
+        "mirror_away",
+        503,
+        "The box's mirror is away",
+        "Ask again with the same id: nothing was decided and the id is free.",
+        5,
+    ),
     Problem("not_decided", 503, "Nothing was decided", "Ask again with the same id.", 1),
     Problem(
         "outcome_unknown", 503, "The outcome is unknown", "Ask again with the same id: it is decided once.", 5

@@ -17,7 +17,7 @@ import msgspec
 
 from edgegw.core.book import Book
 from edgegw.core.decide import Funding, Short
-from edgegw.core.records import Kind, Request, WindowClosed
+from edgegw.core.records import Kind, Request, WindowClosed, parse_place
 from edgegw.core.site import Site
 from edgegw.errors import BrokenInvariant, OperatingError
 from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Undecided
@@ -48,6 +48,10 @@ class Pen(Protocol):
 
     async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:
         """Close the open window and open the next one."""
+
+    async def covered(self, *places: tuple[int, int]) -> None:
+        """Return once records up to these (epoch, size), or all that a reader can have seen, may be told;
+        raises OutcomeUnknown."""
 
     def closed_for_payments(self) -> Undecided | None:
         """Why no new payment is decided now, or None."""
@@ -177,6 +181,14 @@ class Gateway:
     def stop_admitting(self) -> None:
         """Take no new payments; those admitted are still answered."""
         self._stopping = True
+
+    async def covered(self, *records: str) -> None:
+        """Return once what was read may be told: these records by place, or all that is on disk. Raises
+        Unanswered when the mirror that must have it too is away."""
+        try:
+            await self._pen.covered(*((epoch, seq + 1) for epoch, seq in map(parse_place, records)))
+        except OperatingError as error:
+            raise undecided_by(error) from error
 
     # -- deciding --------------------
 
@@ -371,6 +383,7 @@ class Gateway:
                 except (OperatingError, BrokenInvariant) as error:
                     raise undecided_by(error) from error
         closed = await self.history.window(window)
+        await self.covered()
         if closed is None or closed.business_date != business_date:
             message = f"window {window} is not open; the open one is {self.book.window}"
             raise Unanswered("window_not_open", message, field="window", value=window)
@@ -407,6 +420,7 @@ _CODES: Final = {
     "forked": "not_clearing",
     "fenced": "not_clearing",
     "not_enrolled": "not_clearing",
+    "mirror_away": "mirror_away",
 }
 
 

@@ -104,6 +104,7 @@ class Handlers:
         view = await self._gateway.history.view(call.client, call.path.id)
         if view is None:
             raise self._no_payment(call)
+        await self._gateway.covered(view.answer.record, *(event.record for event in view.events))
         return Reply(200, _encode(view))
 
     def _no_payment(self, call: Call) -> Unanswered:
@@ -126,6 +127,7 @@ class Handlers:
         receipt = await self._gateway.history.receipt(call.client, call.path.id)
         if receipt is None:
             raise self._no_payment(call)
+        await self._gateway.covered()
         return Reply(200, _encode(receipt))
 
     async def list_accounts(self, call: Call) -> Reply:
@@ -142,6 +144,7 @@ class Handlers:
             _account(book, book.accounts[account_id]) for account_id in page if account_id in book.accounts
         ]
         next_after = page[-1] if len(listed) > len(page) else ""
+        await self._gateway.covered()
         return Reply(200, _encode(bodies.AccountPage(accounts=views, next_after=next_after)))
 
     async def get_account(self, call: Call) -> Reply:
@@ -152,7 +155,9 @@ class Handlers:
             raise Unanswered(
                 "account_not_found", "this box knows no such account", field="account_id", value=account_id
             )
-        return Reply(200, _encode(_account(self._gateway.book, account)))
+        view = _account(self._gateway.book, account)
+        await self._gateway.covered()
+        return Reply(200, _encode(view))
 
     async def list_windows(self, call: Call) -> Reply:
         """A page of closed windows."""
@@ -160,20 +165,21 @@ class Handlers:
         page = bodies.WindowPage(
             open_window=self._gateway.book.window, windows=[_window(record) for record in closed]
         )
+        await self._gateway.covered()
         return Reply(200, _encode(page))
 
     async def list_notices(self, call: Call) -> Reply:
         """A page of notices."""
         after = call.query.after
         place = "" if after is msgspec.UNSET else after
-        return Reply(
-            200,
-            _encode(await self._gateway.history.notices(call.client, after=place, limit=call.query.limit)),
-        )
+        notices = await self._gateway.history.notices(call.client, after=place, limit=call.query.limit)
+        await self._gateway.covered()
+        return Reply(200, _encode(notices))
 
     async def get_checkpoint(self, call: Call) -> Reply:  # noqa: ARG002
         """The signed end of the journal."""
         proven = await self._gateway.history.head()
+        await self._gateway.covered()
         checkpoint = bodies.Checkpoint(
             epoch=proven.epoch,
             size=proven.size,

@@ -121,6 +121,7 @@ _DECIDING: Final = (
     "id_reused",
     "too_many_refusals",
     "not_clearing",
+    "mirror_away",
     "not_decided",
     "outcome_unknown",
     "stopping",
@@ -178,7 +179,7 @@ OPERATIONS: Final = (
         scope="read",
         path_shape=PaymentPath,
         responses={200: Response("The payment.", PaymentView)},
-        problems=("payment_not_found", "not_clearing"),
+        problems=("payment_not_found", "not_clearing", "outcome_unknown"),
     ),
     Operation(
         name="create_hold",
@@ -242,6 +243,7 @@ OPERATIONS: Final = (
         scope="read",
         query_shape=bodies.AccountQuery,
         responses={200: Response("A page of accounts.", bodies.AccountPage)},
+        problems=("outcome_unknown",),
     ),
     Operation(
         name="get_account",
@@ -251,7 +253,7 @@ OPERATIONS: Final = (
         scope="read",
         path_shape=AccountPath,
         responses={200: Response("The account.", bodies.AccountView)},
-        problems=("account_not_found",),
+        problems=("account_not_found", "outcome_unknown"),
     ),
     Operation(
         name="get_receipt",
@@ -261,7 +263,7 @@ OPERATIONS: Final = (
         scope="read",
         path_shape=PaymentPath,
         responses={200: Response("The receipt.", Receipt)},
-        problems=("payment_not_found", "not_clearing"),
+        problems=("payment_not_found", "not_clearing", "outcome_unknown"),
     ),
     Operation(
         name="list_windows",
@@ -271,6 +273,7 @@ OPERATIONS: Final = (
         scope="read",
         query_shape=bodies.WindowQuery,
         responses={200: Response("A page of windows.", bodies.WindowPage)},
+        problems=("outcome_unknown",),
     ),
     Operation(
         name="close_window",
@@ -291,6 +294,7 @@ OPERATIONS: Final = (
         scope="read",
         query_shape=bodies.NoticeQuery,
         responses={200: Response("A page of notices.", Notices)},
+        problems=("outcome_unknown",),
     ),
     Operation(
         name="get_status",
@@ -307,6 +311,7 @@ OPERATIONS: Final = (
         summary="The signed end of the journal, with the centre's cosignature",
         scope="read",
         responses={200: Response("The checkpoint.", bodies.Checkpoint)},
+        problems=("outcome_unknown",),
     ),
     Operation(
         name="get_health",

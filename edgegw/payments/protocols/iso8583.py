@@ -160,6 +160,9 @@ class Payments(Protocol):
     async def decide(self, client: str, request: Request) -> Decided:
         """The answer, and whether it is a repeat; raises Unanswered."""
 
+    async def covered(self, *records: str) -> None:
+        """Return once what was read of these records may be told; raises Unanswered."""
+
 
 class _Closed(Exception):
     """The connection ends here; the text says why, "" when the peer simply left."""
@@ -168,6 +171,7 @@ class _Closed(Exception):
 _UNANSWERED: Final = {
     "id_reused": messages.DUPLICATE,
     "not_clearing": messages.CENTRE_UNAVAILABLE,
+    "mirror_away": messages.CENTRE_UNAVAILABLE,
     "stopping": messages.CENTRE_UNAVAILABLE,
 }
 """Field 39 where nothing was decided, by the gateway's code; MALFUNCTION for the rest: the identity is still
@@ -288,6 +292,7 @@ class Terminals:
             return await self._payments.decide(client, proposal.instead)
         if error.field != "advice":
             raise error
+        await self._payments.covered(first.record)
         return Decided(first, True)
 
 
