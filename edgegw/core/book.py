@@ -38,10 +38,10 @@ from edgegw.core.records import (
     ConfirmDirective,
     DeclineDirective,
     DirectiveApplied,
-    Expiry,
-    FreezeDirective,
     Durability,
     DurabilityChanged,
+    Expiry,
+    FreezeDirective,
     GrantDirective,
     Kind,
     Leg,
@@ -177,6 +177,7 @@ class Book:
     _TABLES: Final = ("accounts", "barred", "frozen", "kept", "positions", "spent", "stand_ins", "stood")
     _SCALARS: Final = (
         "at_ns",
+        "durability",
         "epoch",
         "mode",
         "mode_reason",
@@ -190,8 +191,8 @@ class Book:
     _SETTINGS: Final = ("site", "currencies", "limits", "stand_in_rules", "blocked")
 
     at_ns: int
-        "durability",
     """The box's own time at the last record."""
+    durability: Durability
     epoch: int
     seq: int
     """Of the last record; nothing at a later place is known to this book, whatever is on disk already."""
@@ -205,7 +206,6 @@ class Book:
     window_transfers: int
     site: Site | None
     currencies: dict[str, CurrencyRule]
-    durability: Durability
     limits: dict[str, LimitRule]
     stand_in_rules: dict[str, StandInRule]
     blocked: frozenset[str]
@@ -239,6 +239,7 @@ class Book:
 
     def _start(self) -> None:
         self.at_ns = 0
+        self.durability = Durability.LOCAL
         self.epoch = 0
         self.seq = -1
         self.mode = Mode.OFFLINE
@@ -254,7 +255,6 @@ class Book:
         self.stand_in_rules = {}
         self.blocked = frozenset()
 
-        self.durability = Durability.LOCAL
     # -- layers --------------------
 
     def overlay(self) -> Book:
@@ -460,6 +460,8 @@ class Book:
             self._remember_about(record, legs)
         elif isinstance(record, ModeChanged):
             self._note_mode(record)
+        elif isinstance(record, DurabilityChanged):
+            self.durability = record.durability
         elif isinstance(record, WindowClosed):
             self.window = record.window + 1
             self.window_transfers = 0
@@ -479,8 +481,6 @@ class Book:
         for original in originals - {""}:
             self.fresh_about.setdefault(original, []).append(record)
 
-        elif isinstance(record, DurabilityChanged):
-            self.durability = record.durability
     def _note_positions(self, legs: tuple[Leg, ...]) -> None:
         for leg in legs:
             if leg.flags & (PENDING | VOID):

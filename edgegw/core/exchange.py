@@ -212,6 +212,75 @@ def _signed_directives(message: Open, key: VerifyingKey) -> journal.Checkpoint |
     return checkpoint if checkpoint.origin == origin else None
 
 
+# --- judging an opening (the mirror) ------------------------------------------------------------------------
+
+
+class MirrorView(NamedTuple):
+    """What a mirror holds about a box when it opens."""
+
+    journals: Mapping[int, LogHead]
+    """By epoch."""
+    root_at: Callable[[int, int], bytes | None]
+    """(epoch, size) to the root at a smaller size."""
+    forked: Mapping[int, str]
+    """Epochs with two histories, and what was seen of the second one."""
+    superseded: bool = False
+    """This boot had its place and another boot took it since."""
+
+
+class MirrorJudgement(NamedTuple):
+    """A verdict, why, and for a fork that was not known before its epoch (0: none)."""
+
+    verdict: Verdict
+    reason: str = ""
+    forked_epoch: int = 0
+
+
+def judge_mirror_open(message: Open, view: MirrorView) -> MirrorJudgement:
+    """What a mirror answers to an authentic Open; the first that holds, in this order:
+
+    version; forked (this epoch's two histories are known); fenced (a later epoch is held, or another boot has
+    the place); forked by a root, behind by a size, of any epoch; behind because the box says so; ok.
+
+    A later epoch than any held is natural: its first record will be the hub's link. An old epoch whose fork
+    is known bars no later one: the hub has judged it when it gave that epoch.
+    """
+    if not choose_version(oldest=message.version_oldest, newest=message.version):
+        return MirrorJudgement(
+            Verdict.VERSION, f"the mirror speaks wire versions {VERSION_OLDEST} to {VERSION}"
+        )
+    if message.epoch in view.forked:
+        return MirrorJudgement(
+            Verdict.FORKED, f"two histories of epoch {message.epoch}: {view.forked[message.epoch]}"
+        )
+    newest = max((epoch for epoch, head in view.journals.items() if head.size), default=0)
+    if 0 < message.epoch < newest:
+        return MirrorJudgement(Verdict.FENCED, f"epoch {newest} has followed epoch {message.epoch}")
+    if view.superseded:
+        return MirrorJudgement(Verdict.FENCED, f"another boot has taken the place of boot {message.boot}")
+    return _judge_copies(message, view) or MirrorJudgement(*_judge_lineage(message))
+
+
+def _judge_copies(message: Open, view: MirrorView) -> MirrorJudgement | None:
+    """Compare every epoch that is held: with other records the box is forked, with fewer it is behind."""
+    mine = {head.number: head for head in message.journals}
+    behind: MirrorJudgement | None = None
+    for epoch, held in sorted(view.journals.items()):
+        if epoch in view.forked or not held.size:
+            continue
+        head = mine.get(epoch, LogHead(epoch))
+        root = held.root if head.size == held.size else None
+        if 0 < head.size < held.size:
+            root = view.root_at(epoch, head.size)
+        if root is not None and root != head.root:
+            reason = f"another root at size {head.size} of epoch {epoch}"
+            return MirrorJudgement(Verdict.FORKED, reason, epoch)
+        if head.size < held.size:
+            reason = f"{held.size} records of epoch {epoch} are held here; the box has {head.size}"
+            behind = behind or MirrorJudgement(Verdict.BEHIND, reason)
+    return behind
+
+
 # --- judging a package (both sides) -------------------------------------------------------------------------
 
 
@@ -291,75 +360,6 @@ def _judge(
     held: HeldLog,
     *,
     origin: str,
-# --- judging an opening (the mirror) ------------------------------------------------------------------------
-
-
-class MirrorView(NamedTuple):
-    """What a mirror holds about a box when it opens."""
-
-    journals: Mapping[int, LogHead]
-    """By epoch."""
-    root_at: Callable[[int, int], bytes | None]
-    """(epoch, size) to the root at a smaller size."""
-    forked: Mapping[int, str]
-    """Epochs with two histories, and what was seen of the second one."""
-    superseded: bool = False
-    """This boot had its place and another boot took it since."""
-
-
-class MirrorJudgement(NamedTuple):
-    """A verdict, why, and for a fork that was not known before its epoch (0: none)."""
-
-    verdict: Verdict
-    reason: str = ""
-    forked_epoch: int = 0
-
-
-def judge_mirror_open(message: Open, view: MirrorView) -> MirrorJudgement:
-    """What a mirror answers to an authentic Open; the first that holds, in this order:
-
-    version; forked (this epoch's two histories are known); fenced (a later epoch is held, or another boot has
-    the place); forked by a root, behind by a size, of any epoch; behind because the box says so; ok.
-
-    A later epoch than any held is natural: its first record will be the hub's link. An old epoch whose fork
-    is known bars no later one: the hub has judged it when it gave that epoch.
-    """
-    if not choose_version(oldest=message.version_oldest, newest=message.version):
-        return MirrorJudgement(
-            Verdict.VERSION, f"the mirror speaks wire versions {VERSION_OLDEST} to {VERSION}"
-        )
-    if message.epoch in view.forked:
-        return MirrorJudgement(
-            Verdict.FORKED, f"two histories of epoch {message.epoch}: {view.forked[message.epoch]}"
-        )
-    newest = max((epoch for epoch, head in view.journals.items() if head.size), default=0)
-    if 0 < message.epoch < newest:
-        return MirrorJudgement(Verdict.FENCED, f"epoch {newest} has followed epoch {message.epoch}")
-    if view.superseded:
-        return MirrorJudgement(Verdict.FENCED, f"another boot has taken the place of boot {message.boot}")
-    return _judge_copies(message, view) or MirrorJudgement(*_judge_lineage(message))
-
-
-def _judge_copies(message: Open, view: MirrorView) -> MirrorJudgement | None:
-    """Compare every epoch that is held: with other records the box is forked, with fewer it is behind."""
-    mine = {head.number: head for head in message.journals}
-    behind: MirrorJudgement | None = None
-    for epoch, held in sorted(view.journals.items()):
-        if epoch in view.forked or not held.size:
-            continue
-        head = mine.get(epoch, LogHead(epoch))
-        root = held.root if head.size == held.size else None
-        if 0 < head.size < held.size:
-            root = view.root_at(epoch, head.size)
-        if root is not None and root != head.root:
-            reason = f"another root at size {head.size} of epoch {epoch}"
-            return MirrorJudgement(Verdict.FORKED, reason, epoch)
-        if head.size < held.size:
-            reason = f"{held.size} records of epoch {epoch} are held here; the box has {head.size}"
-            behind = behind or MirrorJudgement(Verdict.BEHIND, reason)
-    return behind
-
-
     number_field: str,
     bank: str,
     box: str,

@@ -27,9 +27,9 @@ from edgegw.core.ledger import due
 from edgegw.core.messages import LinkNote
 from edgegw.core.records import (
     Boot,
+    ClockStep,
     Durability,
     DurabilityChanged,
-    ClockStep,
     KeyIntroduced,
     Link,
     Mode,
@@ -51,8 +51,8 @@ from edgegw.errors import (
     Overloaded,
     StorageFull,
 )
-from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.batch import Batch, Desk, Tip
+from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised
 from edgegw.ledger.rows import position_of
@@ -130,9 +130,9 @@ class Pen:
         desk.closed_for_payments = self.closed_for_payments
         self.failure: OperatingError | BrokenInvariant | None = None
         self.awaited: Awaited = lambda _: False
+        """Whether somebody still waits for the grant of this request id; the line says so."""
         self.coverage = Coverage()
         """Says when what is on disk may be told."""
-        """Whether somebody still waits for the grant of this request id; the line says so."""
         self.on_commit: list[Callable[[], None]] = []
         """Called on the loop after each COMMIT; must be quick."""
         self.commit_ns = 0
@@ -150,8 +150,8 @@ class Pen:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger-commit")
         self._closing = False
-        self._newest = (desk.tip.epoch, desk.tip.size)
         self._since_snapshot = 0
+        self._newest = (desk.tip.epoch, desk.tip.size)
         self._wall_ahead_ns = desk.clock.wall_ns() - desk.time.now_ns()
 
     # -- what others ask of it --------------------
@@ -160,6 +160,7 @@ class Pen:
     def mode(self) -> Mode:
         """The line's mode as the journal says."""
         return self.desk.book.mode
+
     @property
     def epoch(self) -> int:
         """The running epoch, 0 before the first link."""
@@ -169,7 +170,6 @@ class Pen:
     def durability(self) -> Durability:
         """Where a record must be before it is told, as the journal says."""
         return self.desk.book.durability
-
 
     @property
     def queued_requests(self) -> int:
@@ -184,9 +184,9 @@ class Pen:
             problem = NotEnrolled("the box has no epoch yet")
         elif book.mode in _MODE_ERRORS:
             problem = _MODE_ERRORS[book.mode](f"the box is {book.mode}: {book.mode_reason}")
-        elif not self._room_for_payments():
         elif self.coverage.closed:
             problem = self.coverage.why_closed()
+        elif not self._room_for_payments():
             problem = StorageFull("the disk has no room for new payments")
         return None if problem is None else _undecided(problem)
 
@@ -197,7 +197,6 @@ class Pen:
 
         What is on disk but not where the durability wants it is `outcome_unknown`.
         """
-        wanted = [normalised(client, request) for request in requests]
         outcomes = await self._decided_and_written(client, requests, funding, linked=linked)
         return await self.coverage.told(outcomes, self._newest)
 
@@ -212,6 +211,7 @@ class Pen:
     ) -> list[Outcome]:
         """More than fit into one batch are written in several: one that is not written says so for its own
         requests alone, because the others may be on disk."""
+        wanted = [normalised(client, request) for request in requests]
         if self._queued_requests + len(wanted) > QUEUE_REQUESTS_MAX:
             raise Overloaded(f"{self._queued_requests} requests wait already")
         if linked:
@@ -305,6 +305,13 @@ class Pen:
     async def change_mode(self, mode: Mode, reason: str) -> None:
         """Journal a change of the line; nothing happens when the mode is that already."""
 
+        def run(batch: Batch) -> None:
+            previous = batch.book.mode
+            if previous is not mode:
+                batch.note_and_write(ModeChanged(**batch.head(), mode=mode, previous=previous, reason=reason))
+
+        await self._submit(Job(run))
+
     async def change_durability(self, durability: Durability, reason: str) -> None:
         """Journal where records must be from here on before they are told."""
 
@@ -316,13 +323,6 @@ class Pen:
                         **batch.head(), durability=durability, previous=previous, reason=reason
                     )
                 )
-
-        await self._submit(Job(run))
-
-        def run(batch: Batch) -> None:
-            previous = batch.book.mode
-            if previous is not mode:
-                batch.note_and_write(ModeChanged(**batch.head(), mode=mode, previous=previous, reason=reason))
 
         await self._submit(Job(run))
 
