@@ -42,12 +42,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 LINE_BYTES_MAX = 4 << 20
-BLOCK_RECORDS_MAX = 256
+BLOCK_RECORDS = 256
 OWN_WORD = "No cosignature was checked: this is evident only against those who do not hold the signer's key"
 
 
@@ -205,11 +205,36 @@ def _hashes_of(value: object) -> list[bytes]:
 
 def _document_of(line: bytes) -> dict[str, object]:
     try:
-        document = json.loads(line)
+        document = json.loads(line, object_pairs_hook=_once)
     except RecursionError:
         document = None
     if not isinstance(document, dict):
         raise Malformed("not a JSON object")
+    return document
+
+
+def _array_of(records: Sequence[bytes]) -> list[dict[str, object]]:
+    """The documents of all records, read at once; ValueError when they are not one each."""
+    documents = json.loads(b"[" + b",".join(records) + b"]")
+    if len(documents) != len(records):
+        raise Malformed("not one document a line")
+    return list(documents)
+
+
+def _canonical(line: bytes) -> dict[str, object] | None:
+    """The document of a line; None unless it is byte for byte as the program writes it."""
+    try:
+        document = _document_of(line)
+        written = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    except ValueError:
+        return None
+    return document if written == line else None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise Malformed("a field stands there twice")
     return document
 
 
@@ -253,17 +278,32 @@ class Head(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """The keys of the command line."""
+    """The keys of the command line: a box has one for each epoch."""
 
-    box: Key | None
+    boxes: tuple[Key, ...]
     hub: Key | None
 
-    def author(self, origin: Origin) -> Key:
-        """Whose signature the log's checkpoints must bear."""
-        key, option = (self.box, "--box-key") if origin.number_field == "epoch" else (self.hub, "--hub-key")
-        if key is None:
-            raise Usage(f"{option} is needed for the log {origin.text}")
-        return key
+    def authors(self, origin: Origin) -> tuple[Key, ...]:
+        """Whose signature the log's checkpoints must bear: one of these."""
+        if origin.number_field != "epoch":
+            if self.hub is None:
+                raise Usage(f"--hub-key is needed for the log {origin.text}")
+            return (self.hub,)
+        if not self.boxes:
+            raise Usage(f"--box-key is needed for the log {origin.text}")
+        return self.boxes
+
+    def linked(self, record: bytes, origin: Origin) -> Keys:
+        """The same, and the box's key of this epoch as the hub's link in its first record names it."""
+        if self.boxes or self.hub is None or origin.number_field != "epoch":
+            return self
+        try:
+            body, key = open_link(_document_of(record).get("note"), self.hub)
+        except ValueError as problem:
+            raise Usage(f"--box-key is needed: the first record is no link of this hub ({problem})") from None
+        if (body.get("bank"), body.get("box"), body.get("epoch")) != (origin.bank, origin.box, origin.number):
+            raise Unverified("record 0", f"the hub's link is not for {origin.text}", "export again", 0)
+        return self._replace(boxes=(key,))
 
 
 def key_of(text: str) -> Key:
@@ -293,21 +333,35 @@ def parse_checkpoint(note: object) -> tuple[Head, list[tuple[str, bytes]]]:
     """The head, and (name, key id || signature) of each line; nothing verified yet."""
     body, blank, signatures = str(note).partition("\n\n")
     match = re.fullmatch("(.+)\n(0|[1-9][0-9]{0,18})\n(.+)", body)
-    if not blank or not match or len(root := _unbase64(match[3])) != 32 or not signatures.endswith("\n"):
+    if not blank or not match or len(root := _unbase64(match[3])) != 32:
         raise Malformed("a checkpoint is origin, size and root, a blank line and signature lines")
-    lines = [re.fullmatch(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)", line) for line in signatures[:-1].split("\n")]
-    if None in lines or len(lines) > 16:
-        raise Malformed("signature lines are '— <name> <base64>', at most 16")
     head = Head(origin_of(match[1]), int(match[2]), root, f"{body}\n".encode())
-    return head, [(line[1], _unbase64(line[2])) for line in lines if line]
+    return head, _signature_lines(signatures)
 
 
-def _open_note(note: object, key: Key, *, cosigned: bool = False) -> Head:
+def _signature_lines(text: str) -> list[tuple[str, bytes]]:
+    lines = [re.fullmatch(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)", line) for line in text[:-1].split("\n")]
+    if None in lines or len(lines) > 16 or not text.endswith("\n"):
+        raise Malformed("signature lines are '— <name> <base64>', at most 16")
+    return [(line[1], _unbase64(line[2])) for line in lines if line]
+
+
+def _signed_by(lines: Sequence[tuple[str, bytes]], keys: Sequence[Key]) -> tuple[Key, bytes]:
+    """The key that has signed a note, and its signature; a note of ours bears just one."""
+    if len(lines) != 1:
+        raise Malformed(f"it bears {len(lines)} signatures, one is expected")
+    name, raw = lines[0]
+    for key in keys:
+        if (key.name, key.key_id) == (name, raw[:4]):
+            return key, raw[4:]
+    wanted = " or ".join(f"{key.name} ({key.key_id.hex()})" for key in keys)
+    raise Malformed(f"it is signed by {name} ({raw[:4].hex()}), not by {wanted}")
+
+
+def _open_note(note: object, keys: Sequence[Key], *, cosigned: bool = False) -> Head:
     head, lines = parse_checkpoint(note)
-    mine = [raw[4:] for name, raw in lines if name == key.name and raw[:4] == key.key_id]
-    if len(mine) != 1:
-        raise Malformed(f"{len(mine) or 'no'} signatures by {key.name} ({key.key_id.hex()})")
-    signature, message, time_s = mine[0], head.body, 0
+    key, signature = _signed_by(lines, keys)
+    message, time_s = head.body, 0
     if cosigned:
         time_s, signature = int.from_bytes(signature[:8], "big"), signature[8:]
         message = f"edgegw/cosig/v1\ntime {time_s}\n".encode() + message
@@ -316,10 +370,23 @@ def _open_note(note: object, key: Key, *, cosigned: bool = False) -> Head:
     return head._replace(time_s=time_s)
 
 
+def open_link(note: object, hub: Key) -> tuple[dict[str, object], Key]:
+    """What the hub's link of an epoch says, and the box's key in it; ValueError unless the hub signed it."""
+    body, _, signature = str(note).rpartition("\n\n")
+    label, _, said = f"{body}\n".partition("\n")
+    if label != "edgegw/link/v1":
+        raise Malformed("it is no link")
+    key, raw = _signed_by(_signature_lines(signature), (hub,))
+    if not sm2_verify(key.point, f"{body}\n".encode(), raw):
+        raise Malformed(f"the signature by {hub.name} does not verify")
+    link = _document_of(said.encode())
+    return link, key_of(str(link.get("key")))
+
+
 def open_checkpoint(note: object, keys: Keys) -> Head:
     """The head that the log's author has signed; raises Unverified."""
     try:
-        return _open_note(note, keys.author(parse_checkpoint(note)[0].origin))
+        return _open_note(note, keys.authors(parse_checkpoint(note)[0].origin))
     except ValueError as problem:
         mend = "make sure that the key is this log's; if it is, somebody else has signed this"
         raise Unverified("checkpoint", problem, mend) from None
@@ -328,7 +395,7 @@ def open_checkpoint(note: object, keys: Keys) -> Head:
 def open_cosignature(note: object, key: Key, head: Head) -> Head:
     """What the key has cosigned of the log to which head belongs; raises Unverified."""
     try:
-        cosigned = _open_note(note, key, cosigned=True)
+        cosigned = _open_note(note, (key,), cosigned=True)
         if cosigned.origin != head.origin:
             raise Malformed(f"it is for another log, {cosigned.origin.text}")
     except ValueError as problem:
@@ -352,6 +419,23 @@ class Tree:
             carry >>= 1
         self.peaks.append(leaf)
         self.size += 1
+
+    def extend(self, leaves: list[bytes]) -> None:
+        """Append many; a whole aligned block goes level by level, which takes a third of the time."""
+        if self.size % BLOCK_RECORDS or len(leaves) != BLOCK_RECORDS:
+            for leaf in leaves:
+                self.append(leaf)
+            return
+        nodes = leaves
+        while len(nodes) > 1:
+            pairs = iter(nodes)
+            nodes = [sm3(b"\x01" + left + right) for left, right in zip(pairs, pairs, strict=True)]
+        node, carry = nodes[0], self.size // BLOCK_RECORDS
+        while carry & 1:
+            node = sm3(b"\x01" + self.peaks.pop() + node)
+            carry >>= 1
+        self.peaks.append(node)
+        self.size += BLOCK_RECORDS
 
     def root(self) -> bytes:
         root = self.peaks[-1] if self.peaks else sm3(b"")
@@ -379,6 +463,8 @@ def check_consistency(old: Head, new: Head, proof: Sequence[bytes]) -> None:
     if old.size == new.size and old.root != new.root:
         raise Malformed(f"two roots at size {old.size}, both signed: this is a fork")
     if old.size == new.size or not old.size:
+        if proof:
+            raise Malformed("nothing is to be proved here, and a proof was given")
         return
     rights, low, high = [], 0, new.size
     while high != old.size:
@@ -417,76 +503,136 @@ def problem_of(record: bytes, origin: Origin, place: int) -> str:
     return ""
 
 
+class Start(NamedTuple):
+    """Where a journal file begins: at 0, or after so many pruned records, for which these stand."""
+
+    size: int = 0
+    previous: bytes = bytes(32)
+    peaks: tuple[bytes, ...] = ()
+
+
 class Scan:
-    """The records of a journal file as they stream by; memory is one block."""
+    """The records of a log as they stream by in blocks; memory is a few of them."""
 
-    def __init__(self, origin: Origin, roots_wanted: Iterable[int] = ()) -> None:
-        self.origin, self.wanted = origin, frozenset(roots_wanted)
-        self.tree, self.previous = Tree(), bytes(32)
-        self.roots = {0: self.tree.root()}
-        self.index = 0  # where in the log the next record should stand
-        self.wrong: Unverified | None = None  # the first line that is wrong by its own words
-        self.different: int | None = None  # the first record that does not give the leaf that the file names
-        self.named: Tree | None = None  # over the leaves that the file names, once they differ
+    def __init__(self, origin: Origin, start: Start, *, size: int, roots_wanted: Iterable[int] = ()) -> None:
+        self.origin, self.size, self.wanted = origin, size, frozenset(roots_wanted)
+        self.tree, self.previous = Tree(start.size, start.peaks), start.previous
+        self.roots = {0: sm3(b""), start.size: self.tree.root()}
+        self.index = start.size  # where in the log the next record should stand
+        self.wrong: Unverified | None = None  # the first record that is wrong by its own words
+        self.layout: Unverified | None = None  # the first line of leaves that is not as it was written
+        self.different: int | None = None  # the first record that does not give the leaf that is named
+        self.named: Tree | None = None  # over the leaves that are named, once they differ
         self.named_previous = b""
-        self.start_block()
 
-    def start_block(self) -> None:
-        self.block: list[bytes] = []
-        self.block_leaves: list[bytes] = []
-        self.block_tree, self.block_previous = Tree(self.tree.size, self.tree.peaks), self.previous
+    def lines(self, lines: Iterable[bytes]) -> None:
+        """The lines of a journal file between its first and its last."""
+        block: list[bytes] = []
+        for line in lines:
+            if line.startswith(b'{"leaves":'):
+                self.records(block, self.leaves_of(line))
+                block = []
+                continue
+            block.append(line.removesuffix(b"\n"))
+            if len(block) > 2 * BLOCK_RECORDS + 1:  # the lines of leaves are gone; memory stays bounded
+                self.records(block[:BLOCK_RECORDS], b"")
+                del block[:BLOCK_RECORDS]
+        # A line of leaves that is no such line any more stands where the log has no record.
+        if block and self.index + len(block) == self.size + 1 and self.problem_at(block[-1], self.size):
+            del block[-1]
+        if block:
+            self.records(block, b"")
 
-    def record(self, record: bytes) -> None:
-        if self.wrong is None and (problem := problem_of(record, self.origin, self.index)):
-            self.wrong = bad_record(self.index, problem)
-        self.index += 1
-        self.previous = sm3(b"\x00" + self.previous + record)
-        self.tree.append(self.previous)
-        if self.tree.size in self.wanted:
-            self.roots[self.tree.size] = self.tree.root()
-        self.block.append(record)
-        self.block_leaves.append(self.previous)
-        if len(self.block) > 2 * BLOCK_RECORDS_MAX:  # the lines of leaves are gone; memory stays bounded
-            self.start_block()
-
-    def leaves(self, line: bytes) -> None:
-        """A line of leaves: compare the block with it, and go on from it."""
+    def leaves_of(self, line: bytes) -> bytes:
+        """The leaves of their line; none if it is not as it was written."""
         try:
-            raw = _unbase64(str(_document_of(line).get("leaves")))
-            if len(raw) % 32 or not 0 < len(raw) <= 32 * BLOCK_RECORDS_MAX:
-                raise Malformed(f"{len(raw)} bytes of leaves")
-        except ValueError as problem:
-            self.wrong = self.wrong or self.changed_leaves(problem)
-            return
-        if self.named is None and raw != b"".join(self.block_leaves):
-            self.named, self.named_previous = self.block_tree, self.block_previous
-        if self.named is not None:
-            self.compare([raw[start : start + 32] for start in range(0, len(raw), 32)], self.named)
-        self.start_block()
+            raw = base64.b64decode(line[11:-3], validate=True)
+        except ValueError:
+            return b""
+        whole = b'{"leaves":"%b"}\n' % base64.b64encode(raw) == line
+        return raw if whole and len(raw) % 32 == 0 and len(raw) <= 32 * BLOCK_RECORDS else b""
 
-    def compare(self, leaves: Sequence[bytes], named: Tree) -> None:
-        """Find the first record of the block that is not the named one; go on after the named ones."""
-        start = self.index - len(self.block)
-        bad = [len(leaves)] if len(leaves) < len(self.block) else []
+    def records(self, records: list[bytes], named: bytes) -> None:
+        """Records in a row, and the leaves that are named for them (b"": their line is not there)."""
+        count = len(named) // 32
+        if named and len(records) - count >= BLOCK_RECORDS:  # a line of leaves before is missing or damaged
+            self.records(records[:BLOCK_RECORDS], b"")
+            records = records[BLOCK_RECORDS:]
+            if len(records) - count == 1 and self.problem_at(records[0], self.index):
+                records = records[1:]
+        self.read(records)
+        tree, previous = (self.tree.size, self.tree.peaks), self.previous
+        leaves = self.chained(records)
+        short = count < BLOCK_RECORDS and self.index + count != self.size
+        if self.layout is None and (not named or short):
+            self.layout = self.changed_leaves("their line is not as it was written, or not there")
+        if self.named is None and named != b"".join(leaves):
+            self.named, self.named_previous = Tree(*tree), previous
+        start, self.index = self.index, self.index + (count or len(records))
+        if self.named is not None:
+            parts = [named[n : n + 32] for n in range(0, len(named), 32)]
+            self.compare(records, parts or leaves, start, self.named)
+
+    def read(self, records: list[bytes]) -> None:
+        """Find the first record that is wrong by its own words; all at once while none is."""
+        if self.wrong is not None:
+            return
+        origin, field = self.origin, self.origin.number_field
+        try:
+            for place, said in enumerate(_array_of(records), self.index):
+                if (said["seq"], said["box"]) != (place, origin.box):
+                    break
+                if (said[field], said["bank"]) != (origin.number, origin.bank):
+                    break
+            else:
+                return
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass  # one of them is no record: which, and why, is told below
+        for place, record in enumerate(records, self.index):
+            if problem := self.problem_at(record, place):
+                self.wrong = bad_record(place, problem)
+                return
+
+    def problem_at(self, record: bytes, place: int) -> str:
+        return problem_of(record, self.origin, place)
+
+    def chained(self, records: list[bytes]) -> list[bytes]:
+        """The leaves of the records, which the tree takes."""
+        leaves, previous = [], self.previous
+        for record in records:
+            previous = sm3(b"\x00" + previous + record)
+            leaves.append(previous)
+        self.previous = previous
+        if not any(self.tree.size < size <= self.tree.size + len(leaves) for size in self.wanted):
+            self.tree.extend(leaves)
+            return leaves
+        for leaf in leaves:
+            self.tree.append(leaf)
+            if self.tree.size in self.wanted:
+                self.roots[self.tree.size] = self.tree.root()
+        return leaves
+
+    def compare(self, records: list[bytes], leaves: list[bytes], start: int, named: Tree) -> None:
+        """Find the first of the records that is not the named one; go on after the named ones."""
+        bad = [len(leaves)] if len(leaves) < len(records) else []
         for offset, leaf in enumerate(leaves):
-            record = self.block[offset] if offset < len(self.block) else b""
+            record = records[offset] if offset < len(records) else b""
             if sm3(b"\x00" + self.named_previous + record) != leaf:
                 bad.append(offset)
             named.append(leaf)
             self.named_previous = leaf
         if bad and self.different is None:
             self.different = start + min(bad)
-        self.index = start + len(leaves)
 
     def changed_leaves(self, problem: object) -> Unverified:
-        return Unverified(f"leaves before record {self.index}", problem, "export the journal again")
+        return Unverified(f"leaves of records from {self.index} on", problem, "export the journal again")
 
     def judge(self, head: Head, cosigned: Head | None) -> None:
         """Raise Unverified, with the first bad record, unless the records are those signed and cosigned."""
         held = cosigned is not None and self.roots.get(cosigned.size) == cosigned.root
         if (self.tree.size, self.tree.root()) == (head.size, head.root):
-            if self.wrong or self.different is not None:
-                raise self.wrong or self.changed_leaves("they were changed, the records were not")
+            if self.wrong or self.layout or self.different is not None:
+                raise self.wrong or self.layout or self.changed_leaves("they were changed, no record was")
             if cosigned and not held:
                 problem = "the hub cosigned others: the box's key has signed two histories, this is a fork"
                 raise Unverified(f"records up to {cosigned.size - 1}", problem, "take the hub's copy")
@@ -494,7 +640,7 @@ class Scan:
         signed = self.named and (self.named.size, self.named.root()) == (head.size, head.root)
         located = self.wrong.record if self.wrong else None
         if self.different is not None and self.different != located and (signed or located is None):
-            doubt = "" if signed else " (or the lines of leaves were changed too)"
+            doubt = "" if signed else " (or the leaves that are named were changed too)"
             raise bad_record(self.different, f"its bytes are not those that were signed{doubt}")
         size = self.tree.size
         if self.wrong or size < head.size:
@@ -511,30 +657,67 @@ Verified = tuple[dict[str, object], str, dict[int, bytes]]  # figures, a sentenc
 def verify_journal(path: str, keys: Keys, *, roots_wanted: Sequence[int] = ()) -> Verified:
     """Verify a journal file, and give its roots at the wanted sizes; raises Unverified or Usage."""
     with Path(path).open("rb") as file:
+        first = file.readline(LINE_BYTES_MAX)
+        here = file.tell()
+        end, last = read_last_line(file)
+        trailer = _canonical(last)
         try:
-            header = _document_of(file.readline(LINE_BYTES_MAX))
-            if header.get("edgegw_journal") != 1 or header.get("from") != 0:
-                raise Malformed("its first line is no header of format 1")
-            origin = origin_of(header.get("origin"))
+            origin, start = header_of(first)
         except ValueError as problem:
-            raise Usage(f"{path} is no journal file: {problem}") from None
-        author = keys.author(origin)
-        end, trailer = read_trailer(file)
-        if trailer is None:
-            scan = Scan(origin)
-            stream(file, scan, end)
-            cut = "the file ends before it, without a checkpoint: it was cut off or its last line changed"
-            raise scan.wrong or bad_record(scan.index, cut)
-        head = open_checkpoint(trailer.get("checkpoint"), keys)
+            if b'"checkpoint":' not in last:
+                raise Usage(f"{path} is no journal file: {problem}") from None
+            raise Unverified("header", problem, "export again: the first line is not as written") from None
+        if keys.hub and not keys.boxes and not start.size:
+            keys = keys.linked(file.readline(LINE_BYTES_MAX), origin)
+            file.seek(here)
+        authors = keys.authors(origin)
+        if trailer is None or list(trailer) != ["checkpoint", "cosignatures"]:
+            raise cut_off(Scan(origin, start, size=-1), file, end, last)
+        head = open_checkpoint(trailer["checkpoint"], keys)
         if head.origin != origin:
             raise Unverified("header", f"the checkpoint is for {head.origin.text}", "export again")
-        cosigned = newest_cosigned(trailer.get("cosignatures"), keys, head)
-        scan = Scan(origin, [*roots_wanted, *([cosigned.size] if cosigned else [])])
-        stream(file, scan, end)
+        cosigned = newest_cosigned(trailer["cosignatures"], keys, head)
+        wanted = [*roots_wanted, *([cosigned.size] if cosigned else [])]
+        scan = Scan(origin, start, size=head.size, roots_wanted=wanted)
+        scan.lines(lines_until(file, end))
     scan.judge(head, cosigned)
-    figures: dict[str, object] = {"origin": origin.text, "size": head.size, "root": head.root.hex()}
-    sentence = f"{head.size} records of {origin.text} are those that {author.name} signed"
-    return with_cosigned((figures, sentence, scan.roots), cosigned, head)
+    figures: dict[str, object] = {"origin": origin.text, "from": start.size, "size": head.size}
+    names = " or ".join(key.name for key in authors)
+    sentence = f"{head.size - start.size} records of {origin.text} are those that {names} signed"
+    if start.size:
+        sentence += f" (the first {start.size} are not in the file; their number and root are)"
+    return with_cosigned((figures | {"root": head.root.hex()}, sentence, scan.roots), cosigned, head)
+
+
+def header_of(line: bytes) -> tuple[Origin, Start]:
+    """Whose journal a first line announces, and from where; ValueError if it is none."""
+    header = _canonical(line)
+    if header is None or header.get("edgegw_journal") != 1:
+        raise Malformed("its first line is no header of format 1, byte for byte")
+    size, pruned = header.get("from"), ["previous_leaf", "peaks"]
+    if type(size) is not int or size < 0 or list(header)[1:] != ["origin", "from", *(pruned if size else [])]:
+        raise Malformed("its first line does not say where the log begins")
+    if not size:
+        return origin_of(header.get("origin")), Start()
+    previous, peaks = _hashes_of([header["previous_leaf"]])[0], _hashes_of(header["peaks"])
+    if len(peaks) != size.bit_count():
+        raise Malformed(f"{len(peaks)} roots stand for the first {size} records, not {size.bit_count()}")
+    return origin_of(header.get("origin")), Start(size, previous, tuple(peaks))
+
+
+def cut_off(scan: Scan, file: BinaryIO, end: int, last: bytes) -> Unverified:
+    """What is wrong with a journal file that does not end as it was written."""
+    scan.lines(lines_until(file, end))
+    problem = scan.problem_at(last.removesuffix(b"\n"), scan.index)
+    if scan.wrong is None and scan.different is None:
+        if problem and last.endswith(b"\n") and not last.startswith(b'{"leaves":'):
+            mend = "export the journal again"
+            return Unverified("checkpoint", "the file's last line is not as it was written", mend)
+    place = scan.index if scan.different is None else scan.different
+    if scan.different is None and last.endswith(b"\n") and not problem:
+        place += 1  # the last line is a whole record
+    cut = "the file ends before it, without a checkpoint: it was cut off"
+    return scan.wrong or bad_record(place, cut)
 
 
 def with_cosigned(verified: Verified, cosigned: Head | None, head: Head) -> Verified:
@@ -550,33 +733,27 @@ def with_cosigned(verified: Verified, cosigned: Head | None, head: Head) -> Veri
     return figures, f"{sentence}.", roots
 
 
-def read_trailer(file: BinaryIO) -> tuple[int, dict[str, object] | None]:
-    """Where the whole lines of records end, and the last line if it is there, whole."""
+def read_last_line(file: BinaryIO) -> tuple[int, bytes]:
+    """Where the last line starts, and the line, whole or not; the file stays where it is."""
     here = file.tell()
     tail_start = max(here, file.seek(0, os.SEEK_END) - LINE_BYTES_MAX)
     file.seek(tail_start)
     tail = file.read()
     file.seek(here)
     last = tail.rfind(b"\n", 0, -1) + 1
-    try:  # a line that was cut or changed is told with its place, once the records before it are read
-        document = _document_of(tail[last:]) if tail.endswith(b"\n") else {}
-    except ValueError:
-        document = {}
-    return tail_start + last, document if "checkpoint" in document else None
+    return tail_start + last, tail[last:]
 
 
-def stream(file: BinaryIO, scan: Scan, end: int) -> None:
-    """Feed the lines up to `end` to the scan."""
-    position = file.tell()
+def lines_until(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """The lines of a file from here to `end`."""
+    position, told = file.tell(), 0
     while position < end:
         line = file.readline(LINE_BYTES_MAX)
         position += len(line)
-        if not line.startswith(b'{"leaves":'):
-            scan.record(line.removesuffix(b"\n"))
-            continue
-        scan.leaves(line)
-        if sys.stderr.isatty() and scan.tree.size % (BLOCK_RECORDS_MAX * 32) == 0:
-            print(f"\r{scan.tree.size:,} records ", end="", file=sys.stderr, flush=True)
+        yield line
+        if sys.stderr.isatty() and position - told > 2**24:
+            told = position
+            print(f"\r{position >> 20} of {end >> 20} MB ", end="", file=sys.stderr, flush=True)
 
 
 def newest_cosigned(notes: object, keys: Keys, head: Head) -> Head | None:
@@ -590,29 +767,40 @@ def newest_cosigned(notes: object, keys: Keys, head: Head) -> Head | None:
 
 
 # A receipt, and two checkpoints
+RECEIPT_FIELDS = {"type", "record", "previous_leaf", "index", "size", "proof", "checkpoint"}
+RECEIPT_FIELDS |= {"cosignature", "cosignature_proof"}
+ASK_AGAIN = "ask the box for the receipt again; if it stays so, take it and this message to the bank"
+
+
 def verify_receipt(path: str, keys: Keys) -> Verified:
     """Verify a receipt; raises Unverified or Usage."""
     receipt = _document_in(path, "type", "edgegw-receipt-v1")
+    if set(receipt) != RECEIPT_FIELDS:
+        differing = ", ".join(sorted(map(repr, set(receipt) ^ RECEIPT_FIELDS)))
+        raise Unverified("receipt", f"these fields are missing or too many: {differing}", ASK_AGAIN)
     head = open_checkpoint(receipt.get("checkpoint"), keys)
     index = receipt.get("index")
     try:
-        if not isinstance(index, int) or not 0 <= index < head.size:
+        if type(index) is not int or not 0 <= index < head.size:
             raise Malformed(f"index {index!r} is not in a history of {head.size} records")
+        if type(receipt["size"]) is not int or receipt["size"] != head.size:
+            raise Malformed(f"its size is {receipt['size']!r}, {head.size} records were signed")
         record = str(receipt.get("record")).encode()
         leaf = sm3(b"\x00" + _hashes_of([receipt.get("previous_leaf")])[0] + record)
         if root_of_inclusion(index, head.size, leaf, _hashes_of(receipt.get("proof"))) != head.root:
             raise Malformed("the proof does not lead from this record to the signed root")
         if problem := problem_of(record, head.origin, index):
             raise Malformed(problem)
-        note = receipt.get("cosignature")
+        note, steps = receipt["cosignature"], _hashes_of(receipt["cosignature_proof"])
+        if not isinstance(note, str) or (not note and steps):
+            raise Malformed("a cosignature is a text, and a proof goes with it")
         cosigned = newest_cosigned([note] if note else [], keys, head)
         if cosigned and index >= cosigned.size:
             raise Malformed(f"the hub's cosignature covers {cosigned.size} records, not yet this one")
         if cosigned:
-            check_consistency(cosigned, head, _hashes_of(receipt.get("cosignature_proof")))
+            check_consistency(cosigned, head, steps)
     except ValueError as problem:
-        mend = "ask the box for the receipt again; if it stays so, take it and this message to the bank"
-        raise Unverified("receipt", problem, mend) from None
+        raise Unverified("receipt", problem, ASK_AGAIN) from None
     figures: dict[str, object] = {"origin": head.origin.text, "index": index, "size": head.size}
     sentence = f"record {index} of {head.origin.text} is among the {head.size} that were signed"
     return with_cosigned((figures, sentence, {}), cosigned, head)
@@ -649,7 +837,8 @@ def arguments_parser() -> argparse.ArgumentParser:
         description="Verify an edgegw journal, receipt or pair of checkpoints with the signers' public keys.",
         epilog="Exit codes: 0 verified, 1 not verified, 2 wrong usage or a file that cannot be read.",
     )
-    parser.add_argument("--box-key", metavar="KEY", help="the box's checkpoint key: name+key id+base64")
+    several = "the box's checkpoint key: name+key id+base64; once for each epoch"
+    parser.add_argument("--box-key", metavar="KEY", action="append", default=[], help=several)
     parser.add_argument("--hub-key", metavar="KEY", help="the hub's key; its cosignature is then asked for")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a sentence")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="journal | receipt | checkpoints")
@@ -666,10 +855,11 @@ def verify(options: argparse.Namespace) -> Verified:
     """Do what the command line asks for; raises Unverified or Usage."""
     self_test()
     try:
-        keys = Keys(*(None if text is None else key_of(text) for text in (options.box_key, options.hub_key)))
+        hub = None if options.hub_key is None else key_of(options.hub_key)
+        keys = Keys(tuple(map(key_of, options.box_key)), hub)
     except ValueError as problem:
         raise Usage(f"--box-key or --hub-key is no key: {problem}") from None
-    if keys == Keys(None, None):
+    if keys == Keys((), None):
         raise Usage("give --box-key, from whoever answers for the box: without a key nothing is verified")
     if options.kind == "checkpoints":
         return verify_checkpoints(options.files, keys, options.proof, options.journal)

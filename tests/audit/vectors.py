@@ -1,8 +1,8 @@
 """`python -m tests.audit.vectors DIRECTORY`: public RFC 6962 proof vectors against the journal's functions.
 
 A directory holds one JSON document a file, as the public sets do: `leafIdx` (or `leafIndex`), `treeSize`,
-`root`, `leafHash`, `proof` for inclusion; `size1`, `size2`, `root1`, `root2`, `proof` for consistency; bytes in
-base64, and `wantErr`. The functions are those that our logs use; only the hash is SHA-256 instead of SM3.
+`root`, `leafHash`, `proof` for inclusion; `size1`, `size2`, `root1`, `root2`, `proof` for consistency; bytes
+in base64, and `wantErr`. The functions are those that our logs use; only the hash is SHA-256 instead of SM3.
 Exit code 1 when one verdict differs, 2 when no vector was found.
 """
 
@@ -65,8 +65,8 @@ def main() -> int:
         print(json.dumps(found))
     else:
         print(
-            f"{found['vectors']} vectors ({found['inclusion']} inclusion, {found['consistency']} consistency):"
-            f" {found['agree']} agree, {len(found['differ'])} differ"
+            f"{found['vectors']} vectors ({found['inclusion']} inclusion, {found['consistency']} consistency)"
+            f": {found['agree']} agree, {len(found['differ'])} differ"
         )
         for one in found["differ"]:
             print(f"{one['file']}: must be {'refused' if one['must_refuse'] else 'accepted'}: {one['ours']}")

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 FILE_LINES_MAX = 700
+# An auditor copies this one file to an empty machine: it cannot be split, so it has a limit of its own.
+STANDALONE_LINES_MAX = 1_300
 # A ratchet: lower it when the longest function gets shorter, never raise it.
 FUNCTION_LINES_MAX = 70
 
@@ -277,8 +279,9 @@ def function_lengths(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
 def lengths(path: str, source: str, tree: ast.Module) -> Iterator[str]:
     """Find files and functions that are too long to be read at once."""
     count = source.count("\n")
-    if count > FILE_LINES_MAX:
-        yield f"{path}: {count} lines; at most {FILE_LINES_MAX}: split what changes for different reasons"
+    most = STANDALONE_LINES_MAX if path == "edgegw/verifier.py" else FILE_LINES_MAX
+    if count > most:
+        yield f"{path}: {count} lines; at most {most}: split what changes for different reasons"
     for lines, place in function_lengths(path, tree):
         if lines > FUNCTION_LINES_MAX:
             yield f"{place} has {lines} lines; at most {FUNCTION_LINES_MAX}: give a step its own name"
