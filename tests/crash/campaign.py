@@ -50,9 +50,9 @@ WAL_PAGES = (40, 90, 1_000)
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What is planted: `synchronous` of the writer, or whose syncs are not done."""
+    """What is planted: `synchronous` of the writer instead of its own, or whose syncs are not done."""
 
-    synchronous: tuple[str, int] = ("FULL", 2)
+    synchronous: tuple[str, int] | None = None
     lying: str | None = None
 
 
@@ -111,10 +111,11 @@ def scratch() -> Iterator[Path]:
 def often(fault: Fault, *, wal_pages: int) -> Iterator[None]:
     """Snapshots and checkpoints come often, and the fault is planted."""
     pragmas = schema._WRITER_PRAGMAS | {
-        "synchronous": fault.synchronous,
         "wal_autocheckpoint": (str(wal_pages), wal_pages),
         "journal_size_limit": ("65536", 65536),
     }
+    if fault.synchronous is not None:
+        pragmas["synchronous"] = fault.synchronous
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(schema, "_WRITER_PRAGMAS", pragmas))
         stack.enter_context(mock.patch.object(writer, "SNAPSHOT_RECORDS", 40))

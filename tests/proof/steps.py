@@ -52,11 +52,11 @@ def falls_short(step: Step, figures: Figures, *, short: bool = False) -> list[st
 
 
 def _slow(path: str) -> str:
-    return f"-m pytest -q -m slow {path}"
+    return f"-m pytest -q -s -m slow {path}"
 
 
 def _fast(path: str) -> str:
-    return f"-m pytest -q {path}"
+    return f"-m pytest -q -s {path}"
 
 
 STEPS: Final[tuple[Step, ...]] = (
@@ -126,5 +126,13 @@ STEPS: Final[tuple[Step, ...]] = (
         short=_fast("tests/crash/test_bit_rot.py"),
         asked=("flips >= 2500", "kinds >= 20", "served_wrong == 0"),
         minutes=4,
+    ),
+    Step(
+        name="planted-faults",
+        claim="Each fault that is planted in a copy of the product turns its tests red",
+        command="-m tests.proof.plants --json",
+        short="-m tests.proof.plants --only note-not-verified --only late-grant-kept --json",
+        asked=("planted >= 25", "not_found == 0", "gone == 0", "red_without == 0"),
+        minutes=3,
     ),
 )
