@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgegw import __version__
-from edgegw.commands import ExitCode, Program, box, hub, keys, ledger, settings
+from edgegw.commands import ExitCode, Program, box, hub, keys, ledger, mirror, settings
 
 EPILOG = "Exit codes: " + " ".join(f"{int(code)} - {code.meaning}" for code in ExitCode)
 
@@ -29,6 +29,7 @@ def main() -> None:
 for command in (
     box.run,
     hub.hub,
+    mirror.mirror,
     box.status,
     ledger.verify,
     settings.config,

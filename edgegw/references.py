@@ -20,11 +20,13 @@ from edgegw.__main__ import main
 from edgegw.commands import ExitCode
 from edgegw.config.box import BoxSettings
 from edgegw.config.hub import HubSettings
+from edgegw.config.mirror import MirrorSettings
 from edgegw.config.options import Option, help_of, options_of
 from edgegw.core import records
 from edgegw.core.reasons import Reason
 from edgegw.core.site import Site
 from edgegw.hub.app import Metrics as HubMetrics
+from edgegw.mirror.app import Metrics as MirrorMetrics
 from edgegw.observe import metrics
 from edgegw.payments import protocols, rules
 from edgegw.payments.http_api.operations import OPERATIONS, Operation
@@ -74,6 +76,8 @@ def _settings() -> Iterator[Table]:
         )
     introduction = "`hub.toml`. Paths are relative to the file's folder."
     yield _options("Hub settings", introduction, options_of(HubSettings))
+    introduction = "`mirror.toml`. Paths are relative to the file's folder."
+    yield _options("Mirror settings", introduction, options_of(MirrorSettings))
     yield _options(
         "Site settings",
         "One JSON or TOML file, published by `edgegw site publish`, the same for every box of the site.",
@@ -257,6 +261,13 @@ def _metrics() -> Iterator[Table]:
     yield Table(
         "Metrics of the hub",
         "At `GET /metrics` of the hub, from its own machine only.",
+        ("metric", "type", "what it is"),
+        tuple((f"`{family.name}`", family.type, family.documentation) for family in families),
+    )
+    families = sorted(MirrorMetrics().registry.collect(), key=lambda family: family.name)
+    yield Table(
+        "Metrics of a mirror",
+        "At `GET /metrics` of the mirror, from its own machine only.",
         ("metric", "type", "what it is"),
         tuple((f"`{family.name}`", family.type, family.documentation) for family in families),
     )

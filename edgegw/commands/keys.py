@@ -21,6 +21,7 @@ def keygen() -> None:
     \b
     edgegw keygen hub --bank mybank --out hub/secrets/hub.pem
     edgegw keygen box --bank mybank --box branch-1 --out secrets/device.pem
+    edgegw keygen mirror --bank mybank --mirror branch-1-mirror --out secrets/mirror.pem
     edgegw keygen client --out till.pem
     edgegw keygen vault --out secrets/vault.key
     """
@@ -61,6 +62,20 @@ def keygen_box(bank: str, box: str, out: Path) -> None:
     Example: edgegw keygen box --bank mybank --box branch-1 --out secrets/device.pem
     """
     _device_key(f"{bank}/{box}", out)
+
+
+@keygen.command("mirror")
+@click.option("--bank", required=True, help="The bank's name.")
+@click.option("--mirror", required=True, help="The mirror's name; no box of the bank has it.")
+@click.option(
+    "--out", required=True, type=KeyPath, help="File for the private key; .pub is written beside it."
+)
+def keygen_mirror(bank: str, mirror: str, out: Path) -> None:
+    """Make a mirror's SM2 key; its boxes pin the line that is printed, in [mirror] of their settings.
+
+    Example: edgegw keygen mirror --bank mybank --mirror branch-1-mirror --out secrets/mirror.pem
+    """
+    _device_key(f"{bank}/{mirror}", out)
 
 
 @keygen.command("client")

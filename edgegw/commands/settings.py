@@ -33,7 +33,7 @@ def config() -> None:
 @click.argument("files", nargs=-1, required=True, type=SettingsPath)
 @click.pass_context
 def config_check(ctx: click.Context, files: tuple[Path, ...]) -> None:
-    """Check settings files of a box, a hub or a site; every fault is a line with its mend.
+    """Check settings files of a box, a hub, a mirror or a site; every fault is a line with its mend.
 
     A file's kind is seen from what is in it. Exit code 2 when there is a fault.
 
@@ -54,6 +54,7 @@ def _checked(path: Path) -> str:
     """What a sound file is; raises SettingsError."""
     from edgegw.config.box import load_box
     from edgegw.config.hub import load_hub
+    from edgegw.config.mirror import load_mirror
     from edgegw.config.site import load_site_bundle
 
     table: dict[str, Any] = {} if path.suffix == ".json" else read_toml(path)
@@ -61,6 +62,9 @@ def _checked(path: Path) -> str:
         site, bundle = load_site_bundle(path)
         size = f"{len(site.accounts)} accounts, {len(bundle)} bytes"
         return f"sound settings of a site, version {site.version}, {size}"
+    if isinstance(table.get("mirror"), str):
+        mirror = load_mirror(path)
+        return f"sound settings of mirror {mirror.mirror} of {mirror.bank}, {len(mirror.boxes)} boxes"
     if "box" in table or "hub" in table:
         box = load_box(path, protocol_shapes())
         ways = ", ".join(box.protocols)

@@ -82,6 +82,53 @@ class LineTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 5_000
 
 
+class MirrorAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One address of the mirror."""
+
+    url: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^https?://[^\s/]+/?\Z",
+            description="Where the mirror listens, as http://host:port or https://host:port.",
+        ),
+    ]
+    priority: Annotated[
+        int, msgspec.Meta(ge=0, le=999, description="The lowest is tried first; give each its own.")
+    ] = 0
+
+
+class MirrorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[mirror]`: the second machine in the branch that keeps the journal; none without addresses."""
+
+    addresses: tuple[MirrorAddress, ...] = ()
+    key: Annotated[
+        str, msgspec.Meta(description="The mirror's pinned public key, its one line; or give key_file.")
+    ] = ""
+    key_file: Annotated[
+        str, msgspec.Meta(description="File with the mirror's pinned public key, one line; or give key.")
+    ] = ""
+    durability: Annotated[
+        Literal["local", "mirrored"],
+        msgspec.Meta(
+            description="When an answer leaves: once its record is on the box's disk, or on the mirror's too."
+        ),
+    ] = "local"
+    timeout_ms: Annotated[
+        DurationMs,
+        msgspec.Meta(
+            description="A mirror that lacks a record, or is silent, for this long is away: answers wait no"
+            " longer."
+        ),
+    ] = 2_000
+    when_away: Annotated[
+        Literal["alone", "refuse"],
+        msgspec.Meta(
+            description="With mirrored durability while the mirror is away: go on with the box's disk alone,"
+            " or decide nothing."
+        ),
+    ] = "alone"
+
+
 class DiskTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[disk]`: what the ledger's disk must keep free."""
 
@@ -144,6 +191,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = "secrets/checkpoint.pem"
     line: LineTable = LineTable()
+    mirror: MirrorTable = MirrorTable()
     disk: DiskTable = DiskTable()
     refusals: RefusalsTable = RefusalsTable()
     log: LogTable = LogTable()
@@ -196,22 +244,40 @@ def _faults(settings: BoxSettings) -> list[str]:
         faults.append("hub.addresses: none; give at least one [[hub.addresses]] with its url")
     if bool(hub.key) == bool(hub.key_file):
         faults.append("hub.key, hub.key_file: give one of them, the hub's public key or its file")
-    for field in ("url", "priority"):
-        seen = [getattr(address, field) for address in hub.addresses]
-        faults += [
-            f"hub.addresses[].{field} = {value}: it stands there twice; give each its own"
-            for value in sorted({one for one in seen if seen.count(one) > 1})
-        ]
-    faults += [
-        f"hub.addresses[].url = {address.url}: its port is no number from 1 to 65535"
-        for address in hub.addresses
-        if not _has_port(address.url)
-    ]
+    faults += _address_faults("hub", hub.addresses)
+    faults += _mirror_faults(settings.mirror)
     if settings.data_dir == settings.anchor_dir:
         faults.append(
             f"anchor_dir = {settings.anchor_dir}: it is data_dir as well; what is kept outside the ledger"
             " needs a place of its own"
         )
+    return faults
+
+
+def _mirror_faults(mirror: MirrorTable) -> list[str]:
+    faults = _address_faults("mirror", mirror.addresses)
+    if mirror.addresses and bool(mirror.key) == bool(mirror.key_file):
+        faults.append("mirror.key, mirror.key_file: give one of them, the mirror's public key or its file")
+    if mirror.durability == "mirrored" and not mirror.addresses:
+        faults.append(
+            "mirror.durability = mirrored: there is no mirror; give a [[mirror.addresses]] with its url"
+        )
+    return faults
+
+
+def _address_faults(where: str, addresses: tuple[HubAddress, ...] | tuple[MirrorAddress, ...]) -> list[str]:
+    faults = []
+    for field in ("url", "priority"):
+        seen = [getattr(address, field) for address in addresses]
+        faults += [
+            f"{where}.addresses[].{field} = {value}: it stands there twice; give each its own"
+            for value in sorted({one for one in seen if seen.count(one) > 1})
+        ]
+    faults += [
+        f"{where}.addresses[].url = {address.url}: its port is no number from 1 to 65535"
+        for address in addresses
+        if not _has_port(address.url)
+    ]
     return faults
 
 

@@ -31,6 +31,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "payments.protocols": frozenset({"core", "errors", "ledger", "payments", "access"}),
     "payments.rules": frozenset({"core", "errors", "payments"}),
     "hub": frozenset({"core", "errors", "access", "config"}),
+    "mirror": frozenset({"core", "errors", "access", "ledger"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
     "app": frozenset(
         {"core", "errors", "config", "ledger", "access", "traffic", "payments", "observe", "uplink"}
