@@ -68,6 +68,15 @@ def choose_version(*, oldest: int, newest: int) -> int:
 # --- judging an opening (the hub) ---------------------------------------------------------------------------
 
 
+class HeldEpoch(NamedTuple):
+    """An epoch before the newest, as the hub holds it."""
+
+    head: LogHead
+    root_at: Callable[[int], bytes | None]
+    """Its root at a smaller size."""
+    forked: bool = False
+
+
 class HubView(NamedTuple):
     """What the hub holds about a box when it opens."""
 
@@ -87,6 +96,16 @@ class HubView(NamedTuple):
     """This boot had its place in this epoch and another boot took it since."""
     release: bool = False
     """An operator has released a new epoch for this box."""
+    others: tuple[HeldEpoch, ...] = ()
+    """Every epoch before the newest, oldest first."""
+    taking_back: bool = False
+    """The hub has lost something of this box's and does not hold all of it again yet."""
+
+    @property
+    def epochs(self) -> tuple[HeldEpoch, ...]:
+        """All epochs that were issued, oldest first."""
+        newest = HeldEpoch(self.journal, self.journal_root_at, self.forked)
+        return (*self.others, newest) if self.epoch else self.others
 
 
 class Judgement(NamedTuple):
@@ -99,18 +118,24 @@ class Judgement(NamedTuple):
 def judge_open(message: Open, view: HubView, *, hub_key: VerifyingKey) -> Judgement:
     """What the hub answers to an authentic Open; the first that holds, in this order:
 
-    version; link (a released or a first epoch, or the same link again when its answer was lost); forked;
-    fenced; behind or hub_behind by epoch; forked or behind by the journal; hub_behind by a cosignature or
-    directives that the hub itself has signed; behind because the box says so (its lineage token did not fit);
-    ok.
+    version; hub_behind by an epoch that is not known here; then, for a box whose next epoch is ordered (or
+    was given and its answer lost, `same_link`): hub_behind by directives or while the hub takes back, forked
+    by any epoch's root, behind as long as it lacks something of an epoch that is not forked, link;
+    for a box without an epoch: link where the hub holds no record of it, else behind;
+    forked; fenced by a later epoch or another boot; forked or behind by the newest epoch's journal;
+    hub_behind by a cosignature or directives that the hub itself has signed, or while it takes back; behind
+    because the box says so (its lineage token did not fit); ok.
 
     On LINK the hub issues view.epoch + 1, unless `same_link` says that the one already issued is to be
-    repeated.
+    repeated. Epochs before the newest bind a box only on its way to the next one: what it lacks of them it
+    may pull meanwhile.
     """
     if not choose_version(oldest=message.version_oldest, newest=message.version):
         return Judgement(Verdict.VERSION, f"the hub speaks wire versions {VERSION_OLDEST} to {VERSION}")
-    if view.release:
-        return Judgement(Verdict.LINK, "an operator has released a new epoch")
+    if message.epoch > view.epoch:
+        return Judgement(Verdict.HUB_BEHIND, f"epoch {message.epoch} is not known here, only {view.epoch}")
+    if view.release or same_link(message, view):
+        return _judge_next_epoch(message, view, hub_key)
     if message.epoch == 0:
         return _judge_without_epoch(message, view)
     if view.forked:
@@ -119,32 +144,76 @@ def judge_open(message: Open, view: HubView, *, hub_key: VerifyingKey) -> Judgem
         return Judgement(Verdict.FENCED, f"epoch {view.epoch} has followed epoch {message.epoch}")
     if view.superseded:
         return Judgement(Verdict.FENCED, f"another boot has taken the place of boot {message.boot}")
-    if message.epoch > view.epoch:
-        return Judgement(Verdict.HUB_BEHIND, f"epoch {message.epoch} is not known here, only {view.epoch}")
     return _judge_journal(message, view) or _judge_hub(message, view, hub_key) or _judge_lineage(message)
 
 
 def same_link(message: Open, view: HubView) -> bool:
-    """Whether the epoch already issued is this opening's own: nothing of it was held yet and the key is
-    the same."""
-    return view.epoch > 0 and view.journal.size == 0 and message.key == view.key and not view.release
+    """Whether the epoch already issued is this opening's own: the box comes from before it, nothing of it was
+    held yet and the key is the same."""
+    return (
+        not view.release and message.epoch < view.epoch and view.journal.size == 0 and message.key == view.key
+    )
+
+
+def forked_epoch(message: Open, view: HubView) -> int:
+    """The oldest epoch of which the box has another history than the hub; 0 where there is none.
+
+    Epochs whose two histories are kept already do not count, nor what one side holds beyond the other.
+    """
+    for epoch in view.epochs:
+        held, mine = epoch.head, _head_of(message, epoch.head.number)
+        if epoch.forked or not 0 < mine.size <= held.size:
+            continue
+        root = held.root if mine.size == held.size else epoch.root_at(mine.size)
+        if root is not None and root != mine.root:
+            return held.number
+    return 0
+
+
+def _head_of(message: Open, epoch: int) -> LogHead:
+    return next((head for head in message.journals if head.number == epoch), LogHead(epoch))
+
+
+def _judge_next_epoch(message: Open, view: HubView, hub_key: VerifyingKey) -> Judgement:
+    """A new epoch starts behind the whole past: whoever gets it has rehydrated first."""
+    behind = _judge_directives(message, view, hub_key) or _judge_taking_back(view)
+    if behind is not None:
+        return behind
+    fork = forked_epoch(message, view)
+    if fork:
+        size = _head_of(message, fork).size
+        return Judgement(Verdict.FORKED, f"another root at size {size} of epoch {fork}")
+    lacking = _lacking(message, view)
+    if lacking:
+        return Judgement(Verdict.BEHIND, f"a new epoch is ordered; first the box must hold {lacking}")
+    if view.release:
+        return Judgement(Verdict.LINK, "an operator has released a new epoch")
+    return Judgement(Verdict.LINK, f"the link of epoch {view.epoch} again: nothing of it was held yet")
+
+
+def _lacking(message: Open, view: HubView) -> str:
+    """What the hub holds and the box does not, by epoch; a forked epoch need not be held."""
+    return ", ".join(
+        f"{epoch.head.size} records of epoch {epoch.head.number} (it has {mine})"
+        for epoch in view.epochs
+        if not epoch.forked and (mine := _head_of(message, epoch.head.number).size) < epoch.head.size
+    )
 
 
 def _judge_without_epoch(message: Open, view: HubView) -> Judgement:
-    """Nothing was directed at an epoch before its link record is held, so an unused one may be given
-    again or passed over."""
-    if view.epoch == 0 or view.journal.size == 0:
-        return Judgement(Verdict.LINK, "the first contact" if view.epoch == 0 else "its link was never used")
+    """Nothing was directed at an epoch before its link record is held, so where none is held the first one is
+    given, again or passed over."""
+    if not any(epoch.head.size for epoch in view.epochs):
+        return Judgement(Verdict.LINK, "its link was never used" if view.epoch else "the first contact")
     return Judgement(
         Verdict.BEHIND,
-        f"boot {message.boot} has no journal, but {view.journal.size} records of epoch {view.epoch} are here",
+        f"boot {message.boot} has no journal; here are {_lacking(message, view) or 'two histories'}",
     )
 
 
 def _judge_journal(message: Open, view: HubView) -> Judgement | None:
     """Compare the box's head of the live epoch with what is held: shorter or different is the box's fault."""
-    held = view.journal
-    mine = next((head for head in message.journals if head.number == message.epoch), LogHead(message.epoch))
+    held, mine = view.journal, _head_of(message, message.epoch)
     if mine.size > held.size:
         return None
     root = held.root if mine.size == held.size else view.journal_root_at(mine.size) if mine.size else b""
@@ -165,6 +234,10 @@ def _judge_hub(message: Open, view: HubView, hub_key: VerifyingKey) -> Judgement
         return Judgement(
             Verdict.HUB_BEHIND, f"the hub cosigned {cosigned.size} records and holds {view.journal.size}"
         )
+    return _judge_directives(message, view, hub_key) or _judge_taking_back(view)
+
+
+def _judge_directives(message: Open, view: HubView, hub_key: VerifyingKey) -> Judgement | None:
     theirs, own = message.directives, view.directives
     if (theirs.number, theirs.size) > (own.number, own.size):
         signed = _signed_directives(message, hub_key)
@@ -177,6 +250,12 @@ def _judge_hub(message: Open, view: HubView, hub_key: VerifyingKey) -> Judgement
         root = own.root if theirs.size == own.size else view.directives_root_at(theirs.size)
         if root is not None and root != theirs.root:
             return Judgement(Verdict.HUB_BEHIND, f"the box holds other directives up to {theirs.size}")
+    return None
+
+
+def _judge_taking_back(view: HubView) -> Judgement | None:
+    if view.taking_back:
+        return Judgement(Verdict.HUB_BEHIND, "the hub does not hold all again that it has lost of this box")
     return None
 
 
@@ -339,6 +418,18 @@ def judge_package(
         return _refuse(held, PackageVerdict.FORK, f"incarnation {package.number} after {held.number}")
     if package.number > held.number:
         held = HeldLog(package.number, journal.Frontier(), _no_leaf)
+    return _judge(package, held, origin=origin, number_field="incarnation", bank=bank, box=box, key=key)
+
+
+def judge_handed_back(
+    package: Package, held: HeldLog, *, bank: str, box: str, key: VerifyingKey
+) -> PackageJudgement:
+    """What the hub makes of directives of its own that a box hands back; held.number is their incarnation,
+    key the hub's own."""
+    origin = journal.directives_origin(bank=bank, box=box, incarnation=package.number)
+    if package.number != held.number:
+        reason = f"incarnation {package.number} against incarnation {held.number}"
+        return _refuse(held, PackageVerdict.MALFORMED, reason)
     return _judge(package, held, origin=origin, number_field="incarnation", bank=bank, box=box, key=key)
 
 

@@ -9,16 +9,17 @@ size = :old`. The cosignature is made by the caller after its COMMIT (`Taken.cos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from edgegw.access.keys import VerifyingKey
 from edgegw.core import journal
-from edgegw.core.exchange import HeldLog, PackageJudgement, Session, judge_message, judge_push
-from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.exchange import PackageJudgement, Session, judge_message, judge_push
+from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import (
     ASKS_MAX,
+    PACKAGE_BYTES_MAX,
     Ask,
     Beat,
     Beaten,
@@ -30,12 +31,19 @@ from edgegw.core.messages import (
 )
 from edgegw.core.records import GrantDirective, Link
 from edgegw.core.site import Site
-from edgegw.errors import HeadMoved
 from edgegw.hub import grants, replay, schema
 from edgegw.hub.books import Books, currencies_of
 from edgegw.hub.directives import DirectiveLog, directives_held, package_after
+from edgegw.hub.journals import (
+    Pulled,
+    held_log,
+    journal_head_of,
+    mark_forked,
+    move_head,
+    pulled_package,
+)
 from edgegw.hub.keyring import Keyring
-from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, journal_head_of, journal_root_at
+from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, find_forked
 from edgegw.hub.site import Sites, announce, announce_freezes
 from edgegw.hub.stand_ins import StandIn, decide_stand_in, keep_stand_ins, still_waiting
 
@@ -69,8 +77,14 @@ def take_beat(
     verdict = _enter(connection, row, session=session, counter=counter)
     if verdict is Verdict.REOPEN:
         return Taken(Beaten(verdict=verdict, reason="this session is not known here: open again"))
+    pulled = _pulled(connection, row, beat)
+    if row.release and verdict is not Verdict.HUB_BEHIND and pulled.package is None:
+        # A box that holds its whole past gets its epoch at an opening; one that does not is told there what
+        # it lacks.
+        return Taken(Beaten(verdict=Verdict.REOPEN, reason="a new epoch is ordered: open again"))
     row.beat_at_ns, row.waiting = now_ns, beat.waiting
-    taken = _Beat(connection, keyring, sites.newest(connection), row, now_ns=now_ns).take(beat, verdict)
+    site = sites.newest(connection)
+    taken = _Beat(connection, keyring, site, row, now_ns=now_ns).take(beat, verdict, pulled.package)
     if verdict is Verdict.HUB_BEHIND and taken.beaten.verdict is Verdict.OK:
         table = schema.session
         connection.execute(
@@ -79,6 +93,16 @@ def take_beat(
             .values(verdict=Verdict.OK.value)
         )
     return taken
+
+
+def _pulled(connection: Connection, row: BoxRow, beat: Beat) -> Pulled:
+    """What a box is given back of its own journal; one that holds other records there has forked."""
+    if beat.pull is None:
+        return Pulled(None)
+    pulled = pulled_package(connection, beat.pull, box=row.box, bytes_max=beat.package_bytes_max)
+    if pulled.other_history and row.state != FORKED:
+        find_forked(connection, row, beat.pull.number, pulled.other_history)
+    return pulled
 
 
 def _enter(connection: Connection, row: BoxRow, *, session: bytes, counter: int) -> Verdict:
@@ -94,7 +118,7 @@ def _enter(connection: Connection, row: BoxRow, *, session: bytes, counter: int)
         return Verdict.REOPEN
     held = Session(found.session, found.counter, found.candidate)
     after = judge_message(held, session=session, counter=counter)
-    if after is None or row.release:
+    if after is None:
         return Verdict.REOPEN
     is_new = after.session != found.session
     verdict = Verdict(found.candidate_verdict if is_new else found.verdict)
@@ -134,7 +158,7 @@ class _Beat:
         self._items: list[replay.Item] = []
         self._currencies = [] if site is None else [rule.code for rule in site.currencies]
 
-    def take(self, beat: Beat, verdict: Verdict) -> Taken:
+    def take(self, beat: Beat, verdict: Verdict, pulled: Package | None = None) -> Taken:
         row, judgement, cosign = self._row, None, None
         pushed_epoch = row.epoch
         if beat.push is not None:
@@ -148,7 +172,8 @@ class _Beat:
         if self._items or fresh or (row.allot_due and self._may_grant(verdict)):
             self._settle(fresh, verdict, epoch=pushed_epoch)
         row.write(self._connection)
-        return Taken(self._answer(beat, judgement, self._verdict(beat, verdict)), pushed_epoch, cosign)
+        answer = self._answer(beat, judgement, self._verdict(beat, verdict), pulled)
+        return Taken(answer, pushed_epoch, cosign)
 
     def _may_grant(self, verdict: Verdict) -> bool:
         return verdict is Verdict.OK and self._row.state == ACTIVE
@@ -241,20 +266,15 @@ class _Beat:
         head = journal_head_of(self._connection, row.box, push.number, lock=True)
         if head is None or head.sealed:
             why = "was not issued here" if head is None else "is sealed: nothing more is taken"
-            held = LogHead(push.number)
-            return PackageJudgement(PackageVerdict.MALFORMED, held, f"epoch {push.number} {why}"), None
-        held_log = HeldLog(
-            push.number,
-            Frontier.from_bytes(head.frontier),
-            lambda index: self._leaf_at(push.number, index),
-            lambda size: journal_root_at(self._connection, box=row.box, epoch=push.number, size=size),
-        )
+            nothing = LogHead(push.number)
+            return PackageJudgement(PackageVerdict.MALFORMED, nothing, f"epoch {push.number} {why}"), None
+        held = held_log(self._connection, head)
         key = VerifyingKey.parse(head.key)
-        judged = judge_push(push, held_log, bank=self._keyring.bank, box=row.box, key=key)
+        judged = judge_push(push, held, bank=self._keyring.bank, box=row.box, key=key)
         if judged.verdict is PackageVerdict.FORK:
-            self._fork(push, judged, str(head.checkpoint))
+            self._fork(push, judged)
         elif judged.verdict is PackageVerdict.ACCEPTED:
-            self._move_head(push, judged, old_size=head.size)
+            move_head(self._connection, push, judged, held, box=row.box)
             self._items = replay.read_items(judged.records, judged.leaves, start=head.size)
             self._check_link(str(head.link))
         if judged.verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE) or not judged.head.size:
@@ -262,52 +282,16 @@ class _Beat:
         origin = journal.journal_origin(bank=self._keyring.bank, box=row.box, epoch=push.number)
         return judged, Checkpoint(origin, judged.head.size, judged.head.root)
 
-    def _leaf_at(self, epoch: int, index: int) -> bytes:
-        table = schema.record.c
-        leaf: bytes = self._connection.execute(
-            select(table.leaf).where(table.box == self._row.box, table.epoch == epoch, table.seq == index)
-        ).scalar_one()
-        return leaf
-
-    def _move_head(self, push: Package, judged: PackageJudgement, *, old_size: int) -> None:
-        if judged.frontier is None:
-            raise ValueError("a package that is accepted carries the frontier after it")
-        table = schema.journal_head
-        values: dict[str, Any] = {
-            "size": judged.head.size,
-            "root": judged.head.root,
-            "frontier": judged.frontier.to_bytes(),
-            "checkpoint": push.checkpoint,
-        }
-        if judged.leaves:
-            values["last_leaf"] = judged.leaves[-1]
-        moved = self._connection.execute(
-            update(table)
-            .where(table.c.box == self._row.box, table.c.epoch == push.number, table.c.size == old_size)
-            .values(values)
-        )
-        if moved.rowcount != 1:
-            raise HeadMoved(f"the head of {self._row.box}/{push.number} is no longer at {old_size}")
-
-    def _fork(self, push: Package, judged: PackageJudgement, held_checkpoint: str) -> None:
-        """Keep what the box has signed twice, and take it out of service."""
-        row = self._row
-        row.state, row.reason = FORKED, f"epoch {push.number}: {judged.reason}"
-        if judged.checkpoint is None:
-            return
-        table = schema.evidence
-        mine = (table.c.box == row.box) & (table.c.epoch == push.number)
-        kept = self._connection.execute(select(table.c.other_checkpoint).where(mine)).scalars().all()
-        if push.checkpoint not in kept:
-            self._connection.execute(
-                insert(table).values(
-                    box=row.box,
-                    epoch=push.number,
-                    number=len(kept) + 1,
-                    reason=judged.reason,
-                    held_checkpoint=held_checkpoint,
-                    other_checkpoint=push.checkpoint,
-                )
+    def _fork(self, push: Package, judged: PackageJudgement) -> None:
+        """Keep what the box has signed twice. In its live epoch that takes it out of service; in one that is
+        over, the box has its remedy already."""
+        row, reason = self._row, f"epoch {push.number}: {judged.reason}"
+        other = "" if judged.checkpoint is None else push.checkpoint
+        if push.number == row.epoch:
+            find_forked(self._connection, row, push.number, reason, other_checkpoint=other)
+        else:
+            mark_forked(
+                self._connection, box=row.box, epoch=push.number, reason=reason, other_checkpoint=other
             )
 
     def _check_link(self, link: str) -> None:
@@ -355,10 +339,12 @@ class _Beat:
                 return Verdict.OK
         return verdict
 
-    def _answer(self, beat: Beat, judged: PackageJudgement | None, verdict: Verdict) -> Beaten:
+    def _answer(
+        self, beat: Beat, judged: PackageJudgement | None, verdict: Verdict, pulled: Package | None
+    ) -> Beaten:
         row = self._row
         package, more = None, False
-        if verdict is Verdict.OK:
+        if verdict is Verdict.OK and (pulled is None or sum(map(len, pulled.records)) <= PACKAGE_BYTES_MAX):
             theirs = beat.directives
             size = theirs.size if theirs.number == row.incarnation else 0
             package = package_after(
@@ -378,6 +364,7 @@ class _Beat:
             journal=None if judged is None else judged.head,
             directives=package,
             more=more,
+            pulled=pulled,
         )
 
 

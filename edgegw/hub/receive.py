@@ -9,17 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from edgegw.access.keys import VerifyingKey
-from edgegw.core import journal
 from edgegw.core.exchange import (
     HubView,
     choose_version,
+    forked_epoch,
     judge_open,
     same_link,
 )
-from edgegw.core.journal import Frontier
 from edgegw.core.messages import (
     VERSION,
     ExchangeError,
@@ -28,10 +27,12 @@ from edgegw.core.messages import (
     Open,
     Opened,
     Verdict,
+    open_link,
     sign_link,
 )
 from edgegw.hub import schema
 from edgegw.hub.directives import directives_held, directives_root_at
+from edgegw.hub.journals import begin_epoch, held_epochs, journal_head_of, listed_heads, mark_forked
 from edgegw.hub.keyring import Keyring
 
 BOOT_CHARS_MAX: Final = 64
@@ -67,6 +68,7 @@ def _new_box(name: str, key: VerifyingKey) -> dict[str, str | int | bool]:
         "reason": "",
         "boot": "",
         "release": False,
+        "taking_back": False,
         "allot_due": True,
         "waiting": 0,
         "beat_at_ns": 0,
@@ -84,6 +86,7 @@ class BoxRow:
     reason: str
     boot: str
     release: bool
+    taking_back: bool
     allot_due: bool
     waiting: int
     beat_at_ns: int
@@ -119,35 +122,50 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
     if verdict is Verdict.LINK:
         link = _link(connection, keyring, message, row, view)
         return Opened(version=version, verdict=verdict, reason=reason, link=link)
-    if verdict is Verdict.FORKED and row.state != FORKED:
-        row.state, row.reason = FORKED, reason
+    if verdict is Verdict.HUB_BEHIND:
+        row.taking_back = True
+        if message.epoch > row.epoch:
+            _adopt_epoch(connection, keyring, message.link, row)
+    elif verdict is Verdict.FORKED and row.state != FORKED:
+        find_forked(connection, row, forked_epoch(message, view), reason)
     elif verdict is Verdict.BEHIND and row.state == ACTIVE:
         row.state, row.reason = BEHIND, reason
     elif verdict is Verdict.OK and row.state == QUARANTINED:
         verdict, reason = Verdict.FENCED, f"quarantined: {row.reason}"
     row.write(connection)
     _offer_session(connection, message, candidate=candidate, verdict=verdict)
+    listed = listed_heads(connection, row.box)
     return Opened(
         version=version,
         verdict=verdict,
         reason=reason,
         session=candidate,
-        journals=_heads(connection, row.box),
+        journals=(*_lost_epochs(message, row, view), *listed.wanted),
+        closed=listed.closed,
         directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
     )
 
 
+def find_forked(
+    connection: Connection, row: BoxRow, epoch: int, reason: str, *, other_checkpoint: str = ""
+) -> None:
+    """Take a box out of service that has two histories of an epoch; a new epoch that was ordered before that
+    was known is ordered no more."""
+    row.state, row.reason, row.release = FORKED, reason, False
+    if epoch:
+        mark_forked(connection, box=row.box, epoch=epoch, reason=reason, other_checkpoint=other_checkpoint)
+
+
 def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
-    head = journal_head_of(connection, row.box, row.epoch)
     session = connection.execute(
         select(schema.session.c.epoch, schema.session.c.lived).where(
             schema.session.c.box == row.box, schema.session.c.boot == boot
         )
     ).one_or_none()
     superseded = session is not None and session.lived and session.epoch == row.epoch and row.boot != boot
-
-    def root_at(size: int) -> bytes | None:
-        return journal_root_at(connection, box=row.box, epoch=row.epoch, size=size)
+    epochs = {epoch.head.number: epoch for epoch in held_epochs(connection, row.box)}
+    newest = epochs.pop(row.epoch, None)
+    head = journal_head_of(connection, row.box, row.epoch)
 
     def directives_root(size: int) -> bytes | None:
         return directives_root_at(connection, box=row.box, incarnation=row.incarnation, size=size)
@@ -155,29 +173,39 @@ def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
     return HubView(
         epoch=row.epoch,
         key="" if head is None else head.key,
-        journal=LogHead(row.epoch) if head is None else LogHead(row.epoch, head.size, head.root),
-        journal_root_at=root_at,
+        journal=LogHead(row.epoch) if newest is None else newest.head,
+        journal_root_at=(lambda _size: None) if newest is None else newest.root_at,
         directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
         directives_root_at=directives_root,
-        forked=row.state == FORKED,
+        forked=row.state == FORKED or (newest is not None and newest.forked),
         superseded=superseded,
         release=row.release,
+        others=tuple(epochs.values()),
+        taking_back=row.taking_back,
     )
 
 
-def journal_root_at(connection: Connection, *, box: str, epoch: int, size: int) -> bytes | None:
-    """The root of the first `size` records. Reads their leaves: only where a box opens with less than is
-    held."""
-    table = schema.record.c
-    leaves = connection.execute(
-        select(table.leaf)
-        .where(table.box == box, table.epoch == epoch, table.seq < size)
-        .order_by(table.seq)
-        .execution_options(yield_per=10_000)
-    ).scalars()
-    frontier = Frontier()
-    frontier.extend(leaves)
-    return frontier.root() if frontier.size == size else None
+def _lost_epochs(message: Open, row: BoxRow, view: HubView) -> list[LogHead]:
+    """Epochs that the box holds and the hub has lost: wanted whole; their own first record proves them."""
+    if not row.taking_back:
+        return []
+    known = {epoch.head.number for epoch in view.epochs} | {row.epoch}
+    return [
+        LogHead(head.number)
+        for head in message.journals
+        if 0 < head.number < row.epoch and head.number not in known
+    ]
+
+
+def _adopt_epoch(connection: Connection, keyring: Keyring, signed: str, row: BoxRow) -> None:
+    """Take an epoch that the hub has issued and lost for issued, by its own signed link."""
+    try:
+        link = open_link(signed, keyring.key.public)
+    except ExchangeError:
+        return
+    if (link.bank, link.box) == (keyring.bank, row.box) and link.epoch > row.epoch:
+        begin_epoch(connection, link, signed=signed)
+        row.epoch, row.boot, row.state, row.reason, row.release = link.epoch, "", ACTIVE, "", False
 
 
 def _link(connection: Connection, keyring: Keyring, message: Open, row: BoxRow, view: HubView) -> str:
@@ -199,27 +227,7 @@ def _link(connection: Connection, keyring: Keyring, message: Open, row: BoxRow, 
         old_root=view.journal.root.hex(),
     )
     link = sign_link(note, keyring.key)
-    connection.execute(
-        insert(schema.journal_head).values(
-            box=row.box,
-            epoch=note.epoch,
-            size=0,
-            root=b"",
-            frontier=Frontier().to_bytes(),
-            last_leaf=journal.FIRST_PREVIOUS,
-            key=message.key,
-            link=link,
-            checkpoint="",
-            cosignature="",
-            sealed=False,
-        )
-    )
-    outstanding = schema.outstanding
-    connection.execute(
-        update(outstanding)
-        .where(outstanding.c.box == row.box, outstanding.c.epoch == row.epoch)
-        .values(in_doubt=True)
-    )
+    begin_epoch(connection, note, signed=link)
     row.epoch, row.boot, row.state, row.reason, row.release = note.epoch, "", ACTIVE, "", False
     row.write(connection)
     return link
@@ -248,20 +256,3 @@ def _offer_session(connection: Connection, message: Open, *, candidate: bytes, v
     if known != message.epoch:
         values |= {"epoch": message.epoch, "lived": False}
     connection.execute(update(table).where(place).values(values))
-
-
-def journal_head_of(connection: Connection, box: str, epoch: int, *, lock: bool = False) -> Row[Any] | None:
-    """The row of a journal's head, locked where asked; None for an epoch that was never issued."""
-    table = schema.journal_head
-    query = select(table).where(table.c.box == box, table.c.epoch == epoch)
-    return connection.execute(query.with_for_update() if lock else query).one_or_none()
-
-
-def _heads(connection: Connection, box: str) -> tuple[LogHead, ...]:
-    table = schema.journal_head.c
-    rows = connection.execute(
-        select(table.epoch, table.size, table.root)
-        .where(table.box == box, table.sealed.is_(False))
-        .order_by(table.epoch)
-    )
-    return tuple(LogHead(row.epoch, row.size, row.root) for row in rows)

@@ -49,7 +49,10 @@ box = Table(
     Column("state", String(16), nullable=False),  # active, behind, forked, fenced, quarantined
     Column("reason", Text, nullable=False),
     Column("boot", String(64), nullable=False),  # the one that lives in this epoch
-    Column("release", Boolean, nullable=False),  # an operator ordered a new epoch; the next opening gets it
+    Column(
+        "release", Boolean, nullable=False
+    ),  # an operator ordered a new epoch; a box that is whole gets it
+    Column("taking_back", Boolean, nullable=False),  # we lost something of it and do not hold all again yet
     Column("allot_due", Boolean, nullable=False),  # all allotments are to be looked at with the next beat
     Column("waiting", BigInteger, nullable=False),  # records that the box says it has and we lack
     Column("beat_at_ns", BigInteger, nullable=False),
@@ -77,12 +80,23 @@ journal_head = Table(
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
     Column("frontier", LargeBinary, nullable=False),
-    Column("last_leaf", LargeBinary, nullable=False),
     Column("key", Text, nullable=False),  # the epoch's checkpoint key, as its one-line text
     Column("link", Text, nullable=False),  # the hub's signed word that this epoch is the box's
     Column("checkpoint", Text, nullable=False),  # the newest that the box signed; "" before the first push
+    Column("proof", LargeBinary, nullable=False),  # from `size` to that checkpoint, which may cover more
     Column("cosignature", Text, nullable=False),
     Column("sealed", Boolean, nullable=False),  # an operator settled it: nothing more is taken
+    Column("forked", Boolean, nullable=False),  # the box has signed two histories of it
+)
+
+tile = Table(
+    "tile",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("level", Integer, primary_key=True, autoincrement=False),  # 8, 16, ...: `core.tiles`
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
 )
 
 record = Table(

@@ -14,6 +14,7 @@ from edgegw.core.exchange import (
     TRANSITIONS,
     VERDICT_EVENT,
     Event,
+    HeldEpoch,
     HubView,
     Session,
     choose_version,
@@ -297,6 +298,10 @@ def says(author: Author = HELD, size: int = 6, directives: int = 0, **changes: A
 
 
 MORE = author_with(9)
+FIRST = HeldEpoch(LogHead(1, 6, HELD.root(6)), HELD.root)
+"""Epoch 1 where epoch 2 has been issued."""
+FORKED_FIRST = FIRST._replace(forked=True)
+SECOND = LogHead(2, 6, HELD.root(6))
 
 OPENINGS: list[tuple[str, Open, HubView, Verdict]] = [
     ("equal heads", says(), view(), Verdict.OK),
@@ -304,7 +309,54 @@ OPENINGS: list[tuple[str, Open, HubView, Verdict]] = [
     ("box has all directives", says(directives=3), view(), Verdict.OK),
     ("first contact", says(epoch=0, journals=()), view(0, 0, epoch=0), Verdict.LINK),
     ("lost link", says(epoch=0, journals=()), view(0, 0), Verdict.LINK),
-    ("released", says(size=4, mode=Mode.BEHIND), view(release=True), Verdict.LINK),
+    ("released and whole", says(mode=Mode.BEHIND), view(release=True), Verdict.LINK),
+    ("released, and it has more", says(MORE, 9, mode=Mode.FENCED), view(release=True), Verdict.LINK),
+    ("released, and it lacks some", says(size=4, mode=Mode.BEHIND), view(release=True), Verdict.BEHIND),
+    ("released, with an empty disk", says(epoch=0, journals=()), view(release=True), Verdict.BEHIND),
+    ("released, another history", says(OTHER, 4, mode=Mode.BEHIND), view(release=True), Verdict.FORKED),
+    ("released after a fork", says(OTHER, 4), view(release=True, forked=True), Verdict.LINK),
+    (
+        "released, lacks an older epoch",
+        says(epoch=2, journals=(SECOND,)),
+        view(epoch=2, release=True, others=(FIRST,)),
+        Verdict.BEHIND,
+    ),
+    (
+        "released, an older epoch has two histories",
+        says(epoch=2, journals=(SECOND,)),
+        view(epoch=2, release=True, others=(FORKED_FIRST,)),
+        Verdict.LINK,
+    ),
+    (
+        "released, another history of an older epoch",
+        says(epoch=2, journals=(LogHead(1, 4, OTHER.root(4)), SECOND)),
+        view(epoch=2, release=True, others=(FIRST,)),
+        Verdict.FORKED,
+    ),
+    (
+        "released, whole in two epochs",
+        says(epoch=2, journals=(FIRST.head, SECOND)),
+        view(epoch=2, release=True, others=(FIRST,)),
+        Verdict.LINK,
+    ),
+    ("released, the hub lost directives", says(directives=3), view(6, 2, release=True), Verdict.HUB_BEHIND),
+    ("released while taking back", says(), view(release=True, taking_back=True), Verdict.HUB_BEHIND),
+    ("lost link of a second epoch", says(), view(0, epoch=2, others=(FIRST,)), Verdict.LINK),
+    ("lost link, and the box lost more", says(size=4), view(0, epoch=2, others=(FIRST,)), Verdict.BEHIND),
+    ("lost link, another key", says(key="other"), view(0, epoch=2, others=(FIRST,)), Verdict.FENCED),
+    (
+        "empty disk after a past",
+        says(epoch=0, journals=()),
+        view(0, epoch=2, others=(FIRST,)),
+        Verdict.BEHIND,
+    ),
+    (
+        "lacks an older epoch, and works",
+        says(epoch=2, journals=(SECOND,)),
+        view(epoch=2, others=(FIRST,)),
+        Verdict.OK,
+    ),
+    ("the hub takes back", says(), view(taking_back=True), Verdict.HUB_BEHIND),
     ("new disk", says(epoch=0, journals=()), view(), Verdict.BEHIND),
     ("restored box", says(size=4), view(), Verdict.BEHIND),
     ("box lost all of this epoch", says(size=0), view(), Verdict.BEHIND),

@@ -15,7 +15,7 @@ from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.access.sm2 import PrivateKey
 from edgegw.core import journal
 from edgegw.core.book import PENDING, POST, VOID, centre_account, risk_account
-from edgegw.core.exchange import HeldLog, judge_package
+from edgegw.core.exchange import HeldLog, judge_package, judge_push
 from edgegw.core.journal import Checkpoint, Frontier
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
@@ -64,6 +64,15 @@ def new_key(name: str) -> SigningKey:
     return SigningKey(name, PrivateKey.generate())
 
 
+def root_of(bodies: list[bytes]) -> bytes:
+    """The root over these records; empty for none."""
+    if not bodies:
+        return b""
+    frontier = Frontier()
+    frontier.extend(journal.chain(journal.FIRST_PREVIOUS, bodies))
+    return frontier.root()
+
+
 class SimulatedBox:
     """A box, its device key and its journal."""
 
@@ -78,6 +87,9 @@ class SimulatedBox:
         self.key = new_key(f"{name}-1")
         self.epoch = 0
         self.bodies: list[bytes] = []
+        """The records of the newest epoch."""
+        self.past: dict[int, list[bytes]] = {}
+        """Those of the epochs before it."""
         self.held = 0
         self.cosignature = ""
         self.session = b""
@@ -208,7 +220,7 @@ class SimulatedBox:
     def open(self, *, nonce: bytes = b"", mode: Mode = Mode.SYNCING) -> Opened:
         """Open a session; journal the link when there is one and open again."""
         nonce = nonce or secrets.token_bytes(16)
-        heads = (LogHead(self.epoch, len(self.bodies), self.root(len(self.bodies))),) if self.epoch else ()
+        heads = tuple(self.journal_head(epoch) for epoch in self.epochs())
         size = self.directive_frontier.size
         message = Open(
             version=VERSION,
@@ -226,11 +238,76 @@ class SimulatedBox:
         opened = self.send(message, session=nonce, counter=0)
         assert isinstance(opened, Opened)
         if opened.verdict is Verdict.LINK:
+            self.past |= {self.epoch: self.bodies} if self.epoch else {}
             self.epoch = open_link(opened.link, self.hub_key).epoch
             self.bodies, self.held, self.cosignature = [], 0, ""
             self.write(Link(**self.head(), note=opened.link))
-            return self.open()
+            return self.open()  # the new epoch's line is an ordinary one
         self.session, self.counter = opened.session, 0
+        return opened
+
+    def epochs(self) -> list[int]:
+        """Every epoch that is held here, oldest first."""
+        return [*sorted(self.past), *([self.epoch] if self.epoch else [])]
+
+    def records_of(self, epoch: int) -> list[bytes]:
+        """What is held of an epoch."""
+        return self.bodies if epoch == self.epoch else self.past.get(epoch, [])
+
+    def journal_head(self, epoch: int) -> LogHead:
+        """How far an epoch is held here."""
+        bodies = self.records_of(epoch)
+        return LogHead(epoch, len(bodies), root_of(bodies))
+
+    def pull(self, epoch: int, *, bytes_max: int = PACKAGE_BYTES_MAX) -> Beaten:
+        """Ask once for what follows of an epoch, check it and keep it."""
+        self.counter += 1
+        message = Beat(
+            directives=LogHead(self.incarnation),
+            pull=self.journal_head(epoch),
+            mode=Mode.BEHIND,
+            package_bytes_max=bytes_max,
+        )
+        beaten = self.send(message, session=self.session, counter=self.counter)
+        assert isinstance(beaten, Beaten)
+        if beaten.pulled is not None:
+            self._keep(beaten.pulled)
+        return beaten
+
+    def _keep(self, package: Package) -> None:
+        bodies = self.records_of(package.number)
+        first = msgspec.json.decode((bodies or package.records)[0], type=Link)
+        key = VerifyingKey.parse(open_link(first.note, self.hub_key).key)
+        leaves = journal.chain(journal.FIRST_PREVIOUS, bodies)
+        frontier = Frontier()
+        frontier.extend(leaves)
+        held = HeldLog(package.number, frontier, lambda index: leaves[index])
+        judged = judge_push(package, held, bank=BANK, box=self.name, key=key)
+        assert judged.verdict is PackageVerdict.ACCEPTED, judged.reason
+        if package.number == self.epoch:
+            self.bodies += judged.records
+        else:
+            self.past.setdefault(package.number, []).extend(judged.records)
+
+    def rehydrate(self, opened: Opened) -> None:
+        """Pull what the hub holds further than this box, the oldest epoch first; the newest one becomes this
+        box's own."""
+        heads = sorted((*opened.journals, *opened.closed), key=lambda head: head.number)
+        for head in heads:
+            while len(self.records_of(head.number)) < head.size:
+                assert self.pull(head.number).pulled is not None
+        if self.past and max(self.past) > self.epoch:
+            newest = max(self.past)
+            self.past |= {self.epoch: self.bodies} if self.epoch else {}
+            self.epoch, self.bodies = newest, self.past.pop(newest)
+            self.held = len(self.bodies)
+
+    def come_back(self) -> Opened:
+        """Behind, with a new epoch ordered: take the past back, then the epoch."""
+        opened = self.open(mode=Mode.BEHIND)
+        if opened.verdict is Verdict.BEHIND:
+            self.rehydrate(opened)
+            opened = self.open(mode=Mode.BEHIND)
         return opened
 
     def send(self, message: Open | Beat, *, session: bytes, counter: int) -> Opened | Beaten:
@@ -252,11 +329,7 @@ class SimulatedBox:
 
     def root(self, size: int) -> bytes:
         """The root of the first `size` records."""
-        if not size:
-            return b""
-        frontier = Frontier()
-        frontier.extend(journal.chain(journal.FIRST_PREVIOUS, self.bodies[:size]))
-        return frontier.root()
+        return root_of(self.bodies[:size])
 
     def package(self, start: int, end: int) -> Package:
         """The records [start, end), proved up to the head."""

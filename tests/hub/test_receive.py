@@ -284,7 +284,7 @@ def test_a_new_epoch_starts_with_nothing_and_the_old_money_waits(world: World) -
     assert fresh.open().verdict is Verdict.BEHIND
     with world.engine.begin() as connection:
         release_epoch(connection, NORTH)
-    assert fresh.open().verdict is Verdict.OK
+    assert fresh.come_back().verdict is Verdict.OK
     fresh.sync()
     assert fresh.epoch == 2
     assert world.rows("SELECT amount_minor FROM outstanding WHERE account_id = 'A' AND epoch = 2") == []

@@ -198,7 +198,7 @@ def test_stand_ins_of_a_box_that_is_gone_are_finished_at_the_centre(
     box.beat()
     with world.engine.begin() as connection:
         release_epoch(connection, NORTH)
-    world.new_box(NORTH).open()
+    world.new_box(NORTH).come_back()
     with world.engine.begin() as connection:
         seal_epoch(connection, NORTH, 1)
     assert world.money("SHOP") == (400, 400, 0)
@@ -220,7 +220,7 @@ def test_a_stand_in_that_the_tail_took_back_charges_nobody_when_the_epoch_is_sea
     with world.engine.begin() as connection:
         release_epoch(connection, NORTH)
     heir = world.new_box(NORTH)
-    heir.open()
+    heir.come_back()
     for push in _tail(box, seq):
         heir.beat(push=push)
     with world.engine.begin() as connection:

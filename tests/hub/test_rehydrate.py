@@ -1,0 +1,177 @@
+"""A box that has lost its past gets it back, whole and proved, before it gets a new epoch."""
+
+import pytest
+from sqlalchemy import event
+
+from edgegw.core.messages import Ask, Beat, Beaten, LogHead, PackageVerdict, Verdict
+from edgegw.core.records import Mode
+from edgegw.hub.operate import release_epoch, seal_epoch
+from tests.hub.simulated_box import SimulatedBox
+from tests.hub.world import CNY, NORTH, World
+
+
+def with_a_past(world: World, payments: int = 600) -> SimulatedBox:
+    """A box with more than two packages of records."""
+    box = world.box(NORTH)
+    box.sync(Ask("1", "A", CNY, 1_000))
+    for _ in range(payments):
+        box.pay("A", "SHOP", 1)
+    box.sync()
+    return box
+
+
+def order_epoch(world: World) -> None:
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+
+
+def heir_of(world: World, box: SimulatedBox, size: int) -> SimulatedBox:
+    """The same box after a restore: it has the first records only, and another boot."""
+    heir = world.new_box(NORTH)
+    heir.epoch, heir.bodies, heir.past, heir.now_ns = box.epoch, box.bodies[:size], dict(box.past), box.now_ns
+    return heir
+
+
+def test_a_replaced_box_gets_its_whole_past_back_before_its_epoch(world: World) -> None:
+    """An empty disk: every record comes back with the proof that the box itself signed it."""
+    box = with_a_past(world)
+    heir = world.new_box(NORTH)
+    assert heir.open().verdict is Verdict.BEHIND
+    order_epoch(world)
+    first = heir.open(mode=Mode.BEHIND)
+    assert first.verdict is Verdict.BEHIND
+    assert f"{len(box.bodies)} records of epoch 1 (it has 0)" in first.reason
+    assert heir.come_back().verdict is Verdict.OK
+    assert (heir.epoch, heir.past[1]) == (2, box.bodies)
+    heir.sync()
+    assert world.row("SELECT state FROM box WHERE box = 'north'") == ("active",)
+
+
+def test_a_new_epoch_is_not_given_before_the_last_record_is_back(world: World) -> None:
+    """One package short is short: LINK comes only with the whole past, sealed epochs included."""
+    box = with_a_past(world)
+    heir = heir_of(world, box, 10)
+    order_epoch(world)
+    opened = heir.open()
+    assert opened.verdict is Verdict.BEHIND
+    heir.pull(1)
+    assert heir.open().verdict is Verdict.BEHIND
+    assert heir.come_back().verdict is Verdict.OK
+    heir.sync()
+    with world.engine.begin() as connection:
+        seal_epoch(connection, NORTH, 1)
+    third = heir_of(world, heir, len(heir.bodies))
+    third.past = {}
+    order_epoch(world)
+    opened = third.open()
+    assert opened.verdict is Verdict.BEHIND
+    assert [(head.number, head.size) for head in opened.closed] == [(1, len(box.bodies))]
+    assert third.come_back().verdict is Verdict.OK
+    assert (third.epoch, third.past[1]) == (3, box.bodies)
+
+
+def test_a_lost_link_is_given_again_to_who_is_still_before_it(world: World) -> None:
+    """The answer with the link was lost: the same epoch again, for the same key, and no third one."""
+    box = with_a_past(world, 5)
+    heir = heir_of(world, box, len(box.bodies))
+    order_epoch(world)
+    talk, heir.talk = heir.talk, lambda data: (world.talk(data), b"")[1]
+    with pytest.raises(ValueError, match="envelope"):
+        heir.open()
+    heir.talk = talk
+    assert heir.open().verdict is Verdict.OK
+    assert heir.epoch == 2
+    assert world.rows("SELECT epoch FROM journal_head ORDER BY epoch") == [(1,), (2,)]
+
+
+def test_a_box_with_another_history_is_forked_and_not_rehydrated(world: World) -> None:
+    """What differs is kept and ends the order for a new epoch: a person looks first."""
+    box = with_a_past(world, 5)
+    heir = heir_of(world, box, len(box.bodies) - 2)
+    heir.pay("A", "SHOP", 7)
+    order_epoch(world)
+    opened = heir.open()
+    assert opened.verdict is Verdict.FORKED
+    assert [head.number for head in opened.closed] == [1]
+    assert world.row("SELECT state, release FROM box WHERE box = 'north'") == ("forked", 0)
+    assert world.row("SELECT forked FROM journal_head WHERE box = 'north'") == (1,)
+    order_epoch(world)
+    assert heir.open().verdict is Verdict.OK
+    assert heir.epoch == 2
+
+
+def test_a_pull_on_top_of_another_history_gives_nothing(world: World) -> None:
+    """Packages only continue what the hub has: the box hears that it has forked."""
+    box = with_a_past(world, 5)
+    heir = heir_of(world, box, 4)
+    assert heir.open().verdict is Verdict.BEHIND
+    heir.bodies[-1:] = []
+    heir.pay("A", "SHOP", 7)
+    beaten = heir.pull(1)
+    assert (beaten.verdict, beaten.pulled) == (Verdict.FORKED, None)
+    assert world.row("SELECT forked FROM journal_head WHERE box = 'north'") == (1,)
+
+
+def test_the_tail_that_burnt_with_the_box_does_not_spoil_the_proofs(world: World) -> None:
+    """The last signed head covers more than ever arrived: each package is proved to it all the same."""
+    box = with_a_past(world, 300)
+    for _ in range(700):
+        box.pay("A", "SHOP", 1)
+    box.beat()
+    held = box.held
+    assert held < len(box.bodies) - 256
+    heir = heir_of(world, box, 0)
+    heir.epoch = 0
+    opened = heir.open()
+    for bytes_max in (1, 40_000, 10_000, 123_456, 3_000):
+        heir.pull(1, bytes_max=bytes_max)
+    heir.rehydrate(opened)
+    assert heir.bodies == box.bodies[:held]
+
+
+def test_a_box_that_idles_after_the_order_opens_again(world: World) -> None:
+    """Nothing more to pull: the session ends, so that the opening can give the epoch."""
+    box = with_a_past(world, 5)
+    heir = heir_of(world, box, len(box.bodies) - 1)
+    assert heir.open().verdict is Verdict.BEHIND
+    assert heir.pull(1).pulled is not None
+    assert heir.pull(1).verdict is Verdict.BEHIND
+    order_epoch(world)
+    assert heir.pull(1).verdict is Verdict.REOPEN
+    assert heir.open().verdict is Verdict.OK
+    assert heir.epoch == 2
+
+
+def test_a_late_tail_of_an_older_epoch_is_still_taken_after_the_new_one(world: World) -> None:
+    """The old disk turns up: its records continue the old epoch, and its money was in doubt meanwhile."""
+    box = with_a_past(world, 5)
+    box.pay("A", "SHOP", 100)
+    tail = box.package(box.held, len(box.bodies))
+    heir = heir_of(world, box, box.held)
+    order_epoch(world)
+    assert heir.come_back().verdict is Verdict.OK
+    heir.sync()
+    before = world.money("SHOP")[0]
+    assert heir.beat(push=tail).push is PackageVerdict.ACCEPTED
+    assert world.money("SHOP")[0] == before + 100
+
+
+def test_a_pull_costs_the_same_at_the_end_as_at_the_beginning(world: World) -> None:
+    """A package is proved from a bounded number of hashes, however long the journal is."""
+    box = with_a_past(world, 900)
+    box.open()
+    reads: list[str] = []
+
+    def pull(size: int) -> None:
+        box.counter += 1
+        message = Beat(directives=LogHead(0), pull=LogHead(1, size, box.root(size)))
+        beaten = box.send(message, session=box.session, counter=box.counter)
+        assert isinstance(beaten, Beaten)
+        assert beaten.pulled is not None
+
+    event.listen(world.engine, "before_cursor_execute", lambda *args: reads.append(args[2]))
+    pull(256)
+    early = len(reads)
+    reads.clear()
+    pull(768)
+    assert len(reads) <= early + 4
