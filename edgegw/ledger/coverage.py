@@ -81,6 +81,8 @@ class Coverage:
         self._commits: deque[tuple[int, int, int]] = deque()
         self._waiting: dict[tuple[int, int], asyncio.Future[None]] = {}
         self._seen_ns = now_ns()
+        self._has_answered = False
+        self._start = (0, 0)
         self._is_met = False
         self._changed = asyncio.Event()
 
@@ -159,9 +161,16 @@ class Coverage:
         else:
             self._commits.append((epoch, size, self._now_ns()))
 
+    def started(self, *, epoch: int, size: int, cosigned: int) -> None:
+        """The journal had this size at the start, and the mirror had cosigned so much of it before."""
+        self._sizes[epoch] = cosigned
+        self._start = (epoch, size)
+        self.committed(epoch=epoch, size=size)
+
     def answered(self) -> None:
         """The mirror has answered."""
         self._seen_ns = self._now_ns()
+        self._has_answered = True
 
     def covered(self, *, epoch: int, size: int) -> None:
         """The mirror has cosigned, or shown, that it holds so much of the epoch."""
@@ -217,10 +226,16 @@ class Coverage:
         if away_ns > self._timeout_ns:
             said = self.said or f"nothing new for {away_ns // 1_000_000} ms"
             return (Durability.AWAY if rule.refuses else Durability.LOCAL), f"the mirror is away: {said}"
-        if self._sizes and 2 * away_ns <= self._timeout_ns:
+        if self._has_answered and self._has_past and 2 * away_ns <= self._timeout_ns:
             self._is_met = True
             return Durability.MIRRORED, "the mirror has every record"
         return self.state, self.reason
+
+    @property
+    def _has_past(self) -> bool:
+        """Whether the mirror has all that was there before this start."""
+        epoch, size = self._start
+        return self._sizes.get(epoch, 0) >= size
 
     @property
     def _timeout_ns(self) -> int:

@@ -302,6 +302,15 @@ class Pen:
 
         await self._submit(Job(run))
 
+    async def keep_mirror_note(self, *, epoch: int, note: str) -> None:
+        """Store the mirror's cosigned note: what it covers may be told after a restart without the mirror."""
+
+        def run(batch: Batch) -> None:
+            self.desk.store.put_meta(mirror_note_key(epoch), note)
+            batch.touched = True
+
+        await self._submit(Job(run))
+
     async def change_mode(self, mode: Mode, reason: str) -> None:
         """Journal a change of the line; nothing happens when the mode is that already."""
 
@@ -546,6 +555,11 @@ def _sites(directives: Directives) -> Callable[[str], Site | None]:
         return None if bundle is None else bundle.site
 
     return site
+
+
+def mirror_note_key(epoch: int) -> str:
+    """Where the ledger's `meta` has the mirror's newest cosigned note of an epoch."""
+    return f"mirror_note/{epoch}"
 
 
 def take_snapshot(batch: Batch) -> None:

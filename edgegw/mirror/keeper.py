@@ -94,10 +94,13 @@ class _Talk:
 
     def __init__(self) -> None:
         self.session = Session()
+        self.epoch = 0
+        """The boot's own, at its last opening."""
         self.said: dict[bytes, tuple[Verdict, str]] = {}
 
-    def offer(self, candidate: bytes, verdict: Verdict, reason: str) -> None:
+    def offer(self, candidate: bytes, *, epoch: int, verdict: Verdict, reason: str) -> None:
         """A session was opened; it takes over with its first beat."""
+        self.epoch = epoch
         live = self.session.session
         self.session = Session(live, self.session.counter, candidate)
         self.said = {key: value for key, value in self.said.items() if key == live}
@@ -184,7 +187,7 @@ class Keeper:
             self._keep_fork(judged.forked_epoch, judged.reason, other="")
         self._heard(judged.verdict, judged.reason)
         talk = self._talks.pop(message.boot, None) or _Talk()
-        talk.offer(candidate, judged.verdict, judged.reason)
+        talk.offer(candidate, epoch=message.epoch, verdict=judged.verdict, reason=judged.reason)
         self._talks[message.boot] = talk
         if len(self._talks) > TALKS_MAX:
             del self._talks[next(iter(self._talks))]
@@ -210,7 +213,8 @@ class Keeper:
         boot = self._moved(session, counter)
         if boot is None:
             return Beaten(verdict=Verdict.REOPEN, reason="the mirror does not know this session")
-        said = self._talks[boot].said
+        talk = self._talks[boot]
+        said = talk.said
         if boot in self._past_boots:
             said[session] = (Verdict.FENCED, f"another boot has taken the place of boot {boot}")
         elif said[session][0] is Verdict.OK:
@@ -219,7 +223,7 @@ class Keeper:
         beaten = Beaten(pulled=self._pulled(beat.pull))
         if beat.push is not None:
             beaten = self._pushed(beat.push, beaten)
-            if beaten.push is PackageVerdict.FORK:
+            if beaten.push is PackageVerdict.FORK and beat.push.number == talk.epoch:
                 said[session] = (Verdict.FORKED, beaten.push_reason)
         verdict, reason = said[session]
         self._heard(verdict, reason)
