@@ -2,8 +2,9 @@
 
 Order of a start: the ledger's lock, its past, its book, the pen, the line, the ways in. Order of a stop: no
 new payments, answers to what is in flight, the line, the pen, a last snapshot, the anchor. A start needs no
-line. A ledger that is behind or forked is served read-only: repeats and reads are answered, nothing is
-decided, nothing is written. Leaves out everything that the parts do, and the hub (`edgegw.hub`).
+line. A ledger that is behind or forked is served closed: repeats and reads are answered, nothing is decided,
+the line brings back what it lacks. A new epoch ends pen and line, closed or not, and begins the next ones;
+the ways in stay open over it. Leaves out everything that the parts do, and the hub (`edgegw.hub`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,29 +31,31 @@ from edgegw.config.box import Box, BoxSettings
 from edgegw.config.options import SettingsError
 from edgegw.core import journal
 from edgegw.core.book import Book
-from edgegw.core.decide import Funding
 from edgegw.core.journal import Checkpoint
-from edgegw.core.records import Mode, Refusal, Request, Transfer, WindowClosed, decode_record
-from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, Next, OperatingError
+from edgegw.core.messages import ExchangeError, open_link
+from edgegw.core.records import Mode
+from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, NewEpoch, Next, OperatingError
 from edgegw.ledger.boot import Opened, open_ledger
-from edgegw.ledger.outcomes import Budget, Conflict, Decision, Outcome, Undecided
-from edgegw.ledger.requests import normalised
+from edgegw.ledger.closed import ClosedPen
+from edgegw.ledger.outcomes import Budget
+from edgegw.ledger.received import link_of
 from edgegw.ledger.reserve import Reserve
 from edgegw.ledger.rows import column_fault
 from edgegw.ledger.scrub import scrub
-from edgegw.ledger.start import Own, load, start
-from edgegw.ledger.store import Store
+from edgegw.ledger.start import Own, Ways, begin_epoch, load, start
+from edgegw.ledger.store import DirectivesEnd, Store
 from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.observe.metrics import Metrics
 from edgegw.payments import protocols, rules
 from edgegw.payments.history import History
 from edgegw.payments.protocols import Server
 from edgegw.payments.service import Gateway
-from edgegw.payments.service import Line as GatewayLine
 from edgegw.payments.service import Pen as GatewayPen
 from edgegw.payments.vault import SecretFileError
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Head, HeldDirectives, Identity, LineSettings
+from edgegw.uplink.status import LineStatus
+from edgegw.uplink.threads import in_thread
 
 RUNNING_NAME: Final = "running.json"
 """Beside the ledger while a box runs: its process and where it listens."""
@@ -81,6 +85,8 @@ class RunningBox(msgspec.Struct, frozen=True):
     """The hub address in use; "" while there is none."""
     hubs_said: dict[str, str] = {}
     """What each hub address that fails said last."""
+    lacking: int = 0
+    """Records of the box's own past that are still to come back."""
 
 
 # --- keys ---------------------------------------------------------------------------------------------------
@@ -153,10 +159,14 @@ class LedgerSource:
 
     def directives(self) -> HeldDirectives:
         """How far the directives are applied."""
-        ends = self._store.directives_ends()
-        if not ends:
-            return HeldDirectives(0, journal.Frontier(), journal.FIRST_PREVIOUS, "")
-        end = ends[-1]
+        held = self.incarnations()
+        return held[-1] if held else HeldDirectives(0, journal.Frontier(), journal.FIRST_PREVIOUS, "")
+
+    def incarnations(self) -> list[HeldDirectives]:
+        """The same of every incarnation, oldest first."""
+        return [self._held(end) for end in self._store.directives_ends()]
+
+    def _held(self, end: DirectivesEnd) -> HeldDirectives:
         last = self._store.directives(incarnation=end.incarnation, start=end.size - 1, limit=1, bytes_max=1)
         if not last:
             raise Forked(f"directive {end.incarnation}/{end.size - 1} is missing")
@@ -164,57 +174,106 @@ class LedgerSource:
             end.incarnation, journal.Frontier.from_bytes(end.frontier), last[0].leaf, end.checkpoint
         )
 
-
-# --- a ledger that may not be written -----------------------------------------------------------------------
-
-
-class ClosedPen:
-    """Answers repeats from the ledger and decides nothing: for a ledger that is behind or forked."""
-
-    def __init__(self, store: Store, trouble: Behind | Forked) -> None:
-        self._store = store
-        self._trouble = trouble
-
-    async def decide(
-        self,
-        client: str,
-        requests: Sequence[Request],
-        funding: Funding,  # noqa: ARG002 - nothing is funded here
-        *,
-        linked: bool = False,  # noqa: ARG002 - a repeat is answered one by one
-    ) -> list[Outcome]:
-        """The first answer of each identity that has one, else why nothing is decided."""
-        wanted = [normalised(client, request) for request in requests]
-        known = self._store.find([(client, request.id) for request in wanted])
-        return [self._outcome(request, known.get((client, request.id))) for request in wanted]
-
-    def _outcome(self, request: Request, body: bytes | None) -> Outcome:
-        record = None if body is None else decode_record(body)
-        if body is None or not isinstance(record, Transfer | Refusal):
-            return self.closed_for_payments()
-        field = record.request.different_field(request)
-        return Conflict(field, record.request) if field else Decision(record, body, repeat=True)
-
-    async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:  # noqa: ARG002
-        """Never: nothing is written."""
-        raise self._trouble
-
-    async def covered(self, *places: tuple[int, int]) -> None:
-        """At once: it tells what was told before, and writes nothing."""
-
-    def closed_for_payments(self) -> Undecided:
-        """Always, and why."""
-        return Undecided(self._trouble.code, str(self._trouble), self._trouble.hint)
+    def directive_records(
+        self, *, incarnation: int, start: int, limit: int, bytes_max: int
+    ) -> list[tuple[int, bytes, bytes]]:
+        """Consecutive (seq, leaf, body) of the hub's log."""
+        return list(
+            self._store.directives(incarnation=incarnation, start=start, limit=limit, bytes_max=bytes_max)
+        )
 
 
-class NoLine:
-    """The line of a box that must not speak for its ledger."""
+# --- what the world sees ------------------------------------------------------------------------------------
 
-    up = False
 
-    async def ask(self, *, account_id: str, currency: str, amount_minor: int) -> str:  # noqa: ARG002
-        """Nobody is asked."""
-        return "down"
+class Front:
+    """The ways in, the gateway service and the metrics of a box, from its start to its stop, over all its
+    epochs."""
+
+    def __init__(self, box: Box, store: Store, reserve: Reserve) -> None:
+        self.metrics = Metrics()
+        self._reads = store.reader()
+        self._reserve = reserve
+        self._wanted = box.protocols
+        self._line: Line | None = None
+        self._gateway: Gateway | None = None
+        self._servers: dict[str, Server] = {}
+        self._announcement = Announcement(box.settings, self._servers)
+        self._now_ns: Callable[[], int] = lambda: 0
+
+    @property
+    def gateway(self) -> Gateway:
+        """The one gateway service; it is there once `show` was called."""
+        if self._gateway is None:
+            raise BrokenInvariant("there is no gateway before there is a pen")
+        return self._gateway
+
+    def show(self, pen: GatewayPen, book: Book, line: Line, *, now_ns: Callable[[], int]) -> None:
+        """Decide, read and ask by these from now on; now_ns is the box's own time."""
+        self._line, self._now_ns = line, now_ns
+        if self._gateway is not None:
+            self._gateway.use(pen, book, line)
+            return
+        history = History(self._reads, epoch=lambda: self.gateway.book.epoch)
+        self._gateway = Gateway(
+            pen=pen, book=book, line=line, history=history, meter=self.metrics, version=__version__
+        )
+        self._watch(self._gateway)
+
+    async def open(self) -> None:
+        """Open every way in that is in the settings and not open yet; raises OperatingError or
+        SettingsError."""
+        await _open_ways(self.gateway, self._wanted, self._servers)
+        self.announce()
+
+    def announce(self) -> None:
+        """Say outside how the line is."""
+        self._announcement.write(self._line)
+
+    async def stop(self) -> None:
+        """No new payments; answers to what is in flight."""
+        if self._gateway is not None:
+            self._gateway.stop_admitting()
+        await asyncio.gather(*(server.stop() for server in self._servers.values()))
+        self._servers.clear()
+
+    async def close(self) -> None:
+        """Stop, and end the reads."""
+        await self.stop()
+        if self._gateway is not None:
+            self._gateway.history.close()
+        self._reads.close()
+
+    def _watch(self, gateway: Gateway) -> None:
+        """Fill the gauges; each is read at a scrape."""
+
+        def line(read: Callable[[LineStatus], int]) -> int:
+            return 0 if self._line is None else read(self._line.status)
+
+        def offline_seconds() -> float:
+            since_ns = gateway.book.offline_since_ns
+            return max(0, self._now_ns() - since_ns) / 1e9 if since_ns else 0
+
+        def cosigned() -> int:
+            return max(0, gateway.book.seq + 1 - line(lambda status: status.waiting))
+
+        gauges: dict[str, Callable[[], float]] = {
+            "edgegw_queue_depth": lambda: gateway.queue_depth,
+            "edgegw_line_up": lambda: int(gateway.line_up),
+            "edgegw_clears": lambda: int(gateway.ready),
+            "edgegw_offline_seconds": offline_seconds,
+            "edgegw_epoch": lambda: gateway.book.epoch,
+            "edgegw_journal_records": lambda: gateway.book.seq + 1,
+            "edgegw_cosigned_records": cosigned,
+            "edgegw_waiting_records": lambda: line(lambda status: status.waiting),
+            "edgegw_lacking_records": lambda: line(lambda status: status.lacking),
+            "edgegw_stand_ins_waiting": lambda: len(list(gateway.book.stand_ins.items())),
+            "edgegw_window": lambda: gateway.book.window,
+            "edgegw_site_version": lambda: gateway.book.site_version,
+            "edgegw_disk_free_bytes": lambda: self._reserve.free_bytes,
+        }
+        for name, read in gauges.items():
+            self.metrics.watch(name, read)
 
 
 # --- a running box ------------------------------------------------------------------------------------------
@@ -252,15 +311,77 @@ async def run_box(box: Box) -> None:
         create=True,
     )
     try:
-        own = _own(box, held.checkpoint, boot=boot)
-        if opened.trouble is not None and opened.store.heads():
-            await _serve_closed(box, own, opened, opened.trouble, stop)
-        else:
-            await _serve(box, own, held, opened, stop)
+        own = _own(box, held, opened.store, boot=boot)
+        await _live(box, own, held, opened, stop)
     finally:
         (Path(settings.data_dir) / RUNNING_NAME).unlink(missing_ok=True)
         opened.close()
     _log.info("stopped", box=settings.box)
+
+
+async def _live(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.Event) -> None:
+    """Serve until the stop, closed or open, from one epoch to the next."""
+    settings = box.settings
+    reserve = Reserve(
+        Path(settings.data_dir),
+        reserve_bytes=settings.disk.reserve_bytes,
+        payments_bytes_min=settings.disk.payments_bytes_min,
+    )
+    reserve.state()
+    ways = Ways(
+        clock=MachineClock(),
+        rules=[rule.refuses for rule in rules.discover()],
+        budget=Budget(burst=settings.refusals.burst_count, per_second=settings.refusals.per_second_count),
+        room_for_payments=reserve.room_for_payments,
+        make_room=reserve.make_room,
+    )
+    front = Front(box, opened.store, reserve)
+    trouble = opened.trouble or _replaced(own, held, opened.store)
+    begun: Pen | None = None
+    try:
+        while True:
+            try:
+                if trouble is not None:
+                    await _serve_closed(box, front, own, held, opened, trouble, stop)
+                else:
+                    await _serve(box, front, own, held, opened, begun or start(opened.store, own, ways), stop)
+                return
+            except NewEpoch as given:
+                begun, trouble = _begin(own, held, opened, ways, given.note), None
+            except Behind as found:
+                opened.disown()
+                trouble = found
+    finally:
+        await front.close()
+
+
+def _begin(own: Own, held: Keys, opened: Opened, ways: Ways, note: str) -> Pen:
+    """The pen of the epoch that the hub gives by this link: on disk in one COMMIT with the ledger's new
+    lineage. A crash before it leaves the ledger as it was, and the hub gives the same link again."""
+    epoch = open_link(note, held.hub).epoch
+    token = opened.anchor.offer(opened.store)
+    pen = begin_epoch(opened.store, own, ways, note=note, epoch=epoch, lineage=token)
+    opened.anchor.confirm(token)
+    opened.anchor.start()
+    _note_anchor(opened, pen)
+    _log.warning("epoch_begun", epoch=epoch)
+    return pen
+
+
+def _replaced(own: Own, held: Keys, store: Store) -> Behind | None:
+    """Whether other hardware wrote this ledger: then its newest epoch is not this box's to continue."""
+    heads = store.heads()
+    if not heads or _epoch_key(store, heads[-1].epoch, held.hub) == own.key_text:
+        return None
+    return Behind(f"epoch {heads[-1].epoch} was given to another checkpoint key than this box has")
+
+
+def _epoch_key(store: Store, epoch: int, hub: VerifyingKey) -> str:
+    """The checkpoint key of an epoch by its hub-signed link, as its one-line text."""
+    try:
+        return link_of(store, epoch, None, hub_key=hub).key
+    except ExchangeError as problem:
+        raise LedgerCorrupt(str(problem)) from None
 
 
 def _raise_descriptor_limit() -> None:
@@ -286,15 +407,15 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def _own(box: Box, key: SigningKey, *, boot: str) -> Own:
-    bank, name = box.settings.bank, box.settings.box
+def _own(box: Box, held: Keys, store: Store, *, boot: str) -> Own:
+    bank, name, key = box.settings.bank, box.settings.box, held.checkpoint
 
     def sign(epoch: int, size: int, root: bytes) -> str:
         origin = journal.journal_origin(bank=bank, box=name, epoch=epoch)
         return key.seal(Checkpoint(origin, size, root).body())
 
     def open_note(epoch: int, note: str) -> Checkpoint:
-        checkpoint = key.public.open(note)
+        checkpoint = VerifyingKey.parse(_epoch_key(store, epoch, held.hub)).open(note)
         if checkpoint.origin != journal.journal_origin(bank=bank, box=name, epoch=epoch):
             raise ValueError(f"it is signed for {checkpoint.origin}")
         return checkpoint
@@ -311,96 +432,113 @@ def _own(box: Box, key: SigningKey, *, boot: str) -> Own:
     )
 
 
-async def _serve(box: Box, own: Own, held: Keys, opened: Opened, stop: asyncio.Event) -> None:
-    """Serve and write until the stop, or until nothing is certain any more."""
-    settings, store = box.settings, opened.store
-    if opened.trouble is not None:
-        # An empty ledger after a past: the anchor keeps it from clearing until the hub gives a later epoch.
-        _log.warning("ledger_is_empty", problem=str(opened.trouble), hint=opened.trouble.hint)
-        opened.anchor.renew(store, boot=own.boot)
-        opened.anchor.start()
-    reserve = Reserve(
-        Path(settings.data_dir),
-        reserve_bytes=settings.disk.reserve_bytes,
-        payments_bytes_min=settings.disk.payments_bytes_min,
-    )
-    reserve.state()
-    pen = start(
-        store,
-        own,
-        clock=MachineClock(),
-        rules=[rule.refuses for rule in rules.discover()],
-        budget=Budget(burst=settings.refusals.burst_count, per_second=settings.refusals.per_second_count),
-        room_for_payments=reserve.room_for_payments,
-        make_room=reserve.make_room,
-    )
-    source = store.reader()
+async def _serve(
+    box: Box, front: Front, own: Own, held: Keys, opened: Opened, pen: Pen, stop: asyncio.Event
+) -> None:
+    """Serve and write until the stop, or until nothing is certain any more. Raises NewEpoch, and Behind where
+    the hub found it."""
+    source = opened.store.reader()
     line = Line(
-        identity=Identity(
-            settings.bank, settings.box, own.boot, held.device, held.hub, epoch_key=own.key_text
-        ),
-        settings=_line_settings(settings),
+        identity=_identity(box, own, held),
+        settings=_line_settings(box.settings),
         source=LedgerSource(source),
         pen=pen,
     )
     pen.awaited = line.awaited
     pen.on_commit.append(line.head_moved)
     pen.on_commit.append(lambda: _note_anchor(opened, pen))
-    reads = store.reader()
-    gateway, metrics = _gateway(reads, pen.desk.book, pen, line)
-    _watch(metrics, gateway, pen, line, reserve)
-    pen.on_commit.append(_measure(metrics, pen))
+    pen.on_commit.append(_measure(front.metrics, pen))
+    front.show(pen, pen.desk.book, line, now_ns=pen.desk.time.now_ns)
     writing = asyncio.create_task(pen.run())
-    servers: dict[str, Server] = {}
-    announcement = Announcement(settings, servers)
-    ticking = asyncio.create_task(_tick(pen, opened, metrics, lambda: announcement.write(line)))
-    talking = asyncio.create_task(_keep_line(line))
-    again = store.reader()
+    again = opened.store.reader()
     read_once = asyncio.Event()
-    scrubbing = asyncio.create_task(_keep_reading(again, line, read_once))
+    tasks = (
+        asyncio.create_task(_keep_line(line)),
+        asyncio.create_task(_tick(pen, opened, front)),
+        asyncio.create_task(_keep_reading(again, line, read_once)),
+    )
+    goes_on = False
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(SCRUB_FIRST_S):
                 await read_once.wait()
         read_once.set()
-        await _open_ways(gateway, box.protocols, servers)
-        announcement.write(line)
-        await _first_of(asyncio.create_task(stop.wait()), writing, ticking, talking, scrubbing)
+        await front.open()
+        await _first_of(asyncio.create_task(stop.wait()), writing, *tasks)
+    except (NewEpoch, Behind) as end:
+        goes_on = True
+        pen.give_up(end)
+        raise
     finally:
-        await _stop(gateway, servers, (talking, ticking, scrubbing))
+        if not goes_on:
+            await front.stop()
+        await _end(tasks)
         pen.close()
         await writing
         if pen.failure is None and pen.desk.tip.epoch and pen.mode.clears:
             pen.commit_now(take_snapshot)
         _note_anchor(opened, pen)
-        # The line's last read goes on in its thread after the line was cancelled.
-        await asyncio.get_running_loop().shutdown_default_executor()
         # The writer's connection is closed last: then SQLite moves the WAL into the file.
         source.close()
         again.close()
-        reads.close()
     if pen.failure is not None:
         raise pen.failure
 
 
 async def _serve_closed(
-    box: Box, own: Own, opened: Opened, trouble: Behind | Forked, stop: asyncio.Event
+    box: Box,
+    front: Front,
+    own: Own,
+    held: Keys,
+    opened: Opened,
+    trouble: Behind | Forked,
+    stop: asyncio.Event,
 ) -> None:
-    """Serve reads and repeats until the stop."""
+    """Serve reads and repeats, and take back what is lacking, until the stop. Raises NewEpoch."""
     _log.error("read_only", code=trouble.code, problem=str(trouble), hint=trouble.hint)
-    book, _, _ = load(opened.store, bank=own.bank, box=own.box, open_note=own.open_note)
-    book.mode = Mode.BEHIND if isinstance(trouble, Behind) else Mode.FORKED
-    book.mode_reason = str(trouble)
-    reads = opened.store.reader()
-    gateway, _ = _gateway(reads, book, ClosedPen(opened.store, trouble), NoLine())
-    servers: dict[str, Server] = {}
+    pen = ClosedPen(
+        opened.store,
+        trouble,
+        bank=own.bank,
+        box=own.box,
+        hub_key=held.hub,
+        parse_key=VerifyingKey.parse,
+        before_taking=opened.disown,
+    )
+    source = opened.store.reader()
+    line = Line(
+        identity=_identity(box, own, held),
+        settings=_line_settings(box.settings),
+        source=LedgerSource(source),
+        pen=pen,
+        keeper=pen,
+    )
+
+    def show() -> None:
+        book, _, _ = load(opened.store, bank=own.bank, box=own.box, open_note=own.open_note, behind=True)
+        book.mode, book.mode_reason = pen.mode, pen.mode_reason
+        front.show(pen, book, line, now_ns=lambda: book.at_ns)
+
+    show()
+    pen.on_complete.append(show)
+    tasks = (asyncio.create_task(_keep_line(line)), asyncio.create_task(_tick_closed(pen, front)))
+    goes_on = False
     try:
-        await _open_ways(gateway, box.protocols, servers)
-        Announcement(box.settings, servers).write(None)
-        await stop.wait()
+        await front.open()
+        await _first_of(asyncio.create_task(stop.wait()), *tasks)
+    except NewEpoch:
+        goes_on = True
+        raise
     finally:
-        await _stop(gateway, servers, ())
-        reads.close()
+        if not goes_on:
+            await front.stop()
+        await _end(tasks)
+        source.close()
+
+
+def _identity(box: Box, own: Own, held: Keys) -> Identity:
+    settings = box.settings
+    return Identity(settings.bank, settings.box, own.boot, held.device, held.hub, epoch_key=own.key_text)
 
 
 def _line_settings(settings: BoxSettings) -> LineSettings:
@@ -410,19 +548,14 @@ def _line_settings(settings: BoxSettings) -> LineSettings:
     )
 
 
-def _gateway(reads: Store, book: Book, pen: GatewayPen, line: GatewayLine) -> tuple[Gateway, Metrics]:
-    metrics = Metrics()
-    history = History(reads, epoch=lambda: book.epoch)
-    gateway = Gateway(pen=pen, book=book, line=line, history=history, meter=metrics, version=__version__)
-    return gateway, metrics
-
-
 async def _open_ways(
     gateway: Gateway, wanted: Mapping[str, msgspec.Struct], servers: dict[str, Server]
 ) -> None:
     """Open every protocol whose table is in the settings; raises OperatingError or SettingsError."""
     known = protocols.discover()
     for name, options in wanted.items():
+        if name in servers:
+            continue
         try:
             servers[name] = await known[name].start(gateway, options)
         except OSError as problem:
@@ -451,6 +584,7 @@ class Announcement:
             "" if line is None else f"{line.status.mode}: {line.status.reason}".rstrip(": "),
             "" if line is None else line.status.address,
             {} if line is None else dict(line.status.said),
+            0 if line is None else line.status.lacking,
         )
         if running == self._said:
             return
@@ -465,16 +599,12 @@ class Announcement:
             _log.warning("not_announced", path=str(self._path), problem=str(problem))
 
 
-async def _stop(gateway: Gateway, servers: Mapping[str, Server], tasks: Sequence[asyncio.Task[None]]) -> None:
-    """No new payments; answers to what is in flight, while the line still carries; then the line."""
-    gateway.stop_admitting()
-    await asyncio.gather(*(server.stop() for server in servers.values()))
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     for task in tasks:
         with suppress(asyncio.CancelledError, OperatingError, BrokenInvariant):
             await task
-    gateway.history.close()
 
 
 async def _first_of(*tasks: asyncio.Task[object] | asyncio.Task[None]) -> None:
@@ -491,20 +621,32 @@ def _note_anchor(opened: Opened, pen: Pen) -> None:
         opened.anchor.note(epoch=tip.epoch, size=tip.size, root=tip.frontier.root())
 
 
-async def _tick(pen: Pen, opened: Opened, metrics: Metrics, announce: Callable[[], None]) -> None:
+async def _tick(pen: Pen, opened: Opened, front: Front) -> None:
     """Once a second: holds whose time is up, the clock, what is wrong with the anchor, what is told
     outside."""
-    modes = tuple(mode.value for mode in Mode)
     said: OSError | None = None
     while True:
-        metrics.mode(pen.mode.value, modes)
+        front.metrics.mode(pen.mode.value, _MODES)
         failure = opened.anchor.failure
         if failure is not None and said is None:
             _log.error("anchor_not_written", problem=str(failure), hint="Check the medium of anchor_dir.")
         said = failure
         await _carry_on("tick", pen.tick())
         await asyncio.sleep(TICK_S)
-        announce()
+        front.announce()
+
+
+async def _tick_closed(pen: ClosedPen, front: Front) -> None:
+    """Once a second: what is told outside."""
+    while True:
+        front.metrics.mode(pen.mode.value, _MODES)
+        book = front.gateway.book
+        book.mode, book.mode_reason = pen.mode, pen.mode_reason
+        await asyncio.sleep(TICK_S)
+        front.announce()
+
+
+_MODES: Final = tuple(mode.value for mode in Mode)
 
 
 async def _keep_line(line: Line) -> None:
@@ -521,7 +663,7 @@ async def _keep_reading(store: Store, line: Line, read_once: asyncio.Event) -> N
         portions = scrub(store)
         began_s = time.monotonic()
         try:
-            while await asyncio.to_thread(next, portions, None) is not None:
+            while await in_thread(partial(next, portions, None)) is not None:
                 if read_once.is_set():
                     await asyncio.sleep(SCRUB_REST * (time.monotonic() - began_s))
                 began_s = time.monotonic()
@@ -543,9 +685,12 @@ async def _next_reading(line: Line) -> None:
 
 
 async def _carry_on(what: str, work: Awaitable[None]) -> None:
-    """Log what goes wrong in a part that the box can do without; raises what must end the process."""
+    """Log what goes wrong in a part that the box can do without; raises what must end the process, or this
+    pen."""
     try:
         await work
+    except (NewEpoch, Behind):
+        raise
     except OperatingError as problem:
         if problem.next is Next.STOP:
             raise
@@ -566,26 +711,3 @@ def _measure(metrics: Metrics, pen: Pen) -> Callable[[], None]:
         seen = pen.records
 
     return measure
-
-
-def _watch(metrics: Metrics, gateway: Gateway, pen: Pen, line: Line, reserve: Reserve) -> None:
-    """Fill the gauges; each is read at a scrape."""
-    book, desk, waiting = pen.desk.book, pen.desk, line.status
-    gauges: dict[str, Callable[[], float]] = {
-        "edgegw_queue_depth": lambda: pen.queued_requests,
-        "edgegw_line_up": lambda: int(line.up),
-        "edgegw_clears": lambda: int(gateway.ready),
-        "edgegw_offline_seconds": lambda: (
-            (desk.time.now_ns() - book.offline_since_ns) / 1e9 if book.offline_since_ns else 0
-        ),
-        "edgegw_epoch": lambda: desk.tip.epoch,
-        "edgegw_journal_records": lambda: desk.tip.size,
-        "edgegw_cosigned_records": lambda: max(0, desk.tip.size - waiting.waiting),
-        "edgegw_waiting_records": lambda: waiting.waiting,
-        "edgegw_stand_ins_waiting": lambda: len(list(book.stand_ins.items())),
-        "edgegw_window": lambda: book.window,
-        "edgegw_site_version": lambda: book.site_version,
-        "edgegw_disk_free_bytes": lambda: reserve.free_bytes,
-    }
-    for name, read in gauges.items():
-        metrics.watch(name, read)

@@ -78,8 +78,8 @@ class Behind(OperatingError):
     code = "behind"
     next = Next.PAUSE
     default_hint = (
-        "Keep the disk as it is and run `edgegw ledger check`. Put the ledger back that the anchor knows, or"
-        " call the centre. Until then it clears nothing."
+        "It clears nothing; what it lacks comes back over the line (`edgegw status` counts it). Then the"
+        " centre orders `edgegw order new-epoch` for this box. `edgegw ledger check` reads what is here."
     )
 
 
@@ -89,8 +89,8 @@ class Forked(OperatingError):
     code = "forked"
     next = Next.PAUSE
     default_hint = (
-        "Keep the disk as it is: both signed checkpoints are evidence. Run `edgegw ledger check`"
-        " and call the centre."
+        "Keep the disk as it is: both signed checkpoints are evidence. Run `edgegw ledger check`; bring the"
+        " centre what `edgegw journal export` writes, and ask it for a new epoch."
     )
 
 
@@ -178,6 +178,17 @@ class LedgerCorrupt(OperatingError):
     default_hint = (
         "Copy the disk, then run `edgegw ledger check`: it names the first bad record. The hub or a backup"
         " has the rest."
+    )
+
+
+class RecordPruned(OperatingError):
+    """What is asked for is older than what the box keeps; the centre holds it."""
+
+    code = "record_pruned"
+    next = Next.PAUSE
+    default_hint = (
+        "The centre has every record that a box prunes: ask there. `edgegw ledger prune --dry-run` says from"
+        " where on this box has its own."
     )
 
 

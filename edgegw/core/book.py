@@ -9,6 +9,7 @@ chain (`core.records`, `core.journal`), disk (`edgegw.ledger`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, Protocol, TypeVar
 
@@ -30,6 +31,7 @@ from edgegw.core.model import (
     Transfer as LedgerTransfer,
 )
 from edgegw.core.overlay import Overlay
+from edgegw.core.pruned import Pruned
 from edgegw.core.reasons import Reason
 from edgegw.core.records import (
     AMOUNT_MINOR_MAX,
@@ -45,6 +47,7 @@ from edgegw.core.records import (
     GrantDirective,
     Kind,
     Leg,
+    Link,
     Mode,
     ModeChanged,
     Position,
@@ -78,6 +81,10 @@ RECORD_STEP_NS: Final = 1 << 16
 
 VELOCITY_INTERVAL_NS: Final = 60 * 1_000_000_000
 """Not a setting: the journal alone must give the same counts again."""
+
+
+WINDOWS_PER_EPOCH: Final = 1_000_000
+"""More than anybody closes; as fixed as `VELOCITY_INTERVAL_NS`."""
 
 
 @lru_cache(maxsize=1 << 17)
@@ -128,11 +135,17 @@ def own_accounts(box: str, currency: str) -> tuple[Account, ...]:
     )
 
 
+def first_window(epoch: int) -> int:
+    """The number of an epoch's first window: beyond any that an earlier epoch can have used, whatever was
+    lost of it, so that no number means two windows of a box."""
+    return (epoch - 1) * WINDOWS_PER_EPOCH + 1
+
+
 class History(Protocol):
     """What the book asks of the records that it does not keep in memory."""
 
-    def by_identity(self, client: str, id: str) -> Record | None:
-        """The record of this identity, or None."""
+    def by_identity(self, client: str, id: str) -> Record | Pruned | None:
+        """The record of this identity, what stays of it where it was pruned, or None."""
 
     def at(self, epoch: int, seq: int) -> Record | None:
         """The record at this place, or None."""
@@ -188,7 +201,7 @@ class Book:
         "window",
         "window_transfers",
     )
-    _SETTINGS: Final = ("site", "currencies", "limits", "stand_in_rules", "blocked")
+    _SETTINGS: Final = ("site", "currencies", "limits", "stand_in_rules", "blocked", "kept_before")
 
     at_ns: int
     """The box's own time at the last record."""
@@ -209,6 +222,8 @@ class Book:
     limits: dict[str, LimitRule]
     stand_in_rules: dict[str, StandInRule]
     blocked: frozenset[str]
+    kept_before: Mapping[tuple[str, str], str]
+    """As `kept`, from earlier epochs: whoever loads the book knows them; no record of this one made them."""
 
     def __init__(
         self, *, bank: str, box: str, history: History | None = None, base: Book | None = None
@@ -254,6 +269,7 @@ class Book:
         self.limits = {}
         self.stand_in_rules = {}
         self.blocked = frozenset()
+        self.kept_before = {}
 
     # -- layers --------------------
 
@@ -312,8 +328,13 @@ class Book:
         """Whether money credited to this account stays here."""
         return account.home == self.box
 
-    def by_identity(self, client: str, id: str) -> Record | None:
-        """The record of an identity, from this layer, those below, or history."""
+    def reversed_by(self, client: str, id: str) -> str | None:
+        """The place of the reversal that came before its original of this identity and waits for it."""
+        return self.kept.get((client, id)) or self.kept_before.get((client, id))
+
+    def by_identity(self, client: str, id: str) -> Record | Pruned | None:
+        """The record of an identity (what stays of it, once pruned), from this layer, those below, or
+        history."""
         book: Book | None = self
         while book is not None:
             record = book.fresh.get((client, id))
@@ -451,6 +472,8 @@ class Book:
             self._note_positions(legs)
         if isinstance(record, Transfer):
             self._note_transfer(record)
+        elif isinstance(record, Link):
+            self.window = first_window(record.epoch)
         elif isinstance(record, DirectiveApplied):
             self._note_directive(record)
             self._remember_about(record, legs)

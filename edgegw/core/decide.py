@@ -29,6 +29,7 @@ from edgegw.core.book import (
 )
 from edgegw.core.limits import Refused, refuses_stand_in
 from edgegw.core.model import CreateTransferStatus, PendingStatus
+from edgegw.core.pruned import Pruned
 from edgegw.core.reasons import Reason
 from edgegw.core.records import (
     Account,
@@ -163,8 +164,9 @@ def _booked(
 
 
 def _misshapen(book: Book, client: str, request: Request) -> Refused | None:
-    if (client, request.id) in book.kept:
-        return Reason.ALREADY_REVERSED, f"reversed by record {book.kept[client, request.id]}"
+    reversal = book.reversed_by(client, request.id)
+    if reversal is not None:
+        return Reason.ALREADY_REVERSED, f"reversed by record {reversal}"
     if request.currency not in book.currencies:
         known = ", ".join(sorted(book.currencies)) or "none"
         return Reason.CURRENCY_UNKNOWN, f"currency {request.currency!r} is not one of: {known}"
@@ -336,6 +338,8 @@ def _live_hold(c: Context) -> Transfer | Refused:
     original = c.book.by_identity(request.original_client, request.original_id)
     if original is None:
         return Reason.ORIGINAL_NOT_FOUND, f"original_id {request.original_id} is not known here"
+    if isinstance(original, Pruned):
+        return _pruned(original)
     if not isinstance(original, Transfer):
         return Reason.ORIGINAL_WAS_REFUSED, f"original_id {request.original_id} was refused"
     if original.request.kind is not Kind.HOLD:
@@ -344,10 +348,17 @@ def _live_hold(c: Context) -> Transfer | Refused:
     status = c.book.ledger.pending_status(hold_id)
     if status is not PendingStatus.pending:
         return _RESOLVED[status], f"the hold {request.original_id} is {status.name}"
+    if original.epoch != c.stamp.epoch:
+        return Reason.HOLD_EPOCH_OVER, f"the hold {request.original_id} ended with epoch {original.epoch}"
     timeout_s = original.legs[0].timeout_s
     if timeout_s and original.at_ns + timeout_s * 1_000_000_000 <= c.stamp.at_ns:
         return Reason.HOLD_EXPIRED, f"the hold {request.original_id} was good for {timeout_s} s"
     return original
+
+
+def _pruned(original: Pruned) -> Refused:
+    place = place_text(epoch=original.epoch, seq=original.seq)
+    return Reason.RECORD_PRUNED, f"record {place} of original_id {original.id} was pruned here"
 
 
 def _first_leg(record: Transfer) -> int:
@@ -397,11 +408,19 @@ def _reversal(c: Context) -> Decided:
     original = c.book.by_identity(request.original_client, request.original_id)
     if original is None:
         return _cleared(c, ClearedBy.ALLOWANCE, (), reason=KEPT)
+    if isinstance(original, Pruned):
+        return _refused(c, *_pruned(original))
     if not isinstance(original, Transfer):
         return _refused(c, Reason.ORIGINAL_WAS_REFUSED, f"original_id {request.original_id} was refused")
     if original.request.kind not in (Kind.PAYMENT, Kind.HOLD):
         detail = f"original_id {request.original_id} is a {original.request.kind}"
         return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, detail)
+    parties = (original.request.credit_account_id, _who_paid(c.book, original))
+    unknown = next((name for name in parties if name not in c.book.accounts), None)
+    if unknown is not None:
+        return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, f"account {unknown!r} is not known here any more")
+    if _waits_in_earlier_epoch(c, original):
+        return _refused(c, *_waiting_elsewhere(original))
     given_back = sum(_given_back(record) for record in c.book.about(_place(original)))
     moved = _moved_minor(c.book, original)
     amount_minor = request.amount_minor or moved - given_back
@@ -418,6 +437,23 @@ def _reversal(c: Context) -> Decided:
             c, Reason.STAND_IN_WAITS, "the centre has not confirmed it; until then it is reversed whole only"
         )
     return _give_back(c, original, amount_minor)
+
+
+def _waits_in_earlier_epoch(c: Context, original: Transfer) -> bool:
+    """A hold or stand-in that was neither resolved nor decided when its epoch ended is the centre's to
+    finish: whatever were given back here could be money that never moved."""
+    return (
+        original.epoch != c.stamp.epoch
+        and bool(original.legs[0].flags & PENDING)
+        and c.book.ledger.pending_status(_first_leg(original)) is PendingStatus.pending
+    )
+
+
+def _waiting_elsewhere(original: Transfer) -> Refused:
+    id, epoch = original.request.id, original.epoch
+    if original.request.kind is Kind.HOLD:
+        return Reason.HOLD_EPOCH_OVER, f"the hold {id} ended with epoch {epoch}; nothing is held any more"
+    return Reason.STAND_IN_WAITS, f"the centre decides {id} when it settles epoch {epoch}; reverse it there"
 
 
 def _given_back(record: object) -> int:

@@ -28,7 +28,7 @@ from edgegw.core.messages import (
     Verdict,
     VerifyingKey,
 )
-from edgegw.core.records import Mode
+from edgegw.core.records import UNREADABLE, Mode
 from edgegw.core.site import Site
 
 # --- sessions (the hub) ---
@@ -539,7 +539,7 @@ def _place_fault(
     for seq, record in enumerate(records, start):
         try:
             place = _place_decoder.decode(record)
-        except msgspec.MsgspecError as problem:
+        except UNREADABLE as problem:
             return f"record {seq}: {problem}"
         says = place.epoch if field == "epoch" else place.incarnation
         if (place.bank, place.box, says, place.seq) != (bank, box, number, seq):
@@ -626,7 +626,6 @@ class Event(enum.StrEnum):
     OPENED = "opened"
     CAUGHT_UP = "caught_up"
     HUB_BEHIND = "hub_behind"
-    LINKED = "linked"
     FOUND_BEHIND = "found_behind"
     FOUND_FORKED = "found_forked"
     FOUND_FENCED = "found_fenced"
@@ -643,17 +642,16 @@ TRANSITIONS: Final[dict[Event, dict[Mode, Mode]]] = {
     Event.OPENED: {_A: _A, _O: _S, _S: _S, _B: _B, _K: _K, _F: _F},
     Event.CAUGHT_UP: {_A: _A, _O: _A, _S: _A, _B: _B, _K: _K, _F: _F},
     Event.HUB_BEHIND: {_A: _S, _O: _S, _S: _S, _B: _B, _K: _K, _F: _F},
-    Event.LINKED: {_A: _S, _O: _S, _S: _S, _B: _S, _K: _S, _F: _S},
     Event.FOUND_BEHIND: {_A: _B, _O: _B, _S: _B, _B: _B, _K: _K, _F: _B},
     Event.FOUND_FENCED: {_A: _F, _O: _F, _S: _F, _B: _B, _K: _K, _F: _F},
     Event.FOUND_FORKED: {_A: _K, _O: _K, _S: _K, _B: _K, _K: _K, _F: _K},
     Event.RECORD_EDITED: {_A: _K, _O: _K, _S: _K, _B: _K, _K: _K, _F: _K},
 }
-"""Out of BEHIND, FORKED and FENCED leads nothing but a new epoch's link (DESIGN §3.9)."""
+"""Out of BEHIND, FORKED and FENCED leads nothing; a new epoch begins with a book and a line of its own
+(DESIGN §3.9)."""
 
 VERDICT_EVENT: Final[dict[Verdict, Event]] = {
     Verdict.OK: Event.OPENED,
-    Verdict.LINK: Event.LINKED,
     Verdict.BEHIND: Event.FOUND_BEHIND,
     Verdict.FORKED: Event.FOUND_FORKED,
     Verdict.FENCED: Event.FOUND_FENCED,
@@ -661,7 +659,7 @@ VERDICT_EVENT: Final[dict[Verdict, Event]] = {
     Verdict.REOPEN: Event.LINE_LOST,
     Verdict.VERSION: Event.LINE_LOST,
 }
-"""What each of the hub's verdicts does to the box's mode."""
+"""What each of the hub's verdicts does to the box's mode; LINK ends its line."""
 
 CARRIES_ON: Final = frozenset(
     {Verdict.OK, Verdict.FENCED, Verdict.FORKED, Verdict.BEHIND, Verdict.HUB_BEHIND}

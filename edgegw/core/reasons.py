@@ -56,6 +56,11 @@ class Reason(enum.StrEnum):
         True,
         "Check original_id; it must have been cleared at this box by the client named.",
     )
+    RECORD_PRUNED = (
+        "record_pruned",
+        False,
+        "The original is older than what the box keeps; the centre has its record and can give money back.",
+    )
     ORIGINAL_WAS_REFUSED = (
         "original_was_refused",
         False,
@@ -74,6 +79,11 @@ class Reason(enum.StrEnum):
     )
     HOLD_ALREADY_VOIDED = ("hold_already_voided", False, "The hold was voided; place a new one.")
     HOLD_EXPIRED = ("hold_expired", False, "The hold's time was up; place a new one.")
+    HOLD_EPOCH_OVER = (
+        "hold_epoch_over",
+        False,
+        "The box has begun a new epoch and holds nothing of the one before; pay, or place a new hold.",
+    )
     EXCEEDS_HOLD = ("exceeds_hold", False, "Post at most the amount that was held.")
     EXCEEDS_ORIGINAL = ("exceeds_original", False, "Give back at most what is left of the original amount.")
     STAND_IN_WAITS = (

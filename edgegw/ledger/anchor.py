@@ -28,6 +28,8 @@ FILE_NAME: Final = "anchor.json"
 LINEAGE: Final = "lineage"
 """The key of the token in the ledger's `meta`."""
 INTERVAL_S: Final = 1.0
+DISOWNED: Final = ""
+"""The token of a ledger that may not be written before its next epoch, whatever its records say."""
 TOKENS_MAX: Final = 8
 """More than two only pile up when new epochs are begun and lost again and again."""
 
@@ -72,7 +74,10 @@ class Anchor:
         newest = max(heads, default=0)
         if not heads and not past.size:
             return
-        if store.meta(LINEAGE) not in past.lineage:
+        token = store.meta(LINEAGE)
+        if token == DISOWNED:
+            raise Behind("the ledger was found behind its past before; it waits for a new epoch")
+        if token not in past.lineage:
             raise Behind("the ledger's lineage is not this box's newest: it is a restored or cloned copy")
         if newest > past.epoch:
             return
@@ -112,8 +117,17 @@ class Anchor:
         """Last step: the ledger has the token, so no other ledger is ours."""
         self._write((token,))
 
+    def disown(self, store: Store) -> None:
+        """Take the ledger's token from it. Commits by itself."""
+        if store.meta(LINEAGE) != DISOWNED:
+            store.begin()
+            store.put_meta(LINEAGE, DISOWNED)
+            store.commit()
+
     def start(self) -> None:
         """Write what `note` is told in a thread of its own."""
+        if self._thread is not None:
+            return
         self._thread = threading.Thread(target=self._keep, name="anchor", daemon=True)
         self._thread.start()
 
@@ -162,7 +176,7 @@ class Anchor:
             return
         except OSError as problem:
             raise _failed(self.path, problem) from problem
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise Behind(f"the anchor {self.path} cannot be read: {problem}") from problem
         if (past.bank, past.box) != (self._past.bank, self._past.box):
             raise LedgerForeign(

@@ -10,6 +10,7 @@ import msgspec
 from edgegw.core.book import RECORD_STEP_NS, Book
 from edgegw.core.decide import Rule, Stamp
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
+from edgegw.core.pruned import Pruned
 from edgegw.core.records import HeadFields, Record, encode
 from edgegw.ledger.clock import BoxTime, Clock
 from edgegw.ledger.outcomes import Budget, Undecided
@@ -53,8 +54,9 @@ class Batch:
         self.desk = desk
         self.book = desk.book.overlay()
         self.rows: list[Row] = []
-        self.known: dict[tuple[str, str], bytes] = {}
-        """The bytes of the records of those identities that the batch decides on and that are on disk."""
+        self.known: dict[tuple[str, str], bytes | Pruned] = {}
+        """The bytes of the records of those identities that the batch decides on and that are on disk, or
+        what stays of them."""
         self.touched = False
         """Something besides records was written into the SQL transaction."""
         self.epoch = desk.tip.epoch

@@ -47,6 +47,11 @@ class Opened(NamedTuple):
     lock: LedgerLock
     trouble: Behind | Forked | None
 
+    def disown(self) -> None:
+        """Keep every later start from clearing until a new epoch gives the ledger a new lineage: it was found
+        behind, or is about to get records back that others have kept."""
+        self.anchor.disown(self.store)
+
     def close(self) -> None:
         """Write the anchor, close the file, let the next process in."""
         try:
@@ -57,7 +62,14 @@ class Opened(NamedTuple):
 
 
 def open_ledger(
-    directory: Path, *, anchor_directory: Path, bank: str, box: str, boot: str, create: bool
+    directory: Path,
+    *,
+    anchor_directory: Path,
+    bank: str,
+    box: str,
+    boot: str,
+    create: bool,
+    checkpoints: bool = True,
 ) -> Opened:
     """Lock, open and examine the ledger of a box; raises LedgerInUse and what `Store.open` raises.
 
@@ -66,7 +78,7 @@ def open_ledger(
     directory.mkdir(parents=True, exist_ok=True)
     lock = LedgerLock(directory)
     try:
-        store = Store.open(directory / LEDGER_NAME, create=create)
+        store = Store.open(directory / LEDGER_NAME, create=create, checkpoints=checkpoints)
         try:
             store.own(bank=bank, box=box)
             anchor = Anchor(anchor_directory, bank=bank, box=box)

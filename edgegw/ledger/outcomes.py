@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from edgegw.core.decide import Short
+from edgegw.core.pruned import Pruned
 from edgegw.core.records import Refusal, Request, Transfer
 
 
@@ -16,11 +17,19 @@ class Decision(msgspec.Struct, frozen=True):
     repeat: bool
 
 
+class Recalled(msgspec.Struct, frozen=True):
+    """A repeat whose record was pruned: what stays of the decision, and the request as it was sent again."""
+
+    pruned: Pruned
+    request: Request
+
+
 class Conflict(msgspec.Struct, frozen=True):
-    """The identity belongs to a request with other content: `field` differs from the first one's."""
+    """The identity belongs to a request with other content: `field` differs from the first one's, or "" where
+    only that is known, because the first one's record was pruned."""
 
     field: str
-    first: Request
+    first: Request | None
 
 
 class Undecided(msgspec.Struct, frozen=True):
@@ -32,7 +41,7 @@ class Undecided(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
-Outcome = Decision | Conflict | Undecided | Short
+Outcome = Decision | Recalled | Conflict | Undecided | Short
 
 
 class Budget:

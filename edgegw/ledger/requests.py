@@ -9,11 +9,12 @@ from typing import Final
 import msgspec
 
 from edgegw.core.decide import Context, Funding, Short, decide, refuse
+from edgegw.core.pruned import Pruned
 from edgegw.core.reasons import REASONS, Reason
 from edgegw.core.records import Refusal, Request, Transfer, decode_record, encode
 from edgegw.errors import BrokenInvariant
 from edgegw.ledger.batch import Batch
-from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Undecided
+from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Recalled, Undecided
 
 
 class Requests:
@@ -103,20 +104,24 @@ class Requests:
 _OVER_BUDGET: Final = Undecided("refusal_budget", "too many refused requests; the id is free")
 
 
-def _earlier(batch: Batch, client: str, request: Request) -> Decision | Conflict | None:
+def _earlier(batch: Batch, client: str, request: Request) -> Decision | Recalled | Conflict | None:
     """The first answer to this identity, from this batch or from the disk."""
-    record = batch.book.fresh.get((client, request.id))
-    body = batch.known.get((client, request.id))
-    if record is None and body is None:
-        return None
-    if record is None:
-        record = decode_record(body or b"")
+    fresh = batch.book.fresh.get((client, request.id))
+    known = batch.known.get((client, request.id))
+    if fresh is not None:
+        known = encode(fresh)
+    return None if known is None else first_answer(known, request)
+
+
+def first_answer(known: bytes | Pruned, request: Request) -> Decision | Recalled | Conflict:
+    """What a request hears whose identity was decided before, from its record or what stays of it."""
+    if isinstance(known, Pruned):
+        return Recalled(known, request) if known.is_of(request) else Conflict("", None)
+    record = decode_record(known)
     if not isinstance(record, Transfer | Refusal):
-        raise BrokenInvariant(f"the record of {client}/{request.id} is a {type(record).__name__}")
+        raise BrokenInvariant(f"the record of identity {request.id} is a {type(record).__name__}")
     field = record.request.different_field(request)
-    if field is not None:
-        return Conflict(field, record.request)
-    return Decision(record, body or encode(record), repeat=True)
+    return Conflict(field, record.request) if field else Decision(record, known, repeat=True)
 
 
 def normalised(client: str, request: Request) -> Request:

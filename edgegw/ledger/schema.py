@@ -57,7 +57,51 @@ CREATE TABLE directive_head(
 ) STRICT;
 CREATE TABLE site(version INTEGER PRIMARY KEY, digest TEXT NOT NULL, bundle BLOB NOT NULL) STRICT;
 """
-MIGRATIONS: Final = (_FIRST,)
+_RETENTION: Final = """
+CREATE TABLE identity(
+    id BLOB, client TEXT, position INTEGER NOT NULL, remains BLOB NOT NULL, PRIMARY KEY(id, client)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER identity_keeps_rows BEFORE DELETE ON identity
+    BEGIN SELECT RAISE(ABORT, 'identities are never deleted'); END;
+CREATE TRIGGER identity_keeps_content BEFORE UPDATE ON identity
+    BEGIN SELECT RAISE(ABORT, 'identities are never changed'); END;
+CREATE TABLE horizon(
+    epoch INTEGER PRIMARY KEY, size INTEGER NOT NULL, base INTEGER NOT NULL, digest TEXT NOT NULL,
+    image BLOB NOT NULL
+) STRICT;
+CREATE TRIGGER horizon_begins_cosigned BEFORE INSERT ON horizon
+    WHEN NEW.size > coalesce((SELECT size FROM cosignature WHERE epoch = NEW.epoch), 0)
+    BEGIN SELECT RAISE(ABORT, 'only what the centre has cosigned is pruned'); END;
+CREATE TRIGGER horizon_rises BEFORE UPDATE ON horizon
+    WHEN NEW.epoch <> OLD.epoch OR NEW.size < OLD.size
+        OR NEW.size > coalesce((SELECT size FROM cosignature WHERE epoch = OLD.epoch), 0)
+    BEGIN SELECT RAISE(ABORT, 'only what the centre has cosigned is pruned, and that for ever'); END;
+CREATE TRIGGER horizon_stays BEFORE DELETE ON horizon
+    BEGIN SELECT RAISE(ABORT, 'what is pruned stays pruned'); END;
+CREATE TRIGGER cosignature_covers_horizon BEFORE UPDATE ON cosignature
+    WHEN NEW.epoch <> OLD.epoch OR NEW.size < (SELECT size FROM horizon WHERE epoch = OLD.epoch)
+    BEGIN SELECT RAISE(ABORT, 'the centre has cosigned what was pruned'); END;
+CREATE TRIGGER cosignature_stays BEFORE DELETE ON cosignature
+    WHEN EXISTS (SELECT 1 FROM horizon WHERE epoch = OLD.epoch)
+    BEGIN SELECT RAISE(ABORT, 'the centre has cosigned what was pruned'); END;
+DROP TRIGGER record_keeps_rows;
+CREATE TRIGGER record_keeps_rows BEFORE DELETE ON record
+    WHEN OLD.position & 1099511627775 >=
+            coalesce((SELECT size FROM horizon WHERE epoch = OLD.position >> 40), 0)
+        OR OLD.type IN ('link', 'key')
+        OR (OLD.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM identity
+            WHERE id = OLD.id AND client = OLD.client AND position = OLD.position))
+    BEGIN SELECT RAISE(ABORT, 'records are never deleted'); END;
+CREATE TABLE portion(
+    epoch INTEGER, start INTEGER, end INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(epoch, start)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE mark(
+    epoch INTEGER, size INTEGER, hub_s INTEGER NOT NULL, at_ns INTEGER NOT NULL, PRIMARY KEY(epoch, size)
+) STRICT, WITHOUT ROWID;
+"""
+"""What stays of pruned records, and how far they may go: below the horizon alone, which only rises, never
+beyond what the centre has cosigned, and no identity without its row in `identity`."""
+MIGRATIONS: Final = (_FIRST, _RETENTION)
 """Script n brings user_version from n to n + 1. Append only: ledgers in branches are at every version."""
 
 _PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {
@@ -85,8 +129,11 @@ def check_sqlite_version(version: str) -> None:
         raise UnsafeSqlite(f"SQLite {version} can lose committed records in WAL mode; 3.51.3 does not")
 
 
-def open_writer(path: Path, *, create: bool) -> apsw.Connection:
-    """The connection that writes; the file is created (if asked for) and brought to this schema."""
+def open_writer(path: Path, *, create: bool, checkpoints: bool = True) -> apsw.Connection:
+    """The connection that writes; the file is created (if asked for) and brought to this schema.
+
+    Without `checkpoints` its COMMITs leave the WAL as it is: somebody else moves it into the file.
+    """
     check_sqlite_version(apsw.sqlite_lib_version())
     if create:
         _create_file(path)
@@ -95,7 +142,10 @@ def open_writer(path: Path, *, create: bool) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     _check_owner(connection, path, create=create)
-    _set_pragmas(connection, _WRITER_PRAGMAS)
+    # Takes effect in an empty file alone; it lets pruning give pages back in small portions.
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
+    left_alone: dict[str, tuple[str, str | int]] = {} if checkpoints else {"wal_autocheckpoint": ("0", 0)}
+    _set_pragmas(connection, _WRITER_PRAGMAS | left_alone)
     _migrate(connection)
     fsync_directory(path.parent)
     return connection
@@ -147,7 +197,7 @@ def _check_owner(connection: apsw.Connection, path: Path, *, create: bool) -> No
         return
     if application_id != APPLICATION_ID:
         raise LedgerForeign(f"{path} is no ledger: its application id is {application_id:#x}")
-    if version > len(MIGRATIONS):
+    if not 1 <= version <= len(MIGRATIONS):
         raise LedgerForeign(f"{path} has schema {version}; this program knows them up to {len(MIGRATIONS)}")
 
 

@@ -1,4 +1,4 @@
-"""A start: from the ledger file to a pen that may write (DESIGN §6.3).
+"""A start: from the ledger file to a pen that may write, in its epoch or in a new one (DESIGN §4, §6.3).
 
 The head's checkpoint must be signed by this box and its root must be the tree's; the newest snapshot must
 have the digest that its record names, and the tail behind it must chain and replay. What is not checked
@@ -9,6 +9,7 @@ anchor (`ledger.boot`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -21,10 +22,11 @@ from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, leaf_hash
 from edgegw.core.records import Record, decode_record
 from edgegw.core.records import Snapshot as SnapshotRecord
 from edgegw.core.site import decode_site
-from edgegw.errors import LedgerCorrupt
-from edgegw.ledger.batch import Desk, Tip
+from edgegw.errors import Fenced, LedgerCorrupt
+from edgegw.ledger.anchor import LINEAGE
+from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.clock import BoxTime, Clock
-from edgegw.ledger.history import StoreHistory
+from edgegw.ledger.history import StoreHistory, gather_kept, kept_before, put_kept
 from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.rows import place_at
 from edgegw.ledger.store import Head, Image, Store
@@ -51,48 +53,24 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     box_digest: str
 
 
-def start(
-    store: Store,
-    own: Own,
-    *,
-    clock: Clock,
-    rules: Sequence[Rule],
-    budget: Budget,
-    room_for_payments: Callable[[], bool],
-    make_room: Callable[[], None],
-) -> Pen:
+class Ways(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pen decides with and by, besides its book."""
+
+    clock: Clock
+    rules: Sequence[Rule]
+    budget: Budget
+    room_for_payments: Callable[[], bool]
+    make_room: Callable[[], None]
+
+
+def start(store: Store, own: Own, ways: Ways) -> Pen:
     """Load the book, check it against the signed head, claim the head for this boot and journal the boot.
 
     Raises LedgerCorrupt where the file does not say what was signed.
     """
     store.own(bank=own.bank, box=own.box)
     book, tip, last = load(store, bank=own.bank, box=own.box, open_note=own.open_note)
-    if book.site_digest:
-        bundle = store.site(book.site_digest)
-        if bundle is None:
-            raise LedgerCorrupt(f"site bundle {book.site_digest} of the journal is not in the ledger")
-        book.use_site(decode_site(bundle.bundle))
-    last_wall_ns = 0 if last is None else last.wall_ns
-    desk = Desk(
-        store=store,
-        book=book,
-        tip=tip,
-        boot=own.boot,
-        clock=clock,
-        time=BoxTime(clock, last_at_ns=book.at_ns, last_wall_ns=last_wall_ns),
-        rules=rules,
-        budget=budget,
-        closed_for_payments=lambda: None,
-    )
-    pen = Pen(
-        desk,
-        sign=own.sign,
-        key_text=own.key_text,
-        version=own.version,
-        box_digest=own.box_digest,
-        room_for_payments=room_for_payments,
-        make_room=make_room,
-    )
+    pen = _pen(store, own, ways, book, tip, last)
     if tip.epoch:
         store.begin()
         store.claim_head(boot=own.boot)
@@ -101,35 +79,108 @@ def start(
     return pen
 
 
-def load(store: Store, *, bank: str, box: str, open_note: OpenNote) -> tuple[Book, Tip, Record | None]:
-    """The book, the tip and the last record; an empty book and epoch 0 for a ledger without a link."""
+def begin_epoch(store: Store, own: Own, ways: Ways, *, note: str, epoch: int, lineage: str = "") -> Pen:
+    """The pen of a new epoch: link, key and boot are its first records, allowances are zero; in one COMMIT
+    with the token that makes the ledger this box's newest (`Anchor.offer`; "" where there is no anchor).
+
+    What is here of earlier epochs answers repeats and is reversed as before. Raises what the disk raises.
+    """
+    heads = store.heads()
+    if heads and heads[-1].epoch >= epoch:
+        raise Fenced(f"epoch {epoch} does not follow epoch {heads[-1].epoch}")
+    kept = gather_kept(store)
+    book = Book(bank=own.bank, box=own.box, history=StoreHistory(store))
+    book.kept_before = kept
+    pen = _pen(store, own, ways, book, _NO_TIP, _latest(store, heads))
+
+    def first(batch: Batch) -> None:
+        if lineage:
+            store.put_meta(LINEAGE, lineage)
+        put_kept(store, kept)
+        pen.write_link(batch, note=note, epoch=epoch)
+
+    pen.commit_now(first)
+    return pen
+
+
+_NO_TIP: Final = Tip(0, FIRST_PREVIOUS, Frontier(), "")
+
+
+def _pen(store: Store, own: Own, ways: Ways, book: Book, tip: Tip, last: Record | None) -> Pen:
+    """last: the box's time goes on from there."""
+    at_ns, wall_ns = (0, 0) if last is None else (last.at_ns, last.wall_ns)
+    desk = Desk(
+        store=store,
+        book=book,
+        tip=tip,
+        boot=own.boot,
+        clock=ways.clock,
+        time=BoxTime(ways.clock, last_at_ns=at_ns, last_wall_ns=wall_ns),
+        rules=ways.rules,
+        budget=ways.budget,
+        closed_for_payments=lambda: None,
+    )
+    return Pen(
+        desk,
+        sign=own.sign,
+        key_text=own.key_text,
+        version=own.version,
+        box_digest=own.box_digest,
+        room_for_payments=ways.room_for_payments,
+        make_room=ways.make_room,
+    )
+
+
+def _latest(store: Store, heads: Sequence[Head]) -> Record | None:
+    """The last record of all epochs, by the box's own time; what this program cannot read does not count."""
+    latest: Record | None = None
+    for head in heads:
+        for entry in store.records(epoch=head.epoch, start=head.size - 1, limit=1, bytes_max=1):
+            with suppress(msgspec.MsgspecError):
+                record = decode_record(entry.body)
+                if latest is None or record.at_ns > latest.at_ns:
+                    latest = record
+    return latest
+
+
+def load(
+    store: Store, *, bank: str, box: str, open_note: OpenNote, behind: bool = False
+) -> tuple[Book, Tip, Record | None]:
+    """The book of the newest epoch, the tip and the last record; an empty book and epoch 0 for a ledger
+    without a link.
+
+    behind: the ledger is only read, its past may be on its way back; then records may be fewer than were
+    signed, and settings of the site that are not here are left out.
+    """
     history = StoreHistory(store)
     heads = store.heads()
     if not heads:
         book = Book(bank=bank, box=box, history=history)
-        return book, Tip(0, FIRST_PREVIOUS, Frontier(), ""), None
+        return book, _NO_TIP, None
     head = heads[-1]
-    _check_head(store, head, open_note)
+    _check_head(store, head, open_note, behind=behind)
     book, first, leaf = _from_snapshot(store, head, bank=bank, box=box)
+    book.kept_before = kept_before(store)
     last: Record | None = None
     for seq, stored_leaf, body in read_records(store, epoch=head.epoch, start=first, end=head.size):
         leaf = leaf_hash(leaf, body)
         if leaf != stored_leaf:
             raise LedgerCorrupt(f"record {head.epoch}/{seq} is not the one that was chained")
         last = _replayed(book, body, place=f"{head.epoch}/{seq}")
-    _use_site(book, store)
+    _use_site(book, store, behind=behind)
     frontier = frontier_at(head.size, store.node(head.epoch, head.size))
     return book, Tip(head.epoch, leaf, frontier, head.checkpoint), last
 
 
-def _check_head(store: Store, head: Head, open_note: OpenNote) -> None:
+def _check_head(store: Store, head: Head, open_note: OpenNote, *, behind: bool) -> None:
     try:
         checkpoint = open_note(head.epoch, head.checkpoint)
     except ValueError as problem:
         raise LedgerCorrupt(
             f"the head of epoch {head.epoch} has no checkpoint of this box: {problem}"
         ) from None
-    if (checkpoint.size, checkpoint.root) != (head.size, head.root):
+    covers_more = behind and checkpoint.size > head.size
+    if not covers_more and (checkpoint.size, checkpoint.root) != (head.size, head.root):
         raise LedgerCorrupt(f"the head of epoch {head.epoch} is not the one that its checkpoint signs")
     for beyond in store.records(epoch=head.epoch, start=head.size, limit=1, bytes_max=1):
         raise LedgerCorrupt(f"record {head.epoch}/{beyond.seq} stands behind the head that was signed")
@@ -166,11 +217,13 @@ def _check_image(store: Store, image: Image) -> None:
         raise LedgerCorrupt(f"the snapshot at {epoch}/{seq} has not the digest that its record names")
 
 
-def _use_site(book: Book, store: Store) -> None:
+def _use_site(book: Book, store: Store, *, behind: bool) -> None:
     """Let the book decide by the site that its journal has put in force."""
     if not book.site_version:
         return
     bundle = store.site(book.site_digest)
+    if bundle is None and behind:
+        return
     if bundle is None:
         raise LedgerCorrupt(f"site bundle {book.site_digest} of the journal is not in the ledger")
     book.use_site(decode_site(bundle.bundle))

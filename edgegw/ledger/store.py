@@ -16,6 +16,7 @@ import apsw
 
 from edgegw.core import tiles
 from edgegw.core.journal import FIRST_PREVIOUS, Node, leaf_hash, sm3
+from edgegw.core.pruned import Pruned
 from edgegw.core.tiles import Tile
 from edgegw.errors import (
     BrokenInvariant,
@@ -23,10 +24,12 @@ from edgegw.errors import (
     LedgerCorrupt,
     LedgerForeign,
     OutcomeUnknown,
+    RecordPruned,
     StorageFailed,
 )
 from edgegw.ledger import schema
 from edgegw.ledger.faults import Guard
+from edgegw.ledger.remains import PrunedTables
 from edgegw.ledger.rows import SEQ_MAX, Row, place_at, position_of
 
 __all__ = [
@@ -45,9 +48,12 @@ __all__ = [
 SNAPSHOTS_KEPT: Final = 2
 _FIND_WIDTHS: Final = (1, 8, 64, 256)
 """Lists of ids are padded to these lengths, so that few statements serve all batches and stay prepared."""
-_RECORD: Final = """SELECT r.client, r.id, r.position, r.body, r.leaf, before.leaf
+_RECORD: Final = """SELECT r.client, r.id, r.position, r.body, r.leaf, coalesce(before.leaf,
+        (SELECT hash FROM tile WHERE epoch = r.position >> 40 AND level = 0
+            AND number = (r.position & 1099511627775) - 1))
     FROM record r LEFT JOIN record before ON before.position = r.position - 1"""
-"""What `_proved` takes: a record with the leaf before its own."""
+"""What `_proved` takes: a record with the leaf before its own, which stays when its record is pruned. The
+numbers are `rows.SEQ_BITS` and `SEQ_MAX`."""
 _FIND: Final = {width: f"{_RECORD} WHERE r.id IN ({', '.join('?' * width)})" for width in _FIND_WIDTHS}
 _BY_IDENTITY: Final = "SELECT position FROM record INDEXED BY record_identity WHERE id = ? AND client = ?"
 _BY_ORIGINAL: Final = (
@@ -126,12 +132,16 @@ class Store:
         self._appended = 0
         self._end = -1
         self._commit_failed = False
+        self.pruned = PrunedTables(connection, self._guarded)
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False) -> Self:
-        """The writer of the ledger at path; hold `boot.LedgerLock` first. Raises OperatingError."""
+    def open(cls, path: Path, *, create: bool = False, checkpoints: bool = True) -> Self:
+        """The writer of the ledger at path; hold `boot.LedgerLock` first. Raises OperatingError.
+
+        Without `checkpoints` the WAL is somebody else's to move into the file (`ledger.checkpoints`).
+        """
         with Guard(_nothing):
-            return cls(path, schema.open_writer(path, create=create))
+            return cls(path, schema.open_writer(path, create=create, checkpoints=checkpoints))
 
     @classmethod
     def open_reader(cls, path: Path) -> Self:
@@ -304,12 +314,13 @@ class Store:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    def find(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-        """The bodies of the records of these identities, (client, id in hex); unknown ones are absent.
+    def find(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes | Pruned]:
+        """The bodies of the records of these identities, (client, id in hex), or what stays of them once they
+        are pruned; unknown ones are absent.
 
         As every reader of single records here, it raises LedgerCorrupt for bytes that were not chained.
         """
-        wanted, found = set(keys), {}
+        wanted, found = set(keys), dict[tuple[str, str], bytes | Pruned]()
         ids = [bytes.fromhex(identity) for _, identity in keys]
         with self._guarded():
             for start in range(0, len(ids), _FIND_WIDTHS[-1]):
@@ -320,6 +331,8 @@ class Store:
                     key = (row[0], row[1].hex())
                     if key in wanted:
                         found[key] = _proved(row)
+        if len(found) < len(wanted):
+            found |= self.pruned.find([key for key in keys if key not in found])
         return found
 
     def at(self, position: int) -> bytes | None:
@@ -333,6 +346,18 @@ class Store:
             rows = self._db.execute(f"{_RECORD} WHERE r.original = ? ORDER BY r.position", (original,))
             return [_proved(row) for row in rows]
 
+    def without_original(self, reason: str) -> Iterator[bytes]:
+        """The bodies of all payments' records that name no original and may give this reason, in order."""
+        words = f'"reason":"{reason}"'.encode()
+        with self._guarded():
+            rows = self._db.execute(
+                f"{_RECORD} WHERE r.type = 'transfer' AND r.original IS NULL AND instr(r.body, ?)"
+                " ORDER BY r.position",
+                (words,),
+            )
+            for row in rows:
+                yield _proved(row)
+
     def of_type(
         self, record_type: Literal["window", "directive"], *, after: int, limit: int
     ) -> list[tuple[int, bytes]]:
@@ -343,8 +368,18 @@ class Store:
             return [(row[2], _proved(row)) for row in self._db.execute(statement, (after, limit))]
 
     def records(self, *, epoch: int, start: int, limit: int, bytes_max: int) -> list[Entry]:
-        """Records of an epoch from seq `start`: at most `limit` and bytes_max of bodies, but one at least."""
-        return self._entries("record", epoch, start, limit, bytes_max)
+        """Records of an epoch from seq `start`: at most `limit` and bytes_max of bodies, but one at least.
+
+        Raises RecordPruned where the record at `start` is not here any more.
+        """
+        entries = self._entries("record", epoch, start, limit, bytes_max)
+        if start >= (horizon := self.pruned.horizon(epoch)):
+            return entries
+        # Of what was pruned the first few records stay: they prove keys.
+        held = [entry for place, entry in enumerate(entries, start) if entry.seq == place]
+        if not held:
+            raise RecordPruned(f"records {epoch}/{start} to {epoch}/{horizon - 1} were pruned")
+        return held
 
     def directives(self, *, incarnation: int, start: int, limit: int, bytes_max: int) -> list[Entry]:
         """Consecutive directives of an incarnation from seq `start`, bounded as `records` is."""
@@ -434,14 +469,18 @@ class Store:
         """The stored tiles of an epoch by level and number, for the full check."""
         with self._guarded():
             for row in self._db.execute(
-                "SELECT * FROM tile WHERE epoch = ? ORDER BY level, number", (epoch,)
+                "SELECT * FROM tile WHERE epoch = ? AND level > 0 ORDER BY level, number", (epoch,)
             ):
                 yield _whole(Tile, row)
 
     def counts(self) -> tuple[int, int, int, int]:
-        """Records, records under a head, directives, directives under a head; all at one moment."""
+        """Records, records under a head (both without the pruned ones), directives, directives under a head;
+        all at one moment."""
         row = self._row(
-            "SELECT (SELECT count(*) FROM record), (SELECT coalesce(sum(size), 0) FROM head),"
+            "SELECT (SELECT count(*) FROM record LEFT JOIN horizon ON epoch = position >> 40"
+            "   WHERE position & 1099511627775 >= coalesce(size, 0)),"
+            " (SELECT coalesce(sum(head.size - coalesce(horizon.size, 0)), 0)"
+            "   FROM head LEFT JOIN horizon USING (epoch)),"
             " (SELECT count(*) FROM directive), (SELECT coalesce(sum(size), 0) FROM directive_head)"
         )
         return (row[0], row[1], row[2], row[3])
@@ -503,6 +542,8 @@ class Store:
             values = (position_of(epoch=epoch, seq=start), position_of(epoch=epoch, seq=end))
         with self._guarded():
             hashes = [row[0] for row in self._db.execute(statement, values)]
+        if not level and len(hashes) < end - start:
+            hashes = self._leaves_that_stay(epoch, start, end) or hashes
         if not all(isinstance(value, bytes) for value in hashes):
             raise LedgerCorrupt(f"epoch {epoch} has hashes of level {level} from {start} that are none")
         if len(hashes) != max(0, end - start):
@@ -510,6 +551,19 @@ class Store:
                 f"epoch {epoch} has {len(hashes)} hashes of level {level} from {start}, not {end - start}"
             )
         return hashes
+
+    def _leaves_that_stay(self, epoch: int, start: int, end: int) -> list[bytes]:
+        """The leaves [start, end), those below the horizon too; [] if none of them is pruned, RecordPruned if
+        one is that did not stay."""
+        horizon = self.pruned.horizon(epoch)
+        if start >= horizon:
+            return []
+        known = self.pruned.leaves(epoch, start, min(end, horizon))
+        gone = next((seq for seq in range(start, min(end, horizon)) if seq not in known), None)
+        if gone is not None:
+            raise RecordPruned(f"record {epoch}/{gone} was pruned, and its leaf with it")
+        kept = [known[seq] for seq in range(start, min(end, horizon))]
+        return kept + (self._hashes(epoch, end, 0, horizon, end - horizon) if end > horizon else [])
 
 
 def _span(epoch: int, start: int) -> tuple[int, int]:

@@ -24,7 +24,6 @@ from edgegw.core.book import ReplayError
 from edgegw.core.decide import Funding, expiry
 from edgegw.core.exchange import Directives
 from edgegw.core.ledger import due
-from edgegw.core.messages import LinkNote
 from edgegw.core.records import (
     Boot,
     ClockStep,
@@ -162,6 +161,11 @@ class Pen:
         return self.desk.book.mode
 
     @property
+    def mode_reason(self) -> str:
+        """Why, as the journal says."""
+        return self.desk.book.mode_reason
+
+    @property
     def epoch(self) -> int:
         """The running epoch, 0 before the first link."""
         return self.desk.tip.epoch
@@ -180,7 +184,9 @@ class Pen:
         """Why no new payment is decided now, or None; repeats are answered all the same."""
         book = self.desk.book
         problem: OperatingError | None = None
-        if book.epoch == 0:
+        if isinstance(self.failure, OperatingError):
+            problem = self.failure
+        elif book.epoch == 0:
             problem = NotEnrolled("the box has no epoch yet")
         elif book.mode in _MODE_ERRORS:
             problem = _MODE_ERRORS[book.mode](f"the box is {book.mode}: {book.mode_reason}")
@@ -236,21 +242,13 @@ class Pen:
                 outcomes += answer
         return outcomes
 
-    async def link(self, note: str, link: LinkNote) -> None:
-        """Begin the epoch of this hub-signed link: link, key and boot are its first records, allowances
-        are zero."""
-
-        def run(batch: Batch) -> None:
-            if link.epoch <= batch.epoch:
-                raise Fenced(f"epoch {link.epoch} does not follow epoch {batch.epoch}")
-            if batch.epoch:
-                raise Behind("this box has an epoch; a later one starts on an empty ledger")
-            batch.begin_epoch(link.epoch)
-            batch.note_and_write(Link(**batch.head(), note=note))
-            batch.note_and_write(KeyIntroduced(**batch.head(), key=self._key_text))
-            self.write_boot(batch)
-
-        await self._submit(Job(run, alone=True))
+    def write_link(self, batch: Batch, *, note: str, epoch: int) -> None:
+        """Begin the epoch of this hub-signed link: link, key and boot are its first records. For
+        `commit_now` on a pen without an epoch (`ledger.start.begin_epoch`)."""
+        batch.begin_epoch(epoch)
+        batch.note_and_write(Link(**batch.head(), note=note))
+        batch.note_and_write(KeyIntroduced(**batch.head(), key=self._key_text))
+        self.write_boot(batch)
 
     def write_boot(self, batch: Batch) -> None:
         """The record of this start of the process."""
@@ -328,15 +326,14 @@ class Pen:
             previous = batch.book.durability
             if previous is not durability:
                 batch.note_and_write(
-                    DurabilityChanged(
-                        **batch.head(), durability=durability, previous=previous, reason=reason
-                    )
+                    DurabilityChanged(**batch.head(), durability=durability, previous=previous, reason=reason)
                 )
 
         await self._submit(Job(run))
 
     async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:
-        """Close the open window; its positions are in the record, and the next one is open."""
+        """Close the open window; its positions are in the record, and the next one is open. Raises
+        OutcomeUnknown when it is closed, but may not be told yet."""
 
         def run(batch: Batch) -> WindowClosed:
             book = batch.book
@@ -362,6 +359,10 @@ class Pen:
             batch.note_and_write(Operator(**batch.head(), operator=operator, action=action, detail=detail))
 
         await self._submit(Job(run))
+
+    async def work(self, run: Callable[[Batch], T]) -> T:
+        """Write a piece of the box's own work, in a batch for itself."""
+        return await self._submit(Job(run, alone=True))
 
     async def tick(self) -> None:
         """Expire holds whose time is up and note a step of the wall clock; called about once a second."""
@@ -395,6 +396,12 @@ class Pen:
     def close(self) -> None:
         """Take no more work; `run` ends when what waits is written."""
         self._closing = True
+        self._wake.set()
+
+    def give_up(self, why: OperatingError) -> None:
+        """Write nothing more: `run` ends after the COMMIT under way, and whoever waits hears why."""
+        if self.failure is None:
+            self.failure = why
         self._wake.set()
 
     async def _submit(self, job: Job[T]) -> T:

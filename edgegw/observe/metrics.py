@@ -24,6 +24,7 @@ GAUGES: Final[dict[str, str]] = {
     "edgegw_journal_records": "Records in the running epoch's journal.",
     "edgegw_cosigned_records": "Records of the running epoch that the centre has in its books.",
     "edgegw_waiting_records": "Records that the centre does not have yet.",
+    "edgegw_lacking_records": "Records of the box's own past that are still to come back.",
     "edgegw_stand_ins_waiting": "Payments cleared at the branch's risk that wait for the centre's word.",
     "edgegw_window": "The open clearing window's number.",
     "edgegw_site_version": "Version of the site's settings in force.",

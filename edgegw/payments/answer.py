@@ -14,8 +14,9 @@ import msgspec
 
 from edgegw.core.book import KEPT
 from edgegw.core.model import TransferFlags
+from edgegw.core.pruned import Pruned
 from edgegw.core.reasons import REASONS
-from edgegw.core.records import ClearedBy, Kind, Leg, Refusal, Transfer, place_text
+from edgegw.core.records import ClearedBy, Kind, Leg, Refusal, Request, Transfer, place_text
 
 
 class Outcome(enum.StrEnum):
@@ -57,7 +58,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     """Of a refusal: its code. Of a stand-in: why the branch stood in."""
     detail: str
-    """Of a refusal: what exactly was wrong."""
+    """Of a refusal: what exactly was wrong. Of a record that was pruned since: that the centre holds it."""
     transient: bool
     """Of a refusal: whether the same request under a new id may succeed later."""
     amount_minor: int
@@ -105,6 +106,37 @@ def answer_from(record: Transfer | Refusal) -> Answer:
         at_ns=record.at_ns,
         wall_ns=record.wall_ns,
         legs=tuple([_movement(leg) for leg in legs]),
+    )
+
+
+PRUNED: Final = "the record was pruned at this box; the centre holds it"
+
+
+def answer_from_pruned(pruned: Pruned, *, box: str, request: Request | None = None) -> Answer:
+    """The answer of a pruned record: decided as it was, without the legs that moved. request is the same one
+    sent again; without it what was original_id is "".
+    """
+    remains = pruned.remains
+    refused = remains.cleared_by is None
+    kept = remains.reason == KEPT
+    return Answer(
+        client=pruned.client,
+        id=pruned.id,
+        kind=remains.kind,
+        outcome=Outcome.REFUSED if refused else Outcome.KEPT if kept else Outcome.CLEARED,
+        cleared_by=remains.cleared_by,
+        reason=remains.reason,
+        detail=PRUNED,
+        transient=refused and REASONS[remains.reason].transient,
+        amount_minor=remains.amount_minor,
+        currency=remains.currency,
+        original_id="" if request is None else request.original_id,
+        window=remains.window,
+        box=box,
+        record=place_text(epoch=pruned.epoch, seq=pruned.seq),
+        at_ns=remains.at_ns,
+        wall_ns=remains.wall_ns,
+        legs=(),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from edgegw.core.journal import FIRST_PREVIOUS, consistency_proof, inclusion_proof
+from edgegw.core.pruned import Pruned
 from edgegw.core.records import (
     ConfirmDirective,
     DeclineDirective,
@@ -30,7 +31,8 @@ from edgegw.core.records import (
 )
 from edgegw.ledger.rows import place_at, position_of
 from edgegw.ledger.store import Store
-from edgegw.payments.answer import Answer, answer_from
+from edgegw.payments.answer import Answer, answer_from, answer_from_pruned
+from edgegw.payments.problems import Unanswered
 
 T = TypeVar("T")
 SCAN_MAX: Final = 10_000
@@ -129,26 +131,32 @@ class History:
     async def _read(self, read: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, read)
 
-    async def record(self, client: str, payment_id: str) -> Transfer | Refusal | None:
-        """The record of an identity."""
-        return await self._read(lambda: self._record(client, payment_id))
+    async def answer(self, client: str, payment_id: str) -> Answer | None:
+        """The first answer of an identity, or what is left of it where the record was pruned."""
+        return await self._read(lambda: self._answer(self._known(client, payment_id)))
 
-    def _record(self, client: str, payment_id: str) -> Transfer | Refusal | None:
-        body = self._records.find([(client, payment_id)]).get((client, payment_id))
-        record = None if body is None else decode_record(body)
+    def _known(self, client: str, payment_id: str) -> Transfer | Refusal | Pruned | None:
+        known = self._records.find([(client, payment_id)]).get((client, payment_id))
+        if known is None or isinstance(known, Pruned):
+            return known
+        record = decode_record(known)
         return record if isinstance(record, Transfer | Refusal) else None
 
-    async def answer(self, client: str, payment_id: str) -> Answer | None:
-        """The first answer of an identity."""
-        record = await self.record(client, payment_id)
-        return None if record is None else answer_from(record)
+    def _answer(self, known: Transfer | Refusal | Pruned | None) -> Answer | None:
+        if isinstance(known, Pruned):
+            return answer_from_pruned(known, box=self._records.meta("box") or "")
+        return None if known is None else answer_from(known)
 
     async def view(self, client: str, payment_id: str) -> PaymentView | None:
         """A payment's answer and what became of it."""
         return await self._read(lambda: self._view(client, payment_id))
 
     def _view(self, client: str, payment_id: str) -> PaymentView | None:
-        record = self._record(client, payment_id)
+        record = self._known(client, payment_id)
+        if isinstance(record, Pruned):
+            return PaymentView(
+                answer=answer_from_pruned(record, box=self._records.meta("box") or ""), events=()
+            )
         if record is None:
             return None
         later = [decode_record(body) for body in self._records.about(_position(record.epoch, record.seq))]
@@ -156,21 +164,23 @@ class History:
         return PaymentView(answer=answer_from(record), events=tuple(events))
 
     async def receipt(self, client: str, payment_id: str) -> Receipt | None:
-        """The receipt of an identity, proven against the newest checkpoint of its epoch."""
+        """The receipt of an identity, proven against the newest checkpoint of its epoch. Raises Unanswered
+        where its record was pruned."""
         return await self._read(lambda: self._receipt(client, payment_id))
 
     def _receipt(self, client: str, payment_id: str) -> Receipt | None:
         body = self._records.find([(client, payment_id)]).get((client, payment_id))
         if body is None:
             return None
+        if isinstance(body, Pruned):
+            place = place_text(epoch=body.epoch, seq=body.seq)
+            raise Unanswered("record_pruned", f"record {place} was pruned at this box; the centre proves it")
         record = decode_record(body)
         head = self._records.head(record.epoch)
         if head is None:
             return None
-        previous = FIRST_PREVIOUS
-        if record.seq:
-            previous = self._records.rows(epoch=record.epoch, start=record.seq - 1, limit=1)[0].leaf
         node = self._records.node(record.epoch, head.size)
+        previous = node(0, record.seq - 1) if record.seq else FIRST_PREVIOUS
         proof = inclusion_proof(record.seq, head.size, node)
         cosigned, note = self._records.cosignature(record.epoch) or (0, "")
         covered = record.seq < cosigned <= head.size

@@ -108,6 +108,12 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
     Problem(
         "window_not_open", 409, "That window is not the open one", "GET /v1/status names the open window."
     ),
+    Problem(
+        "record_pruned",
+        410,
+        "The record is older than what the box keeps",
+        "Ask the centre: it has the record and proves it.",
+    ),
     Problem("body_too_large", 413, "The body is too large", "Send at most the bytes that the detail names."),
     Problem(
         "unsupported_media_type",

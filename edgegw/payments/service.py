@@ -20,9 +20,9 @@ from edgegw.core.decide import Funding, Short
 from edgegw.core.records import Kind, Request, WindowClosed, parse_place
 from edgegw.core.site import Site
 from edgegw.errors import BrokenInvariant, OperatingError
-from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Undecided
+from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Recalled, Undecided
 from edgegw.payments import answer as answers
-from edgegw.payments.answer import Answer, answer_from
+from edgegw.payments.answer import Answer, answer_from, answer_from_pruned
 from edgegw.payments.history import History
 from edgegw.payments.problems import Unanswered
 
@@ -177,6 +177,10 @@ class Gateway:
         if self.book.site is None:
             return "the box has no settings of its site yet", "Let the box reach the hub once."
         return None
+
+    def use(self, pen: Pen, book: Book, line: Line) -> None:
+        """Go on with these: the ledger has begun a new epoch, or was closed."""
+        self.book, self._pen, self._line = book, pen, line
 
     def stop_admitting(self) -> None:
         """Take no new payments; those admitted are still answered."""
@@ -363,7 +367,12 @@ class Gateway:
     def _result(self, request: Request, outcome: Outcome) -> Decided | Unanswered:
         if isinstance(outcome, Decision):
             return Decided(answer_from(outcome.record), outcome.repeat)
-        if isinstance(outcome, Conflict):
+        if isinstance(outcome, Recalled):
+            return Decided(answer_from_pruned(outcome.pruned, box=self.box, request=outcome.request), True)
+        if isinstance(outcome, Conflict) and outcome.first is None:
+            message = f"id {request.id} was used before with other content, whose record was pruned here"
+            return Unanswered("id_reused", message, field="id", value=request.id)
+        if isinstance(outcome, Conflict) and outcome.first is not None:
             return reused(outcome.field, request, outcome.first)
         if isinstance(outcome, Undecided):
             return Unanswered(_CODES.get(outcome.code, "not_decided"), outcome.detail, hint=outcome.hint)

@@ -14,7 +14,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from edgegw.core import journal
 from edgegw.core.exchange import CARRIES_ON, VERDICT_EVENT, Event, next_mode
@@ -32,20 +32,20 @@ from edgegw.core.messages import (
     open_link,
 )
 from edgegw.core.records import Mode
-from edgegw.errors import Next, OperatingError
+from edgegw.errors import Behind, NewEpoch, Next, OperatingError
 from edgegw.uplink.asks import Asks, Outcome
 from edgegw.uplink.inbox import Inbox, answers
-from edgegw.uplink.outbox import EditedRecord, Outgoing, collect
+from edgegw.uplink.outbox import EditedRecord, Outgoing, collect, hand_back
 from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings, Pen
-from edgegw.uplink.session import Session, Wire, directives_head, open_session, opening
+from edgegw.uplink.rehydrate import Keeper, rehydrate
+from edgegw.uplink.session import Reopen, Session, Wire, directives_head, open_session, opening
 from edgegw.uplink.status import HINTS, LineStatus
+from edgegw.uplink.threads import in_thread
 from edgegw.uplink.transport import LineFault, Transport
 
 PACKAGE_BYTES_MIN: Final = 1 << 14
 """A line too slow for this much within one answer's time counts as down."""
 PACKAGE_BYTES_FIRST: Final = 1 << 18
-LINKS_MAX: Final = 2
-"""An opening is repeated so often because the hub gave a link."""
 DETAIL_LENGTH_MAX: Final = 200
 """Of what others said, in a mode's record."""
 
@@ -62,10 +62,6 @@ class Sources(NamedTuple):
     token: Callable[[int], bytes] = secrets.token_bytes
 
 
-class Reopen(Exception):
-    """The hub does not know this session; nothing is wrong with the line."""
-
-
 class Line:
     """The box's side of the line. `run` is the task; the rest is for the gateway service, the pen and the
     status."""
@@ -77,15 +73,21 @@ class Line:
         settings: LineSettings,
         source: Journal,
         pen: Pen,
+        keeper: Keeper | None = None,
+        link_waits: Callable[[], str] = lambda: "",
         tls: ssl.SSLContext | None = None,
         sources: Sources | None = None,
     ) -> None:
+        """keeper: takes the box's past back, for a ledger that is closed; no directive is applied to it then.
+        link_waits: why a new epoch must not begin yet, "" when it may; it is asked for again."""
         if not settings.addresses:
             raise ValueError("the line has no hub address; name at least one with its priority")
         self._identity = identity
         self._settings = settings
         self._source = source
         self._pen = pen
+        self._keeper = keeper
+        self._link_waits = link_waits
         self._sources = sources or Sources()
         self._transport = Transport(settings, tls=tls)
         self._wire = Wire(identity, self._transport)
@@ -100,13 +102,19 @@ class Line:
         self._hub_behind = False
         self._bytes_max = PACKAGE_BYTES_FIRST
         self._reading = asyncio.Lock()
+        self._lost_directives: LogHead | None = None
         self._moved = asyncio.Event()
         self._asked = asyncio.Event()
         self._better = asyncio.Event()
         self._started = asyncio.Event()
         self._fetch: asyncio.Task[None] | None = None
         started, reason = next_mode(pen.mode, Event.STARTED)
-        self.status = LineStatus(mode=started, reason=reason, since_ns=self._sources.now_ns())
+        if keeper is not None:
+            found = Event.FOUND_BEHIND if started is Mode.BEHIND else Event.FOUND_FORKED
+            reason = f"{found}: {pen.mode_reason}"
+        self.status = LineStatus(
+            mode=started, reason=reason, hint=HINTS.get(started, ""), since_ns=self._sources.now_ns()
+        )
 
     # --- for the gateway service and the pen ---
 
@@ -141,6 +149,11 @@ class Line:
         await self._started.wait()
         await self._happened(Event.RECORD_EDITED, problem)
 
+    async def accused(self, event: Event, detail: str) -> None:
+        """The mirror has found what the hub would have found: it counts, also while the line is down."""
+        await self._started.wait()
+        await self._happened(event, detail)
+
     def head_moved(self) -> None:
         """Tell the line that the journal grew: the pen calls it after each COMMIT, on the loop's thread."""
         self._moved.set()
@@ -148,8 +161,11 @@ class Line:
     # --- the task ---
 
     async def run(self) -> None:
-        """Keep the line up until cancelled; returns never. An error that is not the line's comes out of
-        here."""
+        """Keep the line up until cancelled; returns never.
+
+        Raises NewEpoch when the hub gives the box its next epoch, Behind when the hub finds the ledger of an
+        open pen behind, and whatever error is not the line's.
+        """
         try:
             heads = await self._read(self._source.heads)
             self._epoch = heads[-1].epoch if heads else 0
@@ -159,6 +175,7 @@ class Line:
             while True:
                 await self._turn_on(self._addresses[self._turn])
         finally:
+            self._asks.give_up()
             if self._fetch is not None:
                 self._fetch.cancel()
             await self._transport.close()
@@ -167,6 +184,8 @@ class Line:
         """One address, from its opening until it fails or a better one answers; then choose the next one."""
         try:
             session = await self._open(address)
+            while self._keeper is not None and await self._rehydrated(session, self._keeper):
+                session = await self._open(address)
             await self._talk(session)
             self._turn = 0
         except Reopen:
@@ -201,22 +220,20 @@ class Line:
     async def _read(self, read: Callable[[], _T]) -> _T:
         """Read the ledger in a worker thread; one at a time."""
         async with self._reading:
-            return await asyncio.to_thread(read)
+            return await in_thread(read)
 
     # --- opening ---
 
     async def _open(self, address: str) -> Session:
-        for _ in range(LINKS_MAX):
-            opened = await self._ask_opened(address)
-            if opened.verdict is Verdict.LINK:
-                await self._take_link(opened.link)
-            elif opened.verdict not in CARRIES_ON:
-                raise LineFault(f"{address}: the hub says {opened.verdict}: {opened.reason}")
-            else:
-                await self._take_verdict(opened.verdict, opened.reason)
-                self.status.address = address
-                return Session(self._wire, address, opened)
-        raise LineFault(f"{address}: the hub gives one link after the other")
+        opened = await self._ask_opened(address)
+        if opened.verdict is Verdict.LINK:
+            self._take_link(opened.link)
+        if opened.verdict not in CARRIES_ON:
+            raise LineFault(f"{address}: the hub says {opened.verdict}: {opened.reason}")
+        self._lost_directives = opened.directives
+        await self._take_verdict(opened.verdict, opened.reason)
+        self.status.address = address
+        return Session(self._wire, address, opened)
 
     async def _ask_opened(self, address: str) -> Opened:
         message = await self._read(lambda: opening(self._source, self._identity, self.mode))
@@ -224,17 +241,37 @@ class Line:
         nonce = self._sources.token(SESSION_BYTES)
         return await open_session(self._wire, address, message, nonce=nonce)
 
-    async def _take_link(self, note: str) -> None:
+    def _take_link(self, note: str) -> NoReturn:
+        """End in order: the next epoch has a pen and a line of its own (`ledger.start.begin_epoch`)."""
         link = open_link(note, self._identity.hub_key)
         expected = (self._identity.bank, self._identity.box, self._identity.epoch_key)
         if (link.bank, link.box, link.key) != expected or link.epoch <= self._epoch:
             raise ExchangeError(f"the link is for {link.bank}/{link.box} epoch {link.epoch} and another key")
-        if not await self._wrote(self._pen.link(note, link)):
-            raise LineFault(f"the link of epoch {link.epoch} waits: {self.status.pen_fault}")
-        self._epoch = link.epoch
-        await self._happened(Event.LINKED, f"epoch {link.epoch}")
+        waits = self._link_waits()
+        if waits:
+            raise LineFault(f"the link of epoch {link.epoch} waits: {waits}")
+        raise NewEpoch(f"the hub has given epoch {link.epoch}", note=note)
+
+    async def _rehydrated(self, session: Session, keeper: Keeper) -> bool:
+        """Whether something of the box's own past came back; then the hub is to judge again."""
+        if self.mode is not Mode.BEHIND and session.opened.verdict is not Verdict.BEHIND:
+            return False
+        try:
+            taken = await rehydrate(
+                session, keeper, mode=self.mode, lacking=self._is_lacking, bytes_max=self._bytes_max
+            )
+        except LineFault:
+            self._carries_less()
+            raise
+        return taken > 0
+
+    def _is_lacking(self, count: int) -> None:
+        self.status.lacking = count
 
     async def _take_verdict(self, verdict: Verdict, reason: str) -> None:
+        if verdict is Verdict.BEHIND and self._keeper is None:
+            # A record of it would be the beginning of a second history: the ledger is closed instead.
+            raise Behind(f"the hub says: {reason}")
         self._hub_behind = verdict is Verdict.HUB_BEHIND
         await self._happened(VERDICT_EVENT[verdict], reason)
 
@@ -283,13 +320,13 @@ class Line:
         self._asked.clear()
         self._moved.clear()
         outgoing, held = await self._outgoing(session)
-        beat = self._compose(session, outgoing, held)
+        beat = await self._compose(session, outgoing, held)
         before_ns = self._sources.now_ns()
         try:
             beaten = await session.beat(beat)
         except LineFault:
-            if beat.push is not None:
-                self._bytes_max = max(PACKAGE_BYTES_MIN, self._bytes_max // 2)
+            if beat.push is not None or beat.handed_back is not None:
+                self._carries_less()
             raise
         self._answered(session, beat, before_ns)
         if beaten.verdict is Verdict.REOPEN:
@@ -299,10 +336,13 @@ class Line:
         await self._take_verdict(beaten.verdict, beaten.reason)
         if beat.push is not None:
             await self._take_push_answer(session, beat.push, beaten)
+        if beat.handed_back is not None:
+            self._take_handed_back(session, beat.handed_back, beaten)
         waits_for_bundle = await self._take_directives(session, beaten, held)
         self._failures = self._rounds = self._reopens = 0
         left = outgoing.waiting - (len(beat.push.records) if beat.push else 0)
         self.status.waiting = left
+        self.status.epochs_at_fault = dict(outgoing.at_fault)
         more = (beaten.more and not waits_for_bundle) or left > 0
         if not more and beaten.verdict is Verdict.OK:
             await self._happened(Event.CAUGHT_UP)
@@ -312,6 +352,9 @@ class Line:
     def _may_push(self) -> bool:
         """After a fork or an edited record nothing leaves the box but its heartbeats."""
         return self.mode is not Mode.FORKED
+
+    def _carries_less(self) -> None:
+        self._bytes_max = max(PACKAGE_BYTES_MIN, self._bytes_max // 2)
 
     async def _outgoing(self, session: Session) -> tuple[Outgoing, HeldDirectives]:
         if self._may_push:
@@ -326,11 +369,21 @@ class Line:
             outgoing = Outgoing(None, 0)
         return outgoing, await self._read(self._source.directives)
 
-    def _compose(self, session: Session, outgoing: Outgoing, held: HeldDirectives) -> Beat:
+    async def _handed_back(self) -> Package | None:
+        """What the hub has directed and lost goes first: it cannot judge the records without."""
+        lost = self._lost_directives
+        if not self._hub_behind or lost is None:
+            return None
+        return await self._read(lambda: hand_back(self._source, lost, bytes_max=self._bytes_max))
+
+    async def _compose(self, session: Session, outgoing: Outgoing, held: HeldDirectives) -> Beat:
         directives = directives_head(held)
+        handed_back = await self._handed_back()
+        self.status.handing_back = handed_back is not None
         return Beat(
             directives=directives,
-            push=outgoing.package,
+            push=outgoing.package if handed_back is None else None,
+            handed_back=handed_back,
             asks=self._asks.to_send() if self.up else (),
             abandoned=self._asks.abandoned(),
             directives_cosignature=self._cosign(directives) if directives != session.told_directives else "",
@@ -374,7 +427,9 @@ class Line:
     async def _take_push_answer(self, session: Session, push: Package, beaten: Beaten) -> None:
         verdict, head = beaten.push, beaten.journal
         if verdict is PackageVerdict.FORK:
-            await self._happened(Event.FOUND_FORKED, beaten.push_reason)
+            session.held.pop(push.number)
+            if push.number == self._epoch:
+                await self._happened(Event.FOUND_FORKED, beaten.push_reason)
             return
         if verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE, PackageVerdict.GAP):
             raise LineFault(f"{session.address}: push refused, {verdict}: {beaten.push_reason}")
@@ -389,6 +444,15 @@ class Line:
         self.status.pushed_records += head.size - before
         if beaten.cosignature:
             await self._keep_cosignature(head, beaten.cosignature)
+
+    def _take_handed_back(self, session: Session, package: Package, beaten: Beaten) -> None:
+        held = beaten.incarnation
+        if held is None or (held.number, held.size) < (package.number, package.size):
+            raise LineFault(
+                f"{session.address}: the hub does not take back its directives from"
+                f" {package.number}/{package.old_size} on: {beaten.reason or 'no reason given'}"
+            )
+        self._lost_directives = held
 
     async def _keep_cosignature(self, head: LogHead, note: str) -> None:
         who = self._identity
@@ -406,7 +470,7 @@ class Line:
         """Hand what can be applied to the pen; whether the rest waits for a bundle (or for room on the
         disk)."""
         package = beaten.directives
-        if package is None:
+        if package is None or self._keeper is not None:
             return False
         taken = await asyncio.to_thread(self._inbox.take, package, held)
         if taken.missing:
@@ -444,7 +508,7 @@ class Line:
             self.status.mode, self.status.reason = mode, text
             self.status.hint = HINTS.get(mode, "")
             self.status.since_ns = self._sources.now_ns()
-        if self._epoch and self._pen.mode is not mode:
+        if (self._epoch or self._keeper is not None) and self._pen.mode is not mode:
             await self._wrote(self._pen.change_mode(mode, self.status.reason))
 
     async def _wrote(self, writing: Awaitable[None]) -> bool:

@@ -1,4 +1,5 @@
-"""What the hub lacks of the journal: read, checked, packed. Nothing that was changed by hand leaves the box.
+"""What the hub lacks of the journal, and of its own directives where it has lost them: read, checked, packed.
+Nothing that was changed by hand leaves the box.
 
 Runs in a worker thread over committed state. Each record is hashed again from the leaf before it, compared
 with what is stored beside it, and the root that these leaves give must lead to the head that the box has
@@ -12,8 +13,8 @@ from typing import NamedTuple
 
 from edgegw.core import journal
 from edgegw.core.exchange import frontier_at
-from edgegw.core.messages import PACKAGE_RECORDS_MAX, LogHead, Package
-from edgegw.uplink.ports import Head, Journal
+from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
+from edgegw.uplink.ports import Head, HeldDirectives, Journal
 
 
 class EditedRecord(Exception):
@@ -25,25 +26,90 @@ class Outgoing(NamedTuple):
 
     package: Package | None
     waiting: int
+    at_fault: Mapping[int, str] = {}
+    """Earlier epochs of which nothing is sent, and why."""
 
 
 def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> Outgoing:
     """The next package for a hub that holds so much of each epoch, the oldest first; raises EditedRecord.
 
-    An epoch that `held` does not name is not wanted: the hub has sealed it, or does not know it.
+    An epoch that `held` does not name is not wanted: the hub has closed it, or does not know it. An edited
+    record of an earlier epoch holds back that epoch alone: what was wrong with it is why there is a newer
+    one. Of an epoch that is still coming back here, nothing is sent before its end is.
     """
     package, waiting = None, 0
-    for head in source.heads():
+    at_fault: dict[int, str] = {}
+    heads = source.heads()
+    for head in heads:
         have = held.get(head.epoch)
-        if have is None or have.size >= head.size:
+        if have is None or have.size >= head.size or _ends_early(head):
             continue
-        waiting += head.size - have.size
         if package is None:
-            package = _pack(source, head, have, bytes_max)
-    return Outgoing(package, waiting)
+            try:
+                package = pack(source, head, have, bytes_max)
+            except EditedRecord as problem:
+                if head is heads[-1]:
+                    raise
+                at_fault[head.epoch] = str(problem)
+                continue
+        waiting += head.size - have.size
+    return Outgoing(package, waiting, at_fault)
 
 
-def _pack(source: Journal, head: Head, have: LogHead, bytes_max: int) -> Package:
+def _ends_early(head: Head) -> bool:
+    """Whether fewer records are here than the head's note covers."""
+    try:
+        return journal.parse_checkpoint(head.checkpoint)[0].size > head.size
+    except journal.NoteError:
+        return False
+
+
+def hand_back(source: Journal, held: LogHead, *, bytes_max: int) -> Package | None:
+    """The next package of the hub's own directives for a hub that holds only so much of them; None when it
+    lacks none, or holds others."""
+    for end in source.incarnations():
+        if end.incarnation < held.number:
+            continue
+        start = held.size if end.incarnation == held.number else 0
+        if start < end.frontier.size:
+            return _pack_directives(source, end, start, bytes_max)
+    return None
+
+
+def _pack_directives(source: Journal, end: HeldDirectives, start: int, bytes_max: int) -> Package:
+    rows = source.directive_records(
+        incarnation=end.incarnation, start=start, limit=PACKAGE_RECORDS_MAX, bytes_max=bytes_max
+    )
+    rows = rows[: end.frontier.size - start]
+    leaves = _directive_leaves(source, end)
+    node, stop = journal.nodes_of(leaves), start + len(rows)
+    return Package(
+        number=end.incarnation,
+        old_size=start,
+        records=tuple(body for _, _, body in rows),
+        root=frontier_at(stop, node).root(),
+        checkpoint=end.checkpoint,
+        proof=tuple(journal.consistency_proof(stop, len(leaves), node)),
+    )
+
+
+def _directive_leaves(source: Journal, end: HeldDirectives) -> list[bytes]:
+    """All leaves of an incarnation: handing back is rare, and the log is short beside a journal."""
+    leaves: list[bytes] = []
+    while len(leaves) < end.frontier.size:
+        rows = source.directive_records(
+            incarnation=end.incarnation,
+            start=len(leaves),
+            limit=PACKAGE_RECORDS_MAX,
+            bytes_max=PACKAGE_BYTES_MAX,
+        )
+        if not rows:
+            raise EditedRecord(f"directive {end.incarnation}/{len(leaves)} is missing")
+        leaves += [leaf for _, leaf, _ in rows]
+    return leaves[: end.frontier.size]
+
+
+def pack(source: Journal, head: Head, have: LogHead, bytes_max: int) -> Package:
     node = source.node(epoch=head.epoch, size=head.size)
     frontier = frontier_at(have.size, node)
     if have.size and frontier.root() != have.root:

@@ -12,7 +12,7 @@ import msgspec
 
 from edgegw.core import journal
 from edgegw.core.exchange import Directives
-from edgegw.core.messages import LinkNote, SigningKey, VerifyingKey
+from edgegw.core.messages import SigningKey, VerifyingKey
 from edgegw.core.records import Mode
 
 
@@ -64,6 +64,16 @@ class Journal(Protocol):
         """How far the directives are applied; incarnation 0 and an empty frontier before the first."""
         ...
 
+    def incarnations(self) -> Sequence[HeldDirectives]:
+        """The same of every incarnation that the box has applied any of, oldest first."""
+        ...
+
+    def directive_records(
+        self, *, incarnation: int, start: int, limit: int, bytes_max: int
+    ) -> Sequence[tuple[int, bytes, bytes]]:
+        """As `records`, of the hub's log."""
+        ...
+
 
 class Pen(Protocol):
     """The ledger's only writer, on the loop. Each call returns once what it wrote is on disk."""
@@ -73,8 +83,9 @@ class Pen(Protocol):
         """The mode that the journal says; OFFLINE before the first link."""
         ...
 
-    async def link(self, note: str, link: LinkNote) -> None:
-        """Begin the epoch of this hub-signed link: its `link` record is the first one."""
+    @property
+    def mode_reason(self) -> str:
+        """Why, in its words."""
         ...
 
     async def change_mode(self, mode: Mode, reason: str) -> None:

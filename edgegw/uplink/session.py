@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from edgegw.core.exchange import CARRIES_ON
 from edgegw.core.messages import (
     SESSION_BYTES,
@@ -27,6 +29,10 @@ from edgegw.core.messages import (
 from edgegw.core.records import Mode
 from edgegw.uplink.ports import HeldDirectives, Identity, Journal
 from edgegw.uplink.transport import Transport
+
+
+class Reopen(Exception):
+    """The other side does not know this session; nothing is wrong with the line."""
 
 
 class Wire:
@@ -110,7 +116,23 @@ def opening(source: Journal, identity: Identity, mode: Mode) -> Open:
         cosignature=source.cosignature(epoch) if epoch else "",
         directives=directives_head(directives),
         directives_note=directives.checkpoint,
+        link=_link(source, epoch) if epoch else "",
     )
+
+
+class _FirstRecord(msgspec.Struct):
+    """What an epoch's first record says of its link."""
+
+    note: str = ""
+
+
+def _link(source: Journal, epoch: int) -> str:
+    """The hub-signed link of an epoch, "" where its first record has none."""
+    rows = source.records(epoch=epoch, start=0, limit=1, bytes_max=1)
+    try:
+        return msgspec.json.decode(rows[0][2], type=_FirstRecord).note if rows else ""
+    except msgspec.MsgspecError:
+        return ""
 
 
 def directives_head(directives: HeldDirectives) -> LogHead:

@@ -33,6 +33,12 @@ class LineStatus(msgspec.Struct, kw_only=True):
     round_trip_ns: int = 0
     waiting: int = 0
     """Records that the hub lacks."""
+    lacking: int = 0
+    """Records of the box's own past that the other side holds and that have not come back yet."""
+    handing_back: bool = False
+    """Whether the hub is being given back directives that it has lost."""
+    epochs_at_fault: dict[int, str] = {}
+    """Earlier epochs of which nothing more is sent, and why."""
     pushed_records: int = 0
     directives_applied: int = 0
     sent_bytes: int = 0

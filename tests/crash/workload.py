@@ -17,7 +17,7 @@ from edgegw.core.decide import Funding
 from edgegw.core.records import Kind, Mode, Request, Transfer
 from edgegw.ledger.boot import Opened, open_ledger
 from edgegw.ledger.outcomes import Budget, Decision, Outcome
-from edgegw.ledger.start import start
+from edgegw.ledger.start import Ways, start
 from edgegw.ledger.writer import Pen, take_snapshot
 from tests.ledger.running_box import KEY, TestClock, enrol, own, payment
 
@@ -39,11 +39,13 @@ def start_pen(opened: Opened, clock: TestClock, *, boot: str, key: SigningKey = 
     return start(
         opened.store,
         own(boot, key),
-        clock=clock,
-        rules=(),
-        budget=Budget(burst=10**6, per_second=10**6),
-        room_for_payments=lambda: True,
-        make_room=lambda: None,
+        Ways(
+            clock=clock,
+            rules=(),
+            budget=Budget(burst=10**6, per_second=10**6),
+            room_for_payments=lambda: True,
+            make_room=lambda: None,
+        ),
     )
 
 

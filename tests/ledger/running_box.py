@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,10 +15,9 @@ from edgegw.access.sm2 import PrivateKey
 from edgegw.core import journal
 from edgegw.core.exchange import Directives, SiteBundle
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, leaf_hash
-from edgegw.core.messages import LinkNote
 from edgegw.core.records import GrantDirective, Kind, Mode, Request, SiteDirective, encode
 from edgegw.ledger.outcomes import Budget
-from edgegw.ledger.start import Own, start
+from edgegw.ledger.start import Own, Ways, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
 from tests.core.box import SITE
@@ -80,7 +80,7 @@ def open_pen(directory: Path, clock: TestClock, *, boot: str = "boot-1", **optio
         "make_room": lambda: None,
         **options,
     }
-    return start(store, own(boot), clock=clock, **wanted)  # type: ignore[arg-type]
+    return start(store, own(boot), Ways(clock=clock, **wanted))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -97,9 +97,7 @@ async def running(pen: Pen) -> AsyncIterator[Pen]:
 
 async def enrol(pen: Pen, *, granted_minor: int = 5_000) -> None:
     """The epoch's link, the site, and money for anna."""
-    await pen.link(
-        "the link", LinkNote(bank="demo", box="box-1", epoch=1, key="", old_epoch=0, old_size=0, old_root="")
-    )
+    pen.commit_now(partial(pen.write_link, note="the link", epoch=1))
     head = {"v": 1, "bank": "demo", "box": "box-1", "incarnation": 1, "wall_ns": 0}
     site = SiteDirective(**head, seq=0, version=1, digest=DIGEST, bytes=len(BUNDLE))  # type: ignore[arg-type]
     grant = GrantDirective(**head, seq=1, account_id="anna", currency="CNY", amount_minor=granted_minor)  # type: ignore[arg-type]

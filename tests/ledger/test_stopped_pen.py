@@ -7,9 +7,9 @@ import apsw
 import pytest
 
 from edgegw.core.decide import Funding
-from edgegw.core.messages import LinkNote
 from edgegw.errors import HeadMoved, LedgerCorrupt
 from edgegw.ledger.store import Store
+from edgegw.ledger.writer import Job, take_snapshot
 from tests.ledger.running_box import TestClock, enrol, open_pen, payment
 
 PATIENCE_S = 10
@@ -26,8 +26,7 @@ async def test_what_waits_behind_a_failed_commit_is_answered_and_the_pen_ends(tm
     other.commit()
     other.close()
     fails = asyncio.create_task(pen.decide("till", [payment(1)], Funding(line_up=True)))
-    note = LinkNote(bank="demo", box="box-1", epoch=2, key="", old_epoch=1, old_size=0, old_root="")
-    waits = asyncio.create_task(pen.link("a batch of its own", note))
+    waits = asyncio.create_task(pen._submit(Job(take_snapshot, alone=True)))
     _, unanswered = await asyncio.wait({fails, waits, writing}, timeout=PATIENCE_S)
     assert unanswered == set()
     for task in (fails, waits):

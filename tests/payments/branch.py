@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from edgegw.access.sm2 import PrivateKey
 from edgegw.access.tokens import mint_token, public_key_text
 from edgegw.core import journal
 from edgegw.core.exchange import Directives, SiteBundle
-from edgegw.core.messages import LinkNote
 from edgegw.core.records import (
     Account,
     ConfirmDirective,
@@ -37,7 +37,7 @@ from edgegw.core.records import (
 )
 from edgegw.core.site import ClientRule, CurrencyRule, Site, StandInRule
 from edgegw.ledger.outcomes import Budget
-from edgegw.ledger.start import Own, start
+from edgegw.ledger.start import Own, Ways, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
 from edgegw.observe.metrics import Metrics
@@ -108,11 +108,13 @@ class Branch:
         self.pen: Pen = start(
             self.store,
             own,
-            clock=MachineClock(),
-            rules=(),
-            budget=Budget(burst=refusals, per_second=1),
-            room_for_payments=lambda: self.room,
-            make_room=lambda: None,
+            Ways(
+                clock=MachineClock(),
+                rules=(),
+                budget=Budget(burst=refusals, per_second=1),
+                room_for_payments=lambda: self.room,
+                make_room=lambda: None,
+            ),
         )
         self.book = self.pen.desk.book
         self.centre = Centre(self)
@@ -136,11 +138,8 @@ class Branch:
         return self.key.seal(journal.Checkpoint(origin, size, root).body())
 
     async def open(self, options: HttpOptions | None = None) -> None:
+        self.pen.commit_now(partial(self.pen.write_link, note="note", epoch=1))
         self._wake = asyncio.create_task(self.pen.run())
-        link = LinkNote(
-            bank=BANK, box=BOX, epoch=1, key=self.key.public.text(), old_epoch=0, old_size=0, old_root=""
-        )
-        await self.pen.link("note", link)
         await self.use_site(self.site())
         await self.pen.change_mode(Mode.ACTIVE, "test")
         self.server = await start_http(self.gateway, options or HttpOptions(port=0))

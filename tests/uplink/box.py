@@ -8,9 +8,9 @@ import msgspec
 from edgegw.access.keys import SigningKey
 from edgegw.core import journal
 from edgegw.core.exchange import Directives
-from edgegw.core.messages import LinkNote
+from edgegw.core.messages import LogHead, Package, open_link
 from edgegw.core.records import GrantDirective, Mode, SiteDirective, decode_directive
-from edgegw.errors import StorageBusy
+from edgegw.errors import Behind, NewEpoch, StorageBusy
 from edgegw.uplink.line import Line, Sources
 from edgegw.uplink.ports import Head, HeldDirectives, Identity, LineSettings
 from tests.core.authors import BANK, BOX, Author, new_key
@@ -25,6 +25,39 @@ FAST = LineSettings(
     failback_ms=20,
     backoff_ms_max=40,
 )
+
+
+class MemoryKeeper:
+    """The box's journal while it is closed: takes back what comes, remembers the mode."""
+
+    def __init__(self, box: "MemoryBox", reason: str) -> None:
+        self.box = box
+        self.mode = Mode.BEHIND
+        self.mode_reason = reason
+        self.completed = 0
+
+    async def change_mode(self, mode: Mode, reason: str) -> None:
+        self.mode, self.mode_reason = mode, reason
+
+    async def apply_directives(self, directives: Directives) -> None:
+        raise AssertionError("a closed ledger applies nothing")
+
+    async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
+        self.box.cosignatures[epoch] = note
+
+    def held(self, epoch: int) -> LogHead:
+        return self.box.epochs[epoch].head() if epoch in self.box.epochs else LogHead(epoch)
+
+    def take(self, package: Package) -> LogHead:
+        log = self.box.epochs.setdefault(package.number, Author(self.box.epoch_key, number=package.number))
+        assert package.old_size == len(log.bodies)
+        for body in package.records:
+            log.append_body(body)
+            self.box.columns.setdefault(package.number, []).append(msgspec.json.decode(body)["type"])
+        return log.head()
+
+    def complete(self) -> None:
+        self.completed += 1
 
 
 class MemoryBox:
@@ -50,16 +83,22 @@ class MemoryBox:
         self.mode = Mode.OFFLINE
         self.busy = 0
         """So many more writes fail before they change anything."""
+        self.directive_rows: list[tuple[int, bytes, bytes]] = []
+        """Of the one incarnation."""
+        self.keeper: MemoryKeeper | None = None
+        self.addresses, self.settings = addresses, settings
         self._directives = HeldDirectives(0, journal.Frontier(), journal.FIRST_PREVIOUS, "")
         if addresses:
             self.line = self.new_line(*addresses, **settings)
 
     def new_line(self, *addresses: str, **settings: Any) -> Line:
+        self.addresses, self.settings = addresses, settings
         return Line(
             identity=self.identity,
             settings=msgspec.structs.replace(FAST, addresses=tuple(enumerate(addresses)), **settings),
             source=self,
-            pen=self,
+            pen=self if self.keeper is None else self.keeper,
+            keeper=self.keeper,
             sources=Sources(chance=lambda: 0.0),
         )
 
@@ -73,6 +112,25 @@ class MemoryBox:
         self.log.append_body(self.log.body("", type=kind, **fields))
         self.columns[self.log.number].append(kind)
         self.line.head_moved()
+
+    async def run(self) -> None:
+        """The line, from one epoch to the next; what a closed ledger is beside it is in `self.keeper`."""
+        while True:
+            try:
+                await self.line.run()
+            except NewEpoch as given:
+                self.begin(given.note)
+            except Behind as found:
+                self.keeper = MemoryKeeper(self, str(found))
+            self.line = self.new_line(*self.addresses, **self.settings)
+
+    def begin(self, note: str) -> None:
+        """The first record of a new epoch."""
+        epoch = open_link(note, self.identity.hub_key).epoch
+        self.epochs[epoch] = Author(self.epoch_key, number=epoch)
+        self.columns[epoch] = []
+        self.keeper, self.mode = None, Mode.OFFLINE
+        self.write("link", note=note)
 
     # --- Journal
 
@@ -108,12 +166,19 @@ class MemoryBox:
     def directives(self) -> HeldDirectives:
         return self._directives
 
+    def incarnations(self) -> Sequence[HeldDirectives]:
+        return [self._directives] if self._directives.incarnation else []
+
+    def directive_records(
+        self, *, incarnation: int, start: int, limit: int, bytes_max: int
+    ) -> Sequence[tuple[int, bytes, bytes]]:
+        return self.directive_rows[start : start + limit]
+
     # --- Pen
 
-    async def link(self, note: str, link: LinkNote) -> None:
-        self.epochs[link.epoch] = Author(self.epoch_key, number=link.epoch)
-        self.columns[link.epoch] = []
-        self.write("link", note=note)
+    @property
+    def mode_reason(self) -> str:
+        return self.modes[-1][1] if self.modes else ""
 
     def _busy(self) -> None:
         if self.busy:
@@ -132,6 +197,8 @@ class MemoryBox:
             outcome = self._apply(body, directives)
             self.applied.append((msgspec.json.decode(body)["type"], outcome))
             self.write("directive", directive=msgspec.Raw(body), outcome=outcome)
+        rows = zip(directives.leaves, directives.bodies, strict=True)
+        self.directive_rows += [(directives.start + n, leaf, body) for n, (leaf, body) in enumerate(rows)]
         self._directives = HeldDirectives(
             directives.incarnation, directives.frontier, directives.leaves[-1], directives.checkpoint
         )

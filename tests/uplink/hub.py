@@ -12,7 +12,7 @@ from aiohttp import web
 
 from edgegw.access.keys import VerifyingKey
 from edgegw.core import journal
-from edgegw.core.exchange import HubView, Session, judge_message, judge_open, judge_push, same_link
+from edgegw.core.exchange import HeldEpoch, HubView, Session, judge_message, judge_open, judge_push, same_link
 from edgegw.core.messages import (
     EXCHANGE_PATH,
     MESSAGE_BYTES_MAX,
@@ -60,6 +60,17 @@ class MemoryHub:
         self.pushes: list[PackageVerdict] = []
         self.released = False
         self.superseded = False
+        self.readers: dict[int, Reader] = {}
+        """Of every epoch that was issued; `reader` is the newest one's."""
+        self.keys: dict[int, str] = {}
+        self.notes: dict[int, str] = {}
+        """The box's newest signed head of each epoch."""
+        self.closed: set[int] = set()
+        """Epochs that are not pushed any more."""
+        self.pulled = 0
+        self.pull_records = 3
+        """A package that goes back carries so many."""
+        self.handed_back: list[Package] = []
         self.verdict = Verdict.OK
         self.tamper: Callable[[Package], Package] = lambda package: package
 
@@ -73,6 +84,11 @@ class MemoryHub:
             directives_root_at=self.directives.root,
             superseded=self.superseded,
             release=self.released,
+            others=tuple(
+                HeldEpoch(reader.held().head, reader.roots.get)
+                for epoch, reader in sorted(self.readers.items())
+                if epoch != self.epoch
+            ),
         )
 
     def opened(self, message: Open) -> Opened:
@@ -87,8 +103,16 @@ class MemoryHub:
             verdict=verdict,
             reason=reason,
             session=token,
-            journals=(self.reader.held().head,) if self.epoch else (),
+            journals=self._heads(closed=False),
+            closed=self._heads(closed=True),
             directives=self.directives.head(),
+        )
+
+    def _heads(self, *, closed: bool) -> tuple[LogHead, ...]:
+        return tuple(
+            self.readers[epoch].held().head
+            for epoch in sorted(self.readers)
+            if (epoch in self.closed) is closed
         )
 
     def _link(self, message: Open) -> str:
@@ -96,7 +120,8 @@ class MemoryHub:
         if not same_link(message, self.view()):
             self.epoch += 1
             self.epoch_key, self.released = message.key, False
-            self.reader = Reader(self.epoch)
+            self.reader = self.readers[self.epoch] = Reader(self.epoch)
+            self.keys[self.epoch] = message.key
         link = LinkNote(
             bank=BANK,
             box=BOX,
@@ -120,16 +145,50 @@ class MemoryHub:
         pushed = self._take_push(beat.push) if beat.push else {}
         for ask in beat.asks:
             self._answer(ask)
-        return Beaten(verdict=self.verdict, directives=self._give(beat.directives), **pushed)
+        if beat.handed_back is not None:
+            pushed["incarnation"] = self._take_back(beat.handed_back)
+        return Beaten(
+            verdict=self.verdict,
+            directives=self._give(beat.directives),
+            pulled=self._give_back(beat.pull) if beat.pull else None,
+            **pushed,
+        )
+
+    def _give_back(self, held: LogHead) -> Package | None:
+        """The box's own journal after what it has, where that is a beginning of it."""
+        reader = self.readers[held.number]
+        end = min(held.size + self.pull_records, len(reader.bodies))
+        mine = reader.frontier.root() if held.size == len(reader.bodies) else _root(reader, held.size)
+        if held.size >= len(reader.bodies) or (held.size and mine != held.root):
+            return None
+        self.pulled += 1
+        node = journal.nodes_of(reader.leaves)
+        return Package(
+            number=held.number,
+            old_size=held.size,
+            records=tuple(reader.bodies[held.size : end]),
+            root=_root(reader, end),
+            checkpoint=self.notes[held.number],
+            proof=tuple(journal.consistency_proof(end, len(reader.leaves), node)),
+        )
+
+    def _take_back(self, package: Package) -> LogHead:
+        self.handed_back.append(package)
+        log = self.directives
+        if package.number == log.number and package.old_size == len(log.bodies):
+            for body in package.records:
+                log.append_body(body)
+        return log.head()
 
     def _take_push(self, package: Package) -> dict[str, Any]:
-        key = VerifyingKey.parse(self.epoch_key)
-        judged = judge_push(package, self.reader.held(), bank=BANK, box=BOX, key=key)
+        key, reader = VerifyingKey.parse(self.keys[package.number]), self.readers[package.number]
+        judged = judge_push(package, reader.held(), bank=BANK, box=BOX, key=key)
         self.pushes.append(judged.verdict)
         cosignature = ""
         if judged.verdict is PackageVerdict.ACCEPTED:
-            self.reader.keep(judged)
-            origin = journal.journal_origin(bank=BANK, box=BOX, epoch=self.epoch)
+            reader.keep(judged)
+            self.notes[package.number] = package.checkpoint
+            origin = journal.journal_origin(bank=BANK, box=BOX, epoch=package.number)
             checkpoint = journal.Checkpoint(origin, judged.head.size, judged.head.root)
             cosignature = self.key.cosign(checkpoint, time_s=1)
         return {
@@ -188,6 +247,12 @@ class MemoryHub:
         if start == stop or not self.reader.bodies:
             return None
         return self.tamper(self.directives.package(start, stop))
+
+
+def _root(reader: Reader, size: int) -> bytes:
+    frontier = journal.Frontier()
+    frontier.extend(reader.leaves[:size])
+    return frontier.root()
 
 
 class HubServer:

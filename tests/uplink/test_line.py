@@ -56,7 +56,7 @@ async def start(hub: MemoryHub, servers: list[HubServer]) -> AsyncIterator[Start
             hub.box_key = box.identity.key.public
         else:
             box.line = box.new_line(*addresses, **settings)
-        tasks.append(asyncio.create_task(box.line.run()))
+        tasks.append(asyncio.create_task(box.run()))
         return box
 
     yield started
@@ -479,7 +479,7 @@ async def test_a_hub_that_lost_what_it_cosigned_gets_it_back_and_grants_nothing_
     await synced(box, hub)
     await servers[0].stop()
     await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
-    hub.reader = type(hub.reader)()
+    hub.reader = hub.readers[1] = type(hub.reader)()
     await servers[0].start()
     await until(lambda: hub.reader.bodies[:2] == box.log.bodies[:2], "the records to come back")
     assert hub.opens[-1].cosignature
