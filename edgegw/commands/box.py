@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -21,7 +21,11 @@ from edgegw.commands import (
 from edgegw.commands.ledger import open_reader, read_book
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import Box, load_box
+from edgegw.core.records import UNREADABLE
 from edgegw.errors import OperatingError
+
+if TYPE_CHECKING:
+    from edgegw.app import RunningBox
 
 ANSWER_TIMEOUT_S = 5.0
 
@@ -144,11 +148,8 @@ def _report(box: Box, token: str) -> Report:
 
 def _ask_running(directory: Path, token: str, report: Report) -> None:
     """Add what the running box says, if there is one."""
-    from edgegw.app import RUNNING_NAME, RunningBox
-
-    try:
-        running = msgspec.json.decode((directory / RUNNING_NAME).read_bytes(), type=RunningBox)
-    except (OSError, msgspec.MsgspecError):
+    running = read_running(directory)
+    if running is None:
         report.hint = report.hint or "It does not run; start it with `edgegw run`."
         return
     report.pid, report.addresses = running.pid, running.addresses
@@ -166,6 +167,16 @@ def _ask_running(directory: Path, token: str, report: Report) -> None:
         if not report.ready:
             report.not_ready, report.hint = said.get("message", ""), said.get("hint", "")
         return
+
+
+def read_running(directory: Path) -> RunningBox | None:
+    """What the box of a data directory says of itself while it runs; None where nothing readable is there."""
+    from edgegw.app import RUNNING_NAME, RunningBox
+
+    try:
+        return msgspec.json.decode((directory / RUNNING_NAME).read_bytes(), type=RunningBox)
+    except (OSError, *UNREADABLE):
+        return None
 
 
 async def ask(
@@ -256,12 +267,10 @@ def window_close(ctx: click.Context, settings: Path, business_date: str, token: 
 
 
 def _http_address(box: Box) -> str:
-    from edgegw.app import RUNNING_NAME, RunningBox
-
-    try:
-        body = (Path(box.settings.data_dir) / RUNNING_NAME).read_bytes()
-        return msgspec.json.decode(body, type=RunningBox).addresses["http"][0]
-    except (OSError, msgspec.MsgspecError, LookupError):
+    running = read_running(Path(box.settings.data_dir))
+    addresses = running.addresses.get("http", ()) if running else ()
+    if not addresses:
         raise OperatingError(
             f"box {box.settings.box} does not run, or has no HTTP open", hint="Start it with `edgegw run`."
-        ) from None
+        )
+    return addresses[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from edgegw.hub.keyring import Keyring
 
 POSTING_COLUMNS: Final = ("id", "debit_account_id", "credit_account_id", "amount_minor")
+AMOUNT_PATTERN: Final = re.compile("[0-9]{1,19}")
 POSTINGS_EACH: Final = 500
 """Postings of one SQL transaction; a file that stops half-way is simply sent again."""
 
@@ -201,7 +203,7 @@ def _postings(file: Path) -> list[tuple[int, dict[str, str]]]:
     faults = [
         f"line {line}: amount_minor is {row['amount_minor']!r}; write a whole number of minor units"
         for line, row in rows
-        if not (row["amount_minor"] or "").isascii() or not (row["amount_minor"] or "").isdigit()
+        if not AMOUNT_PATTERN.fullmatch(row["amount_minor"] or "")
     ]
     faults += [f"line {line}: it has not {len(POSTING_COLUMNS)} fields" for line, row in rows if None in row]
     if faults:

@@ -17,5 +17,5 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(
             str(path), [f"it cannot be read: {problem.strerror}; give the path of the settings"]
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise SettingsError(str(path), [f"it is no TOML: {problem}"]) from None

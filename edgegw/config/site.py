@@ -18,7 +18,8 @@ import msgspec
 from edgegw.config.files import read_toml
 from edgegw.config.options import SettingsError, read_table
 from edgegw.core.decide import is_own
-from edgegw.core.site import Site
+from edgegw.core.records import UNREADABLE
+from edgegw.core.site import Site, decode_site
 
 PUBLIC_KEY_BYTES: Final = 32
 
@@ -38,7 +39,11 @@ def load_site_bundle(
     if site is None or faults:
         raise SettingsError(str(path), faults)
     # A JSON file is the bundle as it stands; published twice, it is the same bytes.
-    return site, msgspec.json.encode(site) if path.suffix == ".toml" else path.read_bytes()
+    bundle = msgspec.json.encode(site) if path.suffix == ".toml" else path.read_bytes()
+    try:
+        return decode_site(bundle), bundle
+    except msgspec.DecodeError as problem:
+        raise SettingsError(str(path), [f"no box would take it: {problem}; name each option once"]) from None
 
 
 def _converted(table: dict[str, Any]) -> Site | None:
@@ -56,7 +61,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise SettingsError(
             str(path), [f"it cannot be read: {problem.strerror}; give the path of the site's settings"]
         ) from None
-    except msgspec.DecodeError as problem:
+    except UNREADABLE as problem:
         raise SettingsError(str(path), [f"it is no JSON: {problem}"]) from None
     if not isinstance(table, dict):
         raise SettingsError(str(path), ["it is no JSON object; begin with {"])

@@ -19,6 +19,7 @@ from edgegw.core.book import (
 from edgegw.core.decide import Stamp, is_own
 from edgegw.core.model import CreateTransferStatus
 from edgegw.core.records import (
+    UNREADABLE,
     Account,
     ConfirmDirective,
     DeclineDirective,
@@ -86,7 +87,7 @@ def _verbatim(body: bytes) -> msgspec.Raw:
     digits."""
     try:
         msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return msgspec.Raw(msgspec.json.encode(body.hex()))
     return msgspec.Raw(msgspec.json.encode(body.hex()) if b"\n" in body else body)
 

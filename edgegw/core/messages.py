@@ -18,7 +18,7 @@ from typing import Final, Protocol
 import msgspec
 
 from edgegw.core import journal
-from edgegw.core.records import Mode
+from edgegw.core.records import UNREADABLE, Mode
 
 VERSION: Final = 1
 """The newest wire version that this code speaks."""
@@ -245,7 +245,7 @@ def decode_message(body: bytes) -> Message:
     """A message from its bytes; raises ExchangeError that names the field."""
     try:
         return _message_decoder.decode(body)
-    except msgspec.MsgspecError as problem:
+    except UNREADABLE as problem:
         raise ExchangeError(f"no message of the exchange: {problem}") from None
 
 
@@ -299,7 +299,7 @@ def read_envelope(data: bytes) -> Envelope:
         raise ExchangeError(f"a message of {len(data)} bytes; {MESSAGE_BYTES_MAX} at most")
     try:
         envelope = _envelope_decoder.decode(data)
-    except msgspec.MsgspecError as problem:
+    except UNREADABLE as problem:
         raise ExchangeError(f"no envelope of the exchange: {problem}") from None
     if len(envelope.session) != SESSION_BYTES:
         raise ExchangeError(f"the session has {len(envelope.session)} bytes, not {SESSION_BYTES}")
@@ -393,5 +393,5 @@ def open_link(note: str, key: VerifyingKey) -> LinkNote:
         if not body.startswith(_LINK_LABEL):
             raise ExchangeError("the note is no link")
         return _link_decoder.decode(body[len(_LINK_LABEL) :])
-    except (journal.NoteError, msgspec.MsgspecError) as problem:
+    except (journal.NoteError, *UNREADABLE) as problem:
         raise ExchangeError(f"no link: {problem}") from None

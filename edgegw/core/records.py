@@ -400,6 +400,9 @@ Directive = (
     SiteDirective | GrantDirective | RefuseDirective | ConfirmDirective | DeclineDirective | FreezeDirective
 )
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""All that msgspec raises for bytes: half characters and depth come as errors that are not its own."""
+
 _encoder = msgspec.json.Encoder()
 _record_decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 _directive_decoder: msgspec.json.Decoder[Directive] = msgspec.json.Decoder(Directive)
@@ -414,7 +417,7 @@ def decode_record(body: bytes) -> Record:
     """A record from its bytes; raises msgspec.DecodeError that names the field."""
     try:
         return _record_decoder.decode(body)
-    except UnicodeDecodeError as problem:
+    except UNREADABLE as problem:
         raise msgspec.DecodeError(str(problem)) from None
 
 
@@ -422,7 +425,7 @@ def decode_directive(body: bytes) -> Directive:
     """A directive from its bytes; raises msgspec.DecodeError that names the field."""
     try:
         return _directive_decoder.decode(body)
-    except UnicodeDecodeError as problem:
+    except UNREADABLE as problem:
         raise msgspec.DecodeError(str(problem)) from None
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from edgegw.core.records import Account, AccountId, AmountMinor, Currency
+from edgegw.core.records import UNREADABLE, Account, AccountId, AmountMinor, Currency
 
 NotNegative = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -126,5 +126,8 @@ _decoder = msgspec.json.Decoder(Site)
 
 
 def decode_site(bundle: bytes) -> Site:
-    """A site from a bundle's bytes; raises msgspec.ValidationError that names the field."""
-    return _decoder.decode(bundle)
+    """A site from a bundle's bytes; raises msgspec.DecodeError that names the field."""
+    try:
+        return _decoder.decode(bundle)
+    except UNREADABLE as problem:
+        raise msgspec.DecodeError(str(problem)) from None

@@ -10,7 +10,7 @@ from edgegw.core.book import LEG_CODE, PENDING, Book, History, Spent, StandIn, S
 from edgegw.core.journal import sm3
 from edgegw.core.model import Balance
 from edgegw.core.model import Transfer as LedgerTransfer
-from edgegw.core.records import Account, Durability, Mode
+from edgegw.core.records import UNREADABLE, Account, Durability, Mode
 
 
 class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -100,8 +100,14 @@ def digest(image: bytes) -> str:
 
 
 def load(image: bytes, *, history: History | None) -> Book:
-    """A base book from its image; raises msgspec.ValidationError when the bytes are not one."""
-    i = msgspec.json.decode(image, type=BookImage)
+    """A base book from its image; raises msgspec.DecodeError when the bytes are not one."""
+    try:
+        return _book_of(msgspec.json.decode(image, type=BookImage), history)
+    except (*UNREADABLE, ValueError, KeyError) as problem:
+        raise msgspec.DecodeError(f"no image of a book: {problem}") from None
+
+
+def _book_of(i: BookImage, history: History | None) -> Book:
     book = Book(bank=i.bank, box=i.box, history=history)
     book.epoch, book.seq, book.at_ns = i.epoch, i.seq, i.at_ns
     book.mode, book.mode_reason, book.offline_since_ns = i.mode, i.mode_reason, i.offline_since_ns
