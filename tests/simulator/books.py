@@ -1,0 +1,150 @@
+"""The auditor's view of the whole fleet: money is conserved, every answered payment is in the centre's books
+exactly once, and every account has what its clients were told.
+
+Imports nothing of the product. The documented exceptions are counted by the centre's own words: a late
+decline, an identity cleared at two boxes, an item in suspense, a named loss.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+
+from tests.simulator.auditor import Facts
+from tests.simulator.model import PENDING, VOID, Plain, legs_of
+
+OWN = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
+
+
+def audit_invariants(tables: dict[str, list[Plain]]) -> Iterator[str]:
+    """What holds at the centre at every COMMIT."""
+    held: dict[str, int] = defaultdict(int)
+    sums: dict[str, int] = defaultdict(int)
+    for row in tables["outstanding"]:
+        held[row["account_id"]] += row["amount_minor"]
+    for row in tables["account"]:
+        name = row["account_id"]
+        sums[row["currency"]] += row["balance_minor"]
+        if row["available_minor"] + held[name] != row["balance_minor"]:
+            words = f"{row['available_minor']} available and {held[name]} outstanding"
+            yield f"hub: {name} has {words}, not {row['balance_minor']}"
+        if row["floor"] and min(row["balance_minor"], row["available_minor"]) < 0:
+            words = f"{row['balance_minor']}, of which {row['available_minor']} available"
+            yield f"hub: {name} is below its floor: {words}"
+    for currency, total in sums.items():
+        if total:
+            yield f"hub: the balances in {currency} sum to {total}"
+
+
+def audit_fleet(facts: Facts) -> Iterator[str]:
+    """The centre's books against all that was sent, answered and directed."""
+    yield from audit_invariants(facts.tables)
+    records = {
+        (row["box"], row["epoch"], row["seq"]): row
+        for row in facts.tables["record"]
+        if row["type"] != "unknown"
+    }
+    yield from _audit_identities(facts, records)
+    yield from _audit_answers_held(facts, records)
+    yield from _audit_stand_ins(facts)
+    yield from _audit_balances(facts, records)
+
+
+def _audit_identities(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:
+    """Nobody's payment is there twice, but where an item says so; nothing is there that nobody sent."""
+    named = {(row["box"], row["epoch"], row["seq"]) for row in facts.tables["suspense_item"]}
+    sent = {(one["client"], one["request"]["id"]) for one in facts.sent}
+    first: dict[tuple[str, str], tuple[str, int, int]] = {}
+    for where, row in sorted(records.items()):
+        if row["type"] not in ("transfer", "refusal") or (where[0], f"{where[1]}/{where[2]}") in _poisoned(
+            facts
+        ):
+            continue
+        record = json.loads(row["body"])
+        identity = (record["client"], record["request"]["id"])
+        if identity not in sent:
+            yield f"hub {where}: nobody sent {identity}"
+        if row["request_id"] is None:
+            if row["type"] == "transfer" and legs_of(record) and where not in named:
+                yield f"hub {where}: a second {identity} that nobody owns"
+        elif identity in first:
+            yield f"hub {where}: {identity} is at {first[identity]} as well"
+        else:
+            first[identity] = where
+
+
+def _poisoned(facts: Facts) -> set[tuple[str, str]]:
+    return {(facts.box_of[machine], where) for machine, where in facts.poisoned}
+
+
+def _audit_answers_held(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:
+    """What was answered is at the centre."""
+    for one in facts.heard:
+        if not one["answer"]:
+            continue
+        answer = json.loads(one["answer"])
+        epoch, seq = map(int, answer["record"].split("/"))
+        row = records.get((answer["box"], epoch, seq))
+        found = None if row is None else json.loads(row["body"])
+        if answer["box"] in facts.forked:
+            continue
+        if found is None or (found.get("client"), found.get("request", {}).get("id")) != (
+            answer["client"],
+            answer["id"],
+        ):
+            who = f"{answer['client']}/{answer['id']}"
+            yield f"lost: {who} was answered with {answer['box']} {answer['record']}"
+
+
+def _audit_stand_ins(facts: Facts) -> Iterator[str]:
+    for row in facts.tables["stand_in"]:
+        if not row["settled"]:
+            yield f"hub {row['box']} {row['epoch']}/{row['seq']}: a stand-in is {row['state']} for ever"
+
+
+# --- balances -----------------------------------------------------------------------------------------------
+
+
+def _audit_balances(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:
+    """Every customer has the opening balance and what the answers and the centre's later words say."""
+    expected: dict[str, int] = defaultdict(int, facts.openings)
+    for where, row in sorted(records.items()):
+        record = json.loads(row["body"])
+        if _not_posted(facts, where):
+            continue
+        for debit, credit, amount, flags, *_ in legs_of(record):
+            if flags & (PENDING | VOID) or debit.startswith("centre:") or credit.startswith("centre:"):
+                continue
+            expected[debit] -= amount
+            expected[credit] += amount
+    for row in facts.tables["stand_in"]:
+        if row["state"] == "confirmed":
+            expected[row["payer"]] -= row["amount_minor"]
+    for row in facts.tables["loss"]:
+        expected[row["account_id"]] += row["amount_minor"]
+    for name, amount in _taken_back(facts, records):
+        expected[name] += amount
+    for row in facts.tables["account"]:
+        name = row["account_id"]
+        if not name.startswith(OWN) and row["balance_minor"] != expected[name]:
+            yield f"hub: {name} has {row['balance_minor']}, its clients were told {expected[name]}"
+
+
+def _not_posted(facts: Facts, where: tuple[str, int, int]) -> bool:
+    return any(
+        (row["box"], row["epoch"], row["seq"]) == where
+        and row["reason"] in ("cannot_be_posted", "undecodable")
+        for row in facts.tables["suspense_item"]
+    )
+
+
+def _taken_back(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[tuple[str, int]]:
+    """A payment that two boxes cleared: the payer got the second one back at once."""
+    for item in facts.tables["suspense_item"]:
+        if item["reason"] != "duplicate_identity":
+            continue
+        record = json.loads(records[item["box"], item["epoch"], item["seq"]]["body"])
+        debit, _, amount, flags, *_ = legs_of(record)[0]
+        if record["request"]["kind"] == "payment" and not flags & PENDING and not debit.startswith(OWN):
+            yield debit, amount

@@ -1,0 +1,303 @@
+"""What goes wrong when, all from the seed; then everything heals, and the auditor reads the books.
+
+A fault is one function of this file: it takes the world, does its harm after a while and notes it in
+`world.injected`. `run_seed` is one whole run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import msgspec
+
+from edgegw.hub.operate import freeze
+from tests.simulator.auditor import Facts, audit_answered, audit_answers, audit_box, audit_chain
+from tests.simulator.books import audit_fleet, audit_invariants
+from tests.simulator.loop import VirtualLoop, buried, passed
+from tests.simulator.seams import Process, open_seams
+from tests.simulator.site import next_site
+from tests.simulator.world import World, digest_of, until, workplace
+
+STEPS: Final = 1_000
+NS: Final = 1_000_000_000
+HEAL_S: Final = 900.0
+ROUNDS_MAX: Final = 40
+FINDINGS_MAX: Final = 25
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One seed's run."""
+
+    seed: int
+    findings: tuple[str, ...]
+    transfers: int
+    answers: int
+    injected: dict[str, int]
+    digest: str
+    virtual_s: float
+    cpu_s: float
+
+
+Fault = Callable[[World, Random], Awaitable[None]]
+
+
+async def _restless(world: World, chance: Random) -> None:
+    """Links lose, double, delay, mix up and garble what they carry."""
+    for box in sorted(world.machines):
+        for address in world.centre.addresses:
+            link = world.network.link(box, address)
+            link.lost = chance.choice((0.0, 0.02, 0.15))
+            link.doubled = chance.choice((0.0, 0.1))
+            link.stale = chance.choice((0.0, 0.1))
+            link.garbled = chance.choice((0.0, 0.0, 0.03))
+            link.delay_s = chance.choice((0.01, 0.05, 0.4))
+
+
+async def _partition(world: World, chance: Random) -> None:
+    """A box is cut off, one way or both, for a while; now and then by one address alone."""
+    while True:
+        await passed(4 + chance.random() * 25)
+        box = chance.choice(sorted(world.machines))
+        addresses = chance.choice((world.centre.addresses, world.centre.addresses[:1]))
+        way = chance.choice(("both", "both", "up", "down"))
+        for address in addresses:
+            link = world.network.link(box, address)
+            link.broken_up, link.broken_down = way != "down", way != "up"
+        await passed(3 + chance.random() * 25)
+        for address in addresses:
+            link = world.network.link(box, address)
+            link.broken_up = link.broken_down = False
+
+
+async def _crash(world: World, chance: Random) -> None:
+    """A box or the hub dies: at any moment, right before a COMMIT, or right after it."""
+    while True:
+        await passed(5 + chance.random() * 30)
+        victims: list[Any] = [*world.machines.values(), world.centre]
+        victim = chance.choice(victims)
+        own: Process | None = victim.process
+        if own is None:
+            continue
+        world.injected["crash"] += 1
+        if chance.random() < 0.3:
+            victim.crash(again_s=chance.choice((0.5, 3.0, 15.0)))
+        else:
+            own.dies_after_commit = chance.random() < 0.5
+            own.dies_at_commit = own.commits + chance.randint(1, 4)
+
+
+async def _stop(world: World, chance: Random) -> None:
+    """A box is stopped in order and comes back."""
+    while True:
+        await passed(20 + chance.random() * 60)
+        machine = chance.choice(list(world.machines.values()))
+        if machine.up:
+            world.injected["stop"] += 1
+            await machine.stop()
+
+
+async def _clock(world: World, chance: Random) -> None:
+    """A wall clock steps, by seconds or by years, in either direction."""
+    while True:
+        await passed(5 + chance.random() * 30)
+        machine = chance.choice(list(world.machines.values()))
+        step_s = chance.choice((3, 90, 4_000, 30 * 3_600, 80 * 3_600, 86_400 * 400))
+        machine.wall_ahead_ns += chance.choice((-1, 1)) * step_s * NS
+        world.injected["clock"] += 1
+
+
+async def _slow(world: World, chance: Random) -> None:
+    """A disk takes seconds for a while."""
+    while True:
+        await passed(10 + chance.random() * 20)
+        own = chance.choice(list(world.machines.values())).process
+        if own is not None:
+            world.injected["slow_disk"] += 1
+            own.slow = chance.choice((20.0, 300.0, 1_500.0))
+            await passed(1 + chance.random() * 8)
+            own.slow = 1.0
+
+
+async def _full(world: World, chance: Random) -> None:
+    """A disk has no room for payments for a while."""
+    while True:
+        await passed(15 + chance.random() * 40)
+        machine = chance.choice(list(world.machines.values()))
+        machine.has_room = False
+        world.injected["full_disk"] += 1
+        await passed(1 + chance.random() * 6)
+        machine.has_room = True
+
+
+async def _wander(world: World, chance: Random) -> None:
+    """Clients that heard nothing ask at another box."""
+    for client in world.clients:
+        client.wandering = 0.3
+    world.injected["wander"] += 1
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    "network": _restless,
+    "partition": _partition,
+    "crash": _crash,
+    "stop": _stop,
+    "clock": _clock,
+    "slow": _slow,
+    "full": _full,
+    "wander": _wander,
+}
+
+
+async def _operate(world: World, chance: Random) -> None:
+    """What people do on an ordinary day: windows, freezes, settings, money from outside."""
+    while True:
+        await passed(6 + chance.random() * 12)
+        what = chance.choice(("window", "window", "freeze", "site", "fund"))
+        if what == "window":
+            machine = chance.choice(list(world.machines.values()))
+            machine.operate(
+                lambda gateway: gateway.close_window(
+                    window=gateway.book.window, business_date="2030-01-02", by="operator"
+                )
+            )
+        elif world.centre.process is None:
+            continue
+        elif what == "freeze":
+            _freeze(world, chance)
+        elif what == "site" and len(world.sites) < 4:
+            world.publish(next_site(chance, world.sites[-1]))
+        elif what == "fund":
+            world.fund(chance.choice(world.sites[0].accounts).id, chance.choice((100, 2_500)))
+
+
+def _freeze(world: World, chance: Random) -> None:
+    account = chance.choice(world.sites[0].accounts[:6]).id
+    frozen = chance.random() < 0.5
+    world.centre.order(
+        lambda connection: freeze(
+            connection,
+            world.keyring,
+            account_id=account,
+            frozen=frozen,
+            reason="ordered",
+            now_ns=world.centre.clock_ns(),
+        )
+    )
+
+
+# --- one run ------------------------------------------------------------------------------------------------
+
+
+def run_seed(seed: int, *, steps: int = STEPS, faults: tuple[str, ...] = tuple(FAULTS)) -> Report:
+    """Play one seed and audit it."""
+    report, _ = play(seed, steps=steps, faults=faults)
+    return report
+
+
+def play(seed: int, *, steps: int = STEPS, faults: tuple[str, ...] = tuple(FAULTS)) -> tuple[Report, Facts]:
+    """The same, with the facts."""
+    began_s = time.process_time()
+    with open_seams(), workplace() as folder:
+        loop = VirtualLoop(Random(f"{seed}/loop"))
+        asyncio.set_event_loop(loop)
+        loop.set_exception_handler(lambda _loop, _context: None)
+        try:
+            world = loop.run_until_complete(_day(seed, folder, loop, steps, faults))
+            facts = world.collect()
+            virtual_s = loop.time()
+        finally:
+            buried(loop)
+            asyncio.set_event_loop(None)
+        world.centre.engine.dispose()
+    findings = [*world.findings, *_audit(facts, world)]
+    transfers = sum(1 for row in facts.tables["record"] if row["type"] in ("transfer", "directive", "expiry"))
+    report = Report(
+        seed=seed,
+        findings=tuple(findings[:FINDINGS_MAX]),
+        transfers=transfers,
+        answers=sum(1 for one in facts.heard if one["answer"]),
+        injected=dict(sorted(world.injected.items())),
+        digest=digest_of(facts),
+        virtual_s=virtual_s,
+        cpu_s=time.process_time() - began_s,
+    )
+    return report, facts
+
+
+async def _day(seed: int, folder: Path, loop: VirtualLoop, steps: int, faults: tuple[str, ...]) -> World:
+    """Work while things go wrong, then heal everything and ask for what is open."""
+    name = str(seed)
+    world = World(name, folder, loop)
+    world.open(name)
+    _watch_books(world)
+    await passed(1.0)
+    chance = Random(f"{name}/faults")
+    chosen = [fault for fault in faults if len(faults) == 1 or chance.random() < 0.6]
+    trouble = [
+        asyncio.ensure_future(FAULTS[fault](world, Random(f"{name}/{fault}"))) for fault in sorted(chosen)
+    ]
+    trouble.append(asyncio.ensure_future(_operate(world, Random(f"{name}/operate"))))
+    each = max(1, steps // len(world.clients))
+    await asyncio.gather(*(client.work(each) for client in world.clients))
+    for task in trouble:
+        task.cancel()
+    for done in await asyncio.gather(*trouble, return_exceptions=True):
+        if isinstance(done, Exception):
+            raise done
+    await _heal(world)
+    return world
+
+
+def _watch_books(world: World) -> None:
+    """Now and then look at the centre's books in the middle of it all."""
+
+    def look() -> None:
+        if world.centre.process is not None:
+            tables = world.tables("account", "outstanding")
+            world.findings += [f"at {world.loop.time():.1f} s: {one}" for one in audit_invariants(tables)]
+        world.loop.call_later(15.0, look)
+
+    world.loop.call_later(15.0, look)
+
+
+async def _heal(world: World) -> None:
+    """Mend all lines and disks, start what is down, ask again for all that is open, wait until all agree."""
+    for link in world.network.links.values():
+        link.heal()
+    for machine in world.machines.values():
+        machine.has_room = True
+        if machine.process is not None:
+            machine.process.dies_at_commit = 0
+            machine.process.slow = 1.0
+        machine.boot()
+    if world.centre.process is not None:
+        world.centre.process.dies_at_commit = 0
+    await until(lambda: world.centre.process is not None, seconds=60)
+    for client in world.clients:
+        client.wandering = 0.0
+    for _ in range(ROUNDS_MAX):
+        await asyncio.gather(*(client.ask_again() for client in world.clients))
+        if not any(client.open for client in world.clients):
+            break
+        await passed(5.0)
+    if not await until(lambda: not world.in_step(), seconds=HEAL_S):
+        world.findings += [f"never in step: {one}" for one in world.in_step()[:5]]
+    world.findings += world.centre.broken
+    for machine in world.machines.values():
+        world.findings += machine.broken
+
+
+def _audit(facts: Facts, world: World) -> list[str]:
+    findings: list[str] = []
+    for machine in sorted(facts.journals):
+        findings += audit_box(facts, machine)
+    findings += audit_answers(facts)
+    findings += audit_answered(facts, set())
+    findings += audit_chain(facts)
+    findings += audit_fleet(facts)
+    return findings

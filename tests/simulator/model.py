@@ -1,0 +1,513 @@
+"""A plain model of one box, written from DESIGN §2 and nothing else: it is fed with the records of a journal
+in their order, takes requests, directives and times in them as facts, and says itself what each decision and
+each effect must be.
+
+Imports nothing of the product; the words in quotes are the wire's. What it cannot know (how the gateway found
+the centre at that moment, whether somebody still waited for a grant) it tries, and holds against what the
+journal says about the line.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import Any
+
+Plain = dict[str, Any]
+NS = 1_000_000_000
+PENDING, POST, VOID = 2, 4, 8
+OWN = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
+TIGHTENING = ((24 * 3600, 100), (72 * 3600, 50), (120 * 3600, 25))
+MINUTE_NS = 60 * NS
+FUNDINGS: tuple[tuple[str, str], ...] = (
+    ("up", ""),
+    ("granted", ""),
+    ("refused", ""),
+    ("timeout", "centre_timeout"),
+    ("down", "line_down"),
+)
+"""How the centre was found, and what a stand-in then gives as its reason."""
+REQUEST = {
+    "debit_account_id": "",
+    "credit_account_id": "",
+    "amount_minor": 0,
+    "currency": "",
+    "timeout_s": 0,
+    "original_client": "",
+    "original_id": "",
+    "advice": False,
+    "stand_in": True,
+    "card": "",
+    "reference": "",
+}
+
+Leg = tuple[str, str, int, int, str, int]
+Decision = Plain
+
+
+def whole(request: Plain) -> Plain:
+    """A request with every field that its bytes leave out."""
+    return {**REQUEST, **request}
+
+
+def leg(debit: str, credit: str, amount: int, flags: int = 0, pending: str = "", timeout_s: int = 0) -> Leg:
+    """A leg as a record writes it."""
+    return (debit, credit, amount, flags, pending, timeout_s)
+
+
+def legs_of(record: Plain) -> list[Leg]:
+    """The legs of a record."""
+    return [leg(*one) for one in record.get("legs", ())]
+
+
+def place(record: Plain) -> str:
+    """Where a record stands."""
+    return f"{record['epoch']}/{record['seq']}"
+
+
+def hold_id(record: Plain) -> str:
+    """The id of a record's first leg, as later legs name it."""
+    return f"{record['epoch'] << 96 | record['seq'] << 32 | 1:032x}"
+
+
+class State:
+    """What a box's own records add up to within one epoch."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Plain] = {}
+        self.free: dict[str, int] = defaultdict(int)
+        """What an account may spend here."""
+        self.held: dict[str, tuple[str, int, int]] = {}
+        """Live holds by id: payer, amount, window."""
+        self.ended: dict[str, str] = {}
+        """What became of the others: posted, voided, expired."""
+        self.frozen: dict[str, str] = {}
+        self.barred: dict[str, str] = {}
+        self.kept: dict[tuple[str, str], str] = {}
+        self.spent: dict[str, tuple[int, int, int, int]] = {}
+        """Payer: window, amount, minute, count."""
+        self.stood: dict[str, dict[str, int]] = defaultdict(dict)
+        """Payer: stand-ins that wait, by the id of their hold."""
+        self.positions: dict[tuple[str, str], int] = defaultdict(int)
+        self.window, self.moved = 1, 0
+        self.mode, self.offline_since_ns = "offline", 0
+        self.site: Plain | None = None
+        self.asked: dict[str, int] = defaultdict(int)
+        """Grants that were asked for and applied, less those that a payment was cleared by."""
+        self.refused: set[str] = set()
+        """Accounts for which the centre has refused a grant."""
+
+
+class Model:
+    """One box through its epochs."""
+
+    def __init__(self, box: str, sites: dict[str, Plain]) -> None:
+        self.box = box
+        self.sites = sites
+        self.state = State()
+        self.by_identity: dict[tuple[str, str], Plain] = {}
+        self.at: dict[str, Plain] = {}
+        self.about: dict[str, list[Plain]] = defaultdict(list)
+
+    def new_epoch(self) -> None:
+        """Everything but what was decided is zero again."""
+        self.state = State()
+
+    # --- what a record does -----------------------------------------------------------------------------
+
+    def take(self, record: Plain) -> None:
+        """Change the state as a record says, whatever it says."""
+        state, kind = self.state, record["type"]
+        legs = legs_of(record)
+        for account in record.get("accounts", ()):
+            state.accounts[account["id"]] = {"home": "", "participant": "", **account}
+        for one in legs:
+            self._book(record, one, expires=kind == "expiry")
+        self.at[place(record)] = record
+        if kind in ("transfer", "refusal"):
+            self.by_identity[record["client"], record["request"]["id"]] = record
+        if kind == "transfer":
+            self._take_transfer(record, legs)
+        elif kind == "refusal" and record["code"] == "already_reversed":
+            state.kept.pop((record["client"], record["request"]["id"]), None)
+        elif kind == "directive":
+            self._take_directive(record)
+        elif kind == "mode":
+            self._take_mode(record)
+        elif kind == "window":
+            state.window, state.moved = record["window"] + 1, 0
+            state.positions.clear()
+        for original in self._originals(record, legs):
+            self.about[original].append(record)
+
+    def _originals(self, record: Plain, legs: list[Leg]) -> set[str]:
+        named = {record.get("original", "")}
+        for one in legs:
+            if one[4]:
+                number = int(one[4], 16)
+                named.add(f"{number >> 96}/{number >> 32 & (2**64 - 1)}")
+        return named - {""}
+
+    def _book(self, record: Plain, one: Leg, *, expires: bool) -> None:
+        state = self.state
+        debit, credit, amount, flags, pending, _ = one
+        state.moved += 1
+        if flags & PENDING:
+            state.free[debit] -= amount
+            state.held[hold_id(record)] = (debit, amount, record["window"])
+            return
+        if flags & (POST | VOID):
+            payer, held, window = state.held.pop(pending, (debit, amount, 0))
+            state.ended[pending] = "posted" if flags & POST else "expired" if expires else "voided"
+            state.free[payer] += held
+            self._unspend(payer, held - amount if flags & POST else held, window)
+            self._unstand(pending)
+        if flags & VOID:
+            return
+        state.free[debit] -= amount
+        state.free[credit] += amount
+        sides = [self._side(debit), self._side(credit)]
+        if sides[0] != sides[1]:
+            state.positions[sides[0]] -= amount
+            state.positions[sides[1]] += amount
+
+    def _side(self, account_id: str) -> tuple[str, str]:
+        account = self.state.accounts.get(account_id, {})
+        return account.get("participant") or "bank", account.get("currency") or account_id[-3:]
+
+    def _take_transfer(self, record: Plain, legs: list[Leg]) -> None:
+        state, request = self.state, whole(record["request"])
+        if request["kind"] in ("payment", "hold"):
+            payer = request["debit_account_id"]
+            if legs and legs[0][0] == payer:
+                self._spend(payer, request["amount_minor"], record)
+            if record["cleared_by"] == "stand_in" and legs and legs[0][3] & PENDING:
+                state.stood[payer][hold_id(record)] = request["amount_minor"]
+        elif record.get("reason") == "kept":
+            state.kept[request["original_client"], request["original_id"]] = place(record)
+
+    def _spend(self, payer: str, amount: int, record: Plain) -> None:
+        minute = record["at_ns"] // MINUTE_NS
+        window, before, last, count = self.state.spent.get(payer, (record["window"], 0, minute, 0))
+        self.state.spent[payer] = (
+            record["window"],
+            (before if window == record["window"] else 0) + amount,
+            minute,
+            (count if last == minute else 0) + 1,
+        )
+
+    def _unspend(self, payer: str, amount: int, window: int) -> None:
+        spent = self.state.spent.get(payer)
+        if amount and spent is not None and spent[0] == self.state.window == window:
+            self.state.spent[payer] = (spent[0], max(0, spent[1] - amount), spent[2], spent[3])
+
+    def _unstand(self, pending: str) -> None:
+        for waiting in self.state.stood.values():
+            waiting.pop(pending, None)
+
+    def _take_directive(self, record: Plain) -> None:
+        state, said = self.state, record["directive"]
+        if record["outcome"] == "refused" or not isinstance(said, dict):
+            return
+        account = said.get("account_id", "")
+        if said["type"] == "site":
+            state.site = self.sites.get(said["digest"])
+        elif said["type"] == "freeze":
+            state.frozen.pop(account, None)
+            if said["frozen"]:
+                state.frozen[account] = said["reason"]
+        elif said["type"] == "refuse":
+            state.barred[account] = said["reason"]
+            state.refused.add(account)
+        elif said["type"] == "grant":
+            state.barred.pop(account, None)
+            if said.get("request_id") and record["outcome"] == "applied":
+                state.asked[account] += 1
+
+    def _take_mode(self, record: Plain) -> None:
+        state = self.state
+        state.mode = record["mode"]
+        if record["mode"] == "offline":
+            state.offline_since_ns = state.offline_since_ns or record["at_ns"]
+        elif record["mode"] == "active":
+            state.offline_since_ns = 0
+            state.barred.clear()
+
+    # --- deciding ---------------------------------------------------------------------------------------
+
+    def imagined(self) -> Model:
+        """A copy that may be changed: for a group that was refused."""
+        other = Model(self.box, self.sites)
+        other.state = copy.deepcopy(self.state)
+        other.by_identity, other.at = dict(self.by_identity), dict(self.at)
+        other.about = defaultdict(list, {name: list(found) for name, found in self.about.items()})
+        return other
+
+    def decide(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
+        """What must be decided; None while the centre is to be asked first."""
+        request = whole(request)
+        decide = {
+            "payment": self._payment,
+            "hold": self._hold,
+            "post": self._post,
+            "void": self._void,
+            "reversal": self._reversal,
+        }[request["kind"]]
+        return decide(client, request, at_ns, funding)
+
+    def _misshapen(self, client: str, request: Plain) -> str:
+        state = self.state
+        if (client, request["id"]) in state.kept:
+            return "already_reversed"
+        if request["currency"] not in [one["code"] for one in (state.site or {}).get("currencies", ())]:
+            return "currency_unknown"
+        for side in ("debit", "credit"):
+            if request[f"{side}_account_id"] not in state.accounts:
+                return f"{side}_account_not_found"
+        names = (request["debit_account_id"], request["credit_account_id"])
+        if any(name.startswith(OWN) for name in names):
+            return "account_not_for_clients"
+        if names[0] == names[1]:
+            return "accounts_must_be_different"
+        if {state.accounts[name]["currency"] for name in names} != {request["currency"]}:
+            return "currency_mismatch"
+        return ""
+
+    def _ruled(self, request: Plain, at_ns: int) -> str:
+        state, payer, amount = self.state, request["debit_account_id"], request["amount_minor"]
+        site = state.site or {}
+        if payer in state.frozen:
+            return "account_frozen"
+        if payer in site.get("blocked", ()):
+            return "account_blocked"
+        rule = next((one for one in site.get("limits", ()) if one["currency"] == request["currency"]), None)
+        if rule is None:
+            return ""
+        if amount > rule["payment_minor"]:
+            return "exceeds_payment_limit"
+        window, used, minute, count = state.spent.get(payer, (0, 0, -1, 0))
+        if (used if window == state.window else 0) + amount > rule["window_minor"]:
+            return "exceeds_window_limit"
+        if minute == at_ns // MINUTE_NS and count >= rule.get("velocity_per_minute", 1000):
+            return "exceeds_velocity"
+        return ""
+
+    def _home(self, account_id: str, amount: int) -> list[Leg]:
+        account = self.state.accounts[account_id]
+        if account["home"] == self.box:
+            return []
+        return [leg(account_id, f"centre:{account['currency']}", amount)]
+
+    def _payment(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
+        state, advice = self.state, request["advice"]
+        refused = self._misshapen(client, request) or ("" if advice else self._ruled(request, at_ns))
+        if refused:
+            return no(refused)
+        payer, payee, amount = (
+            request[name] for name in ("debit_account_id", "credit_account_id", "amount_minor")
+        )
+        if state.free[payer] >= amount and not (advice and payer in state.frozen):
+            legs = [leg(payer, payee, amount), *self._home(payee, amount)]
+            return yes("centre" if funding[0] == "granted" else "allowance", legs)
+        if funding[0] in ("up", "granted"):
+            return None
+        risk, suspense = (f"{name}:{self.box}:{request['currency']}" for name in ("risk", "suspense"))
+        if advice:
+            if state.free[risk] >= amount:
+                return yes("stand_in", [leg(risk, payee, amount, PENDING)], reason=funding[1])
+            return yes(
+                "stand_in", [leg(suspense, payee, amount), *self._home(payee, amount)], reason="suspense"
+            )
+        refused = "insufficient_funds" if funding[0] == "refused" else self._no_stand_in(request, at_ns)
+        if refused:
+            return no(refused)
+        if state.free[risk] < amount:
+            return no("stand_in_box_limit")
+        return yes("stand_in", [leg(risk, payee, amount, PENDING)], reason=funding[1])
+
+    def _no_stand_in(self, request: Plain, at_ns: int) -> str:
+        state, payer, amount = self.state, request["debit_account_id"], request["amount_minor"]
+        rules = (state.site or {}).get("stand_in", ())
+        rule = next((one for one in rules if one["currency"] == request["currency"]), None)
+        if not request["stand_in"]:
+            return "stand_in_not_wanted"
+        if rule is None or not rule["floor_minor"]:
+            return "stand_in_not_offered"
+        if payer in state.barred:
+            return "account_barred"
+        offline_ns = at_ns - state.offline_since_ns if state.offline_since_ns else 0
+        percent = next((left for seconds, left in TIGHTENING if offline_ns < seconds * NS), 0)
+        if not percent or offline_ns > rule["offline_seconds_max"] * NS:
+            return "stand_in_too_long_offline"
+        if amount * 100 >= rule["floor_minor"] * percent:
+            return "stand_in_above_floor"
+        waiting = state.stood[payer]
+        if sum(waiting.values()) + amount > rule["account_minor"] * percent // 100:
+            return "stand_in_account_limit"
+        return "stand_in_account_limit" if len(waiting) + 1 > rule["account_count"] else ""
+
+    def _hold(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
+        refused = self._misshapen(client, request) or self._ruled(request, at_ns)
+        if refused:
+            return no(refused)
+        payer, payee, amount = (
+            request[name] for name in ("debit_account_id", "credit_account_id", "amount_minor")
+        )
+        if self.state.free[payer] < amount:
+            if funding[0] in ("up", "granted"):
+                return None
+            return no("insufficient_funds" if funding[0] == "refused" else "stand_in_not_offered")
+        held = leg(payer, payee, amount, PENDING, "", request["timeout_s"])
+        return yes("centre" if funding[0] == "granted" else "allowance", [held])
+
+    def _live_hold(self, client: str, request: Plain, at_ns: int) -> tuple[Plain, str]:
+        original = self.by_identity.get((request["original_client"] or client, request["original_id"]))
+        if original is None:
+            return {}, "original_not_found"
+        if original["type"] != "transfer":
+            return {}, "original_was_refused"
+        if original["request"]["kind"] != "hold":
+            return {}, "original_not_a_hold"
+        ended = self.state.ended.get(hold_id(original))
+        if ended is not None:
+            words = {
+                "posted": "hold_already_posted",
+                "voided": "hold_already_voided",
+                "expired": "hold_expired",
+            }
+            return {}, words[ended]
+        timeout_ns = legs_of(original)[0][5] * NS
+        if timeout_ns and original["at_ns"] + timeout_ns <= at_ns:
+            return {}, "hold_expired"
+        return original, ""
+
+    def _post(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
+        hold, refused = self._live_hold(client, request, at_ns)
+        if refused:
+            return no(refused)
+        debit, credit, held, *_ = legs_of(hold)[0]
+        amount = request["amount_minor"] or held
+        if amount > held:
+            return no("exceeds_hold")
+        posted = leg(debit, credit, amount, POST, hold_id(hold))
+        return yes(hold["cleared_by"], [posted, *self._home(credit, amount)], original=place(hold))
+
+    def _void(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
+        hold, refused = self._live_hold(client, request, at_ns)
+        return no(refused) if refused else self._voided(hold)
+
+    def _voided(self, hold: Plain) -> Decision:
+        debit, credit, amount, *_ = legs_of(hold)[0]
+        legs = [leg(debit, credit, amount, VOID, hold_id(hold))]
+        return yes(hold["cleared_by"], legs, original=place(hold))
+
+    def _reversal(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
+        original = self.by_identity.get((request["original_client"] or client, request["original_id"]))
+        if original is None:
+            return yes("allowance", [], reason="kept")
+        if original["type"] != "transfer":
+            return no("original_was_refused")
+        if original["request"]["kind"] not in ("payment", "hold"):
+            return no("original_not_reversible")
+        before, moved = self._given_back(original), self._still_stands(original)
+        amount = request["amount_minor"] or moved - before
+        if amount <= 0 or before + amount > moved:
+            return no("exceeds_original")
+        waits = hold_id(original) in self.state.held
+        if waits and amount == moved and not before:
+            return self._voided(original)
+        if waits and original["request"]["kind"] == "hold":
+            return no("original_not_reversible")
+        if waits and not request["advice"]:
+            return no("stand_in_waits")
+        return self._give_back(original, request, amount, funding)
+
+    def _given_back(self, original: Plain) -> int:
+        later = [one for one in self.about[place(original)] if one["type"] == "transfer"]
+        return sum(legs_of(one)[0][2] for one in later if one["request"]["kind"] in ("reversal", "void"))
+
+    def _still_stands(self, original: Plain) -> int:
+        for later in self.about[place(original)]:
+            if later["type"] == "transfer" and later["request"]["kind"] == "post":
+                return legs_of(later)[0][2]
+            if later["type"] == "directive" and later["directive"]["type"] == "decline":
+                return 0
+        if original["request"]["kind"] == "hold" and hold_id(original) not in self.state.held:
+            return 0
+        return int(original["request"]["amount_minor"])
+
+    def _give_back(
+        self, original: Plain, request: Plain, amount: int, funding: tuple[str, str]
+    ) -> Decision | None:
+        state, paid = self.state, whole(original["request"])
+        currency, where = paid["currency"], place(original)
+        own = {
+            name: f"{name}:{self.box}:{currency}" for name in ("risk", "suspense", "receivable", "recourse")
+        }
+        payee, payer = paid["credit_account_id"], paid["debit_account_id"]
+        if legs_of(original)[0][0] == own["suspense"]:
+            payer = own["suspense"]
+        home = [] if payer == own["suspense"] else self._home(payer, amount)
+        if payee in state.frozen and not request["advice"]:
+            return no("account_frozen")
+        if payee not in state.frozen and state.free[payee] >= amount:
+            by = "centre" if funding[0] == "granted" else "allowance"
+            return yes(by, [leg(payee, payer, amount), *home], original=where)
+        if funding[0] in ("up", "granted"):
+            return None
+        if funding[0] == "refused" and not request["advice"]:
+            return no("insufficient_funds")
+        owed = leg(own["receivable"], own["recourse"], amount)
+        if payer == own["suspense"]:
+            return yes("stand_in", [owed], reason=funding[1], original=where)
+        source, reason = own["risk"], funding[1]
+        if state.free[source] < amount:
+            if not request["advice"]:
+                return no("stand_in_box_limit")
+            source, reason = own["suspense"], "suspense"
+        return yes("stand_in", [leg(source, payer, amount), *home, owed], reason=reason, original=where)
+
+    # --- applying ---------------------------------------------------------------------------------------
+
+    def effects(self, said: Plain) -> list[tuple[str, list[Leg]]]:
+        """What applying a directive may do: outcome and legs, the possible ones."""
+        state, kind = self.state, said["type"]
+        account = state.accounts.get(said.get("account_id", ""))
+        if kind == "grant":
+            if account is None or account["currency"] != said["currency"]:
+                return [("refused", [])]
+            centre, name, amount = f"centre:{said['currency']}", said["account_id"], said["amount_minor"]
+            granted = leg(centre, name, amount)
+            handed_back = ("returned", [granted, leg(name, centre, amount)])
+            return [("applied", [granted]), *([handed_back] if said.get("request_id") else [])]
+        if kind in ("confirm", "decline"):
+            return [self._late_word(said)]
+        if kind == "site":
+            return [("applied", []), ("refused", [])]
+        return [("refused" if account is None else "applied", [])]
+
+    def _late_word(self, said: Plain) -> tuple[str, list[Leg]]:
+        original = self.at.get(f"{said['epoch']}/{said['at_seq']}")
+        if original is None or not legs_of(original) or hold_id(original) not in self.state.held:
+            return "refused", []
+        debit, credit, amount, *_ = legs_of(original)[0]
+        post = leg(debit, credit, amount, POST, hold_id(original))
+        if said["type"] == "decline" and said["liable"] == "merchant":
+            return "applied", [post, leg(credit, f"risk:{self.box}:{said['currency']}", amount)]
+        return "applied", [post, *self._home(credit, amount)]
+
+
+def yes(cleared_by: str, legs: list[Leg], *, reason: str = "", original: str = "") -> Decision:
+    """Cleared."""
+    return {
+        "type": "transfer",
+        "cleared_by": cleared_by,
+        "legs": legs,
+        "reason": reason,
+        "original": original,
+    }
+
+
+def no(code: str) -> Decision:
+    """Refused."""
+    return {"type": "refusal", "code": code}

@@ -1,0 +1,304 @@
+"""Where the product meets the machine, and the simulator takes the machine's place.
+
+Replaced while `open_seams` is in force: the composition root's clock, randomness, signals, keys and metrics;
+the anchor's thread and file; the transport under the line; COMMIT (a process may die right before or right
+after it); SM2, whose signatures are randomised and slow, by a keyed hash of the same shape (`access.sm2` is
+tested elsewhere). Everything else is the product as it is. Each seam asks `loop.living()` whose it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import types
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import structlog
+
+import edgegw.app as app
+import edgegw.hub.app as hub_app
+from edgegw.access import sm2
+from edgegw.access.keys import SigningKey
+from edgegw.ledger import anchor as anchor_module
+from edgegw.ledger.anchor import INTERVAL_S, Anchor
+from edgegw.ledger.store import Store
+from edgegw.uplink import line as line_module
+from edgegw.uplink.line import Line, Sources
+from tests.simulator.loop import Died, Life, living, passed
+
+
+class Process(Life):
+    """A life that the seams know: where its chance and its clocks come from, and what must end with it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.commits = 0
+        self.dies_at_commit = 0
+        """0: it does not."""
+        self.dies_after_commit = False
+        self.kill: Callable[[], None] = lambda: None
+        self.stores: list[Store] = []
+        self.gateway: Any = None
+        self.pen: Any = None
+        self.line: Any = None
+        self.opened: Any = None
+        self.stop: asyncio.Event | None = None
+        self.keys: Any = None
+        self.wall_ns: Callable[[], int] = lambda: 0
+        self.mono_ns: Callable[[], int] = lambda: 0
+        self.token: Callable[[int], bytes] = bytes
+        self.fraction: Callable[[], float] = lambda: 0.0
+        self.transport: Callable[[Any], Any] = lambda _settings: None
+        self.room: Callable[[], bool] = lambda: True
+
+    def commit(self, work: Callable[[], None]) -> None:
+        """Run one COMMIT, unless this process dies right before it; it may die right after it."""
+        if self.dead:
+            raise Died
+        self.commits += 1
+        dies = self.commits == self.dies_at_commit
+        if dies and not self.dies_after_commit:
+            self.kill()
+            raise Died
+        work()
+        if dies:
+            self.kill()
+            raise Died
+
+
+def process() -> Process:
+    """The process whose code is running."""
+    life = living()
+    if not isinstance(life, Process):
+        raise AssertionError("product code runs outside every process")
+    return life
+
+
+# --- keys that sign by a keyed hash -------------------------------------------------------------------------
+
+
+class HashedPublic:
+    """A public key whose signatures are a keyed hash: whoever has the point could sign; nobody here does."""
+
+    def __init__(self, point: bytes) -> None:
+        self.point = bytes(point)
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        return signature == _signature(self.point, message)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HashedPublic) and self.point == other.point
+
+    def __hash__(self) -> int:
+        return int.from_bytes(self.point[:8])
+
+
+class HashedPrivate:
+    """The other half of it."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.public = HashedPublic(b"\x04" + hashlib.sha512(seed).digest())
+
+    def sign(self, message: bytes) -> bytes:
+        return _signature(self.public.point, message)
+
+
+def _signature(point: bytes, message: bytes) -> bytes:
+    return hashlib.blake2b(message, key=point[:64], digest_size=64).digest()
+
+
+def key_of(name: str, seed: bytes) -> SigningKey:
+    """A signing key made from a seed."""
+    return SigningKey(name, HashedPrivate(seed))  # type: ignore[arg-type]
+
+
+# --- the parts that stand in for the machine ----------------------------------------------------------------
+
+
+class ProcessClock:
+    """The clocks of the machine that the constructing process runs on."""
+
+    def __init__(self) -> None:
+        self._process = process()
+
+    def wall_ns(self) -> int:
+        return self._process.wall_ns()
+
+    def mono_ns(self) -> int:
+        return self._process.mono_ns()
+
+
+class QuietMetrics:
+    """Counts nothing: what is counted reaches no journal, and a registry costs more than a start."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_values, **_named: None
+
+
+class Room:
+    """A disk with room, or without."""
+
+    free_bytes = 0
+
+    def __init__(self, directory: Path, **sizes: int) -> None:
+        self._process = process()
+
+    def state(self) -> None:
+        """Nothing is reserved."""
+
+    def room_for_payments(self) -> bool:
+        return self._process.room()
+
+    def make_room(self) -> None:
+        """There is nothing to give up."""
+
+
+def _line(*arguments: Any, **named: Any) -> Line:
+    own = process()
+    sources = Sources(
+        now_ns=own.mono_ns,
+        wall_s=lambda: own.wall_ns() // 1_000_000_000,
+        chance=own.fraction,
+        token=own.token,
+    )
+    own.line = Line(*arguments, **{**named, "sources": sources})
+    return own.line
+
+
+def _transport(settings: Any, *, tls: Any) -> Any:
+    return process().transport(settings)
+
+
+def _gateway(*arguments: Any, **named: Any) -> Any:
+    own = process()
+    own.gateway = app_gateway(*arguments, **named)
+    return own.gateway
+
+
+def _open_ledger(*arguments: Any, **named: Any) -> Any:
+    own = process()
+    own.opened = app_open_ledger(*arguments, **named)
+    return own.opened
+
+
+def _start(*arguments: Any, **named: Any) -> Any:
+    own = process()
+    own.pen = app_start(*arguments, **named)
+    return own.pen
+
+
+app_gateway = app.Gateway
+app_open_ledger = app.open_ledger
+app_start = app.start
+
+
+def _stop_signal() -> asyncio.Event:
+    own = process()
+    own.stop = asyncio.Event()
+    return own.stop
+
+
+def _token_hex(count: int) -> str:
+    return process().token(count).hex()
+
+
+def _seconds() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# --- disks --------------------------------------------------------------------------------------------------
+
+_store_commit = Store._commit
+_store_init = Store.__init__
+_replace_file = anchor_module._replace_file
+
+
+def _commit(store: Store) -> None:
+    life = living()
+    if isinstance(life, Process):
+        life.commit(lambda: _store_commit(store))
+    else:
+        _store_commit(store)
+
+
+def _opened_store(store: Store, path: Path, connection: Any) -> None:
+    _store_init(store, path, connection)
+    life = living()
+    if isinstance(life, Process):
+        life.stores.append(store)
+
+
+def _written_anchor(path: Path, past: Any) -> None:
+    life = living()
+    if life is not None and life.dead:
+        raise Died
+    _replace_file(path, past)
+
+
+def _follow_anchor(anchor: Anchor) -> None:
+    """The anchor's thread as a task: it dies with its process, and not a second later."""
+
+    async def follow() -> None:
+        while not anchor._stopping.is_set():
+            anchor._follow()
+            await passed(INTERVAL_S)
+
+    process().run(follow())
+
+
+# --- the hub ------------------------------------------------------------------------------------------------
+
+_hub_transact = hub_app.Hub._transact
+
+
+def _transact(hub: hub_app.Hub, work: Any) -> Any:
+    life = living()
+    if not isinstance(life, Process):
+        return _hub_transact(hub, work)
+    done: list[Any] = []
+    life.commit(lambda: done.append(_hub_transact(hub, work)))
+    return done[0]
+
+
+def _urandom(count: int) -> bytes:
+    return process().token(count)
+
+
+@contextmanager
+def open_seams() -> Iterator[None]:
+    """Put the simulator's parts where the machine's are, until the block ends."""
+    logging = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    replaced: list[tuple[Any, str, Any]] = [
+        (app.sm2, "self_test", lambda: None),
+        (app, "secrets", types.SimpleNamespace(token_hex=_token_hex)),
+        (app, "time", types.SimpleNamespace(monotonic=_seconds)),
+        (app, "MachineClock", ProcessClock),
+        (app, "Metrics", QuietMetrics),
+        (app, "Reserve", Room),
+        (app, "Line", _line),
+        (app, "Gateway", _gateway),
+        (app, "open_ledger", _open_ledger),
+        (app, "start", _start),
+        (app, "load_keys", lambda _settings: process().keys),
+        (app, "_stop_signal", _stop_signal),
+        (app, "_raise_descriptor_limit", lambda: None),
+        (sm2, "PublicKey", HashedPublic),
+        (anchor_module, "secrets", types.SimpleNamespace(token_hex=_token_hex)),
+        (anchor_module, "_replace_file", _written_anchor),
+        (Anchor, "start", _follow_anchor),
+        (Store, "_commit", _commit),
+        (Store, "__init__", _opened_store),
+        (line_module, "Transport", _transport),
+        (hub_app, "os", types.SimpleNamespace(urandom=_urandom)),
+        (hub_app.Hub, "_transact", _transact),
+    ]
+    with ExitStack() as stack:
+        for owner, name, part in replaced:
+            stack.enter_context(patch.object(owner, name, part))
+        stack.callback(structlog.configure, **logging)
+        yield

@@ -1,0 +1,101 @@
+"""What the bank looks like in a run: currencies, accounts, rules and opening balances, from the seed."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final
+
+import msgspec
+
+from edgegw.core.records import Account
+from edgegw.core.site import AllowanceRule, CurrencyRule, LimitRule, Site, StandInRule
+from tests.simulator.machine import BANK
+
+CURRENCIES: Final = (("CNY", 156), ("EUR", 978))
+PARTICIPANTS: Final = ("", "city", "land", "coast")
+
+
+def a_site(chance: Random, boxes: tuple[str, ...]) -> Site:
+    """The first version of the site's settings."""
+    accounts = []
+    for number in range(chance.randint(10, 40)):
+        currency = CURRENCIES[0] if number < 4 or chance.random() < 0.75 else CURRENCIES[1]
+        home = chance.choice(boxes) if chance.random() < 0.8 else ""
+        accounts.append(
+            Account(
+                id=f"{currency[0]}-{number:02d}",
+                currency=currency[0],
+                home=home,
+                participant=chance.choice(PARTICIPANTS),
+            )
+        )
+    return Site(
+        bank=BANK,
+        version=1,
+        currencies=tuple(CurrencyRule(code=code, numeric=number) for code, number in CURRENCIES),
+        accounts=tuple(accounts),
+        blocked=(accounts[-1].id,) if chance.random() < 0.5 else (),
+        limits=_limits(chance),
+        stand_in=_stand_in(chance),
+        allowances=tuple(
+            AllowanceRule(
+                currency=code,
+                share_percent=chance.choice((20, 50, 80)),
+                account_minor=chance.choice((500, 2_000, 10_000)),
+            )
+            for code, _ in CURRENCIES
+            if chance.random() < 0.8
+        ),
+        late_decline_liable=chance.choice(("merchant", "branch")),
+    )
+
+
+def _limits(chance: Random) -> tuple[LimitRule, ...]:
+    return tuple(
+        LimitRule(
+            currency=code,
+            payment_minor=chance.choice((900, 5_000)),
+            window_minor=chance.choice((5_000, 20_000)),
+            velocity_per_minute=chance.choice((8, 60, 1_000)),
+        )
+        for code, _ in CURRENCIES
+        if chance.random() < 0.6
+    )
+
+
+def _stand_in(chance: Random) -> tuple[StandInRule, ...]:
+    return tuple(
+        StandInRule(
+            currency=code,
+            floor_minor=chance.choice((200, 600)),
+            account_minor=chance.choice((700, 1_000)),
+            account_count=chance.choice((2, 10)),
+            box_minor=chance.choice((1_000, 8_000)),
+            offline_seconds_max=chance.choice((3_600, 400_000)),
+        )
+        for code, _ in CURRENCIES
+        if chance.random() < 0.85
+    )
+
+
+def next_site(chance: Random, site: Site) -> Site:
+    """A later version: other limits, another stand-in, one account more."""
+    fresh = Account(
+        id=f"CNY-new{site.version}", currency="CNY", home=chance.choice(site.accounts).home, participant=""
+    )
+    return msgspec.structs.replace(
+        site,
+        version=site.version + 1,
+        accounts=(*site.accounts, fresh),
+        limits=_limits(chance),
+        stand_in=_stand_in(chance),
+    )
+
+
+def openings(chance: Random, site: Site) -> list[tuple[str, int]]:
+    """What each account has at the start; some have nothing."""
+    return [
+        (account.id, amount)
+        for account in site.accounts
+        if (amount := chance.choice((0, 300, 2_000, 2_000, 20_000, 20_000)))
+    ]

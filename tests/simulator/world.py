@@ -1,0 +1,245 @@
+"""One seed's world: a hub, its boxes, their clients, and the facts that the auditor gets at the end.
+
+Leaves out what goes wrong when (`drill`) and what is right (`auditor`, `books`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from edgegw.app import Keys
+from edgegw.core.site import Site
+from edgegw.hub.books import post_core
+from edgegw.hub.keyring import Keyring
+from edgegw.hub.site import publish
+from tests.simulator.auditor import Facts
+from tests.simulator.centre import Centre
+from tests.simulator.clients import Client, Log
+from tests.simulator.loop import VirtualLoop, passed
+from tests.simulator.machine import BANK, Machine
+from tests.simulator.model import Plain
+from tests.simulator.network import Network
+from tests.simulator.seams import key_of
+from tests.simulator.site import a_site, openings
+
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a disk whose fsync is free; any other does, more slowly
+ADDRESSES: Final = ("http://hub-a", "http://hub-b")
+TABLES: Final = (
+    "account",
+    "outstanding",
+    "record",
+    "journal_head",
+    "stand_in",
+    "suspense_item",
+    "loss",
+    "directive",
+    "box",
+)
+
+
+class World:
+    """See the module. Made inside `seams.open_seams` and a running `VirtualLoop`."""
+
+    def __init__(self, seed: str, folder: Path, loop: VirtualLoop) -> None:
+        self.chance = Random(f"{seed}/world")
+        self.loop = loop
+        self.folder = folder
+        self.injected: Counter[str] = Counter()
+        self.findings: list[str] = []
+        self.log = Log()
+        self.network = Network(loop, Random(f"{seed}/network"), self.injected)
+        names = tuple(f"box-{number}" for number in range(1, self.chance.choice((2, 2, 2, 3, 3, 4)) + 1))
+        self.hub_key = key_of("hub", f"{seed}/hub".encode())
+        devices = {name: key_of(name, f"{seed}/{name}".encode()) for name in names}
+        self.keyring = Keyring(
+            bank=BANK, key=self.hub_key, boxes={name: key.public for name, key in devices.items()}
+        )
+        self.centre = Centre(
+            folder / "hub.db",
+            loop=loop,
+            chance=Random(f"{seed}/centre"),
+            keyring=self.keyring,
+            network=self.network,
+            addresses=ADDRESSES,
+        )
+        self.machines: dict[str, Machine] = {}
+        for name in names:
+            keys = Keys(
+                devices[name],
+                key_of(f"{BANK}/{name}/checkpoint", f"{seed}/{name}/checkpoint".encode()),
+                self.hub_key.public,
+            )
+            self.machines[name] = self.machine(name, folder / name, keys, Random(f"{seed}/{name}"))
+        self.sites: list[Site] = []
+        self.facts = Facts()
+        self.clients: list[Client] = []
+        self._postings = 0
+
+    def machine(self, name: str, folder: Path, keys: Keys, chance: Random) -> Machine:
+        """A machine for a box."""
+        return Machine(
+            name,
+            folder,
+            loop=self.loop,
+            chance=chance,
+            keys=keys,
+            addresses=ADDRESSES,
+            transport=self.network.transport,
+        )
+
+    # --- a day's work ------------------------------------------------------------------------------------
+
+    def open(self, seed: str) -> None:
+        """Start the hub with its site and its money, the boxes, the clients."""
+        self.centre.boot()
+        site = a_site(self.chance, tuple(self.machines))
+        self.publish(site)
+        for account_id, amount in openings(self.chance, site):
+            self.fund(account_id, amount)
+        for machine in self.machines.values():
+            machine.boot()
+        for number in range(self.chance.randint(3, 6)):
+            home = sorted(self.machines)[number % len(self.machines)]
+            self.clients.append(
+                Client(
+                    f"till-{number}",
+                    home,
+                    chance=Random(f"{seed}/client-{number}"),
+                    site=site,
+                    machines=self.machines,
+                    log=self.log,
+                )
+            )
+
+    def publish(self, site: Site) -> None:
+        """Publish a site bundle."""
+        body = msgspec.json.encode(site)
+        digest = self.centre.order(
+            lambda connection: publish(connection, self.keyring, body, now_ns=self.centre.clock_ns())
+        )
+        self.sites.append(site)
+        self.facts.sites[digest] = json.loads(body)
+
+    def fund(self, account_id: str, amount_minor: int) -> None:
+        """Post money to an account from outside."""
+        currency = account_id[:3]
+        self._postings += 1
+        number = self._postings
+        self.centre.order(
+            lambda connection: post_core(
+                connection,
+                id=f"opening-{number}",
+                debit_account_id=f"core:{currency}",
+                credit_account_id=account_id,
+                amount_minor=amount_minor,
+            )
+        )
+        self.facts.openings[account_id] = self.facts.openings.get(account_id, 0) + amount_minor
+
+    # --- at the end --------------------------------------------------------------------------------------
+
+    def in_step(self) -> list[str]:
+        """What hub and boxes still lack of each other; empty when they agree."""
+        tables = self.tables("journal_head", "directive", "box", "stand_in")
+        sizes = {(row["box"], row["epoch"]): row["size"] for row in tables["journal_head"]}
+        lacking = []
+        for name, machine in sorted(self.machines.items()):
+            own = machine.process
+            if own is None or own.pen is None:
+                lacking.append(f"{name} is down")
+                continue
+            tip = own.pen.desk.tip
+            if sizes.get((name, tip.epoch), 0) != tip.size:
+                lacking.append(f"{name} has {tip.size} records of {tip.epoch}, the hub {sizes}")
+            if own.pen.mode.value != "active":
+                lacking.append(f"{name} is {own.pen.mode.value}: {own.line.status.reason}")
+        now = {row["box"]: row["incarnation"] for row in tables["box"]}
+        lacking += [
+            f"{row['box']} has not applied {row['incarnation']}/{row['seq']}"
+            for row in tables["directive"]
+            if not row["outcome"] and row["incarnation"] == now[row["box"]]
+        ]
+        lacking += [f"a stand-in waits: {row}" for row in tables["stand_in"] if not row["settled"]]
+        return lacking
+
+    def tables(self, *names: str) -> dict[str, list[Plain]]:
+        """Tables of the hub's database, as plain rows."""
+        with self.centre.engine.begin() as connection:
+            return {
+                name: [dict(row) for row in connection.exec_driver_sql(f"SELECT * FROM {name}").mappings()]
+                for name in names
+            }
+
+    def collect(self) -> Facts:
+        """All that the auditor gets."""
+        facts = self.facts
+        facts.sent, facts.heard = self.log.sent, self.log.heard
+        facts.tables = self.tables(*TABLES)
+        for name, machine in self.machines.items():
+            facts.box_of[name] = machine.name
+            facts.journals[name] = journals_in(machine.ledger)
+        return facts
+
+
+def journals_in(ledger: Path) -> dict[int, list[bytes]]:
+    """The records of a ledger's file by epoch, read as anybody could."""
+    found: dict[int, list[bytes]] = {}
+    if not ledger.exists():
+        return found
+    connection = apsw.Connection(str(ledger), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'record'").fetchall():
+            for position, body in connection.execute("SELECT position, body FROM record ORDER BY position"):
+                found.setdefault(position >> 40, []).append(body)
+    finally:
+        connection.close()
+    return found
+
+
+def digest_of(facts: Facts) -> str:
+    """One number for everything that was written and said: journals, directives, answers."""
+    total = hashlib.sha256()
+    for machine, journals in sorted(facts.journals.items()):
+        for epoch, bodies in sorted(journals.items()):
+            total.update(f"{machine}/{epoch}".encode())
+            for body in bodies:
+                total.update(body)
+    for row in facts.tables["directive"]:
+        total.update(row["body"])
+    for one in facts.heard:
+        total.update(f"{one['sent']} {one['code']}".encode() + one["answer"])
+    return total.hexdigest()
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder in memory where there is one, gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="edgegw-sim-", dir=MEMORY if MEMORY.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def until(condition: Any, *, seconds: float) -> bool:
+    """Whether a condition comes true within so much played time."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + seconds
+    while not condition():
+        if loop.time() > end_s:
+            return False
+        await passed(0.5)
+    return True
