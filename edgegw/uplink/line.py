@@ -35,7 +35,7 @@ from edgegw.core.records import Mode
 from edgegw.errors import Behind, NewEpoch, Next, OperatingError
 from edgegw.uplink.asks import Asks, Outcome
 from edgegw.uplink.inbox import Inbox, answers
-from edgegw.uplink.outbox import EditedRecord, Outgoing, collect, hand_back
+from edgegw.uplink.outbox import EditedRecord, Outgoing, Returning, collect, hand_back
 from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings, Pen
 from edgegw.uplink.rehydrate import Keeper, rehydrate
 from edgegw.uplink.session import Reopen, Session, Wire, directives_head, open_session, opening
@@ -102,7 +102,11 @@ class Line:
         self._hub_behind = False
         self._bytes_max = PACKAGE_BYTES_FIRST
         self._reading = asyncio.Lock()
-        self._lost_directives: LogHead | None = None
+        self._hub_directives = LogHead(0)
+        """What the hub says that it has, when it has lost some."""
+        self._hub_asked: LogHead | None = None
+        """As it stood when the hub was asked whether they are the same as here."""
+        self._asking = False
         self._moved = asyncio.Event()
         self._asked = asyncio.Event()
         self._better = asyncio.Event()
@@ -230,7 +234,7 @@ class Line:
             self._take_link(opened.link)
         if opened.verdict not in CARRIES_ON:
             raise LineFault(f"{address}: the hub says {opened.verdict}: {opened.reason}")
-        self._lost_directives = opened.directives
+        self._hub_directives, self._hub_asked = opened.directives, None
         await self._take_verdict(opened.verdict, opened.reason)
         self.status.address = address
         return Session(self._wire, address, opened)
@@ -343,7 +347,7 @@ class Line:
         left = outgoing.waiting - (len(beat.push.records) if beat.push else 0)
         self.status.waiting = left
         self.status.epochs_at_fault = dict(outgoing.at_fault)
-        more = (beaten.more and not waits_for_bundle) or left > 0
+        more = (beaten.more and not waits_for_bundle) or left > 0 or beat.handed_back is not None
         if not more and beaten.verdict is Verdict.OK:
             await self._happened(Event.CAUGHT_UP)
         return more and self._may_push
@@ -369,16 +373,22 @@ class Line:
             outgoing = Outgoing(None, 0)
         return outgoing, await self._read(self._source.directives)
 
-    async def _handed_back(self) -> Package | None:
+    async def _returning(self) -> Returning | None:
         """What the hub has directed and lost goes first: it cannot judge the records without."""
-        lost = self._lost_directives
-        if not self._hub_behind or lost is None:
+        said = self._hub_directives
+        if not self._hub_behind:
             return None
-        return await self._read(lambda: hand_back(self._source, lost, bytes_max=self._bytes_max))
+        return await self._read(
+            lambda: hand_back(self._source, said, asked=said == self._hub_asked, bytes_max=self._bytes_max)
+        )
 
     async def _compose(self, session: Session, outgoing: Outgoing, held: HeldDirectives) -> Beat:
         directives = directives_head(held)
-        handed_back = await self._handed_back()
+        returning = await self._returning()
+        self._asking = returning is not None and returning.asks
+        if self._asking:
+            self._hub_asked = self._hub_directives
+        handed_back = None if returning is None else returning.package
         self.status.handing_back = handed_back is not None
         return Beat(
             directives=directives,
@@ -447,12 +457,12 @@ class Line:
 
     def _take_handed_back(self, session: Session, package: Package, beaten: Beaten) -> None:
         held = beaten.incarnation
-        if held is None or (held.number, held.size) < (package.number, package.size):
+        if held is None or (held == self._hub_directives and not self._asking):
             raise LineFault(
                 f"{session.address}: the hub does not take back its directives from"
                 f" {package.number}/{package.old_size} on: {beaten.reason or 'no reason given'}"
             )
-        self._lost_directives = held
+        self._hub_directives = held
 
     async def _keep_cosignature(self, head: LogHead, note: str) -> None:
         who = self._identity

@@ -64,32 +64,55 @@ def _ends_early(head: Head) -> bool:
         return False
 
 
-def hand_back(source: Journal, held: LogHead, *, bytes_max: int) -> Package | None:
-    """The next package of the hub's own directives for a hub that holds only so much of them; None when it
-    lacks none, or holds others."""
+class Returning(NamedTuple):
+    """A package of the hub's own directives; `asks` when it only asks whether the hub's are the same."""
+
+    package: Package
+    asks: bool
+
+
+def hand_back(source: Journal, held: LogHead, *, asked: bool, bytes_max: int) -> Returning | None:
+    """The next package of the hub's own directives for a hub that says that it holds so many; None when it
+    lacks none.
+
+    Where the hub's may be others, the last one that both have goes first: it says whether they are. Once
+    asked, this is not done again.
+    """
     for end in source.incarnations():
         if end.incarnation < held.number:
             continue
-        start = held.size if end.incarnation == held.number else 0
-        if start < end.frontier.size:
-            return _pack_directives(source, end, start, bytes_max)
+        known = held if end.incarnation == held.number else LogHead(end.incarnation)
+        leaves = _directive_leaves(source, end)
+        both = min(known.size, len(leaves))
+        same = known.size == both and (not both or _root(leaves[:both]) == known.root)
+        if same and both < len(leaves):
+            return Returning(_pack_directives(source, end, leaves, both, bytes_max), False)
+        if not same and not asked:
+            return Returning(_pack_directives(source, end, leaves, max(0, both - 1), bytes_max), True)
     return None
 
 
-def _pack_directives(source: Journal, end: HeldDirectives, start: int, bytes_max: int) -> Package:
+def _root(leaves: Sequence[bytes]) -> bytes:
+    frontier = journal.Frontier()
+    frontier.extend(leaves)
+    return frontier.root()
+
+
+def _pack_directives(
+    source: Journal, end: HeldDirectives, leaves: list[bytes], start: int, bytes_max: int
+) -> Package:
     rows = source.directive_records(
         incarnation=end.incarnation, start=start, limit=PACKAGE_RECORDS_MAX, bytes_max=bytes_max
     )
-    rows = rows[: end.frontier.size - start]
-    leaves = _directive_leaves(source, end)
-    node, stop = journal.nodes_of(leaves), start + len(rows)
+    rows = rows[: len(leaves) - start]
+    stop = start + len(rows)
     return Package(
         number=end.incarnation,
         old_size=start,
         records=tuple(body for _, _, body in rows),
-        root=frontier_at(stop, node).root(),
+        root=_root(leaves[:stop]),
         checkpoint=end.checkpoint,
-        proof=tuple(journal.consistency_proof(stop, len(leaves), node)),
+        proof=tuple(journal.consistency_proof(stop, len(leaves), journal.nodes_of(leaves))),
     )
 
 

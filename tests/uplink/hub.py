@@ -63,6 +63,7 @@ class MemoryHub:
         self.readers: dict[int, Reader] = {}
         """Of every epoch that was issued; `reader` is the newest one's."""
         self.keys: dict[int, str] = {}
+        self.links: dict[int, str] = {}
         self.notes: dict[int, str] = {}
         """The box's newest signed head of each epoch."""
         self.closed: set[int] = set()
@@ -117,11 +118,12 @@ class MemoryHub:
 
     def _link(self, message: Open) -> str:
         old = self.reader.held().head
-        if not same_link(message, self.view()):
-            self.epoch += 1
-            self.epoch_key, self.released = message.key, False
-            self.reader = self.readers[self.epoch] = Reader(self.epoch)
-            self.keys[self.epoch] = message.key
+        if same_link(message, self.view()):
+            return self.links[self.epoch]
+        self.epoch += 1
+        self.epoch_key, self.released = message.key, False
+        self.reader = self.readers[self.epoch] = Reader(self.epoch)
+        self.keys[self.epoch] = message.key
         link = LinkNote(
             bank=BANK,
             box=BOX,
@@ -131,7 +133,8 @@ class MemoryHub:
             old_size=old.size,
             old_root=old.root.hex(),
         )
-        return sign_link(link, self.key)
+        self.links[self.epoch] = sign_link(link, self.key)
+        return self.links[self.epoch]
 
     def beaten(self, beat: Beat, session: bytes, counter: int) -> Beaten:
         moved = judge_message(self.session, session=session, counter=counter)
