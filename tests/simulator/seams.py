@@ -43,7 +43,6 @@ class Process(Life):
         self.kill: Callable[[], None] = lambda: None
         self.stores: list[Store] = []
         self.gateway: Any = None
-        self.pen: Any = None
         self.line: Any = None
         self.opened: Any = None
         self.stop: asyncio.Event | None = None
@@ -185,15 +184,8 @@ def _open_ledger(*arguments: Any, **named: Any) -> Any:
     return own.opened
 
 
-def _start(*arguments: Any, **named: Any) -> Any:
-    own = process()
-    own.pen = app_start(*arguments, **named)
-    return own.pen
-
-
 app_gateway = app.Gateway
 app_open_ledger = app.open_ledger
-app_start = app.start
 
 
 def _stop_signal() -> asyncio.Event:
@@ -283,7 +275,6 @@ def open_seams() -> Iterator[None]:
         (app, "Line", _line),
         (app, "Gateway", _gateway),
         (app, "open_ledger", _open_ledger),
-        (app, "start", _start),
         (app, "load_keys", lambda _settings: process().keys),
         (app, "_stop_signal", _stop_signal),
         (app, "_raise_descriptor_limit", lambda: None),

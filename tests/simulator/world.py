@@ -158,14 +158,14 @@ class World:
         lacking = []
         for name, machine in sorted(self.machines.items()):
             own = machine.process
-            if own is None or own.pen is None:
+            if own is None or own.gateway is None:
                 lacking.append(f"{name} is down")
                 continue
-            tip = own.pen.desk.tip
-            if sizes.get((name, tip.epoch), 0) != tip.size:
-                lacking.append(f"{name} has {tip.size} records of {tip.epoch}, the hub {sizes}")
-            if own.pen.mode.value != "active":
-                lacking.append(f"{name} is {own.pen.mode.value}: {own.line.status.reason}")
+            book = own.gateway.book
+            if sizes.get((name, book.epoch), 0) != book.seq + 1:
+                lacking.append(f"{name} has {book.seq + 1} records of {book.epoch}, the hub {sizes}")
+            if book.mode.value != "active":
+                lacking.append(f"{name} is {book.mode.value}: {book.mode_reason}")
         now = {row["box"]: row["incarnation"] for row in tables["box"]}
         lacking += [
             f"{row['box']} has not applied {row['incarnation']}/{row['seq']}"
