@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgegw import __version__
-from edgegw.commands import ExitCode, Program, box, hub, keys, ledger, mirror, settings
+from edgegw.commands import ExitCode, Program, audit, box, hub, keys, ledger, mirror, settings
 
 EPILOG = "Exit codes: " + " ".join(f"{int(code)} - {code.meaning}" for code in ExitCode)
 
@@ -34,6 +34,7 @@ for command in (
     ledger.verify,
     settings.config,
     ledger.journal,
+    audit.export,
     ledger.ledger,
     keys.keygen,
     keys.token,

@@ -33,6 +33,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "hub": frozenset({"core", "errors", "access", "config"}),
     "mirror": frozenset({"core", "errors", "access", "ledger"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
+    "audit": frozenset({"core", "errors", "ledger"}),
     "app": frozenset(
         {"core", "errors", "config", "ledger", "access", "traffic", "payments", "observe", "uplink"}
         | {"payments.protocols", "payments.rules"}

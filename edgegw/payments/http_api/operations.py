@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 
 from edgegw.core.records import AccountId, RequestId
+from edgegw.ledger.receipts import Receipt
 from edgegw.payments.answer import Answer
-from edgegw.payments.history import Notices, PaymentView, Receipt
+from edgegw.payments.history import Notices, PaymentView
 from edgegw.payments.http_api import bodies
 
 BODY_BYTES_MAX: Final = 1 << 20
