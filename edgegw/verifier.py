@@ -4,6 +4,7 @@
     verifier.py --box-key KEY [--hub-key KEY] journal FILE
     verifier.py --box-key KEY [--hub-key KEY] receipt FILE
     verifier.py --box-key KEY [--hub-key KEY] checkpoints OLD NEW (--proof FILE | --journal FILE)
+    verifier.py --box-key KEY [--hub-key KEY] export FILE
 
 A KEY is the one-line text `<name>+<key id>+<base64>` of the box's checkpoint key or the hub's, from whoever
 answers for it, never from what is to be verified. With --hub-key the hub's cosignature is asked for as well.
@@ -40,11 +41,12 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 LINE_BYTES_MAX = 4 << 20
 BLOCK_RECORDS = 256
@@ -62,7 +64,7 @@ class Malformed(ValueError):
 class Unverified(Exception):
     """It does not verify: where, what differs, the mend, and the first bad record if known. Exit code 1."""
 
-    def __init__(self, place: str, problem: object, mend: str, record: int | None = None) -> None:
+    def __init__(self, place: str, problem: object, mend: str, record: int | str | None = None) -> None:
         super().__init__(f"{place}: {problem}")
         self.place, self.problem, self.mend, self.record = place, str(problem), mend, record
 
@@ -462,6 +464,8 @@ def check_consistency(old: Head, new: Head, proof: Sequence[bytes]) -> None:
     """Raise Malformed unless new, which is not shorter, only appends to old (RFC 6962 section 2.1.2)."""
     if old.size == new.size and old.root != new.root:
         raise Malformed(f"two roots at size {old.size}, both signed: this is a fork")
+    if not old.size and old.root != sm3(b""):
+        raise Malformed("an empty history has another root than this")
     if old.size == new.size or not old.size:
         if proof:
             raise Malformed("nothing is to be proved here, and a proof was given")
@@ -484,7 +488,7 @@ def check_consistency(old: Head, new: Head, proof: Sequence[bytes]) -> None:
 
 
 # A journal
-def bad_record(place: int, problem: str) -> Unverified:
+def bad_record(place: int | str, problem: object) -> Unverified:
     """A record that is not the one that was signed."""
     mend = "take the record from the other side's copy, and find out who changed this one"
     return Unverified(f"record {place}", problem, mend, place)
@@ -520,10 +524,12 @@ class Scan:
         self.roots = {0: sm3(b""), start.size: self.tree.root()}
         self.index = start.size  # where in the log the next record should stand
         self.wrong: Unverified | None = None  # the first record that is wrong by its own words
+        self.trailing: Unverified | None = None  # the file goes on after its checkpoint
         self.layout: Unverified | None = None  # the first line of leaves that is not as it was written
         self.different: int | None = None  # the first record that does not give the leaf that is named
         self.named: Tree | None = None  # over the leaves that are named, once they differ
         self.named_previous = b""
+        self.last_named = b""
 
     def lines(self, lines: Iterable[bytes]) -> None:
         """The lines of a journal file between its first and its last."""
@@ -533,12 +539,17 @@ class Scan:
                 self.records(block, self.leaves_of(line))
                 block = []
                 continue
+            if line.startswith(b'{"checkpoint":'):
+                problem = "lines follow the one with the checkpoint"
+                self.trailing = Unverified("checkpoint", problem, "export the journal again")
+                break
             block.append(line.removesuffix(b"\n"))
             if len(block) > 2 * BLOCK_RECORDS + 1:  # the lines of leaves are gone; memory stays bounded
                 self.records(block[:BLOCK_RECORDS], b"")
                 del block[:BLOCK_RECORDS]
         # A line of leaves that is no such line any more stands where the log has no record.
-        if block and self.index + len(block) == self.size + 1 and self.problem_at(block[-1], self.size):
+        surplus = self.index + len(block) == self.size + 1
+        if len(block) > 1 and surplus and self.problem_at(block[-1], self.size):
             del block[-1]
         if block:
             self.records(block, b"")
@@ -555,28 +566,34 @@ class Scan:
     def records(self, records: list[bytes], named: bytes) -> None:
         """Records in a row, and the leaves that are named for them (b"": their line is not there)."""
         count = len(named) // 32
+        if not records and named == self.last_named:
+            self.layout = self.layout or self.changed_leaves("their line stands there twice")
+            return
+        self.last_named = named
         if named and len(records) - count >= BLOCK_RECORDS:  # a line of leaves before is missing or damaged
             self.records(records[:BLOCK_RECORDS], b"")
             records = records[BLOCK_RECORDS:]
             if len(records) - count == 1 and self.problem_at(records[0], self.index):
                 records = records[1:]
-        self.read(records)
-        tree, previous = (self.tree.size, self.tree.peaks), self.previous
+        # Leaves that cannot stand here were moved, or what they stand for is gone: they tell nothing.
+        if self.size >= 0 and count != min(BLOCK_RECORDS, self.size - self.index):
+            named = b""
+        in_order = self.read(records)
+        tree, previous = Tree(self.tree.size, self.tree.peaks), self.previous
         leaves = self.chained(records)
-        short = count < BLOCK_RECORDS and self.index + count != self.size
-        if self.layout is None and (not named or short):
+        if self.layout is None and not named:
             self.layout = self.changed_leaves("their line is not as it was written, or not there")
-        if self.named is None and named != b"".join(leaves):
-            self.named, self.named_previous = Tree(*tree), previous
-        start, self.index = self.index, self.index + (count or len(records))
-        if self.named is not None:
-            parts = [named[n : n + 32] for n in range(0, len(named), 32)]
-            self.compare(records, parts or leaves, start, self.named)
+        start, self.index = self.index, self.index + (count if named and not in_order else len(records))
+        if named and self.named is None and named != b"".join(leaves):
+            self.named, self.named_previous = tree, previous
+        if named and self.named is not None:
+            parts = [named[place : place + 32] for place in range(0, len(named), 32)]
+            self.compare(records, parts, start, self.named)
 
-    def read(self, records: list[bytes]) -> None:
-        """Find the first record that is wrong by its own words; all at once while none is."""
+    def read(self, records: list[bytes]) -> bool:
+        """Whether all are right by their own words, read at once; the first that is wrong is kept."""
         if self.wrong is not None:
-            return
+            return False
         origin, field = self.origin, self.origin.number_field
         try:
             for place, said in enumerate(_array_of(records), self.index):
@@ -585,13 +602,14 @@ class Scan:
                 if (said[field], said["bank"]) != (origin.number, origin.bank):
                     break
             else:
-                return
+                return True
         except (ValueError, LookupError, TypeError, RecursionError):
             pass  # one of them is no record: which, and why, is told below
         for place, record in enumerate(records, self.index):
             if problem := self.problem_at(record, place):
                 self.wrong = bad_record(place, problem)
-                return
+                return False
+        return True
 
     def problem_at(self, record: bytes, place: int) -> str:
         return problem_of(record, self.origin, place)
@@ -631,8 +649,13 @@ class Scan:
         """Raise Unverified, with the first bad record, unless the records are those signed and cosigned."""
         held = cosigned is not None and self.roots.get(cosigned.size) == cosigned.root
         if (self.tree.size, self.tree.root()) == (head.size, head.root):
-            if self.wrong or self.layout or self.different is not None:
-                raise self.wrong or self.layout or self.changed_leaves("they were changed, no record was")
+            if self.wrong or self.trailing or self.layout or self.different is not None:
+                raise (
+                    self.wrong
+                    or self.trailing
+                    or self.layout
+                    or self.changed_leaves("they were changed, no record was")
+                )
             if cosigned and not held:
                 problem = "the hub cosigned others: the box's key has signed two histories, this is a fork"
                 raise Unverified(f"records up to {cosigned.size - 1}", problem, "take the hub's copy")
@@ -709,10 +732,12 @@ def cut_off(scan: Scan, file: BinaryIO, end: int, last: bytes) -> Unverified:
     """What is wrong with a journal file that does not end as it was written."""
     scan.lines(lines_until(file, end))
     problem = scan.problem_at(last.removesuffix(b"\n"), scan.index)
-    if scan.wrong is None and scan.different is None:
-        if problem and last.endswith(b"\n") and not last.startswith(b'{"leaves":'):
-            mend = "export the journal again"
-            return Unverified("checkpoint", "the file's last line is not as it was written", mend)
+    if scan.trailing:
+        return scan.trailing
+    changed = problem and last.endswith(b"\n") and not last.startswith(b'{"leaves":')
+    if changed and scan.wrong is None and scan.different is None:
+        mend = "export the journal again"
+        return Unverified("checkpoint", "the file's last line is not as it was written", mend)
     place = scan.index if scan.different is None else scan.different
     if scan.different is None and last.endswith(b"\n") and not problem:
         place += 1  # the last line is a whole record
@@ -818,6 +843,8 @@ def verify_checkpoints(paths: Sequence[str], keys: Keys, proof: str | None, jour
                 raise Malformed("the journal has other roots at these sizes")
         elif proof or old.size == new.size:
             document = _document_in(proof, "edgegw_consistency", 1) if proof else {"proof": []}
+            if set(document) - {"edgegw_consistency", "proof"}:
+                raise Malformed(f"the proof has fields too many: {sorted(document)}")
             check_consistency(old, new, _hashes_of(document.get("proof")))
         else:
             raise Usage("give --proof FILE or --journal FILE, which ties the two checkpoints together")
@@ -829,21 +856,364 @@ def verify_checkpoints(paths: Sequence[str], keys: Keys, proof: str | None, jour
     return figures, f"{sentence}. {OWN_WORD}.", {}
 
 
+# An audit export
+SCHEMA = "e24095f5e97096cd4588f8d1e93e643df215f45d07602d1cd6c532e2cbaeda73"
+"""SM3 over the tables and views of format 1, in their order, without blanks and quotes."""
+SEQ_BITS = 40
+REQUEST: tuple[str, ...] = (
+    "id",
+    "kind",
+    "debit_account_id",
+    "credit_account_id",
+    "amount_minor",
+    "currency",
+    "timeout_s",
+)
+REQUEST += ("original_client", "original_id", "advice", "stand_in", "terminal", "merchant", "reference")
+REQUEST_DEFAULTS = {"amount_minor": 0, "timeout_s": 0, "advice": False, "stand_in": True}
+EVENTS = {
+    "key": ("key", ("key",)),
+    "boot": ("boot", ("boot", "version", "box_digest", "site_digest")),
+    "mode": ("mode", ("mode", "previous", "reason")),
+    "durability": ("durability", ("durability", "previous", "reason")),
+    "clock": ("clock", ("wall_ahead_ns",)),
+    "snapshot": ("snapshot", ("digest",)),
+    "operator": ("operator", ("operator", "action", "detail")),
+    "window": ("clearing_window", ("window", "business_date", "transfers", "closed_by")),
+}
+ACTIONS = ((2, "hold"), (4, "post"), (8, "void"))
+DIRECTIVES = {"site", "grant", "refuse", "confirm", "decline", "freeze"}
+Said = dict[str, Any]
+Row = tuple[object, ...]
+
+
+class Plain:
+    """The plain tables of an export, read beside the records: each row must be what a record says."""
+
+    def __init__(self, db: sqlite3.Connection, tables: Iterable[str]) -> None:
+        self.rows = {table: db.execute(f"SELECT * FROM {table} ORDER BY 1") for table in tables}  # noqa: S608
+        self.counts = {"leg": 0, "account": 0, "position": 0}
+
+    def record(self, record_id: int, said: Said) -> None:
+        """Compare all rows of a record; raises Unverified."""
+        kind = said["type"]
+        if kind in ("transfer", "refusal"):
+            asked = {name: said["request"].get(name, REQUEST_DEFAULTS.get(name, "")) for name in REQUEST}
+            asked |= {"advice": int(asked["advice"]), "stand_in": int(asked["stand_in"])}
+            start = (record_id, said["window"]) if kind == "transfer" else (record_id,)
+            end = [said.get("code"), said.get("detail")]
+            if kind == "transfer":
+                end = [said["cleared_by"], said.get("reason", ""), place_of(said.get("original"))]
+                end.append(said.get("linked", 0))
+            self.expect(kind, record_id, (*start, said["client"], *asked.values(), *end))
+        elif kind == "expiry":
+            self.expect(kind, record_id, (record_id, said["window"], place_of(said["original"])))
+        elif kind == "directive":
+            head = (said["window"], said["outcome"], said.get("reason", ""))
+            self.expect(kind, record_id, (record_id, *head, *directive_of(said["directive"])))
+        elif kind == "link":
+            self.expect(kind, record_id, (record_id, *link_of(said["note"])))
+        elif kind in EVENTS:
+            table, names = EVENTS[kind]
+            self.expect(table, record_id, (record_id, *(said[name] for name in names)))
+        self.lists(record_id, said)
+
+    def lists(self, record_id: int, said: Said) -> None:
+        """The rows that a record has several of."""
+        for place, leg in enumerate(said.get("legs", ())):
+            debit, credit, amount_minor, flags, pending, timeout_s = leg
+            action = next((action for flag, action in ACTIONS if flags & flag), "move")
+            held: tuple[int | None, int | None] = (None, None)
+            if pending:
+                number = int(pending, 16)
+                held = number >> 96 << SEQ_BITS | number >> 32 & 2**64 - 1, (number & 2**32 - 1) >> 1
+            self.numbered("leg", record_id, place, debit, credit, amount_minor, action, *held, timeout_s)
+        for one in said.get("accounts", ()):
+            home, participant = one.get("home", ""), one.get("participant", "")
+            floor = int(one.get("floor", True))
+            self.numbered("account", record_id, one["id"], one["currency"], home, participant, floor)
+        for participant, currency, net_minor in said.get("positions", ()):
+            self.numbered("position", record_id, participant, currency, net_minor)
+
+    def numbered(self, table: str, record_id: int, *row: object) -> None:
+        """Compare a row that has a number of its own."""
+        self.counts[table] += 1
+        self.expect(table, record_id, (self.counts[table], record_id, *row))
+
+    def expect(self, table: str, record_id: int, row: Row) -> None:
+        """Compare the next row of a table with what a record says; raises Unverified."""
+        try:
+            actual = next(self.rows[table], None)
+        except sqlite3.Error as problem:
+            raise bad_record(place_text(record_id), f"its row in {table}: {problem}") from None
+        if actual == row:
+            return
+        whose = None if actual is None else actual[1 if table in self.counts else 0]
+        if isinstance(whose, int) and whose < record_id:
+            raise bad_record(place_text(whose), f"table {table} has a row too many for it")
+        if actual is None or whose != record_id:
+            raise bad_record(place_text(record_id), f"table {table} has not its row")
+        shown = next((pair for pair in zip(actual, row, strict=True) if pair[0] != pair[1]), ("", ""))
+        said = f"table {table} says {shown[0]!r:.80} where its bytes say {shown[1]!r:.80}"
+        raise bad_record(place_text(record_id), said)
+
+    def end(self) -> None:
+        """Raise Unverified when a table has rows that no record has."""
+        for table, rows in self.rows.items():
+            if (row := next(rows, None)) is not None:
+                whose = row[1 if table in self.counts else 0]
+                place = place_text(whose) if isinstance(whose, int) else repr(whose)
+                raise bad_record(place, f"table {table} has a row too many for it")
+
+
+def place_text(record_id: int) -> str:
+    return f"{record_id >> SEQ_BITS}/{record_id & (1 << SEQ_BITS) - 1}"
+
+
+def place_of(text: str | None) -> int | None:
+    """The id of a record from its place, epoch/seq."""
+    epoch, _, seq = (text or "").partition("/")
+    return int(epoch) << SEQ_BITS | int(seq) if seq else None
+
+
+def link_of(note: str) -> Row:
+    """The columns of a link's note; nothing but the note where it is none."""
+    try:
+        said = _document_of(note.split("\n", 2)[1].encode())
+        return (*(said[name] for name in ("key", "old_epoch", "old_size", "old_root")), note)
+    except (ValueError, LookupError):
+        return None, None, None, None, note
+
+
+def directive_of(said: object) -> Row:
+    """The columns of a directive of the hub; none where it is of no kind that format 1 knows."""
+    if not isinstance(said, dict) or said.get("type") not in DIRECTIVES:
+        return (None,) * 13
+
+    def plain(name: str) -> object:
+        value = said.get(name)
+        value = int(value) if isinstance(value, bool) else value
+        fits = isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+        return value if fits else None
+
+    epoch, seq = plain("epoch"), plain("at_seq")
+    about = epoch << SEQ_BITS | seq if isinstance(epoch, int) and isinstance(seq, int) else None
+    account = plain("account_id") or plain("payer_account_id")
+    first = (plain("incarnation"), plain("seq"), plain("type"), account, plain("currency"))
+    then = (plain("amount_minor"), plain("request_id"), about, plain("liable"), plain("reason"))
+    return (*first, *then, plain("version"), plain("digest"), plain("frozen"))
+
+
+class Nodes:
+    """The tree above the leaves of an epoch, computed beside the rows that say it."""
+
+    def __init__(self, db: sqlite3.Connection, epoch: int, first: int) -> None:
+        self.db, self.epoch, self.first = db, epoch, first
+        self.levels: dict[int, Iterator[Row]] = {}
+        peaks = []
+        for level in range(first.bit_length() - 1, -1, -1):
+            if first >> level & 1:
+                row = next(self.level(level), None)
+                if row is None or row[0] != (first >> level) - 1 or not isinstance(row[1], bytes):
+                    raise self.wrong(level, (first >> level) - 1)
+                peaks.append(row[1])
+        self.tree = Tree(first, peaks)
+
+    def level(self, level: int) -> Iterator[Row]:
+        if level not in self.levels:
+            select = "SELECT number, hash FROM node WHERE epoch = ? AND level = ? ORDER BY number"
+            self.levels[level] = self.db.execute(select, (self.epoch, level))
+        return self.levels[level]
+
+    def append(self, leaf: bytes) -> None:
+        """One more leaf, and the nodes that it completes; raises Unverified."""
+        node, carry, level = leaf, self.tree.size, 0
+        while carry & 1:
+            node = sm3(b"\x01" + self.tree.peaks.pop() + node)
+            carry >>= 1
+            level += 1
+            if next(self.level(level), None) != (carry, node):
+                raise self.wrong(level, carry)
+        self.tree.peaks.append(node)
+        self.tree.size += 1
+
+    def wrong(self, level: int, number: int) -> Unverified:
+        """The first record whose proof takes a node that is not the one."""
+        record = max(self.first, (number ^ 1) << level)
+        problem = f"its proof does not hold: node {number} of level {level} is not the one of these records"
+        return bad_record(f"{self.epoch}/{record}", problem)
+
+    def end(self) -> None:
+        """The nodes of the right edge, and none beside them; raises Unverified."""
+        peaks, node, size = self.tree.peaks.copy(), b"", self.tree.size
+        for level in range(size.bit_length()):
+            if node and size >> level and next(self.level(level), None) != (size >> level, node):
+                raise self.wrong(level, size >> level)
+            if size >> level & 1:
+                peak = peaks.pop()
+                node = sm3(b"\x01" + peak + node) if node else peak
+        for level in range(SEQ_BITS + 1):
+            if (row := next(self.level(level), None)) is not None:
+                raise self.wrong(level, row[0] if isinstance(row[0], int) else 0)
+
+
+def verify_export(path: str, keys: Keys) -> Verified:
+    """Verify an audit export, every row of it; raises Unverified or Usage."""
+    with Path(path).open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":
+            raise Usage(f"{path} is no SQLite file")
+    db = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        return verify_database(path, db, keys)
+    except sqlite3.Error as problem:
+        raise Unverified("file", problem, "export again; the file is damaged") from None
+    finally:
+        db.close()
+
+
+def verify_database(path: str, db: sqlite3.Connection, keys: Keys) -> Verified:
+    """Verify the open file: its schema, its indexes, each epoch, and that nothing else is in its tables."""
+    schema = db.execute("SELECT name, sql FROM sqlite_schema WHERE type IN ('table', 'view') ORDER BY rowid")
+    sql = {name: re.sub(r'[\s"\[\]`]+', "", text or "").lower() for name, text in schema}
+    if "export" not in sql or "record" not in sql:
+        raise Usage(f"{path} is no audit export: it has no tables of one")
+    ours = [sql.get(name, "") for name in (*PLAIN_TABLES, *FRAME_TABLES, *VIEWS)]
+    if sm3("\n".join(ours).encode()).hex() != SCHEMA:
+        problem = "its tables or views are not those of format 1: they may show something else than is there"
+        raise Unverified("schema", problem, "export again with the program whose verifier this is")
+    if (found := [str(row[0]) for row in db.execute("PRAGMA integrity_check(1)")]) != ["ok"]:
+        raise Unverified("file", found[0], "export again; the file is damaged")
+    about = db.execute("SELECT * FROM export").fetchall()
+    levels = [row[0] for row in db.execute("SELECT level FROM level ORDER BY level")]
+    if len(about) != 1 or about[0][0] != 1 or levels != list(range(SEQ_BITS + 1)):
+        raise Unverified(
+            "export", "it does not say its format, or its list of levels was changed", EXPORT_AGAIN
+        )
+    plain = Plain(db, PLAIN_TABLES)
+    told, total = [], 0
+    for row in db.execute("SELECT * FROM epoch ORDER BY epoch"):
+        told.append(verify_epoch(db, plain, row, about[0][1:], keys))
+        total += told[-1]["size"] - told[-1]["from"]
+    plain.end()
+    stray = "SELECT epoch FROM {} WHERE epoch NOT IN (SELECT epoch FROM epoch) LIMIT 1"
+    for table in ("record", "node", "cosignature"):
+        if (row := db.execute(stray.format(table)).fetchone()) is not None:
+            raise Unverified(f"epoch {row[0]}", f"table {table} has it, table epoch has not", EXPORT_AGAIN)
+    if not told:
+        raise Unverified("export", "it holds no epoch", EXPORT_AGAIN)
+    others = sorted(set(sql) - {*PLAIN_TABLES, *FRAME_TABLES, *VIEWS, "sqlite_stat1", "sqlite_stat4"})
+    figures = {"epochs": told, "records": total, "other_tables": others}
+    sentence = f"{total} records of {about[0][1]}/{about[0][2]} in {len(told)} epochs and all that the tables"
+    sentence += " say of them are those that were signed"
+    if others:
+        sentence += f" (not of the export, and not verified: {', '.join(others)})"
+    if keys.hub is None:
+        return figures, f"{sentence}. {OWN_WORD}.", {}
+    covered = "; ".join(f"of epoch {one['epoch']} the first {one['cosigned_size']}" for one in told)
+    return figures, f"{sentence}. The hub held: {covered}.", {}
+
+
+FRAME_TABLES: tuple[str, ...] = ("export", "level", "epoch", "cosignature", "record", "node")
+PLAIN_TABLES: tuple[str, ...] = (
+    "link",
+    "transfer",
+    "refusal",
+    "expiry",
+    "leg",
+    "directive",
+    "account",
+    "position",
+)
+PLAIN_TABLES += tuple(table for table, _ in EVENTS.values())
+VIEWS: tuple[str, ...] = ("inclusion", "receipt", "hold", "unresolved_hold", "waiting_stand_in", "balance")
+VIEWS += ("payments_by_day", "refusals_by_day")
+EXPORT_AGAIN = "export again, and find out who changed this file"
+
+
+def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, keys: Keys) -> Said:
+    """Verify the records of one epoch, and every row that is about them; what to tell of it."""
+    epoch, origin, first, previous, size, root, note = row
+    if not (isinstance(epoch, int) and isinstance(first, int) and isinstance(previous, bytes) and first >= 0):
+        raise Unverified(f"epoch {epoch}", "its row is not whole", EXPORT_AGAIN)
+    start = epoch << SEQ_BITS
+    if not first and keys.hub and not keys.boxes:
+        body = db.execute("SELECT CAST(body AS BLOB) FROM record WHERE record_id = ?", (start,)).fetchone()
+        keys = keys.linked(body[0] if body else b"", origin_of(origin))
+    head = open_checkpoint(note, keys)
+    same = (head.origin.text, head.origin.number, head.size, head.root) == (origin, epoch, size, root)
+    if not same or (head.origin.bank, head.origin.box) != owner or (not first and previous != bytes(32)):
+        raise Unverified(f"epoch {epoch}", "its row does not say what its checkpoint says", EXPORT_AGAIN)
+    cosigned = cosigned_epoch(db, epoch, head, keys)
+    nodes = Nodes(db, epoch, first)
+    select = """SELECT record_id, epoch, seq, type, at_ns, wall_ns, mono_ns, leaf, CAST(body AS BLOB),
+        typeof(body) FROM record WHERE record_id BETWEEN ? AND ? ORDER BY record_id"""
+    rows = iter(db.execute(select, (start, start | (1 << SEQ_BITS) - 1)))
+    for seq in range(first, head.size):
+        place = f"{epoch}/{seq}"
+        record = next(rows, None)
+        if record is None or record[0] != start | seq:
+            raise bad_record(place, "it is missing here")
+        body, leaf = record[8], sm3(b"\x00" + previous + record[8])
+        if leaf != record[7]:
+            raise bad_record(place, "its bytes are not those that were chained, or its leaf was changed")
+        if problem := problem_of(body, head.origin, seq):
+            raise bad_record(place, problem)
+        said = json.loads(body)
+        expected = (epoch, seq, said["type"], said["at_ns"], said["wall_ns"], said["mono_ns"])
+        if record[1:7] != expected or record[9] != "text":
+            raise bad_record(place, f"its row says {record[1:7]}, its bytes say {expected}")
+        nodes.append(leaf)
+        try:
+            plain.record(start | seq, said)
+        except (LookupError, TypeError, AttributeError, ValueError) as problem:
+            raise bad_record(place, f"it lacks what a record of its type has ({problem})") from None
+        previous = leaf
+    if (record := next(rows, None)) is not None:
+        raise bad_record(place_text(record[0]), f"it is one too many: {head.size} records were signed")
+    if nodes.tree.root() != head.root:
+        other = "they do not give the signed root, though leaves, nodes and columns fit them"
+        raise Unverified(f"records {epoch}/{first} to {epoch}/{head.size - 1}", other, EXPORT_AGAIN)
+    nodes.end()
+    figures: Said = {"epoch": epoch, "origin": head.origin.text, "from": first, "size": head.size}
+    return figures | {"root": head.root.hex(), "cosigned_size": cosigned.size if cosigned else None}
+
+
+def cosigned_epoch(db: sqlite3.Connection, epoch: int, head: Head, keys: Keys) -> Head | None:
+    """What the hub has cosigned of an epoch, and the proof that leads from there; None if not asked for."""
+    row = db.execute("SELECT * FROM cosignature WHERE epoch = ?", (epoch,)).fetchone()
+    cosigned = newest_cosigned([row[3]] if row else [], keys, head)
+    if cosigned is None:
+        return None
+    try:
+        if row[1:3] != (cosigned.size, cosigned.time_s):
+            raise Malformed("its row does not say what its note says")
+        proof = json.loads(row[4])
+        if json.dumps(proof, separators=(",", ":")) != row[4]:
+            raise Malformed("its proof is not as it was written")
+        check_consistency(cosigned, head, _hashes_of(proof))
+    except (ValueError, TypeError) as problem:
+        raise Unverified(f"cosignature of epoch {epoch}", problem, EXPORT_AGAIN) from None
+    return cosigned
+
+
 # The command
 def arguments_parser() -> argparse.ArgumentParser:
     """What the command line takes."""
     parser = argparse.ArgumentParser(
         prog="verifier.py" if __name__ == "__main__" else "edgegw verify",
-        description="Verify an edgegw journal, receipt or pair of checkpoints with the signers' public keys.",
+        description="Verify what an edgegw box or hub has written with the signers' public keys alone.",
         epilog="Exit codes: 0 verified, 1 not verified, 2 wrong usage or a file that cannot be read.",
     )
     several = "the box's checkpoint key: name+key id+base64; once for each epoch"
     parser.add_argument("--box-key", metavar="KEY", action="append", default=[], help=several)
     parser.add_argument("--hub-key", metavar="KEY", help="the hub's key; its cosignature is then asked for")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a sentence")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="journal | receipt | checkpoints")
+    kinds = parser.add_subparsers(
+        dest="kind", required=True, metavar="journal | receipt | checkpoints | export"
+    )
     kinds.add_parser("journal", help="an exported journal").add_argument("file")
     kinds.add_parser("receipt", help="the receipt of one payment").add_argument("file")
+    kinds.add_parser("export", help="an audit export, a SQLite file").add_argument("file")
     pair = kinds.add_parser("checkpoints", help="an older and a newer checkpoint of one log")
     pair.add_argument("files", nargs=2, metavar="CHECKPOINT")
     pair.add_argument("--proof", metavar="FILE", help="the consistency proof between them")
@@ -863,7 +1233,8 @@ def verify(options: argparse.Namespace) -> Verified:
         raise Usage("give --box-key, from whoever answers for the box: without a key nothing is verified")
     if options.kind == "checkpoints":
         return verify_checkpoints(options.files, keys, options.proof, options.journal)
-    return (verify_journal if options.kind == "journal" else verify_receipt)(options.file, keys)
+    by_kind = {"journal": verify_journal, "receipt": verify_receipt, "export": verify_export}
+    return by_kind[options.kind](options.file, keys)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

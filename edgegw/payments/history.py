@@ -13,7 +13,6 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from edgegw.core.journal import FIRST_PREVIOUS, consistency_proof, inclusion_proof
 from edgegw.core.pruned import Pruned
 from edgegw.core.records import (
     ConfirmDirective,
@@ -29,6 +28,7 @@ from edgegw.core.records import (
     parse_place,
     place_text,
 )
+from edgegw.ledger.receipts import Receipt, receipt_of
 from edgegw.ledger.rows import place_at, position_of
 from edgegw.ledger.store import Store
 from edgegw.payments.answer import Answer, answer_from, answer_from_pruned
@@ -60,27 +60,6 @@ class PaymentView(msgspec.Struct, frozen=True, kw_only=True):
 
     answer: Answer
     events: tuple[Event, ...]
-
-
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Proof that a record is in the journal; verified offline with the box's public key."""
-
-    type: str
-    record: str
-    """The record's bytes, verbatim (they are UTF-8)."""
-    previous_leaf: str
-    """Hex; the leaf is SM3(0x00 || previous leaf || record)."""
-    index: int
-    size: int
-    proof: tuple[str, ...]
-    """Hex; the inclusion proof of the leaf at `index` in the tree of `size` leaves, RFC 6962 section
-    2.1.1."""
-    checkpoint: str
-    """The signed note that holds the root."""
-    cosignature: str
-    """The centre's cosigned note, when it covers the record; before that "": the box alone vouches for it."""
-    cosignature_proof: tuple[str, ...]
-    """Hex; the consistency proof from the cosigned size to `size`."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,26 +155,7 @@ class History:
             place = place_text(epoch=body.epoch, seq=body.seq)
             raise Unanswered("record_pruned", f"record {place} was pruned at this box; the centre proves it")
         record = decode_record(body)
-        head = self._records.head(record.epoch)
-        if head is None:
-            return None
-        node = self._records.node(record.epoch, head.size)
-        previous = node(0, record.seq - 1) if record.seq else FIRST_PREVIOUS
-        proof = inclusion_proof(record.seq, head.size, node)
-        cosigned, note = self._records.cosignature(record.epoch) or (0, "")
-        covered = record.seq < cosigned <= head.size
-        consistency = consistency_proof(cosigned, head.size, node) if covered else []
-        return Receipt(
-            type="edgegw-receipt-v1",
-            record=body.decode(),
-            previous_leaf=previous.hex(),
-            index=record.seq,
-            size=head.size,
-            proof=tuple(step.hex() for step in proof),
-            checkpoint=head.checkpoint,
-            cosignature=note if covered else "",
-            cosignature_proof=tuple(step.hex() for step in consistency),
-        )
+        return receipt_of(self._records, epoch=record.epoch, seq=record.seq)
 
     async def window(self, number: int) -> WindowClosed | None:
         """The record of a closed window."""
