@@ -43,9 +43,23 @@ from edgegw.hub.journals import (
     pulled_package,
 )
 from edgegw.hub.keyring import Keyring
-from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, find_forked
+from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, adopt_from, find_forked
 from edgegw.hub.site import Sites, announce, announce_freezes
-from edgegw.hub.stand_ins import StandIn, decide_stand_in, keep_stand_ins, still_waiting
+from edgegw.hub.stand_ins import (
+    StandIn,
+    decide_stand_in,
+    keep_stand_ins,
+    still_waiting,
+    waiting_stand_ins,
+)
+from edgegw.hub.take_back import (
+    HandedBack,
+    announce_thaws,
+    has_directives,
+    open_lost_accounts,
+    take_handed_back,
+    withdraw,
+)
 
 REQUEST_ID_CHARS_MAX: Final = 64
 
@@ -78,21 +92,33 @@ def take_beat(
     if verdict is Verdict.REOPEN:
         return Taken(Beaten(verdict=verdict, reason="this session is not known here: open again"))
     pulled = _pulled(connection, row, beat)
-    if row.release and verdict is not Verdict.HUB_BEHIND and pulled.package is None:
-        # A box that holds its whole past gets its epoch at an opening; one that does not is told there what
-        # it lacks.
-        return Taken(Beaten(verdict=Verdict.REOPEN, reason="a new epoch is ordered: open again"))
+    again = _why_again(connection, row, beat, verdict, pulled)
+    if again:
+        row.write(connection)
+        return Taken(Beaten(verdict=Verdict.REOPEN, reason=f"{again}: open again"))
     row.beat_at_ns, row.waiting = now_ns, beat.waiting
     site = sites.newest(connection)
-    taken = _Beat(connection, keyring, site, row, now_ns=now_ns).take(beat, verdict, pulled.package)
-    if verdict is Verdict.HUB_BEHIND and taken.beaten.verdict is Verdict.OK:
-        table = schema.session
-        connection.execute(
-            update(table)
-            .where(table.c.box == box, table.c.session == session)
-            .values(verdict=Verdict.OK.value)
-        )
-    return taken
+    return _Beat(connection, keyring, site, row, now_ns=now_ns).take(beat, verdict, pulled.package)
+
+
+def _why_again(connection: Connection, row: BoxRow, beat: Beat, verdict: Verdict, pulled: Pulled) -> str:
+    """Why this session is over and the box must be judged afresh, or ""."""
+    if row.release and verdict is not Verdict.HUB_BEHIND and pulled.package is None:
+        return "a new epoch is ordered"  # at the opening the box gets it, or hears what it lacks
+    if verdict is Verdict.HUB_BEHIND and not row.taking_back:
+        return "the hub holds all again that it had lost"
+    if verdict is Verdict.OK and (row.taking_back or not _agrees(connection, row, beat.directives)):
+        return "the hub has lost what it once directed"
+    return ""
+
+
+def _agrees(connection: Connection, row: BoxRow, theirs: LogHead) -> bool:
+    """Whether the hub can have written what a box in a session says it holds: a restored hub is found between
+    two openings too."""
+    own = directives_held(connection, box=row.box, incarnation=row.incarnation)
+    if (theirs.number, theirs.size) == (own.number, own.size):
+        return theirs.root == own.root
+    return (theirs.number, theirs.size) < (own.number, own.size)
 
 
 def _pulled(connection: Connection, row: BoxRow, beat: Beat) -> Pulled:
@@ -156,12 +182,21 @@ class _Beat:
         self._row = row
         self._now_ns = now_ns
         self._items: list[replay.Item] = []
+        self._again = False
+        """A new log of directives begins for an epoch that has one."""
         self._currencies = [] if site is None else [rule.code for rule in site.currencies]
 
     def take(self, beat: Beat, verdict: Verdict, pulled: Package | None = None) -> Taken:
-        row, judgement, cosign = self._row, None, None
+        row, judgement, cosign, handed_back = self._row, None, None, None
+        if row.taking_back and beat.handed_back is not None:
+            handed_back = take_handed_back(
+                self._connection, self._keyring, row, beat.handed_back, beat.directives, now_ns=self._now_ns
+            )
+        lacks = row.taking_back and not has_directives(self._connection, row, beat.directives)
         pushed_epoch = row.epoch
-        if beat.push is not None:
+        if beat.push is not None and lacks:
+            judgement = self._wait_for_directives(beat.push)
+        elif beat.push is not None:
             pushed_epoch = beat.push.number
             judgement, cosign = self._push(beat.push)
         if beat.directives_cosignature:
@@ -169,26 +204,47 @@ class _Beat:
         # A tail of an older epoch goes by itself: the books of the two epochs are never open at once.
         asks = beat.asks if pushed_epoch == row.epoch and self._may_grant(verdict) else ()
         fresh = grants.unanswered(self._connection, asks, box=row.box)
-        if self._items or fresh or (row.allot_due and self._may_grant(verdict)):
+        is_whole = not lacks and pushed_epoch == row.epoch and beat.waiting <= len(self._items)
+        if verdict is Verdict.HUB_BEHIND and is_whole:
+            self._begin_again(beat.directives)
+            verdict = Verdict.REOPEN
+        if self._items or fresh or self._again or (row.allot_due and self._may_grant(verdict)):
             self._settle(fresh, verdict, epoch=pushed_epoch)
         row.write(self._connection)
-        answer = self._answer(beat, judgement, self._verdict(beat, verdict), pulled)
+        answer = self._answer(beat, judgement, self._verdict(verdict), pulled, handed_back)
         return Taken(answer, pushed_epoch, cosign)
 
     def _may_grant(self, verdict: Verdict) -> bool:
         return verdict is Verdict.OK and self._row.state == ACTIVE
 
+    def _wait_for_directives(self, push: Package) -> PackageJudgement:
+        """Records are judged by the directives that they apply, so those come first."""
+        head = journal_head_of(self._connection, self._row.box, push.number)
+        held = LogHead(push.number) if head is None else LogHead(head.epoch, head.size, head.root)
+        return PackageJudgement(PackageVerdict.GAP, held, "the directives that the hub has lost come first")
+
+    def _begin_again(self, theirs: LogHead) -> None:
+        """The hub is whole again: from here on another log, so that nothing that it may have said and lost
+        can meet what it says now."""
+        row = self._row
+        withdraw(self._connection, row, from_seq=theirs.size if theirs.number == row.incarnation else 0)
+        row.taking_back, row.allot_due = False, True
+        head = journal_head_of(self._connection, row.box, row.epoch)
+        self._again = head is not None and head.size > 0
+
     def _settle(self, asks: Sequence[Ask], verdict: Verdict, *, epoch: int) -> None:
         """Replay what was pushed, decide its stand-ins, then grant: all on one opening of the books."""
         row = self._row
         current = epoch == row.epoch
+        open_lost_accounts(self._connection, self._items, box=row.box)
+        waiting = waiting_stand_ins(self._connection, box=row.box, epoch=epoch) if self._again else []
         books = Books(self._connection, box=row.box, epoch=epoch, in_doubt=not current)
-        books.open(self._accounts(asks, current=current))
-        log = self._directive_log() if current else None
+        books.open(self._accounts(asks, current=current) | {one.payer for one in waiting})
+        log = self._directive_log() if current and not row.taking_back else None
         stand_ins = self._replay(books, epoch)
         if log is not None and self._site is not None:
-            for one in [*self._still_waiting(epoch), *stand_ins]:
-                if not one.voided:
+            for one in [*self._still_waiting(epoch, waiting), *stand_ins]:
+                if not one.voided and not one.decided:
                     decide_stand_in(
                         self._connection, books, log, one, box=row.box, epoch=epoch, site=self._site
                     )
@@ -213,7 +269,8 @@ class _Beat:
         """The log that the live epoch reads; it begins, with the newest site, when the epoch's first record
         is held."""
         row = self._row
-        begins = bool(self._items) and self._items[0].seq == 0
+        before = row.incarnation
+        begins = self._again or (bool(self._items) and self._items[0].seq == 0)
         if begins:
             row.incarnation += 1
             row.allot_due = True
@@ -224,11 +281,14 @@ class _Beat:
             self._keyring,
             box=row.box,
             incarnation=row.incarnation,
+            epoch=row.epoch,
             wall_ns=self._now_ns,
         )
         if begins:
             announce(self._connection, log)
             announce_freezes(self._connection, log)
+        if self._again:
+            announce_thaws(self._connection, log, box=row.box, incarnation=before)
         return log
 
     def _grant(self, books: Books, log: DirectiveLog, asks: Sequence[Ask], site: Site) -> None:
@@ -264,6 +324,8 @@ class _Beat:
         """Verify a push and move the head; what is new waits in `_items` for its replay."""
         row = self._row
         head = journal_head_of(self._connection, row.box, push.number, lock=True)
+        if head is None and adopt_from(self._connection, self._keyring, row, push):
+            head = journal_head_of(self._connection, row.box, push.number, lock=True)
         if head is None or head.sealed:
             why = "was not issued here" if head is None else "is sealed: nothing more is taken"
             nothing = LogHead(push.number)
@@ -310,8 +372,13 @@ class _Beat:
             self._quarantine(outcome.quarantine)
         return outcome.stand_ins
 
-    def _still_waiting(self, epoch: int) -> list[StandIn]:
-        """The stand-ins of earlier pushes that this push's word about a grant may decide."""
+    def _still_waiting(self, epoch: int, before: Sequence[StandIn]) -> list[StandIn]:
+        """The stand-ins of earlier pushes that are to be decided now: those that waited for a hub that was
+        behind, else those that this push's word about a grant may decide."""
+        if before:
+            seqs = {one.seq for one in before}
+            waiting = waiting_stand_ins(self._connection, box=self._row.box, epoch=epoch)
+            return [one for one in waiting if one.seq in seqs]
         granted = {
             item.directive.account_id for item in self._items if isinstance(item.directive, GrantDirective)
         }
@@ -324,23 +391,22 @@ class _Beat:
 
     # -- the answer ------------------------------------------------------------------------------------------
 
-    def _verdict(self, beat: Beat, verdict: Verdict) -> Verdict:
-        """What this session is told now: a fork or quarantine found meanwhile binds, and a hub that has
-        caught up with what it once signed says so."""
-        row, theirs = self._row, beat.directives
-        if row.state == FORKED:
-            return Verdict.FORKED
-        if row.state == QUARANTINED and verdict in (Verdict.OK, Verdict.HUB_BEHIND):
-            return Verdict.FENCED
-        if verdict is Verdict.HUB_BEHIND:
-            own = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
-            lacking = beat.waiting - len(self._items)
-            if lacking <= 0 and (theirs.number, theirs.size) <= (own.number, own.size):
-                return Verdict.OK
+    def _verdict(self, verdict: Verdict) -> Verdict:
+        """What this session is told now: a fork or quarantine found meanwhile binds."""
+        if verdict is not Verdict.REOPEN and not self._row.taking_back:
+            if self._row.state == FORKED:
+                return Verdict.FORKED
+            if self._row.state == QUARANTINED and verdict is Verdict.OK:
+                return Verdict.FENCED
         return verdict
 
     def _answer(
-        self, beat: Beat, judged: PackageJudgement | None, verdict: Verdict, pulled: Package | None
+        self,
+        beat: Beat,
+        judged: PackageJudgement | None,
+        verdict: Verdict,
+        pulled: Package | None,
+        handed_back: HandedBack | None,
     ) -> Beaten:
         row = self._row
         package, more = None, False
@@ -358,14 +424,23 @@ class _Beat:
             more = package is not None and package.size < held.size
         return Beaten(
             verdict=verdict,
-            reason=row.reason if verdict in (Verdict.FORKED, Verdict.FENCED) else "",
+            reason=_reason(row, verdict, handed_back),
             push=None if judged is None else judged.verdict,
             push_reason="" if judged is None else judged.reason,
             journal=None if judged is None else judged.head,
             directives=package,
             more=more,
             pulled=pulled,
+            incarnation=None if handed_back is None else handed_back.head,
         )
+
+
+def _reason(row: BoxRow, verdict: Verdict, handed_back: HandedBack | None) -> str:
+    if verdict is Verdict.REOPEN:
+        return "the hub holds all again that it had lost: open again"
+    if handed_back is not None and handed_back.reason:
+        return handed_back.reason
+    return row.reason if verdict in (Verdict.FORKED, Verdict.FENCED) else ""
 
 
 def keep_cosignature(connection: Connection, *, box: str, epoch: int, size: int, note: str) -> None:

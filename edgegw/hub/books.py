@@ -292,6 +292,17 @@ def _open_accounts(connection: Connection, openings: list[Opening]) -> None:
         )
 
 
+def known_accounts(connection: Connection, account_ids: Iterable[str]) -> set[str]:
+    """Which of these ids are open."""
+    found: set[str] = set()
+    wanted = sorted(set(account_ids))
+    for start in range(0, len(wanted), IDS_MAX):
+        ids = wanted[start : start + IDS_MAX]
+        rows = connection.execute(select(account.c.account_id).where(account.c.account_id.in_(ids)))
+        found |= set(rows.scalars())
+    return found
+
+
 def currencies_of(connection: Connection, account_ids: Iterable[str]) -> set[str]:
     """The currencies of these accounts; unknown ids have none."""
     found: set[str] = set()

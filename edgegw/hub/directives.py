@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Final, TypedDict
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from edgegw.core import journal
-from edgegw.core.exchange import frontier_at
-from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.exchange import HeldLog, frontier_at
+from edgegw.core.journal import SIZE_MAX, Checkpoint, Frontier
 from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
 from edgegw.core.records import (
     ConfirmDirective,
@@ -44,16 +44,27 @@ class DirectiveLog:
     """The open end of one box's directive log. Each method that appends returns the directive's seq."""
 
     def __init__(
-        self, connection: Connection, keyring: Keyring, *, box: str, incarnation: int, wall_ns: int
+        self,
+        connection: Connection,
+        keyring: Keyring,
+        *,
+        box: str,
+        incarnation: int,
+        epoch: int,
+        wall_ns: int,
     ) -> None:
+        """epoch is the one that reads this incarnation; a log that has begun keeps its own."""
         self._connection = connection
         self._keyring = keyring
         self._box = box
         self.incarnation = incarnation
+        self.epoch = epoch
         self._wall_ns = wall_ns
         self._rows: list[dict[str, str | int | bytes]] = []
         head = _head_row(connection, box=box, incarnation=incarnation, lock=True)
         self._is_new = head is None
+        if head is not None:
+            self.epoch = head.epoch
         self._frontier = Frontier() if head is None else Frontier.from_bytes(head.frontier)
         self._last_leaf: bytes = journal.FIRST_PREVIOUS if head is None else head.last_leaf
 
@@ -156,8 +167,14 @@ class DirectiveLog:
             "wall_ns": self._wall_ns,
         }
 
+    def append_again(self, words: Directive, body: bytes) -> int:
+        """A directive that the hub has written before and lost, as its bytes are."""
+        return self._append_bytes(words, body)
+
     def _append(self, words: Directive) -> int:
-        body = encode(words)
+        return self._append_bytes(words, encode(words))
+
+    def _append_bytes(self, words: Directive, body: bytes) -> int:
         self._last_leaf = journal.leaf_hash(self._last_leaf, body)
         self._frontier.append(self._last_leaf)
         self._rows.append(
@@ -191,7 +208,12 @@ class DirectiveLog:
             "checkpoint": self._keyring.key.seal(Checkpoint(origin, self.size, root).body()),
         }
         if self._is_new:
-            place = {"box": self._box, "incarnation": self.incarnation, "cosigned": ""}
+            place = {
+                "box": self._box,
+                "incarnation": self.incarnation,
+                "epoch": self.epoch,
+                "cosigned": "",
+            }
             self._connection.execute(insert(directive_head).values(**place, **head))
             self._is_new = False
         else:
@@ -204,12 +226,56 @@ class DirectiveLog:
 
 def _head_row(
     connection: Connection, *, box: str, incarnation: int, lock: bool
-) -> Row[int, bytes, bytes, bytes, str] | None:
+) -> Row[int, int, bytes, bytes, bytes, str] | None:
     columns = directive_head.c
-    query = select(columns.size, columns.root, columns.frontier, columns.last_leaf, columns.checkpoint).where(
-        columns.box == box, columns.incarnation == incarnation
-    )
+    query = select(
+        columns.epoch, columns.size, columns.root, columns.frontier, columns.last_leaf, columns.checkpoint
+    ).where(columns.box == box, columns.incarnation == incarnation)
     return connection.execute(query.with_for_update() if lock else query).one_or_none()
+
+
+def epoch_of(connection: Connection, *, box: str, incarnation: int) -> int | None:
+    """The epoch that reads an incarnation; None for one that has not begun here."""
+    head = _head_row(connection, box=box, incarnation=incarnation, lock=False)
+    return None if head is None else head.epoch
+
+
+def held_directives(connection: Connection, *, box: str, incarnation: int) -> HeldLog:
+    """The log as a package of it that comes back is judged against it."""
+    leaves = _leaves(connection, box=box, incarnation=incarnation, size=SIZE_MAX)
+    frontier = Frontier()
+    frontier.extend(leaves)
+
+    def root_at(size: int) -> bytes | None:
+        return directives_root_at(connection, box=box, incarnation=incarnation, size=size)
+
+    return HeldLog(incarnation, frontier, leaves.__getitem__, root_at)
+
+
+def drop_after(connection: Connection, keyring: Keyring, *, box: str, incarnation: int, size: int) -> None:
+    """Shorten a log to directives that a box has applied: what followed was written by a hub that had lost
+    others, and no box has heard it."""
+    leaves = _leaves(connection, box=box, incarnation=incarnation, size=size)
+    frontier = Frontier()
+    frontier.extend(leaves)
+    mine = (directive.c.box == box) & (directive.c.incarnation == incarnation)
+    connection.execute(delete(directive).where(mine, directive.c.seq >= size))
+    head = (directive_head.c.box == box) & (directive_head.c.incarnation == incarnation)
+    if not size:
+        connection.execute(delete(directive_head).where(head))
+        return
+    origin = journal.directives_origin(bank=keyring.bank, box=box, incarnation=incarnation)
+    connection.execute(
+        update(directive_head)
+        .where(head)
+        .values(
+            size=size,
+            root=frontier.root(),
+            frontier=frontier.to_bytes(),
+            last_leaf=leaves[-1],
+            checkpoint=keyring.key.seal(Checkpoint(origin, size, frontier.root()).body()),
+        )
+    )
 
 
 def directives_held(connection: Connection, *, box: str, incarnation: int) -> LogHead:

@@ -17,7 +17,7 @@ from edgegw.hub.books import Books, set_frozen
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import BoxRow
-from edgegw.hub.stand_ins import StandIn, mark_stand_in, post_stand_in
+from edgegw.hub.stand_ins import StandIn, duplicates_among, mark_stand_in, post_stand_in
 
 
 class OrderError(ValueError):
@@ -42,12 +42,21 @@ def freeze(
     """Bar an account from paying out, here at once and at each box from its journal record on; or let it
     again."""
     boxes = connection.execute(
-        select(schema.box.c.box, schema.box.c.incarnation).order_by(schema.box.c.box).with_for_update()
+        select(schema.box.c.box, schema.box.c.epoch, schema.box.c.incarnation)
+        .order_by(schema.box.c.box)
+        .with_for_update()
     ).all()
     set_frozen(connection, account_id=account_id, frozen=frozen)
     for row in boxes:
         if row.incarnation:
-            log = DirectiveLog(connection, keyring, box=row.box, incarnation=row.incarnation, wall_ns=now_ns)
+            log = DirectiveLog(
+                connection,
+                keyring,
+                box=row.box,
+                incarnation=row.incarnation,
+                epoch=row.epoch,
+                wall_ns=now_ns,
+            )
             log.freeze(account_id=account_id, frozen=frozen, reason=reason)
             log.write()
 
@@ -88,9 +97,10 @@ def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
         page.available_minor += page.outstanding_minor
         page.outstanding_minor = 0
     live = _live_holds(connection, box, epoch) if unsettled else set()
+    duplicates = duplicates_among(connection, [one.seq for one in unsettled], box=box, epoch=epoch)
     for one in unsettled:
         if f"{transfer_id(epoch=epoch, seq=one.seq, leg=0):032x}" in live:
-            _finish_stand_in(connection, books, one)
+            _finish_stand_in(connection, books, one, is_duplicate=one.seq in duplicates)
         else:
             _take_back_stand_in(connection, books, one)
     books.write()
@@ -116,10 +126,15 @@ def _take_back_stand_in(connection: Connection, books: Books, row: Row[Any]) -> 
     )
 
 
-def _finish_stand_in(connection: Connection, books: Books, row: Row[Any]) -> None:
+def _finish_stand_in(connection: Connection, books: Books, row: Row[Any], *, is_duplicate: bool) -> None:
     """Finish one stand-in of a sealed epoch. Only a decline that the merchant bears moves nothing."""
     one = StandIn(
-        seq=row.seq, payer=row.payer, payee=row.payee, currency=row.currency, amount_minor=row.amount_minor
+        seq=row.seq,
+        payer=row.payer,
+        payee=row.payee,
+        currency=row.currency,
+        amount_minor=row.amount_minor,
+        duplicate=is_duplicate,
     )
     risk = risk_account(row.box, row.currency)
     reason, liable = row.reason, row.liable

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Connection, insert, select, update
 
 from edgegw.access.keys import VerifyingKey
@@ -26,10 +27,12 @@ from edgegw.core.messages import (
     LogHead,
     Open,
     Opened,
+    Package,
     Verdict,
     open_link,
     sign_link,
 )
+from edgegw.core.records import Link, decode_record
 from edgegw.hub import schema
 from edgegw.hub.directives import directives_held, directives_root_at
 from edgegw.hub.journals import begin_epoch, held_epochs, journal_head_of, listed_heads, mark_forked
@@ -125,7 +128,7 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
     if verdict is Verdict.HUB_BEHIND:
         row.taking_back = True
         if message.epoch > row.epoch:
-            _adopt_epoch(connection, keyring, message.link, row)
+            _adopt_epoch(connection, keyring, message.link, row, epoch=message.epoch)
     elif verdict is Verdict.FORKED and row.state != FORKED:
         find_forked(connection, row, forked_epoch(message, view), reason)
     elif verdict is Verdict.BEHIND and row.state == ACTIVE:
@@ -197,15 +200,30 @@ def _lost_epochs(message: Open, row: BoxRow, view: HubView) -> list[LogHead]:
     ]
 
 
-def _adopt_epoch(connection: Connection, keyring: Keyring, signed: str, row: BoxRow) -> None:
-    """Take an epoch that the hub has issued and lost for issued, by its own signed link."""
+def adopt_from(connection: Connection, keyring: Keyring, row: BoxRow, push: Package) -> bool:
+    """Take the epoch of a push for issued that the hub has lost: its first record must be the hub's own
+    link."""
+    if push.old_size or not push.records:
+        return False
+    try:
+        first = decode_record(push.records[0])
+    except msgspec.MsgspecError:
+        return False
+    return isinstance(first, Link) and _adopt_epoch(connection, keyring, first.note, row, epoch=push.number)
+
+
+def _adopt_epoch(connection: Connection, keyring: Keyring, signed: str, row: BoxRow, *, epoch: int) -> bool:
+    """Take an epoch for issued that the hub has issued and lost, by its own signed link."""
     try:
         link = open_link(signed, keyring.key.public)
     except ExchangeError:
-        return
-    if (link.bank, link.box) == (keyring.bank, row.box) and link.epoch > row.epoch:
-        begin_epoch(connection, link, signed=signed)
-        row.epoch, row.boot, row.state, row.reason, row.release = link.epoch, "", ACTIVE, "", False
+        return False
+    if (link.bank, link.box, link.epoch) != (keyring.bank, row.box, epoch):
+        return False
+    begin_epoch(connection, link, signed=signed)
+    if epoch > row.epoch:
+        row.epoch, row.boot, row.state, row.reason, row.release = epoch, "", ACTIVE, "", False
+    return True
 
 
 def _link(connection: Connection, keyring: Keyring, message: Open, row: BoxRow, view: HubView) -> str:

@@ -284,6 +284,7 @@ class Replay:
                 {
                     "box": self._box,
                     "epoch": self._epoch,
+                    "log": "journal",
                     "seq": seq,
                     "leg": index,
                     "account_id": leg.debit_account_id,

@@ -161,7 +161,8 @@ directive = Table(
     Column("type", String(16), nullable=False),
     Column("leaf", LargeBinary, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    Column("outcome", String(16), nullable=False),  # "" until the box's journal says what it did there
+    # "" until the box's journal says what it did there; "withdrawn" where no box ever heard of it
+    Column("outcome", String(16), nullable=False),
 )
 
 directive_head = Table(
@@ -169,6 +170,7 @@ directive_head = Table(
     metadata,
     Column("box", String(64), primary_key=True),
     Column("incarnation", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),  # whose money its grants move
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
     Column("frontier", LargeBinary, nullable=False),
@@ -210,7 +212,7 @@ site = Table(
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("digest", String(64), nullable=False, unique=True),
-    Column("bundle", LargeBinary, nullable=False),
+    Column("bundle", LargeBinary),  # null: a box has it by our directive, and we have lost it
     Column("published_ns", BigInteger, nullable=False),
 )
 
@@ -241,11 +243,12 @@ loss = Table(
     metadata,
     Column("box", String(64), primary_key=True),
     Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column(
+        "log", String(32), primary_key=True
+    ),  # "journal", or "directives <incarnation>": what seq counts in
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("leg", Integer, primary_key=True, autoincrement=False),
-    Column(
-        "account_id", String(64), nullable=False
-    ),  # whose allowance was overdrawn; the risk account bore it
+    Column("account_id", String(64), nullable=False),  # who was short of it; the risk account bore it
     Column("amount_minor", BigInteger, nullable=False),
 )
 

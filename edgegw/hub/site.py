@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from edgegw.config.site import site_faults
 from edgegw.core.journal import sm3
 from edgegw.core.messages import SITE_BYTES_MAX
+from edgegw.core.records import SiteDirective
 from edgegw.core.site import Site, decode_site
 from edgegw.hub import schema
 from edgegw.hub.books import (
@@ -55,8 +56,42 @@ class Sites:
 
 def _newest(connection: Connection) -> Row[int, str] | None:
     return connection.execute(
-        select(schema.site.c.version, schema.site.c.digest).order_by(schema.site.c.version.desc()).limit(1)
+        select(schema.site.c.version, schema.site.c.digest)
+        .where(schema.site.c.bundle.is_not(None))
+        .order_by(schema.site.c.version.desc())
+        .limit(1)
     ).one_or_none()
+
+
+def lost_site(connection: Connection) -> Row[int, str] | None:
+    """Version and digest of the newest bundle that boxes have by the hub's own word and the hub has lost;
+    None where what it has is newer."""
+    newest = connection.execute(
+        select(schema.site.c.version, schema.site.c.digest, schema.site.c.bundle.is_(None).label("is_lost"))
+        .order_by(schema.site.c.version.desc())
+        .limit(1)
+    ).one_or_none()
+    return newest if newest is not None and newest.is_lost else None
+
+
+def note_lost(connection: Connection, directive: SiteDirective) -> None:
+    """Remember a bundle that a directive of the hub's own names and the hub has not: the next one must be
+    newer, or be these very bytes."""
+    table = schema.site
+    known = connection.execute(
+        select(table.c.version).where(
+            (table.c.version == directive.version) | (table.c.digest == directive.digest)
+        )
+    ).first()
+    if known is None:
+        connection.execute(
+            insert(table).values(
+                version=directive.version,
+                digest=directive.digest,
+                bundle=None,
+                published_ns=directive.wall_ns,
+            )
+        )
 
 
 def bundle_of(connection: Connection, digest: str) -> bytes | None:
@@ -93,21 +128,38 @@ def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: 
     if newest is not None and newest.digest == digest:
         return digest
     site = _checked(bundle, keyring)
-    if newest is not None and site.version <= newest.version:
-        raise SiteError(f"version: {site.version} has other content than {newest.version}; raise it")
+    lost = lost_site(connection)
+    is_found = lost is not None and (lost.version, lost.digest) == (site.version, digest)
+    known = max((row.version for row in (newest, lost) if row is not None), default=0)
+    if site.version <= known and not is_found:
+        raise SiteError(f"version: {site.version} has other content than {known}; raise it")
     boxes = connection.execute(
-        select(schema.box.c.box, schema.box.c.incarnation).order_by(schema.box.c.box).with_for_update()
+        select(schema.box.c.box, schema.box.c.epoch, schema.box.c.incarnation)
+        .order_by(schema.box.c.box)
+        .with_for_update()
     ).all()
     try:
         open_accounts(connection, _openings(site, keyring.boxes))
     except BooksError as problem:
         raise SiteError(f"accounts: {problem}") from None
-    connection.execute(
-        insert(schema.site).values(version=site.version, digest=digest, bundle=bundle, published_ns=now_ns)
-    )
+    if is_found:
+        connection.execute(update(schema.site).where(schema.site.c.digest == digest).values(bundle=bundle))
+    else:
+        connection.execute(
+            insert(schema.site).values(
+                version=site.version, digest=digest, bundle=bundle, published_ns=now_ns
+            )
+        )
     for row in boxes:
         if row.incarnation:
-            log = DirectiveLog(connection, keyring, box=row.box, incarnation=row.incarnation, wall_ns=now_ns)
+            log = DirectiveLog(
+                connection,
+                keyring,
+                box=row.box,
+                incarnation=row.incarnation,
+                epoch=row.epoch,
+                wall_ns=now_ns,
+            )
             announce(connection, log)
             log.write()
     connection.execute(update(schema.box).values(allot_due=True))

@@ -10,12 +10,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, true, update
 
 from edgegw.core.book import risk_account
+from edgegw.core.journal import SIZE_MAX
 from edgegw.core.site import Site
 from edgegw.hub import schema
-from edgegw.hub.books import Books
+from edgegw.hub.books import IDS_MAX, Books
 from edgegw.hub.directives import DirectiveLog
 
 DUPLICATE_IDENTITY: Final = "duplicate_identity"
@@ -33,11 +34,16 @@ class StandIn:
     amount_minor: int
     duplicate: bool = False
     voided: bool = False
+    decided: bool = False
+    """Confirmed or declined before this record came: the hub has lost the record and taken the word back."""
 
 
 def keep_stand_ins(connection: Connection, stand_ins: Sequence[StandIn], *, box: str, epoch: int) -> None:
-    """Write down a push's stand-ins as waiting, or voided when the same push took them back."""
-    if stand_ins:
+    """Write down a push's stand-ins as waiting, or voided when the same push took them back; one of which the
+    word is here already gets its payee."""
+    _find_decided(connection, stand_ins, box=box, epoch=epoch)
+    fresh = [one for one in stand_ins if not one.decided]
+    if fresh:
         rows = [
             {
                 "box": box,
@@ -52,9 +58,51 @@ def keep_stand_ins(connection: Connection, stand_ins: Sequence[StandIn], *, box:
                 "reason": "",
                 "settled": one.voided,
             }
-            for one in stand_ins
+            for one in fresh
         ]
         connection.execute(insert(schema.stand_in), rows)
+
+
+def _find_decided(connection: Connection, stand_ins: Sequence[StandIn], *, box: str, epoch: int) -> None:
+    if not stand_ins:
+        return
+    table = schema.stand_in
+    by_seq = {one.seq: one for one in stand_ins}
+    mine = (table.c.box == box) & (table.c.epoch == epoch)
+    for seq in connection.execute(select(table.c.seq).where(mine, table.c.seq.in_(sorted(by_seq)))).scalars():
+        by_seq[seq].decided = True
+        connection.execute(update(table).where(mine, table.c.seq == seq).values(payee=by_seq[seq].payee))
+
+
+def keep_word(
+    connection: Connection, one: StandIn, *, box: str, epoch: int, liable: str, reason: str
+) -> bool:
+    """Write down a decision that the hub has lost, also before the record that it is about; False where it is
+    here already."""
+    table = schema.stand_in
+    place = (table.c.box == box) & (table.c.epoch == epoch) & (table.c.seq == one.seq)
+    state = connection.execute(select(table.c.state).where(place)).scalar_one_or_none()
+    if state in ("confirmed", "declined"):
+        return False
+    if state is None:
+        keep_stand_ins(connection, [one], box=box, epoch=epoch)
+    mark_stand_in(connection, one, box=box, epoch=epoch, liable=liable, reason=reason)
+    return True
+
+
+def wait_again(connection: Connection, *, box: str, epoch: int, seq: int) -> None:
+    """Take a decision back that the box has not heard."""
+    table = schema.stand_in
+    connection.execute(
+        update(table)
+        .where(
+            table.c.box == box,
+            table.c.epoch == epoch,
+            table.c.seq == seq,
+            table.c.settled.is_(False),
+        )
+        .values(state="waiting", liable="", reason="")
+    )
 
 
 def decide_stand_in(
@@ -96,6 +144,18 @@ def still_waiting(
     """The stand-ins before this place that wait for a grant to one of these payers, in order."""
     if not payers:
         return []
+    return waiting_stand_ins(connection, box=box, epoch=epoch, payers=payers, before_seq=before_seq)
+
+
+def waiting_stand_ins(
+    connection: Connection,
+    *,
+    box: str,
+    epoch: int,
+    payers: Collection[str] = (),
+    before_seq: int = SIZE_MAX,
+) -> list[StandIn]:
+    """The stand-ins that wait for the centre's word, in order; of these payers only, where some are named."""
     table = schema.stand_in.c
     rows = connection.execute(
         select(table.seq, table.payer, table.payee, table.currency, table.amount_minor)
@@ -104,11 +164,32 @@ def still_waiting(
             table.epoch == epoch,
             table.seq < before_seq,
             table.state == "waiting",
-            table.payer.in_(sorted(payers)),
+            table.payer.in_(sorted(payers)) if payers else true(),
         )
         .order_by(table.seq)
     )
-    return [StandIn(*row) for row in rows]
+    waiting = [StandIn(*row) for row in rows]
+    duplicates = duplicates_among(connection, [one.seq for one in waiting], box=box, epoch=epoch)
+    for one in waiting:
+        one.duplicate = one.seq in duplicates
+    return waiting
+
+
+def duplicates_among(connection: Connection, seqs: Sequence[int], *, box: str, epoch: int) -> set[int]:
+    """Which of these stand-ins were cleared before under the same identity, as the replay has found."""
+    table = schema.suspense_item.c
+    found: set[int] = set()
+    for start in range(0, len(seqs), IDS_MAX):
+        rows = connection.execute(
+            select(table.seq).where(
+                table.box == box,
+                table.epoch == epoch,
+                table.reason == DUPLICATE_IDENTITY,
+                table.seq.in_(seqs[start : start + IDS_MAX]),
+            )
+        )
+        found |= set(rows.scalars())
+    return found
 
 
 def _grant_is_under_way(connection: Connection, log: DirectiveLog, payer: str, *, box: str) -> bool:

@@ -35,6 +35,7 @@ from edgegw.core.messages import (
     seal_envelope,
 )
 from edgegw.core.records import (
+    Account,
     ClearedBy,
     ConfirmDirective,
     DeclineDirective,
@@ -85,6 +86,7 @@ class SimulatedBox:
         self.talk = talk
         self.boot = secrets.token_hex(8)
         self.key = new_key(f"{name}-1")
+        self.keys: dict[int, SigningKey] = {}
         self.epoch = 0
         self.bodies: list[bytes] = []
         """The records of the newest epoch."""
@@ -96,6 +98,9 @@ class SimulatedBox:
         self.counter = 0
         self.incarnation = 0
         self.directives: list[Directive] = []
+        self.directives_note = ""
+        self.past_directives: dict[int, tuple[list[bytes], str]] = {}
+        """By incarnation: what was applied, and the hub's note over it."""
         self.directive_leaves: list[bytes] = []
         self.directive_frontier = Frontier()
         self.now_ns = 1_000_000_000
@@ -190,7 +195,9 @@ class SimulatedBox:
         )
         return self.write(Refusal(**self.head(), client="till", request=request, code="x", detail=""))
 
-    def apply(self, directive: Directive, *, outcome: str = "applied") -> int:
+    def apply(
+        self, directive: Directive, *, outcome: str = "applied", accounts: tuple[Account, ...] = ()
+    ) -> int:
         """Journal a directive as a good box would, or as refused or returned."""
         legs: tuple[Leg, ...] = ()
         if isinstance(directive, GrantDirective) and outcome != "refused":
@@ -201,7 +208,12 @@ class SimulatedBox:
             legs = self._settling(directive)
         return self.write(
             DirectiveApplied(
-                **self.head(), window=1, directive=msgspec.Raw(encode(directive)), outcome=outcome, legs=legs
+                **self.head(),
+                window=1,
+                directive=msgspec.Raw(encode(directive)),
+                outcome=outcome,
+                legs=legs,
+                accounts=accounts,
             )
         )
 
@@ -234,6 +246,8 @@ class SimulatedBox:
             journals=heads,
             cosignature=self.cosignature,
             directives=LogHead(self.incarnation, size, self.directive_frontier.root() if size else b""),
+            directives_note=self.directives_note,
+            link=msgspec.json.decode(self.bodies[0], type=Link).note if self.bodies else "",
         )
         opened = self.send(message, session=nonce, counter=0)
         assert isinstance(opened, Opened)
@@ -241,6 +255,7 @@ class SimulatedBox:
             self.past |= {self.epoch: self.bodies} if self.epoch else {}
             self.epoch = open_link(opened.link, self.hub_key).epoch
             self.bodies, self.held, self.cosignature = [], 0, ""
+            self.keys[self.epoch] = self.key
             self.write(Link(**self.head(), note=opened.link))
             return self.open()  # the new epoch's line is an ordinary one
         self.session, self.counter = opened.session, 0
@@ -377,6 +392,7 @@ class SimulatedBox:
 
     def _take(self, package: Package) -> None:
         if package.number > self.incarnation:
+            self.past_directives |= self._applied() if self.incarnation else {}
             self.incarnation, self.directives, self.directive_leaves = package.number, [], []
             self.directive_frontier = Frontier()
         held = HeldLog(self.incarnation, self.directive_frontier, lambda index: self.directive_leaves[index])
@@ -386,6 +402,65 @@ class SimulatedBox:
         self.directive_frontier = judged.frontier
         self.directive_leaves += judged.leaves
         self.directives += [decode_directive(body) for body in judged.records]
+        self.directives_note = package.checkpoint
+
+    def _applied(self) -> dict[int, tuple[list[bytes], str]]:
+        return {self.incarnation: ([encode(one) for one in self.directives], self.directives_note)}
+
+    def hand_back(self, held: LogHead, *, count: int = 256) -> Beaten | None:
+        """Hand back the next directives that a hub lacks which holds so much; None when it lacks none."""
+        for number, (bodies, note) in sorted((self.past_directives | self._applied()).items()):
+            start = held.size if number == held.number else 0
+            if number < held.number or start >= len(bodies):
+                continue
+            end = min(len(bodies), start + count)
+            leaves = journal.chain(journal.FIRST_PREVIOUS, bodies)
+            package = Package(
+                number=number,
+                old_size=start,
+                records=tuple(bodies[start:end]),
+                root=root_of(bodies[:end]),
+                checkpoint=note,
+                proof=tuple(journal.consistency_proof(end, len(bodies), journal.nodes_of(leaves))),
+            )
+            self.counter += 1
+            size = self.directive_frontier.size
+            message = Beat(
+                directives=LogHead(self.incarnation, size, self.directive_frontier.root()),
+                handed_back=package,
+                waiting=1 << 40,
+            )
+            beaten = self.send(message, session=self.session, counter=self.counter)
+            assert isinstance(beaten, Beaten)
+            return beaten
+        return None
+
+    def give_back(self, opened: Opened, *, count: int = 256) -> Opened:
+        """Bring a hub that is behind to where it was: directives, records, then a fresh opening."""
+        assert opened.verdict is Verdict.HUB_BEHIND
+        held = opened.directives
+        while (beaten := self.hand_back(held, count=count)) is not None:
+            assert beaten.verdict is Verdict.HUB_BEHIND
+            assert beaten.incarnation is not None
+            held = beaten.incarnation
+        for head in opened.journals:
+            if head.number in self.past:
+                self._push_past(head)
+        self.held = next((head.size for head in opened.journals if head.number == self.epoch), 0)
+        while (beaten := self.beat()).verdict is Verdict.HUB_BEHIND:
+            assert beaten.push is PackageVerdict.ACCEPTED
+        assert beaten.verdict is Verdict.REOPEN
+        self.held = len(self.bodies)
+        return self.open()
+
+    def _push_past(self, head: LogHead) -> None:
+        newest = self.epoch, self.bodies, self.key
+        self.epoch, self.bodies, self.key = head.number, self.past[head.number], self.keys[head.number]
+        for start in range(head.size, len(self.bodies), 256):
+            package = self.package(start, min(len(self.bodies), start + 256))
+            beaten = self.beat(push=package)
+            assert (beaten.verdict, beaten.push) == (Verdict.HUB_BEHIND, PackageVerdict.ACCEPTED)
+        self.epoch, self.bodies, self.key = newest
 
     def sync(self, *asks: Ask) -> list[Directive]:
         """Beat and apply until nothing is left on either side; the directives that came."""

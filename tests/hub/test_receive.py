@@ -1,7 +1,5 @@
 """What boxes push: kept once, replayed whole, and never believed beyond what was handed out."""
 
-from pathlib import Path
-
 import pytest
 
 from edgegw.core.journal import Checkpoint, journal_origin
@@ -337,23 +335,3 @@ def test_an_unsigned_message_changes_nothing(world: World) -> None:
     with pytest.raises(ExchangeError, match="pinned"):
         box.beat(Ask("forged", "A", CNY, 100))
     assert world.money("A") == (1_000, 900, 100)
-
-
-def test_a_hub_that_lost_commits_takes_them_back_before_it_grants(world: World, tmp_path: Path) -> None:
-    """Restored from a backup: what it once cosigned shows it; it grants nothing before they are back."""
-    box = funded(world, NORTH, "A", 300)
-    world.back_up(tmp_path / "backup.db")
-    box.pay("A", "SHOP", 10)
-    box.sync()
-    world.restore(tmp_path / "backup.db")
-    assert box.open().verdict is Verdict.HUB_BEHIND
-    box.held -= 1
-    size = len(box.directives)
-    waiting = box.beat(Ask("too-early", "A", CNY, 1), push=box.package(0, 1))
-    assert (waiting.verdict, waiting.push) == (Verdict.HUB_BEHIND, PackageVerdict.DUPLICATE)
-    assert len(box.directives) == size
-    box.held = len(box.bodies) - 1
-    assert box.beat().verdict is Verdict.OK
-    assert world.money("SHOP") == (10, 0, 10)
-    box.beat(Ask("now", "A", CNY, 1))
-    assert len(box.directives) == size + 1
