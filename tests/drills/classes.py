@@ -47,7 +47,7 @@ def _fenced(bank: Bank, mode: str) -> None:
 
 def _new_epoch(bank: Bank) -> None:
     """The operator's order, and the box clears again, in a later epoch, with its past."""
-    before = bank.status()["epoch"]
+    before = _held_epochs(bank)[-1]
     bank.run("order", "new-epoch", "box-1", "--hub", bank.path("hub.toml"))
     bank.wait_until_ready()
     bank.wait_until_synced()
