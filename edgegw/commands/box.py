@@ -88,6 +88,8 @@ class Report(msgspec.Struct, kw_only=True):
     """The hub address in use; "" while there is none."""
     hubs_said: dict[str, str] = {}
     """What each hub address that fails said last."""
+    mirror: str = ""
+    """The running box's word on its mirror: the durability in force, and how the mirror is."""
     box_says: dict[str, Any] = {}
     """With a token: the box's own /v1/status."""
 
@@ -154,6 +156,7 @@ def _ask_running(directory: Path, token: str, report: Report) -> None:
         return
     report.pid, report.addresses = running.pid, running.addresses
     report.line = running.line
+    report.mirror = running.mirror
     report.hub_address, report.hubs_said = running.hub_address, running.hubs_said
     for address in running.addresses.get("http", ()):
         try:
@@ -220,7 +223,7 @@ def _show(report: Report) -> None:
         "hint": report.hint,
     }
     rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}
-    rows |= {"line": report.line, "hub in use": report.hub_address}
+    rows |= {"line": report.line, "hub in use": report.hub_address, "mirror": report.mirror}
     rows |= {f"hub {address}": problem for address, problem in report.hubs_said.items()}
     rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
     for name, value in rows.items():

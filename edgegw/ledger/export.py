@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 from edgegw.core.export import BLOCK_RECORDS, journal_lines
 from edgegw.core.journal import directives_origin, journal_origin
 from edgegw.errors import LedgerCorrupt, LedgerForeign
+from edgegw.ledger.received import proven_head
 from edgegw.ledger.store import DirectivesEnd, Entry, Head, Store
 
 STEP: Final = 4 * BLOCK_RECORDS
@@ -21,11 +22,15 @@ Progress = Callable[[int, int], None]
 
 
 def export_journal(store: Store, out: BinaryIO, *, epoch: int, progress: Progress) -> Head:
-    """Write the journal of an epoch; the head that it ends in. Raises LedgerForeign if there is none."""
+    """Write the journal of an epoch, without what was pruned of it; the head that it ends in. Raises
+    LedgerForeign if there is none.
+
+    Of a journal that was written elsewhere only as much as its author has signed just so (`proven_head`).
+    """
     bank, box = _owner(store)
     # The cosignature first: it is never beyond a head that is read later.
     cosigned = store.cosignature(epoch)
-    head = store.head(epoch)
+    head = proven_head(store, epoch)
     if head is None:
         raise _nothing_there("epoch", epoch, [known.epoch for known in store.heads()])
 
@@ -36,7 +41,9 @@ def export_journal(store: Store, out: BinaryIO, *, epoch: int, progress: Progres
         journal_origin(bank=bank, box=box, epoch=epoch),
         _pairs(read, size=head.size, progress=progress),
         checkpoint=head.checkpoint,
-        cosignatures=[cosigned[1]] if cosigned else [],
+        cosignatures=[cosigned[1]] if cosigned and cosigned[0] <= head.size else [],
+        before=frontier_at(start, node),
+        previous=node(0, start - 1) if start else FIRST_PREVIOUS,
     )
     out.writelines(lines)
     return head

@@ -1,0 +1,195 @@
+"""A box's mirror, put together for one pen: from `[mirror]` in the settings to what is told and when.
+
+Without addresses there is no mirror, and answers leave as soon as they are on the box's disk. Leaves out the
+way to the mirror (`uplink.mirror`), the rule (`ledger.coverage`), and the box around it (`app`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from edgegw.access import keys
+from edgegw.access.keys import VerifyingKey
+from edgegw.config.box import BoxSettings
+from edgegw.config.options import SettingsError
+from edgegw.core.journal import NoteError, journal_origin
+from edgegw.core.records import Durability
+from edgegw.errors import MirrorAway, Next, OperatingError
+from edgegw.ledger.coverage import Coverage, MirrorRule
+from edgegw.ledger.store import Store
+from edgegw.ledger.writer import Pen, mirror_note_key
+from edgegw.ledger_source import LedgerSource
+from edgegw.uplink.line import Line
+from edgegw.uplink.mirror import Mirror
+from edgegw.uplink.ports import Head, Identity, LineSettings
+from edgegw.uplink.rehydrate import Keeper
+
+BACKOFF_MS_MAX: Final = 1_000
+"""The mirror is near: it is looked for again at least so often."""
+
+_log = structlog.get_logger("edgegw.mirrored")
+
+
+def mirror_key(settings: BoxSettings) -> VerifyingKey | None:
+    """The mirror's pinned key, None where there is no mirror; raises KeyFileError or SettingsError."""
+    mirror = settings.mirror
+    if not mirror.addresses:
+        return None
+    if mirror.key_file:
+        return keys.load_verifying_key(Path(mirror.key_file))
+    try:
+        return VerifyingKey.parse(mirror.key)
+    except ValueError as problem:
+        raise SettingsError("mirror.key", [str(problem)]) from None
+
+
+class Mirrored:
+    """See the module. For an open pen, or for the keeper of a closed ledger."""
+
+    def __init__(
+        self,
+        settings: BoxSettings,
+        store: Store,
+        identity: Identity,
+        *,
+        key: VerifyingKey | None,
+        line: Line,
+        pen: Pen | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """identity: as on the line to the hub."""
+        table = settings.mirror
+        rule = MirrorRule(
+            mirrored=table.durability == "mirrored",
+            refuses=table.when_away == "refuse",
+            timeout_ms=table.timeout_ms,
+        )
+        self.coverage = Coverage(rule, journalled=Durability.LOCAL if pen is None else pen.durability)
+        self.mirror: Mirror | None = None
+        self._pen = pen
+        self._reader = store.reader()
+        if key is not None:
+            self.mirror = Mirror(
+                identity=identity._replace(hub_key=key),
+                settings=_mirror_line(settings),
+                source=LedgerSource(self._reader),
+                coverage=self.coverage,
+                line=line,
+                keep_note=self._keep_note,
+                keeper=keeper,
+            )
+        if pen is not None:
+            self._cover(pen, identity, key)
+
+    def close(self) -> None:
+        """Close the reader, once `talk` has ended."""
+        self._reader.close()
+
+    def _cover(self, pen: Pen, identity: Identity, key: VerifyingKey | None) -> None:
+        tip = pen.desk.tip
+        size = 0 if key is None else _noted_size(pen.desk.store, tip.epoch, identity, key)
+        self.coverage.started(epoch=tip.epoch, size=tip.size, cosigned=min(size, tip.size))
+        pen.coverage = self.coverage
+        if self.mirror is not None:
+            pen.on_commit.append(self._committed)
+
+    def _committed(self) -> None:
+        if self._pen is not None and self.mirror is not None:
+            tip = self._pen.desk.tip
+            self.coverage.committed(epoch=tip.epoch, size=tip.size)
+            self.mirror.head_moved(Head(tip.epoch, tip.size, tip.frontier.root(), tip.checkpoint))
+
+    async def _keep_note(self, epoch: int, note: str) -> None:
+        if self._pen is None:
+            return
+        try:
+            await self._pen.keep_mirror_note(epoch=epoch, note=note)
+        except OperatingError as problem:
+            if problem.next is Next.STOP:
+                raise
+
+    async def talk(self) -> None:
+        """Keep the mirror up to date until cancelled; waits for ever where there is none."""
+        if self.mirror is None:
+            await asyncio.Event().wait()
+        else:
+            await self.mirror.run()
+
+    async def hold(self) -> None:
+        """Hold the rule until cancelled, each change in the journal and in the log."""
+        if self._pen is None:
+            await asyncio.Event().wait()
+        else:
+            await self.coverage.keep(_Loud(self._pen))
+
+    def link_waits(self) -> str:
+        """Why a closed ledger must not begin its next epoch yet: the mirror may hold more than the hub."""
+        if self.mirror is None or self.mirror.gave_all:
+            return ""
+        return (
+            "the mirror has not given back all that it holds; if it is lost for good, take [mirror] out of"
+            " the settings"
+        )
+
+    def said(self) -> str:
+        """How the mirror is, for an operator; "" where there is none."""
+        if self.mirror is None:
+            return ""
+        coverage = self.coverage
+        where = f"at {self.mirror.address}" if self.mirror.address else f"away: {coverage.said}"
+        return f"{coverage.state}, {where}".rstrip(": ")
+
+
+class _Loud:
+    """The pen, with every change of the durability in the log."""
+
+    def __init__(self, pen: Pen) -> None:
+        self._pen = pen
+
+    @property
+    def epoch(self) -> int:
+        """The running epoch."""
+        return self._pen.epoch
+
+    @property
+    def durability(self) -> Durability:
+        """What the journal says."""
+        return self._pen.durability
+
+    async def change_durability(self, durability: Durability, reason: str) -> None:
+        """Journal it, then log it: what is weaker than the settings want is an alarm."""
+        previous = self._pen.durability
+        await self._pen.change_durability(durability, reason)
+        weaker = durability is not Durability.MIRRORED and reason != "settings"
+        say = _log.error if weaker else _log.warning
+        hint = MirrorAway.default_hint if weaker else ""
+        say("durability", durability=durability.value, previous=previous.value, reason=reason, hint=hint)
+
+
+def _mirror_line(settings: BoxSettings) -> LineSettings:
+    """As the line to the hub, but a silent mirror is noticed well before it counts as away."""
+    line = settings.line
+    return LineSettings(
+        addresses=tuple((address.priority, address.url) for address in settings.mirror.addresses),
+        heartbeat_ms=max(1, min(line.heartbeat_ms, settings.mirror.timeout_ms // 4)),
+        connect_timeout_ms=line.connect_timeout_ms,
+        answer_timeout_ms=line.answer_timeout_ms,
+        backoff_ms_max=min(line.backoff_ms_max, BACKOFF_MS_MAX),
+    )
+
+
+def _noted_size(store: Store, epoch: int, identity: Identity, key: VerifyingKey) -> int:
+    """How much of the epoch the mirror has cosigned, by the note that the ledger keeps; 0 for none."""
+    note = store.meta(mirror_note_key(epoch))
+    if note is None:
+        return 0
+    try:
+        checkpoint = key.check_cosignature(note).checkpoint
+    except NoteError:
+        return 0
+    origin = journal_origin(bank=identity.bank, box=identity.box, epoch=epoch)
+    return checkpoint.size if checkpoint.origin == origin else 0

@@ -1,0 +1,158 @@
+"""Hub, box and mirror as real processes: what was answered outlives the box that answered it."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mirror.branch import MirroredBranch, Tills
+from tests.waiting import wait_until
+
+TILLS = 8
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a branch lives."""
+    return tmp_path
+
+
+def running(folder: Path, **rule: str) -> Iterator[MirroredBranch]:
+    branch = MirroredBranch(folder, **rule)  # type: ignore[arg-type]
+    try:
+        branch.start_mirror()
+        branch.start_hub()
+        branch.start_box()
+        wait_until(lambda: branch.metric("edgegw_mirror_up") == 1, "the mirror to be met")
+        yield branch
+    finally:
+        branch.end()
+
+
+@pytest.fixture
+def branch(folder: Path) -> Iterator[MirroredBranch]:
+    """A branch whose box goes on alone while the mirror is away."""
+    yield from running(folder)
+
+
+@pytest.fixture
+def strict(folder: Path) -> Iterator[MirroredBranch]:
+    """A branch whose box decides nothing while the mirror is away."""
+    yield from running(folder, when_away="refuse")
+
+
+def paid(tills: Tills, count: int) -> None:
+    """Wait until so many more are answered."""
+    goal = len(tills.answered) + count
+    wait_until(lambda: len(tills.answered) >= goal, f"{count} answers", timeout_seconds=30)
+
+
+def test_whatever_was_answered_outlives_the_box_that_burns(branch: MirroredBranch) -> None:
+    """The promise of mirrored durability: the box's disks are gone, and no answered payment is."""
+    for burn in range(3):
+        tills = Tills(branch, TILLS)
+        paid(tills, 60 + 37 * burn)
+        branch.burn_box()
+        tills.stop()
+        kept = branch.exported()
+        lost = tills.answered.keys() - kept.keys()
+        assert not lost, f"burn {burn}: {len(lost)} of {len(tills.answered)} answered payments are lost"
+        for identity, (status, said) in tills.answered.items():
+            record = json.loads(kept[identity])
+            assert (record["type"] == "transfer") == (status == 201)
+            assert record["request"]["amount_minor"] == 1
+            if status == 201:
+                assert said["record"] == f"{record['epoch']}/{record['seq']}"
+        # A replacement: behind until all has come back, and then only by the hub's order.
+        branch.start_box(ready=False)
+        branch.wait_for_mode("behind")
+        branch.run("order", "new-epoch", "box-1", "--hub", branch.path("hub.toml"))
+        wait_until(lambda: branch.call("GET", "/readyz").status == 200, "the next epoch", timeout_seconds=30)
+        identity = next(iter(tills.answered))
+        again = branch.call("GET", f"/v1/payments/{identity}")
+        assert again.status == 200
+        assert again.json["answer"] == tills.answered[identity][1] or tills.answered[identity][0] == 409
+
+
+def test_a_mirror_that_dies_leaves_the_box_alone_and_is_taken_back(branch: MirroredBranch) -> None:
+    """The branch goes on; the journal says from where to where its answers stood on one disk."""
+    tills = Tills(branch, TILLS)
+    paid(tills, 30)
+    assert branch.mirror is not None
+    branch.mirror.end(signal.SIGKILL)
+    wait_until(lambda: branch.metric("edgegw_mirror_durability") == 0, "the box to go on alone")
+    paid(tills, 30)
+    branch.start_mirror()
+    wait_until(lambda: branch.metric("edgegw_mirror_durability") == 1, "the mirror to be taken back")
+    paid(tills, 30)
+    branch.kill_box()
+    tills.stop()
+    assert not tills.answered.keys() - branch.exported().keys()
+    changes = branch.durabilities()
+    assert [what for what, _ in changes] == ["mirrored", "local", "mirrored"]
+    assert changes[1][1].startswith("the mirror is away: ")
+
+
+def test_a_frozen_mirror_is_away_and_a_strict_box_decides_nothing_without_it(strict: MirroredBranch) -> None:
+    """A mirror that keeps its connections and says nothing must not hold every till for ever."""
+    first = strict.pay("alice", 5)
+    assert first.status == 201
+    assert strict.mirror is not None
+    strict.mirror.popen.send_signal(signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        identity = "f" * 32
+        caught = strict.pay("alice", 5, id=identity)
+        assert (caught.status, caught.json["code"]) == (503, "outcome_unknown")
+        assert time.monotonic() - started < 5
+        fresh = "e" * 32
+        refused = strict.pay("alice", 5, id=fresh)
+        assert (refused.status, refused.json["code"]) == (503, "mirror_away")
+        # What the mirror has is told; what it has not is not, whichever way it is asked.
+        assert strict.call("GET", f"/v1/payments/{first.json['id']}").status == 200
+        assert strict.pay("alice", 5, id=first.json["id"]).status == 201
+        for reply in (strict.call("GET", f"/v1/payments/{identity}"), strict.pay("alice", 5, id=identity)):
+            assert (reply.status, reply.json["code"]) == (503, "outcome_unknown")
+        assert strict.call("GET", f"/v1/payments/{fresh}").status == 404
+        assert strict.call("GET", "/readyz").status == 503
+        status = strict.run("status", strict.path("box.toml"), code=3)
+        assert "the mirror is away" in status
+    finally:
+        strict.mirror.popen.send_signal(signal.SIGCONT)
+    wait_until(lambda: strict.call("GET", "/readyz").status == 200, "the mirror to be taken back")
+    assert strict.pay("alice", 5, id=identity).headers["Idempotent-Replay"] == "true"
+    assert strict.pay("alice", 5, id=fresh).status == 201
+    assert [what for what, _ in strict.durabilities()] == ["mirrored", "away", "mirrored"]
+
+
+def test_a_strict_box_loses_nothing_while_its_mirror_comes_and_goes(strict: MirroredBranch) -> None:
+    """Kills of the mirror under load: each payment is told only once the mirror has it."""
+    tills = Tills(strict, TILLS)
+    for _ in range(2):
+        paid(tills, 25)
+        assert strict.mirror is not None
+        strict.mirror.end(signal.SIGKILL)
+        kept = strict.exported()
+        known = dict(tills.answered)
+        wait_until(lambda: strict.call("GET", "/readyz").status == 503, "the box to refuse")
+        assert not (tills.answered.keys() | known.keys()) - kept.keys()
+        strict.start_mirror()
+        wait_until(lambda: strict.call("GET", "/readyz").status == 200, "the mirror to be taken back")
+    paid(tills, 10)
+    tills.stop()
+    assert set(tills.codes) <= {"mirror_away", "outcome_unknown"}
+    strict.burn_box()
+    assert not tills.answered.keys() - strict.exported().keys()
+
+
+def test_a_stop_is_clean_and_a_start_goes_on(branch: MirroredBranch) -> None:
+    """An operator restarts the mirror: exit code 0, and nothing is sent twice."""
+    assert branch.pay("alice", 5).status == 201
+    assert branch.mirror is not None
+    assert branch.mirror.end(signal.SIGTERM) == 0
+    branch.start_mirror()
+    assert branch.pay("alice", 5).status == 201
+    assert "sound settings of mirror mirror-1" in branch.run("config", "check", branch.path("mirror.toml"))
