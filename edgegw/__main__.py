@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgegw import __version__
-from edgegw.commands import ExitCode, Program, audit, box, hub, keys, ledger, mirror, settings
+from edgegw.commands import ExitCode, Program, audit, box, hub, keys, ledger, mirror, restore, settings
 
 EPILOG = "Exit codes: " + " ".join(f"{int(code)} - {code.meaning}" for code in ExitCode)
 
@@ -36,6 +36,8 @@ for command in (
     ledger.journal,
     audit.export,
     ledger.ledger,
+    restore.restore,
+    restore.drill,
     keys.keygen,
     keys.token,
     keys.card_token,

@@ -15,6 +15,7 @@ import msgspec
 
 from edgegw.config.files import read_toml
 from edgegw.config.options import SettingsError, read_table, with_paths
+from edgegw.config.replica import ReplicaTable, faults_of
 from edgegw.core.journal import sm3
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}\Z"
@@ -192,6 +193,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = "secrets/checkpoint.pem"
     line: LineTable = LineTable()
     mirror: MirrorTable = MirrorTable()
+    replica: ReplicaTable = ReplicaTable()
     disk: DiskTable = DiskTable()
     refusals: RefusalsTable = RefusalsTable()
     log: LogTable = LogTable()
@@ -204,6 +206,8 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
     protocols: dict[str, msgspec.Struct]
     digest: str
     """SM3 (hex) of all of it, defaults included; the boot record carries it."""
+    source: str = ""
+    """The file, absolute."""
 
 
 def load_box(path: Path, protocols: Mapping[str, type[msgspec.Struct]]) -> Box:
@@ -227,7 +231,8 @@ def load_box(path: Path, protocols: Mapping[str, type[msgspec.Struct]]) -> Box:
     if settings is None or faults:
         raise SettingsError(str(path), faults)
     settings = with_paths(settings, folder)
-    return Box(settings=settings, protocols=ways, digest=_digest(settings, ways))
+    digest = _digest(settings, ways)
+    return Box(settings=settings, protocols=ways, digest=digest, source=str(path.absolute()))
 
 
 def _way(shape: type[msgspec.Struct], name: str, table: Any, faults: list[str]) -> msgspec.Struct | None:
@@ -246,6 +251,7 @@ def _faults(settings: BoxSettings) -> list[str]:
         faults.append("hub.key, hub.key_file: give one of them, the hub's public key or its file")
     faults += _address_faults("hub", hub.addresses)
     faults += _mirror_faults(settings.mirror)
+    faults += faults_of(settings.replica, data_dir=settings.data_dir)
     if settings.data_dir == settings.anchor_dir:
         faults.append(
             f"anchor_dir = {settings.anchor_dir}: it is data_dir as well; what is kept outside the ledger"

@@ -204,6 +204,8 @@ def with_paths(value: S, folder: Path) -> S:
         one = getattr(value, field.name)
         if isinstance(one, msgspec.Struct):
             changes[field.name] = with_paths(one, folder)
+        elif isinstance(one, tuple) and all(isinstance(row, msgspec.Struct) for row in one):
+            changes[field.name] = tuple(with_paths(row, folder) for row in one)
         elif isinstance(one, str) and one and field.name.endswith(PATH_SUFFIXES):
             changes[field.name] = str(folder / one)
     return msgspec.structs.replace(value, **changes) if changes else value

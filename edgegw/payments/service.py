@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -25,6 +25,9 @@ from edgegw.payments import answer as answers
 from edgegw.payments.answer import Answer, answer_from, answer_from_pruned
 from edgegw.payments.history import History
 from edgegw.payments.problems import Unanswered
+
+if TYPE_CHECKING:
+    from edgegw.payments.http_api.bodies import Replica
 
 BATCH_MAX: Final = 8_190
 WAITING_MAX: Final = 32_768
@@ -140,6 +143,8 @@ class Gateway:
         self._asks = asyncio.Semaphore(ASKS_MAX)
         self._closing = asyncio.Lock()
         self._stopping = False
+        self.replica: Callable[[], Replica | None] = lambda: None
+        """How the copy of the ledger's file is."""
 
     @property
     def site(self) -> Site | None:

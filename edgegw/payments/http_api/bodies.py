@@ -267,6 +267,30 @@ class NoQuery(Sent, frozen=True, kw_only=True):
     """No parameters."""
 
 
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """How the copy of the ledger's file is."""
+
+    state: str
+    """`off`, `starting`, `well`, `stuck`, `silent`, `dead` or `no_room`."""
+    alarm: bool
+    """Whether an operator must look."""
+    reason: str
+    target: str
+    txid: int
+    """What litestream has read of the ledger, in its own numbers."""
+    replicated_txid: int
+    """What of that is at the target."""
+    lag_seconds: float
+    """Age of the oldest change that is not at the target."""
+    lag_bytes: int
+    wal_bytes: int
+    restarts: int
+    drill_at_s: int
+    """When the copy was last restored and checked, in seconds since 1970; 0 for never."""
+    drill_well: bool
+    drill_problem: str
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How the box is."""
 
@@ -290,6 +314,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     window_transfers: int
     site_version: int
     queue_depth: int
+    replica: Replica | None
+    """The copy for the day the box burns; null where the box's settings want none."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -210,6 +210,7 @@ class Handlers:
             window_transfers=book.window_transfers,
             site_version=book.site_version,
             queue_depth=gateway.queue_depth,
+            replica=gateway.replica(),
         )
         return Reply(200, _encode(status))
 
