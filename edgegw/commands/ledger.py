@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,26 +86,22 @@ def ledger_check(ctx: click.Context, place: Path, hub_key: str, as_json: bool) -
     """
     directory, pinned = _place(place, hub_key)
     with open_reader(directory) as store, progress_bar("checking") as progress:
-        report = full_check(store, pinned, progress)
+        from edgegw.ledger.check import check
+
+        notes = _Notes(store, pinned)
+        report = check(
+            store,
+            verify_checkpoint=notes.checkpoint,
+            verify_cosignature=pinned.check_cosignature,
+            progress=progress,
+            replay=_Replay(store).take,
+        )
     if as_json:
         print_json(report)
     else:
         _show(directory, report)
     if not report.well:
         ctx.exit(ExitCode.FOUND)
-
-
-def full_check(store: Store, hub: VerifyingKey, progress: Callable[[int, int], None]) -> Report:
-    """What is wrong with a ledger of a box of this hub: every byte, signature and balance."""
-    from edgegw.ledger.check import check
-
-    return check(
-        store,
-        verify_checkpoint=_Notes(store, hub).checkpoint,
-        verify_cosignature=hub.check_cosignature,
-        progress=progress,
-        replay=_Replay(store).take,
-    )
 
 
 def _show(directory: Path, report: Report) -> None:
@@ -224,25 +220,24 @@ def journal() -> None:
     "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
 )
 @click.option("--epoch", default=0, help="The epoch; the newest when it is not given.")
+@click.option("--box", default="", help="With a mirror's settings: whose journal; its only box's otherwise.")
 @click.option(
     "--directives", is_flag=True, help="The hub's log for this box instead; --epoch is its incarnation."
 )
-def journal_export(settings: Path, output: Path, epoch: int, directives: bool) -> None:
+def journal_export(settings: Path, output: Path, epoch: int, box: str, directives: bool) -> None:
     """Write a journal to a file that `edgegw verify` checks without this box and without trust in it.
 
-    Records stand there verbatim, with the signed checkpoint and the hub's newest cosignature. A box may run
-    meanwhile.
+    SETTINGS is a box's file, or a mirror's, which has the journal of a box that is lost. Records stand there
+    verbatim, with the signed checkpoint and the newest cosignature: the hub's, or the mirror's own. A box or
+    mirror may run meanwhile.
 
-    Example: edgegw journal export box.toml --output branch-1.journal
+    Example: edgegw journal export mirror.toml --box branch-1 --output branch-1.journal
     """
-    from edgegw.commands.settings import protocol_shapes
-    from edgegw.config.box import load_box
     from edgegw.ledger import export
 
-    box = load_box(settings, protocol_shapes()).settings
     draft = output.with_name(f".{output.name}.new")
     with (
-        open_reader(Path(box.data_dir)) as store,
+        open_reader(_directory(settings, box)) as store,
         progress_bar("exporting") as progress,
         draft.open("wb") as file,
     ):
@@ -256,6 +251,26 @@ def journal_export(settings: Path, output: Path, epoch: int, directives: bool) -
             what = f"{head.size} records of epoch {number}"
     draft.replace(output)
     click.echo(f"{output}: {what}")
+
+
+def _directory(settings: Path, box: str) -> Path:
+    """Where the ledger of a box's settings is, or of one box in a mirror's."""
+    from edgegw.commands.settings import protocol_shapes
+    from edgegw.config.box import load_box
+    from edgegw.config.files import read_toml
+    from edgegw.config.mirror import load_mirror
+
+    if not isinstance(read_toml(settings).get("mirror"), str):
+        if box:
+            raise SettingsError("--box", [f"{settings} is a box's own file; give it without --box"])
+        return Path(load_box(settings, protocol_shapes()).settings.data_dir)
+    mirror = load_mirror(settings)
+    names = sorted(mirror.boxes)
+    if not box and len(names) > 1:
+        raise SettingsError("--box", [f"the mirror has several; give one of {', '.join(names)}"])
+    if box and box not in names:
+        raise SettingsError("--box", [f"{box}: the mirror keeps {', '.join(names)}"])
+    return Path(mirror.data_dir) / (box or names[0])
 
 
 @click.command(

@@ -22,8 +22,7 @@ Progress = Callable[[int, int], None]
 
 
 def export_journal(store: Store, out: BinaryIO, *, epoch: int, progress: Progress) -> Head:
-    """Write the journal of an epoch, without what was pruned of it; the head that it ends in. Raises
-    LedgerForeign if there is none.
+    """Write the journal of an epoch; the head that it ends in. Raises LedgerForeign if there is none.
 
     Of a journal that was written elsewhere only as much as its author has signed just so (`proven_head`).
     """
@@ -42,8 +41,6 @@ def export_journal(store: Store, out: BinaryIO, *, epoch: int, progress: Progres
         _pairs(read, size=head.size, progress=progress),
         checkpoint=head.checkpoint,
         cosignatures=[cosigned[1]] if cosigned and cosigned[0] <= head.size else [],
-        before=frontier_at(start, node),
-        previous=node(0, start - 1) if start else FIRST_PREVIOUS,
     )
     out.writelines(lines)
     return head

@@ -21,7 +21,6 @@ from edgegw.ledger.start import Own, Ways, begin_epoch, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
 from edgegw.ledger_source import LedgerSource
-from edgegw.ledger_source import LedgerSource
 from edgegw.uplink.line import Line, Sources
 from edgegw.uplink.ports import Identity
 from tests.hub.simulated_box import BANK
