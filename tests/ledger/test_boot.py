@@ -8,14 +8,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgegw.access.keys import create_signing_key
 from edgegw.errors import Behind, Forked, LedgerForeign, LedgerInUse
 from edgegw.ledger.anchor import FILE_NAME, LINEAGE, Anchor
 from edgegw.ledger.boot import LEDGER_NAME, LedgerLock, Opened, open_ledger
+from edgegw.ledger.outcomes import Budget
+from edgegw.ledger.start import Ways, begin_epoch
 from edgegw.ledger.store import Store
 from tests.ledger.pens import BANK, BOX, TestPen, full_check
+from tests.ledger.running_box import TestClock, own
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +57,21 @@ class Branch:
         pen.write_transfers(transfers)
         opened.anchor.note(epoch=pen.epoch, size=pen.size, root=pen.frontier.root())
         opened.close()
+
+    def begin(self, opened: Opened, *, epoch: int) -> None:
+        """As `edgegw run` begins an epoch."""
+        token = opened.anchor.offer(opened.store)
+        names = {"bank": BANK, "box": BOX, "boot": f"boot-{self.boots}"}
+        mine = msgspec.structs.replace(own(), **names)
+        ways = Ways(
+            clock=TestClock(),
+            rules=(),
+            budget=Budget(burst=1, per_second=1),
+            room_for_payments=lambda: True,
+            make_room=lambda: None,
+        )
+        begin_epoch(opened.store, mine, ways, note="the link", epoch=epoch, lineage=token)
+        opened.anchor.confirm(token)
 
     def trouble(self) -> Behind | Forked | None:
         opened = self.open()
@@ -344,3 +363,47 @@ def _check_after_kill(directory: Path, told: int, verify: Callable[[str], object
     assert report.findings == []
     assert report.records == head.size
     opened.close()
+
+
+@pytest.mark.parametrize("crashed_at", ["put_meta", "seal", "confirm"])
+@pytest.mark.parametrize("was_behind", [True, False])
+def test_a_crash_while_an_epoch_begins_leaves_the_ledger_before_or_after_it(
+    branch: Branch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crashed_at: str, was_behind: bool
+) -> None:
+    """Half a new epoch would be one that no start could go on with, or one without its lineage."""
+    branch.run(10)
+    branch.backup(tmp_path / "backup")
+    branch.run(5)
+    if was_behind:
+        branch.restore(tmp_path / "backup")
+    opened = branch.open()
+    with monkeypatch.context() as patched:
+        owner = Anchor if crashed_at == "confirm" else Store
+        patched.setattr(owner, crashed_at, _crash)
+        with pytest.raises(_Crash):
+            branch.begin(opened, epoch=2)
+    if crashed_at != "confirm":
+        opened.store.rollback()
+    opened.store.close()
+    opened.lock.release()
+    again = branch.open()
+    has_begun = crashed_at == "confirm"
+    assert isinstance(again.trouble, Behind) == (was_behind and not has_begun)
+    assert [head.epoch for head in again.store.heads()] == ([1, 2] if has_begun else [1])
+    if not has_begun:
+        branch.begin(again, epoch=2)
+    again.close()
+    assert branch.trouble() is None
+    assert [head.size for head in Store.open(branch.data / LEDGER_NAME).heads()][1] == 3
+
+
+def test_a_ledger_that_got_records_back_stays_behind_though_its_anchor_fits_again(branch: Branch) -> None:
+    """What others hold of a past is not all of it: only a new epoch ends it."""
+    branch.run(10)
+    opened = branch.open()
+    assert opened.trouble is None
+    opened.disown()
+    opened.close()
+    trouble = branch.trouble()
+    assert isinstance(trouble, Behind)
+    assert "new epoch" in str(trouble)
