@@ -33,18 +33,20 @@ from edgegw.core import journal
 from edgegw.core.book import Book
 from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import ExchangeError, open_link
-from edgegw.core.records import Mode
+from edgegw.core.records import Durability, Mode
 from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, NewEpoch, Next, OperatingError
 from edgegw.ledger.boot import Opened, open_ledger
 from edgegw.ledger.closed import ClosedPen
+from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.received import link_of
 from edgegw.ledger.reserve import Reserve
-from edgegw.ledger.rows import column_fault
 from edgegw.ledger.scrub import scrub
 from edgegw.ledger.start import Own, Ways, begin_epoch, load, start
-from edgegw.ledger.store import DirectivesEnd, Store
+from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
+from edgegw.ledger_source import LedgerSource
+from edgegw.mirrored import Mirrored, mirror_key
 from edgegw.observe.metrics import Metrics
 from edgegw.payments import protocols, rules
 from edgegw.payments.history import History
@@ -55,7 +57,7 @@ from edgegw.payments.service import Pen as GatewayPen
 from edgegw.payments.vault import SecretFileError
 from edgegw.replica.copier import Copier
 from edgegw.uplink.line import Line
-from edgegw.uplink.ports import Head, HeldDirectives, Identity, LineSettings
+from edgegw.uplink.ports import Identity, LineSettings
 from edgegw.uplink.status import LineStatus
 from edgegw.uplink.threads import in_thread
 
@@ -89,6 +91,8 @@ class RunningBox(msgspec.Struct, frozen=True):
     """What each hub address that fails said last."""
     lacking: int = 0
     """Records of the box's own past that are still to come back."""
+    mirror: str = ""
+    """The durability in force, and how the mirror is; "" without one."""
     replica: str = ""
     """How the copy of the ledger's file is, and why; "" where the settings want none."""
 
@@ -97,11 +101,12 @@ class RunningBox(msgspec.Struct, frozen=True):
 
 
 class Keys(NamedTuple):
-    """The box's own two keys and the hub's pinned one."""
+    """The box's own two keys, the hub's pinned one, and the mirror's where there is one."""
 
     device: SigningKey
     checkpoint: SigningKey
     hub: VerifyingKey
+    mirror: VerifyingKey | None
 
 
 def load_keys(settings: BoxSettings) -> Keys:
@@ -112,7 +117,8 @@ def load_keys(settings: BoxSettings) -> Keys:
     if not path.exists():
         made = keys.create_signing_key(path, f"{name}/checkpoint")
         keys.store_verifying_key(path.with_suffix(".pub"), made.public)
-    return Keys(device, keys.load_signing_key(path, f"{name}/checkpoint"), hub_key(settings))
+    checkpoint = keys.load_signing_key(path, f"{name}/checkpoint")
+    return Keys(device, checkpoint, hub_key(settings), mirror_key(settings))
 
 
 def hub_key(settings: BoxSettings) -> VerifyingKey:
@@ -123,68 +129,6 @@ def hub_key(settings: BoxSettings) -> VerifyingKey:
         return VerifyingKey.parse(settings.hub.key)
     except ValueError as problem:
         raise SettingsError("hub.key", [str(problem)]) from None
-
-
-# --- the ledger for the line --------------------------------------------------------------------------------
-
-
-class LedgerSource:
-    """`uplink.ports.Journal` over a reader of its own; called from one worker thread at a time."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def heads(self) -> list[Head]:
-        """One for each epoch, oldest first."""
-        return [Head(head.epoch, head.size, head.root, head.checkpoint) for head in self._store.heads()]
-
-    def records(
-        self, *, epoch: int, start: int, limit: int, bytes_max: int
-    ) -> list[tuple[int, bytes, bytes]]:
-        """Consecutive (seq, leaf, body)."""
-        return list(self._store.records(epoch=epoch, start=start, limit=limit, bytes_max=bytes_max))
-
-    def column_fault(self, *, epoch: int, start: int, count: int) -> tuple[int, str] | None:
-        """The first record whose columns are not those of its bytes."""
-        for seq, row in enumerate(self._store.rows(epoch=epoch, start=start, limit=count), start):
-            fault = column_fault(row)
-            if fault:
-                return seq, fault
-        return None
-
-    def node(self, *, epoch: int, size: int) -> journal.Node:
-        """The complete subtrees of the first `size` leaves."""
-        return self._store.node(epoch, size)
-
-    def cosignature(self, epoch: int) -> str:
-        """The hub's newest cosigned note; "" for none."""
-        kept = self._store.cosignature(epoch)
-        return "" if kept is None else kept[1]
-
-    def directives(self) -> HeldDirectives:
-        """How far the directives are applied."""
-        held = self.incarnations()
-        return held[-1] if held else HeldDirectives(0, journal.Frontier(), journal.FIRST_PREVIOUS, "")
-
-    def incarnations(self) -> list[HeldDirectives]:
-        """The same of every incarnation, oldest first."""
-        return [self._held(end) for end in self._store.directives_ends()]
-
-    def _held(self, end: DirectivesEnd) -> HeldDirectives:
-        last = self._store.directives(incarnation=end.incarnation, start=end.size - 1, limit=1, bytes_max=1)
-        if not last:
-            raise Forked(f"directive {end.incarnation}/{end.size - 1} is missing")
-        return HeldDirectives(
-            end.incarnation, journal.Frontier.from_bytes(end.frontier), last[0].leaf, end.checkpoint
-        )
-
-    def directive_records(
-        self, *, incarnation: int, start: int, limit: int, bytes_max: int
-    ) -> list[tuple[int, bytes, bytes]]:
-        """Consecutive (seq, leaf, body) of the hub's log."""
-        return list(
-            self._store.directives(incarnation=incarnation, start=start, limit=limit, bytes_max=bytes_max)
-        )
 
 
 # --- what the world sees ------------------------------------------------------------------------------------
@@ -201,6 +145,7 @@ class Front:
         self._copier = copier
         self._wanted = box.protocols
         self._line: Line | None = None
+        self._mirrored: Mirrored | None = None
         self._gateway: Gateway | None = None
         self._servers: dict[str, Server] = {}
         self._announcement = Announcement(box.settings, self._servers, lambda: copier.says)
@@ -213,9 +158,11 @@ class Front:
             raise BrokenInvariant("there is no gateway before there is a pen")
         return self._gateway
 
-    def show(self, pen: GatewayPen, book: Book, line: Line, *, now_ns: Callable[[], int]) -> None:
+    def show(
+        self, pen: GatewayPen, book: Book, line: Line, mirrored: Mirrored, *, now_ns: Callable[[], int]
+    ) -> None:
         """Decide, read and ask by these from now on; now_ns is the box's own time."""
-        self._line, self._now_ns = line, now_ns
+        self._line, self._mirrored, self._now_ns = line, mirrored, now_ns
         if self._gateway is not None:
             self._gateway.use(pen, book, line)
             return
@@ -235,7 +182,7 @@ class Front:
 
     def announce(self) -> None:
         """Say outside how the line is."""
-        self._announcement.write(self._line)
+        self._announcement.write(self._line, "" if self._mirrored is None else self._mirrored.said())
 
     async def stop(self) -> None:
         """No new payments; answers to what is in flight."""
@@ -264,7 +211,18 @@ class Front:
         def cosigned() -> int:
             return max(0, gateway.book.seq + 1 - line(lambda status: status.waiting))
 
+        def mirror(read: Callable[[Coverage], float]) -> float:
+            return 0 if self._mirrored is None else read(self._mirrored.coverage)
+
         gauges: dict[str, Callable[[], float]] = {
+            "edgegw_mirror_up": lambda: mirror(lambda coverage: int(coverage.up)),
+            "edgegw_mirror_durability": lambda: mirror(
+                lambda coverage: int(coverage.state is not Durability.LOCAL)
+            ),
+            "edgegw_mirror_lag_seconds": lambda: mirror(lambda coverage: coverage.lag_ns / 1e9),
+            "edgegw_mirror_lag_records": lambda: mirror(
+                lambda coverage: coverage.lag_records(epoch=gateway.book.epoch, size=gateway.book.seq + 1)
+            ),
             "edgegw_queue_depth": lambda: gateway.queue_depth,
             "edgegw_line_up": lambda: int(gateway.line_up),
             "edgegw_clears": lambda: int(gateway.ready),
@@ -460,18 +418,23 @@ async def _serve(
         source=LedgerSource(source),
         pen=pen,
     )
+    mirrored = Mirrored(
+        box.settings, opened.store, _identity(box, own, held), key=held.mirror, line=line, pen=pen
+    )
     pen.awaited = line.awaited
     pen.on_commit.append(line.head_moved)
     pen.on_commit.append(lambda: _note_anchor(opened, pen))
     pen.on_commit.append(_measure(front.metrics, pen))
-    front.show(pen, pen.desk.book, line, now_ns=pen.desk.time.now_ns)
+    front.show(pen, pen.desk.book, line, mirrored, now_ns=pen.desk.time.now_ns)
     writing = asyncio.create_task(pen.run())
     again = opened.store.reader()
     read_once = asyncio.Event()
     tasks = (
-        asyncio.create_task(_keep_line(line)),
+        asyncio.create_task(_keep("line", line.run)),
         asyncio.create_task(_tick(pen, opened, front)),
         asyncio.create_task(_keep_reading(again, line, read_once)),
+        asyncio.create_task(_keep("mirror", mirrored.talk)),
+        asyncio.create_task(mirrored.hold()),
     )
     goes_on = False
     try:
@@ -496,6 +459,7 @@ async def _serve(
         _note_anchor(opened, pen)
         # The writer's connection is closed last: then SQLite moves the WAL into the file.
         source.close()
+        mirrored.close()
         again.close()
     if pen.failure is not None:
         raise pen.failure
@@ -522,22 +486,34 @@ async def _serve_closed(
         before_taking=opened.disown,
     )
     source = opened.store.reader()
+
+    def link_waits() -> str:
+        return mirrored.link_waits()
+
     line = Line(
         identity=_identity(box, own, held),
         settings=_line_settings(box.settings),
         source=LedgerSource(source),
         pen=pen,
         keeper=pen,
+        link_waits=link_waits,
+    )
+    mirrored = Mirrored(
+        box.settings, opened.store, _identity(box, own, held), key=held.mirror, line=line, keeper=pen
     )
 
     def show() -> None:
         book, _, _ = load(opened.store, bank=own.bank, box=own.box, open_note=own.open_note, behind=True)
         book.mode, book.mode_reason = pen.mode, pen.mode_reason
-        front.show(pen, book, line, now_ns=lambda: book.at_ns)
+        front.show(pen, book, line, mirrored, now_ns=lambda: book.at_ns)
 
     show()
-    pen.on_complete.append(show)
-    tasks = (asyncio.create_task(_keep_line(line)), asyncio.create_task(_tick_closed(pen, front)))
+    pen.on_complete += [show, line.head_moved]
+    tasks = (
+        asyncio.create_task(_keep("line", line.run)),
+        asyncio.create_task(_tick_closed(pen, front)),
+        asyncio.create_task(_keep("mirror", mirrored.talk)),
+    )
     goes_on = False
     try:
         await front.open()
@@ -550,6 +526,7 @@ async def _serve_closed(
             await front.stop()
         await _end(tasks)
         source.close()
+        mirrored.close()
 
 
 def _identity(box: Box, own: Own, held: Keys) -> Identity:
@@ -595,7 +572,7 @@ class Announcement:
         self._servers = servers
         self._said: RunningBox | None = None
 
-    def write(self, line: Line | None) -> None:
+    def write(self, line: Line | None, mirror: str) -> None:
         """Say it again if something changed; a disk that takes no file is said in the log alone."""
         running = RunningBox(
             os.getpid(),
@@ -604,6 +581,7 @@ class Announcement:
             "" if line is None else line.status.address,
             {} if line is None else dict(line.status.said),
             0 if line is None else line.status.lacking,
+            mirror,
             replica=self._copy_says(),
         )
         if running == self._said:
@@ -669,10 +647,10 @@ async def _tick_closed(pen: ClosedPen, front: Front) -> None:
 _MODES: Final = tuple(mode.value for mode in Mode)
 
 
-async def _keep_line(line: Line) -> None:
-    """Run the line for ever; payments go on without it."""
+async def _keep(what: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run a way out, to the hub or the mirror, for ever; payments go on without it."""
     while True:
-        await _carry_on("line", line.run())
+        await _carry_on(what, run())
         await asyncio.sleep(LINE_PAUSE_S)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,22 +86,26 @@ def ledger_check(ctx: click.Context, place: Path, hub_key: str, as_json: bool) -
     """
     directory, pinned = _place(place, hub_key)
     with open_reader(directory) as store, progress_bar("checking") as progress:
-        from edgegw.ledger.check import check
-
-        notes = _Notes(store, pinned)
-        report = check(
-            store,
-            verify_checkpoint=notes.checkpoint,
-            verify_cosignature=pinned.check_cosignature,
-            progress=progress,
-            replay=_Replay(store).take,
-        )
+        report = full_check(store, pinned, progress)
     if as_json:
         print_json(report)
     else:
         _show(directory, report)
     if not report.well:
         ctx.exit(ExitCode.FOUND)
+
+
+def full_check(store: Store, hub: VerifyingKey, progress: Callable[[int, int], None]) -> Report:
+    """What is wrong with a ledger of a box of this hub: every byte, signature and balance."""
+    from edgegw.ledger.check import check
+
+    return check(
+        store,
+        verify_checkpoint=_Notes(store, hub).checkpoint,
+        verify_cosignature=hub.check_cosignature,
+        progress=progress,
+        replay=_Replay(store).take,
+    )
 
 
 def _show(directory: Path, report: Report) -> None:
@@ -233,8 +237,11 @@ def journal_export(settings: Path, output: Path, epoch: int, box: str, directive
 
     Example: edgegw journal export mirror.toml --box branch-1 --output branch-1.journal
     """
+    from edgegw.commands.settings import protocol_shapes
+    from edgegw.config.box import load_box
     from edgegw.ledger import export
 
+    box = load_box(settings, protocol_shapes()).settings
     draft = output.with_name(f".{output.name}.new")
     with (
         open_reader(_directory(settings, box)) as store,

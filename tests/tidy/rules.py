@@ -33,8 +33,11 @@ LAYERS: dict[str, frozenset[str]] = {
     "payments.protocols": frozenset({"core", "errors", "ledger", "payments", "access"}),
     "payments.rules": frozenset({"core", "errors", "payments"}),
     "hub": frozenset({"core", "errors", "access", "config"}),
+    "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
+    "mirrored": frozenset({"core", "errors", "config", "access", "ledger", "ledger_source", "uplink"}),
     "mirror": frozenset({"core", "errors", "access", "ledger"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
+    "audit": frozenset({"core", "errors", "ledger"}),
     "app": frozenset(
         {
             "core",
@@ -48,7 +51,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "uplink",
             "replica",
         }
-        | {"payments.protocols", "payments.rules"}
+        | {"payments.protocols", "payments.rules", "ledger_source", "mirrored"}
     ),
     "__init__": frozenset(),
     "__main__": frozenset({"*"}),
