@@ -14,6 +14,7 @@ import functools
 import io
 import json
 import random
+import sqlite3
 import sys
 import tempfile
 import time
@@ -404,6 +405,47 @@ def pair(world: World, rng: random.Random) -> Shown:
         body[bit // 8] ^= 1 << bit % 8
         files[spoilt] = bytes(body)
     return Shown("checkpoints", files[:2], options=(files[2],), codes=(1, 2))
+
+
+# --- edits of an export -------------------------------------------------------------------------------------
+
+SILENT = {"sqlite_stat1", "sqlite_stat4", "export", "level"}
+OWNERS = {"leg": 1, "account": 1, "position": 1}
+"""In which column these tables name their record; the others in their first."""
+
+
+def edit_export(db: sqlite3.Connection, rng: random.Random) -> tuple[str, str | None]:
+    """Change one row of an audit export: a value, or the row gone, or there twice; what was done, and the
+    record that must be named (None: the row is about no single record)."""
+    select = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+    tables = [name for (name,) in db.execute(select) if name not in SILENT]
+    table = rng.choice([name for name in tables if db.execute(f"SELECT count(*) FROM {name}").fetchone()[0]])
+    columns = db.execute(f"PRAGMA table_info({table})").fetchall()
+    keys = [row[1] for row in columns if row[5]]
+    rows = db.execute(f"SELECT * FROM {table} ORDER BY {', '.join(keys)}").fetchall()
+    row = rng.choice(rows)
+    names = [one[1] for one in columns]
+    mine = " AND ".join(f"{key} = ?" for key in keys)
+    place = [row[names.index(key)] for key in keys]
+    whose = None
+    if table not in ("epoch", "cosignature", "node"):
+        record_id = row[OWNERS.get(table, 0)]
+        whose = f"{record_id >> 40}/{record_id & (1 << 40) - 1}"
+    if rng.random() < 0.2:
+        db.execute(f"DELETE FROM {table} WHERE {mine}", place)
+        return f"a row of {table} deleted", whose
+    name = rng.choice([name for name in names if name not in keys] or names)
+    value = row[names.index(name)]
+    if isinstance(value, int):
+        other: object = value + rng.choice((-1, 1))
+    elif isinstance(value, bytes):
+        other = bytes([value[0] ^ 1]) + value[1:]
+    else:
+        other = None if value and rng.random() < 0.2 else f"{value or ''}x"
+    db.execute(f"UPDATE {table} SET {name} = ? WHERE {mine}", [other, *place])
+    # A leg that names another record than its own is a row that this one lacks.
+    named = whose if name not in ("record_id", "leg_id") else None
+    return f"{table}.{name} from {value!r:.60} to {other!r:.60}", named
 
 
 Edit = Callable[[World, random.Random], Shown]
