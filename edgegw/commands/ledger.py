@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from edgegw.access.keys import VerifyingKey
     from edgegw.core.book import Book
     from edgegw.core.journal import Checkpoint
-    from edgegw.core.records import Record
     from edgegw.ledger.batch import Tip
     from edgegw.ledger.check import Report
     from edgegw.ledger.store import Store
@@ -98,18 +97,21 @@ def ledger_check(ctx: click.Context, place: Path, hub_key: str, as_json: bool) -
 def full_check(store: Store, hub: VerifyingKey, progress: Callable[[int, int], None]) -> Report:
     """What is wrong with a ledger of a box of this hub: every byte, signature and balance."""
     from edgegw.ledger.check import check
+    from edgegw.ledger.replay import Replay
 
     return check(
         store,
         verify_checkpoint=_Notes(store, hub).checkpoint,
         verify_cosignature=hub.check_cosignature,
         progress=progress,
-        replay=_Replay(store).take,
+        replay=Replay(store, bank=store.meta("bank") or "", box=store.meta("box") or "").take,
     )
 
 
 def _show(directory: Path, report: Report) -> None:
     what = f"{report.records} records in {report.epochs} epochs, {report.directives} directives"
+    if report.pruned:
+        what += f", from behind {report.pruned} pruned records on"
     click.echo(f"{directory}: {what}: {'well' if report.well else f'{report.problems} problems'}")
     for finding in report.findings:
         click.echo(str(finding))
@@ -180,31 +182,6 @@ def _epoch_of(origin: str) -> int | None:
     """The epoch of a journal's origin; None for the hub's log."""
     parts = origin.split("/")
     return None if len(parts) != 4 or not parts[3].isdigit() else int(parts[3])
-
-
-class _Replay:
-    """Replays every record on a book of its own and holds each snapshot against it."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._book: Book | None = None
-
-    def take(self, record: Record) -> None:
-        """Replay one more record; raises ValueError or ReplayError where it does not fit."""
-        from edgegw.core import snapshot
-        from edgegw.core.book import Book
-        from edgegw.core.records import Link, Snapshot
-        from edgegw.ledger.history import StoreHistory
-
-        if self._book is None or isinstance(record, Link):
-            self._book = Book(bank=record.bank, box=record.box, history=StoreHistory(self._store))
-        book = self._book
-        if isinstance(record, Snapshot):
-            digest = snapshot.digest(snapshot.dump(book))
-            if digest != record.digest:
-                raise ValueError(f"the replay has digest {digest}, the snapshot says {record.digest}")
-        book.replay(record)
-        book.forget_fresh()
 
 
 # --- exports ------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
+from edgegw.core.exchange import frontier_at
 from edgegw.core.export import BLOCK_RECORDS, journal_lines
-from edgegw.core.journal import directives_origin, journal_origin
+from edgegw.core.journal import FIRST_PREVIOUS, directives_origin, journal_origin
 from edgegw.errors import LedgerCorrupt, LedgerForeign
 from edgegw.ledger.received import proven_head
 from edgegw.ledger.store import DirectivesEnd, Entry, Head, Store
@@ -22,7 +23,8 @@ Progress = Callable[[int, int], None]
 
 
 def export_journal(store: Store, out: BinaryIO, *, epoch: int, progress: Progress) -> Head:
-    """Write the journal of an epoch; the head that it ends in. Raises LedgerForeign if there is none.
+    """Write the journal of an epoch, without what was pruned of it; the head that it ends in. Raises
+    LedgerForeign if there is none.
 
     Of a journal that was written elsewhere only as much as its author has signed just so (`proven_head`).
     """
@@ -33,14 +35,19 @@ def export_journal(store: Store, out: BinaryIO, *, epoch: int, progress: Progres
     if head is None:
         raise _nothing_there("epoch", epoch, [known.epoch for known in store.heads()])
 
+    start = store.pruned.horizon(epoch)
+    node = store.node(epoch, head.size)
+
     def read(seq: int) -> list[Entry]:
         return store.records(epoch=epoch, start=seq, limit=min(STEP, head.size - seq), bytes_max=STEP_BYTES)
 
     lines = journal_lines(
         journal_origin(bank=bank, box=box, epoch=epoch),
-        _pairs(read, size=head.size, progress=progress),
+        _pairs(read, start=start, size=head.size, progress=progress),
         checkpoint=head.checkpoint,
         cosignatures=[cosigned[1]] if cosigned and cosigned[0] <= head.size else [],
+        before=frontier_at(start, node),
+        previous=node(0, start - 1) if start else FIRST_PREVIOUS,
     )
     out.writelines(lines)
     return head
@@ -60,7 +67,7 @@ def export_directives(store: Store, out: BinaryIO, *, incarnation: int, progress
 
     lines = journal_lines(
         directives_origin(bank=bank, box=box, incarnation=incarnation),
-        _pairs(read, size=end.size, progress=progress),
+        _pairs(read, start=0, size=end.size, progress=progress),
         checkpoint=end.checkpoint,
         cosignatures=[],
     )
@@ -69,10 +76,10 @@ def export_directives(store: Store, out: BinaryIO, *, incarnation: int, progress
 
 
 def _pairs(
-    read: Callable[[int], list[Entry]], *, size: int, progress: Progress
+    read: Callable[[int], list[Entry]], *, start: int, size: int, progress: Progress
 ) -> Iterator[tuple[bytes, bytes]]:
-    """(record, leaf) of entries 0 to size, which must all be there."""
-    seq = 0
+    """(record, leaf) of entries start to size, which must all be there."""
+    seq = start
     while seq < size:
         entries = read(seq)
         if not entries or entries[0].seq != seq or entries[-1].seq != seq + len(entries) - 1:
@@ -80,7 +87,7 @@ def _pairs(
         for entry in entries:
             yield entry.body, entry.leaf
         seq += len(entries)
-        progress(seq, size)
+        progress(seq - start, size - start)
 
 
 def _nothing_there(what: str, number: int, known: list[int]) -> LedgerForeign:

@@ -145,7 +145,11 @@ _HOLD: Final = bodies.HoldBody(
     currency="CNY",
     timeout_s=604800,
 )
-_CLEARED: Final = Response("Cleared; a repeat is the same bytes, with `Idempotent-Replay: true`.", Answer)
+_CLEARED: Final = Response(
+    "Cleared; a repeat is the same bytes, with `Idempotent-Replay: true` (once its record is pruned, without"
+    " its legs, and its detail says so).",
+    Answer,
+)
 
 OPERATIONS: Final = (
     Operation(
@@ -264,7 +268,7 @@ OPERATIONS: Final = (
         scope="read",
         path_shape=PaymentPath,
         responses={200: Response("The receipt.", Receipt)},
-        problems=("payment_not_found", "not_clearing", "outcome_unknown"),
+        problems=("payment_not_found", "record_pruned", "not_clearing", "outcome_unknown"),
     ),
     Operation(
         name="list_windows",
