@@ -400,9 +400,9 @@ def judge_push(
 ) -> PackageJudgement:
     """What the hub makes of a push of a box's journal; held.number is the epoch, key that epoch's
     checkpoint key."""
-    origin = journal.journal_origin(bank=bank, box=box, epoch=package.number)
     if package.number != held.number:
         return _refuse(held, PackageVerdict.MALFORMED, f"epoch {package.number} against epoch {held.number}")
+    origin = journal.journal_origin(bank=bank, box=box, epoch=package.number)
     return _judge(package, held, origin=origin, number_field="epoch", bank=bank, box=box, key=key)
 
 
@@ -413,9 +413,11 @@ def judge_package(
 
     A later incarnation starts a log of its own from 0; an earlier one is a fork of the hub.
     """
-    origin = journal.directives_origin(bank=bank, box=box, incarnation=package.number)
     if package.number < held.number:
         return _refuse(held, PackageVerdict.FORK, f"incarnation {package.number} after {held.number}")
+    if package.number > journal.SIZE_MAX:
+        return _refuse(held, PackageVerdict.MALFORMED, f"incarnation {package.number} is no number of one")
+    origin = journal.directives_origin(bank=bank, box=box, incarnation=package.number)
     if package.number > held.number:
         held = HeldLog(package.number, journal.Frontier(), _no_leaf)
     return _judge(package, held, origin=origin, number_field="incarnation", bank=bank, box=box, key=key)
