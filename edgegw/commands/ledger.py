@@ -214,11 +214,8 @@ def journal_export(settings: Path, output: Path, epoch: int, box: str, directive
 
     Example: edgegw journal export mirror.toml --box branch-1 --output branch-1.journal
     """
-    from edgegw.commands.settings import protocol_shapes
-    from edgegw.config.box import load_box
     from edgegw.ledger import export
 
-    box = load_box(settings, protocol_shapes()).settings
     draft = output.with_name(f".{output.name}.new")
     with (
         open_reader(_directory(settings, box)) as store,
