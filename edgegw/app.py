@@ -10,7 +10,6 @@ the ways in stay open over it. Leaves out everything that the parts do, and the 
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import secrets
 import signal
@@ -56,13 +55,12 @@ from edgegw.payments.service import Gateway
 from edgegw.payments.service import Pen as GatewayPen
 from edgegw.payments.vault import SecretFileError
 from edgegw.replica.copier import Copier
+from edgegw.running import RUNNING_NAME, Announcement
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity, LineSettings
 from edgegw.uplink.status import LineStatus
 from edgegw.uplink.threads import in_thread
 
-RUNNING_NAME: Final = "running.json"
-"""Beside the ledger while a box runs: its process and where it listens."""
 DESCRIPTORS_MAX: Final = 65_536
 TICK_S: Final = 1.0
 LINE_PAUSE_S: Final = 2.0
@@ -75,26 +73,6 @@ SCRUB_REST: Final = 9
 SCRUB_PAUSE_S: Final = 3600.0
 
 _log = structlog.get_logger("edgegw.app")
-
-
-class RunningBox(msgspec.Struct, frozen=True):
-    """What a running box says of itself in `running.json`."""
-
-    pid: int
-    addresses: dict[str, tuple[str, ...]]
-    """Protocol to where it listens, host:port."""
-    line: str = ""
-    """The line's mode and its reason; the journal has them too, once the box has an epoch."""
-    hub_address: str = ""
-    """The hub address in use; "" while there is none."""
-    hubs_said: dict[str, str] = {}
-    """What each hub address that fails said last."""
-    lacking: int = 0
-    """Records of the box's own past that are still to come back."""
-    mirror: str = ""
-    """The durability in force, and how the mirror is; "" without one."""
-    replica: str = ""
-    """How the copy of the ledger's file is, and why; "" where the settings want none."""
 
 
 # --- keys ---------------------------------------------------------------------------------------------------
@@ -505,6 +483,7 @@ async def _serve_closed(
     def show() -> None:
         book, _, _ = load(opened.store, bank=own.bank, box=own.box, open_note=own.open_note, behind=True)
         book.mode, book.mode_reason = pen.mode, pen.mode_reason
+        pen.wants_site = book.site_digest if book.site is None else ""
         front.show(pen, book, line, mirrored, now_ns=lambda: book.at_ns)
 
     show()
@@ -558,43 +537,6 @@ async def _open_ways(
             ) from None
         except SecretFileError as problem:
             raise SettingsError(f"[{name}]", [str(problem)]) from None
-
-
-class Announcement:
-    """Says beside the ledger what runs here; written when it changes, and gone when the box has stopped."""
-
-    def __init__(
-        self, settings: BoxSettings, servers: Mapping[str, Server], copy_says: Callable[[], str]
-    ) -> None:
-        self._path = Path(settings.data_dir) / RUNNING_NAME
-        self._copy_says = copy_says
-        self._box = settings.box
-        self._servers = servers
-        self._said: RunningBox | None = None
-
-    def write(self, line: Line | None, mirror: str) -> None:
-        """Say it again if something changed; a disk that takes no file is said in the log alone."""
-        running = RunningBox(
-            os.getpid(),
-            {name: server.addresses for name, server in self._servers.items()},
-            "" if line is None else f"{line.status.mode}: {line.status.reason}".rstrip(": "),
-            "" if line is None else line.status.address,
-            {} if line is None else dict(line.status.said),
-            0 if line is None else line.status.lacking,
-            mirror,
-            replica=self._copy_says(),
-        )
-        if running == self._said:
-            return
-        if self._said is None:
-            _log.info("open", box=self._box, addresses=running.addresses, ledger=str(self._path.parent))
-        self._said = running
-        fresh = self._path.with_suffix(".new")
-        try:
-            fresh.write_bytes(msgspec.json.encode(running))
-            fresh.replace(self._path)
-        except OSError as problem:
-            _log.warning("not_announced", path=str(self._path), problem=str(problem))
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from edgegw.core.records import UNREADABLE
 from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
-    from edgegw.app import RunningBox
+    from edgegw.running import RunningBox
 
 ANSWER_TIMEOUT_S = 5.0
 
@@ -88,8 +89,14 @@ class Report(msgspec.Struct, kw_only=True):
     """The hub address in use; "" while there is none."""
     hubs_said: dict[str, str] = {}
     """What each hub address that fails said last."""
+    lacking: int = 0
+    """Records of the box's own past that are still to come back from the centre or the mirror."""
     mirror: str = ""
     """The running box's word on its mirror: the durability in force, and how the mirror is."""
+    replica: str = ""
+    """The running box's word on the copy of its ledger's file, and why."""
+    replica_drill: dict[str, Any] = {}
+    """What the last restore drill of that copy found."""
     box_says: dict[str, Any] = {}
     """With a token: the box's own /v1/status."""
 
@@ -117,6 +124,7 @@ def status(settings: Path, token: str, as_json: bool) -> None:
 
 def _report(box: Box, token: str) -> Report:
     from edgegw.ledger.reserve import RESERVE_NAME
+    from edgegw.replica.drills import last_drill
     from edgegw.uplink.status import HINTS
 
     settings, directory = box.settings, Path(box.settings.data_dir)
@@ -144,6 +152,8 @@ def _report(box: Box, token: str) -> Report:
         disk_free_bytes=disk.f_bavail * disk.f_frsize,
         disk_reserve_bytes=reserve.stat().st_blocks * 512 if reserve.exists() else 0,
     )
+    if (drill := last_drill(directory)) is not None:
+        report.replica_drill = msgspec.to_builtins(drill)
     _ask_running(directory, token, report)
     return report
 
@@ -156,7 +166,8 @@ def _ask_running(directory: Path, token: str, report: Report) -> None:
         return
     report.pid, report.addresses = running.pid, running.addresses
     report.line = running.line
-    report.mirror = running.mirror
+    report.mirror, report.lacking = running.mirror, running.lacking
+    report.replica = running.replica
     report.hub_address, report.hubs_said = running.hub_address, running.hubs_said
     for address in running.addresses.get("http", ()):
         try:
@@ -174,7 +185,7 @@ def _ask_running(directory: Path, token: str, report: Report) -> None:
 
 def read_running(directory: Path) -> RunningBox | None:
     """What the box of a data directory says of itself while it runs; None where nothing readable is there."""
-    from edgegw.app import RUNNING_NAME, RunningBox
+    from edgegw.running import RUNNING_NAME, RunningBox
 
     try:
         return msgspec.json.decode((directory / RUNNING_NAME).read_bytes(), type=RunningBox)
@@ -216,6 +227,7 @@ def _show(report: Report) -> None:
         "mode": f"{report.mode}: {report.mode_reason}",
         "journal": f"epoch {report.epoch}, {report.journal_size} records",
         "centre": f"holds {report.cosigned_size}, {report.waiting} wait",
+        "lacking": f"{report.lacking} records of its past are still to come back" if report.lacking else "",
         "stand-ins": f"{report.stand_ins_waiting} wait for the centre's word",
         "window": f"{report.window}, {report.window_transfers} transfers",
         "site": f"version {report.site_version}",
@@ -224,6 +236,10 @@ def _show(report: Report) -> None:
     }
     rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}
     rows |= {"line": report.line, "hub in use": report.hub_address, "mirror": report.mirror}
+    drill = report.replica_drill
+    found = "" if not drill else "well" if drill["well"] else drill["problem"]
+    at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(drill["at_s"])) if drill else ""
+    rows |= {"copy": report.replica, "last drill": f"{at}: {found}" if drill else ""}
     rows |= {f"hub {address}": problem for address, problem in report.hubs_said.items()}
     rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
     for name, value in rows.items():

@@ -34,6 +34,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "payments.rules": frozenset({"core", "errors", "payments"}),
     "hub": frozenset({"core", "errors", "access", "config"}),
     "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
+    "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
     "mirrored": frozenset({"core", "errors", "config", "access", "ledger", "ledger_source", "uplink"}),
     "mirror": frozenset({"core", "errors", "access", "ledger"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
@@ -51,7 +52,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "uplink",
             "replica",
         }
-        | {"payments.protocols", "payments.rules", "ledger_source", "mirrored"}
+        | {"payments.protocols", "payments.rules", "ledger_source", "mirrored", "running"}
     ),
     "__init__": frozenset(),
     "__main__": frozenset({"*"}),

@@ -1,0 +1,77 @@
+"""What a running box says of itself beside its ledger, for `edgegw status` and who looks for its ways in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from edgegw.config.box import BoxSettings
+from edgegw.payments.protocols import Server
+from edgegw.uplink.line import Line
+
+RUNNING_NAME: Final = "running.json"
+"""Beside the ledger while a box runs: its process and where it listens."""
+
+_log = structlog.get_logger("edgegw.app")
+
+
+class RunningBox(msgspec.Struct, frozen=True):
+    """What a running box says of itself in `running.json`."""
+
+    pid: int
+    addresses: dict[str, tuple[str, ...]]
+    """Protocol to where it listens, host:port."""
+    line: str = ""
+    """The line's mode and its reason; the journal has them too, once the box has an epoch."""
+    hub_address: str = ""
+    """The hub address in use; "" while there is none."""
+    hubs_said: dict[str, str] = {}
+    """What each hub address that fails said last."""
+    lacking: int = 0
+    """Records of the box's own past that are still to come back."""
+    mirror: str = ""
+    """The durability in force, and how the mirror is; "" without one."""
+    replica: str = ""
+    """How the copy of the ledger's file is, and why; "" where the settings want none."""
+
+
+class Announcement:
+    """Says beside the ledger what runs here; written when it changes, and gone when the box has stopped."""
+
+    def __init__(
+        self, settings: BoxSettings, servers: Mapping[str, Server], copy_says: Callable[[], str]
+    ) -> None:
+        self._path = Path(settings.data_dir) / RUNNING_NAME
+        self._copy_says = copy_says
+        self._box = settings.box
+        self._servers = servers
+        self._said: RunningBox | None = None
+
+    def write(self, line: Line | None, mirror: str) -> None:
+        """Say it again if something changed; a disk that takes no file is said in the log alone."""
+        running = RunningBox(
+            os.getpid(),
+            {name: server.addresses for name, server in self._servers.items()},
+            "" if line is None else f"{line.status.mode}: {line.status.reason}".rstrip(": "),
+            "" if line is None else line.status.address,
+            {} if line is None else dict(line.status.said),
+            0 if line is None else line.status.lacking,
+            mirror,
+            replica=self._copy_says(),
+        )
+        if running == self._said:
+            return
+        if self._said is None:
+            _log.info("open", box=self._box, addresses=running.addresses, ledger=str(self._path.parent))
+        self._said = running
+        fresh = self._path.with_suffix(".new")
+        try:
+            fresh.write_bytes(msgspec.json.encode(running))
+            fresh.replace(self._path)
+        except OSError as problem:
+            _log.warning("not_announced", path=str(self._path), problem=str(problem))
