@@ -483,7 +483,6 @@ async def _serve_closed(
     def show() -> None:
         book, _, _ = load(opened.store, bank=own.bank, box=own.box, open_note=own.open_note, behind=True)
         book.mode, book.mode_reason = pen.mode, pen.mode_reason
-        pen.wants_site = book.site_digest if book.site is None else ""
         front.show(pen, book, line, mirrored, now_ns=lambda: book.at_ns)
 
     show()
