@@ -55,6 +55,7 @@ from edgegw.payments.service import Gateway
 from edgegw.payments.service import Pen as GatewayPen
 from edgegw.payments.vault import SecretFileError
 from edgegw.replica.copier import Copier
+from edgegw.retention import Retention
 from edgegw.running import RUNNING_NAME, Announcement
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity, LineSettings
@@ -257,7 +258,7 @@ async def run_box(box: Box) -> None:
     copier = Copier(settings.replica, ledger=opened.store.path, settings=Path(box.source))
     in_order = False
     try:
-        own = _own(box, held, opened.store, boot=boot)
+        own = own_of(box, held, opened.store, boot=boot)
         copier.begin()
         await _live(box, own, held, opened, copier, stop)
         in_order = True
@@ -316,7 +317,7 @@ def _begin(own: Own, held: Keys, opened: Opened, ways: Ways, note: str) -> Pen:
     opened.anchor.confirm(token)
     opened.anchor.start()
     _note_anchor(opened, pen)
-    _log.warning("epoch_begun", epoch=epoch)
+    _log.info("epoch_begun", epoch=epoch)
     return pen
 
 
@@ -359,7 +360,8 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def _own(box: Box, held: Keys, store: Store, *, boot: str) -> Own:
+def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:
+    """Who a start is: names, keys and the digest of the settings."""
     bank, name, key = box.settings.bank, box.settings.box, held.checkpoint
 
     def sign(epoch: int, size: int, root: bytes) -> str:
@@ -413,6 +415,7 @@ async def _serve(
         asyncio.create_task(_keep_reading(again, line, read_once)),
         asyncio.create_task(_keep("mirror", mirrored.talk)),
         asyncio.create_task(mirrored.hold()),
+        asyncio.create_task(_keep("retention", _retention(box, held, opened, pen, mirrored).run)),
     )
     goes_on = False
     try:
@@ -441,6 +444,14 @@ async def _serve(
         again.close()
     if pen.failure is not None:
         raise pen.failure
+
+
+def _retention(box: Box, held: Keys, opened: Opened, pen: Pen, mirrored: Mirrored) -> Retention:
+    def anchored() -> bool:
+        return opened.anchor.failure is None
+
+    coverage = mirrored.coverage
+    return Retention(box.settings, opened.store, pen, hub=held.hub, coverage=coverage, anchored=anchored)
 
 
 async def _serve_closed(
@@ -483,6 +494,7 @@ async def _serve_closed(
     def show() -> None:
         book, _, _ = load(opened.store, bank=own.bank, box=own.box, open_note=own.open_note, behind=True)
         book.mode, book.mode_reason = pen.mode, pen.mode_reason
+        pen.wants_site = book.site_digest if book.site is None else ""
         front.show(pen, book, line, mirrored, now_ns=lambda: book.at_ns)
 
     show()

@@ -145,6 +145,8 @@ def test_a_restored_ledger_answers_repeats_and_clears_nothing(open_branch: Branc
     shutil.rmtree(folder / "data")
     shutil.copytree(folder / "backup", folder / "data")
 
+    assert branch.hub is not None
+    assert branch.hub.end(signal.SIGTERM) == 0
     branch.start_box(ready=False)
     assert branch.pay("alice", 1_000, id=payment).body == first.body
     refused = branch.pay("alice", 1_000)
@@ -156,6 +158,50 @@ def test_a_restored_ledger_answers_repeats_and_clears_nothing(open_branch: Branc
         asked = branch.call("GET", f"/v1/{path}/{forgotten.json['id']}")
         assert (asked.status, asked.json["code"]) == (503, "not_clearing")
     assert branch.box.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("lost", ["an old copy", "the disk", "the machine"])
+def test_what_was_lost_comes_back_from_the_centre_before_the_next_epoch(
+    open_branch: Branch, lost: str
+) -> None:
+    """The till repeats what the lost records had answered: it must hear that answer, and pay once."""
+    branch, folder = open_branch, open_branch.folder
+    payments = {secrets.token_hex(16): amount_minor for amount_minor in (1_000, 2_000)}
+    assert branch.box is not None
+    assert branch.box.end(signal.SIGTERM) == 0
+    shutil.copytree(folder / "data", folder / "backup")
+    branch.start_box()
+    told = {id: branch.pay("alice", amount_minor, id=id).body for id, amount_minor in payments.items()}
+    wait_until(lambda: branch.call("GET", "/v1/status").json["records_waiting"] == 0, "the centre to hold it")
+    branch.box.end(signal.SIGKILL)
+    shutil.rmtree(folder / "data")
+    if lost == "an old copy":
+        shutil.copytree(folder / "backup", folder / "data")
+    elif lost == "the machine":
+        shutil.rmtree(folder / "anchor")
+        for name in ("checkpoint.pem", "checkpoint.pub"):
+            (folder / "secrets" / name).unlink()
+
+    branch.start_box(ready=False)
+    for id, amount_minor in payments.items():
+        wait_until(
+            lambda id=id, amount_minor=amount_minor: (  # type: ignore[misc]
+                branch.pay("alice", amount_minor, id=id).body == told[id]
+            ),
+            "the lost payment to be known again",
+            timeout_seconds=START_SECONDS,
+        )
+    assert branch.pay("alice", 1).status == 503
+    branch.run("order", "new-epoch", "box-1", "--hub", branch.path("hub.toml"))
+    wait_until(
+        lambda: branch.call("GET", "/readyz").status == 200, "the new epoch", timeout_seconds=START_SECONDS
+    )
+    for id, amount_minor in payments.items():
+        assert branch.pay("alice", amount_minor, id=id).body == told[id]
+    assert branch.pay("alice", 1_000).status == 201
+    assert branch.box.end(signal.SIGTERM) == 0
+    report = json.loads(branch.run("ledger", "check", branch.path("box.toml"), "--json"))
+    assert (report["epochs"], report["findings"]) == (2, [])
 
 
 def test_an_old_record_that_was_changed_by_hand_stops_the_clearing_before_its_repeat(

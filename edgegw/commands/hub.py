@@ -238,17 +238,17 @@ def _carry_out(hub_settings: Path, work: Callable[[Connection, Keyring], None]) 
 @click.argument("box")
 @hub_settings_option
 def order_new_epoch(box: str, hub_settings: Path) -> None:
-    """Let a box's next opening begin a new epoch, after a restore, a fork or a lost disk.
+    """Let a box begin a new epoch, after a restore, a fork or a lost disk.
 
-    The box must open with an empty data directory: set the old one aside, whole, and start it. What was
-    outstanding in the old epoch stays in doubt until it is sealed.
+    It begins by itself, once the box holds all that is held here of the old ones; leave its data directory as
+    it is. What was outstanding in the old epoch stays in doubt until that one is sealed.
 
     Example: edgegw order new-epoch branch-1 --hub hub.toml
     """
     from edgegw.hub.operate import release_epoch
 
     _carry_out(hub_settings, lambda connection, _: release_epoch(connection, box))
-    click.echo(f"{box} gets a new epoch at its next opening")
+    click.echo(f"{box} gets a new epoch as soon as it holds all that is held of the old ones here")
 
 
 @order.command("seal")

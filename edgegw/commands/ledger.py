@@ -50,7 +50,7 @@ def read_book(store: Store, *, bank: str, box: str) -> tuple[Book, Tip]:
     def open_note(_: int, note: str) -> Checkpoint:
         return parse_checkpoint(note)[0]
 
-    book, tip, _ = load(store, bank=bank, box=box, open_note=open_note)
+    book, tip, _ = load(store, bank=bank, box=box, open_note=open_note, behind=True)
     return book, tip
 
 

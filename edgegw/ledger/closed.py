@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edgegw.core.decide import Funding
-from edgegw.core.exchange import Directives
+from edgegw.core.exchange import Directives, SiteBundle
 from edgegw.core.messages import ExchangeError, LogHead, Package, PackageVerdict, VerifyingKey
 from edgegw.core.pruned import Pruned
 from edgegw.core.records import Mode, Request, WindowClosed
@@ -18,7 +18,7 @@ from edgegw.errors import Behind, Forked
 from edgegw.ledger import received
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import first_answer, normalised
-from edgegw.ledger.store import Store
+from edgegw.ledger.store import Bundle, Store
 
 ParseKey = Callable[[str], VerifyingKey]
 """The one-line text of a public key to the key; raises ValueError."""
@@ -43,6 +43,8 @@ class ClosedPen:
         self.mode_reason = str(trouble)
         self.taken = 0
         """Records that have come back."""
+        self.wants_site = ""
+        """The digest of the settings that the journal has in force and that are not here."""
         self.on_complete: list[Callable[[], None]] = []
         """Called when a side has given all that it has, and some of it was new."""
         self._store = store
@@ -120,6 +122,13 @@ class ClosedPen:
             raise ExchangeError(f"records of epoch {package.number}, {judged.verdict}: {judged.reason}")
         self.taken += len(judged.records)
         return judged.head
+
+    def keep_site(self, bundle: SiteBundle) -> None:
+        """Store the site bundle that was wanted: clients are known by it."""
+        self._store.begin()
+        self._store.put_site(Bundle(bundle.site.version, self.wants_site, bundle.body))
+        self._store.commit()
+        self.complete()
 
     def complete(self) -> None:
         """A side has given all that it has."""

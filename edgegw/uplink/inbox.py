@@ -117,6 +117,10 @@ class Inbox:
         except LineFault as problem:
             self.fault = f"site bundle {digest}: {problem}"
 
+    def fetched(self, digest: str) -> SiteBundle | None:
+        """A bundle that `fetch` got, whoever wanted it; None when it could not."""
+        return self._bundles.pop(digest, None)
+
 
 def answers(directives: Directives) -> list[tuple[str, Outcome]]:
     """The request ids that these directives answer, and how."""

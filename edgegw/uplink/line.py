@@ -14,10 +14,10 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, NoReturn, TypeVar
+from typing import Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from edgegw.core import journal
-from edgegw.core.exchange import CARRIES_ON, VERDICT_EVENT, Event, next_mode
+from edgegw.core.exchange import CARRIES_ON, VERDICT_EVENT, Event, SiteBundle, next_mode
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
     SESSION_BYTES,
@@ -62,6 +62,17 @@ class Sources(NamedTuple):
     token: Callable[[int], bytes] = secrets.token_bytes
 
 
+class ClosedLedger(Keeper, Protocol):
+    """What a line with a closed ledger needs besides a pen (`ledger.closed.ClosedPen`)."""
+
+    wants_site: str
+    """The digest of the settings in force that are not here, "" where none are lacking."""
+
+    def keep_site(self, bundle: SiteBundle) -> None:
+        """Store the bundle that was wanted."""
+        ...
+
+
 class Line:
     """The box's side of the line. `run` is the task; the rest is for the gateway service, the pen and the
     status."""
@@ -73,7 +84,7 @@ class Line:
         settings: LineSettings,
         source: Journal,
         pen: Pen,
-        keeper: Keeper | None = None,
+        keeper: ClosedLedger | None = None,
         link_waits: Callable[[], str] = lambda: "",
         tls: ssl.SSLContext | None = None,
         sources: Sources | None = None,
@@ -256,7 +267,7 @@ class Line:
             raise LineFault(f"the link of epoch {link.epoch} waits: {waits}")
         raise NewEpoch(f"the hub has given epoch {link.epoch}", note=note)
 
-    async def _rehydrated(self, session: Session, keeper: Keeper) -> bool:
+    async def _rehydrated(self, session: Session, keeper: ClosedLedger) -> bool:
         """Whether something of the box's own past came back; then the hub is to judge again."""
         if self.mode is not Mode.BEHIND and session.opened.verdict is not Verdict.BEHIND:
             return False
@@ -267,9 +278,17 @@ class Line:
         except LineFault:
             self._carries_less()
             raise
+        if keeper.wants_site:
+            await self._inbox.fetch(session.address, keeper.wants_site)
+            self.status.bundle_fault = self._inbox.fault
+            bundle = self._inbox.fetched(keeper.wants_site)
+            if bundle is not None:
+                keeper.keep_site(bundle)
         return taken > 0
 
     def _is_lacking(self, count: int) -> None:
+        if (count > 0) != (self.status.lacking > 0):
+            _log.info("past coming back" if count else "past came back", extra={"lacking": count})
         self.status.lacking = count
 
     async def _take_verdict(self, verdict: Verdict, reason: str) -> None:

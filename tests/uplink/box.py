@@ -7,7 +7,7 @@ import msgspec
 
 from edgegw.access.keys import SigningKey
 from edgegw.core import journal
-from edgegw.core.exchange import Directives
+from edgegw.core.exchange import Directives, SiteBundle
 from edgegw.core.messages import LogHead, Package, open_link
 from edgegw.core.records import GrantDirective, Mode, SiteDirective, decode_directive
 from edgegw.errors import Behind, NewEpoch, StorageBusy
@@ -35,6 +35,7 @@ class MemoryKeeper:
         self.mode = Mode.BEHIND
         self.mode_reason = reason
         self.completed = 0
+        self.wants_site = ""
 
     async def change_mode(self, mode: Mode, reason: str) -> None:
         self.mode, self.mode_reason = mode, reason
@@ -55,6 +56,9 @@ class MemoryKeeper:
             log.append_body(body)
             self.box.columns.setdefault(package.number, []).append(msgspec.json.decode(body)["type"])
         return log.head()
+
+    def keep_site(self, bundle: SiteBundle) -> None:
+        raise AssertionError("no site was wanted")
 
     def complete(self) -> None:
         self.completed += 1

@@ -273,3 +273,28 @@ async def test_a_stand_in_that_waited_when_its_epoch_ended_is_paid_once(
         seal_epoch(connection, NORTH, 1)
     assert world.money("SHOP")[0] == 70
     assert world.money("A")[0] == 930
+
+
+async def test_a_hub_that_was_put_back_gets_its_directives_and_the_records_again(
+    tmp_path: Path, world: World, port: Port, boxes: list[RealBox]
+) -> None:
+    """Grants that only the box remembers were spent: a hub that forgot them would pay out twice."""
+    box = RealBox(tmp_path / "box", world, port, key=new_key("checkpoint"), boot="one")
+    boxes.append(box)
+    await synced(box, world)
+    world.back_up(tmp_path / "older.db")
+    assert await box.line.ask(account_id="A", currency="CNY", amount_minor=400) == "granted"
+    answer(await box.pay(1, 300))
+    await synced(box, world)
+    await port.close()
+    await until(lambda: box.pen.mode is Mode.OFFLINE, "the outage")
+    answer(await box.pay(2, 20))
+    world.restore(tmp_path / "older.db")
+    assert world.money("SHOP") == (0, 0, 0)
+    await port.open()
+    await synced(box, world)
+    assert world.money("SHOP") == (320, 0, 320)
+    assert world.money("A") == (680, 600, 80)
+    assert await box.line.ask(account_id="A", currency="CNY", amount_minor=100) == "granted"
+    await synced(box, world)
+    whole_check(box, world)
