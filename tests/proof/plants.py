@@ -19,7 +19,7 @@ from tests.proof.planting import Copy, Edit, Gone, Plant
 
 BOOT, STORE, WRITER = "tests/ledger/test_boot.py", "tests/ledger/test_store.py", "tests/ledger/test_writer.py"
 EXCHANGE, DECIDE = "tests/core/test_exchange.py", "tests/core/test_decide.py"
-SYNCED = "tests/ledger/test_synced.py"
+SYNCED, PRUNE = "tests/ledger/test_synced.py", "tests/ledger/test_prune.py"
 
 
 def plant(name: str, harm: str, file: str, old: str, new: str, *tests: str) -> Plant:
@@ -72,8 +72,8 @@ PLANTS: Final[tuple[Plant, ...]] = (
         "lineage-not-compared",
         "a restored ledger clears what it has cleared before",
         "ledger/anchor.py",
-        "if store.meta(LINEAGE) not in past.lineage:",
-        "if store.meta(LINEAGE) is None:",
+        "if token not in past.lineage:",
+        "if token is None:",
         BOOT,
     ),
     plant(
@@ -88,16 +88,16 @@ PLANTS: Final[tuple[Plant, ...]] = (
         "dedupe-dropped",
         "a retry pays again",
         "ledger/requests.py",
-        "body = batch.known.get((client, request.id))",
-        "body = None",
+        "known = batch.known.get((client, request.id))",
+        "known = None",
         WRITER,
     ),
     plant(
         "dedupe-in-batch-dropped",
         "two retries that wait for one COMMIT pay twice",
         "ledger/requests.py",
-        "record = batch.book.fresh.get((client, request.id))",
-        "record = None",
+        "fresh = batch.book.fresh.get((client, request.id))",
+        "fresh = None",
         WRITER,
         "tests/payments/test_service.py",
     ),
@@ -268,6 +268,39 @@ PLANTS: Final[tuple[Plant, ...]] = (
         "if status is None:",
         DECIDE,
         "tests/core/test_ledger.py",
+    ),
+    plant(
+        "pruned-above-cosigned",
+        "records are deleted that nobody else holds",
+        "ledger/schema.py",
+        "    WHEN NEW.size > coalesce((SELECT size FROM cosignature WHERE epoch = NEW.epoch), 0)\n",
+        "    WHEN 0\n",
+        PRUNE,
+    ),
+    plant(
+        "pruned-before-the-horizon",
+        "records are deleted that the law wants kept",
+        "ledger/prune.py",
+        "if now_s - mark.hub_s >= span_s and now_ns - mark.at_ns >= span_s * 1_000_000_000",
+        "if now_s - mark.hub_s >= span_s",
+        PRUNE,
+    ),
+    plant(
+        "pruned-identity-forgotten",
+        "a retry of a pruned payment pays again",
+        "ledger/requests.py",
+        "    if isinstance(known, Pruned):\n        return Recalled(known, request) if known.is_of(request)"
+        ' else Conflict("", None)\n',
+        "    if isinstance(known, Pruned):\n        return Recalled(known, request)\n",
+        PRUNE,
+    ),
+    plant(
+        "answer-before-the-mirror",
+        "an answer is told that burns with the box",
+        "ledger/coverage.py",
+        "        return self.state is Durability.LOCAL or self._sizes.get(epoch, 0) >= size\n",
+        "        return self._sizes.get(epoch, 0) >= size or self.state is not Durability.AWAY\n",
+        "tests/ledger/test_coverage.py",
     ),
     plant(
         "leaf-not-compared",

@@ -30,10 +30,11 @@ Written by `make proof`; do not edit. `make proof ARGS="--only NAME"` measures o
 
 
 def told(figures: Figures) -> str:
-    """Figures as `name value`, in the order in which they were noted."""
+    """Figures as `name value`, in the order in which they were noted; of a list its length."""
+    shown = {name: len(value) if isinstance(value, list) else value for name, value in figures.items()}
     return ", ".join(
         f"{name} {value:,}" if isinstance(value, int) else f"{name} {value}"
-        for name, value in figures.items()
+        for name, value in shown.items()
         if isinstance(value, int | float | str) and name != LACKS
     )
 
