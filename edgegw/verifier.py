@@ -295,16 +295,19 @@ class Keys(NamedTuple):
             raise Usage(f"--box-key is needed for the log {origin.text}")
         return self.boxes
 
-    def linked(self, record: bytes, origin: Origin) -> Keys:
+    def linked(self, record: bytes, origin: Origin, place: int | str = 0) -> Keys:
         """The same, and the box's key of this epoch as the hub's link in its first record names it."""
         if self.boxes or self.hub is None or origin.number_field != "epoch":
             return self
         try:
-            body, key = open_link(_document_of(record).get("note"), self.hub)
+            said = _document_of(record)
+            if said.get("type") != "link":
+                raise Usage(f"--box-key is needed: record {place} is no link of the hub's that names the key")
+            body, key = open_link(said.get("note"), self.hub)
         except ValueError as problem:
-            raise Usage(f"--box-key is needed: the first record is no link of this hub ({problem})") from None
+            raise bad_record(place, f"it is no link of this hub: {problem}") from None
         if (body.get("bank"), body.get("box"), body.get("epoch")) != (origin.bank, origin.box, origin.number):
-            raise Unverified("record 0", f"the hub's link is not for {origin.text}", "export again", 0)
+            raise bad_record(place, f"the hub's link in it is not for {origin.text}")
         return self._replace(boxes=(key,))
 
 
@@ -1136,9 +1139,14 @@ def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, key
     if not (isinstance(epoch, int) and isinstance(first, int) and isinstance(previous, bytes) and first >= 0):
         raise Unverified(f"epoch {epoch}", "its row is not whole", EXPORT_AGAIN)
     start = epoch << SEQ_BITS
+    select = "SELECT record_id FROM record WHERE record_id BETWEEN ? AND ? LIMIT 1"
+    if first and (early := db.execute(select, (start, start + first - 1)).fetchone()) is not None:
+        raise bad_record(place_text(early[0]), f"the epoch's row says that it begins with {epoch}/{first}")
     if not first and keys.hub and not keys.boxes:
         body = db.execute("SELECT CAST(body AS BLOB) FROM record WHERE record_id = ?", (start,)).fetchone()
-        keys = keys.linked(body[0] if body else b"", origin_of(origin))
+        if body is None or not isinstance(body[0], bytes):
+            raise bad_record(place_text(start), "it is missing here")
+        keys = keys.linked(body[0], origin_of(origin), place_text(start))
     head = open_checkpoint(note, keys)
     same = (head.origin.text, head.origin.number, head.size, head.root) == (origin, epoch, size, root)
     if not same or (head.origin.bank, head.origin.box) != owner or (not first and previous != bytes(32)):
@@ -1153,6 +1161,8 @@ def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, key
         record = next(rows, None)
         if record is None or record[0] != start | seq:
             raise bad_record(place, "it is missing here")
+        if record[9] != "text":
+            raise bad_record(place, "its bytes are not kept as text")
         body, leaf = record[8], sm3(b"\x00" + previous + record[8])
         if leaf != record[7]:
             raise bad_record(place, "its bytes are not those that were chained, or its leaf was changed")
@@ -1160,7 +1170,7 @@ def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, key
             raise bad_record(place, problem)
         said = json.loads(body)
         expected = (epoch, seq, said["type"], said["at_ns"], said["wall_ns"], said["mono_ns"])
-        if record[1:7] != expected or record[9] != "text":
+        if record[1:7] != expected:
             raise bad_record(place, f"its row says {record[1:7]}, its bytes say {expected}")
         nodes.append(leaf)
         try:
@@ -1234,7 +1244,11 @@ def verify(options: argparse.Namespace) -> Verified:
     if options.kind == "checkpoints":
         return verify_checkpoints(options.files, keys, options.proof, options.journal)
     by_kind = {"journal": verify_journal, "receipt": verify_receipt, "export": verify_export}
-    return by_kind[options.kind](options.file, keys)
+    try:
+        return by_kind[options.kind](options.file, keys)
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as problem:
+        # What is verified may be made to confuse: whatever it is, it is not of its form.
+        raise Unverified("file", f"it is not of its form: {problem!r:.200}", "ask for it again") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,10 @@
 """`python -m tests.audit.edits --count 10000 --clean 1000`: every edit is found, no clean log is called bad.
 
-Each edit is drawn from a seed, made to a journal, a receipt or a pair of checkpoints, and shown to the
-stand-alone verifier; an edit of a journal says which record is the first bad one (or that none is: another
-line was edited, or another history was signed). No difference is harmless in a journal. In a receipt and in
-a proof file the layout of the JSON is not signed (blanks, the order of fields); no edit here is of that kind.
+Each edit is drawn from a seed, made to a journal, a receipt, a pair of checkpoints or (one in twenty) an
+audit export, and shown to the stand-alone verifier; an edit of a journal or an export says which record is
+the first bad one (or that none is: another line was edited, or another history was signed). No difference is
+harmless in a journal, none in a row of an export. In a receipt and in a proof file the layout of the JSON is
+not signed (blanks, the order of fields); no edit here is of that kind.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import io
 import json
 import random
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -24,8 +26,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgegw import verifier
+from edgegw.audit.database import export_database
+from tests.audit.ledgers import new_ledger, write_epoch
 from tests.audit.logs import BOX, Author, Log, records
 
+EXPORTED_SIZES = (4, 60, 300)
 SIZES = (1, 2, 3, 17, 255, 256, 257, 300, 511, 512, 513, 700)
 
 
@@ -526,11 +531,47 @@ def try_edits(count: int, seed: int, progress: Callable[[int], None]) -> dict[st
     }
 
 
+def try_export_edits(count: int, seed: int, progress: Callable[[int], None]) -> dict[str, Any]:
+    """Make so many edits to audit exports; how many were found, how many of them at their record."""
+    rng = random.Random(seed ^ 0xDB)
+    missed: list[dict[str, Any]] = []
+    placed = 0
+    with tempfile.TemporaryDirectory() as folder, Bench(Path(folder)) as bench:
+        files = [exported(Path(folder) / str(size), (size, size)) for size in EXPORTED_SIZES]
+        edited = Path(folder) / "edited.db"
+        for turn in range(count):
+            path, keys = rng.choice(files)
+            shutil.copy(path, edited)
+            with contextlib.closing(sqlite3.connect(edited)) as db:
+                what, record = edit_export(db, rng)
+                db.commit()
+            code, figures = bench.show(Shown("export", [edited.read_bytes()]), keys)
+            right = code == 1 and (record is None or figures["first_bad_record"] == record)
+            placed += record is not None
+            if not right:
+                missed.append({"turn": turn, "edit": what, "expected": record, "exit": code, "said": figures})
+            progress(turn + 1)
+    return {"edits": count, "found": count - len(missed), "placed": placed, "missed": missed}
+
+
+def exported(directory: Path, sizes: Sequence[int]) -> tuple[Path, list[str]]:
+    """An audit export of epochs of so many records, and the key that proves it."""
+    directory.mkdir()
+    first = Author.new()
+    authors = [first, *(Author.new(epoch=epoch, hub=first.hub) for epoch in range(2, len(sizes) + 1))]
+    with contextlib.closing(new_ledger(directory)) as store:
+        for author, size in zip(authors, sizes, strict=True):
+            cosigned = max(1, size * (author.epoch % 3 + 1) // 3)
+            write_epoch(store, author, size, 1_000 * author.epoch + sum(sizes), cosigned=cosigned)
+        export_database(store, directory / "audit.db", progress=lambda *_: None)
+    return directory / "audit.db", ["--hub-key", first.hub.public.text()]
+
+
 def try_clean(count: int, seed: int, progress: Callable[[int], None]) -> dict[str, Any]:
     """Make so many clean logs of all shapes; how many were verified as such, and which were not."""
     rng = random.Random(seed ^ 0x5EED)
     alarms: list[dict[str, Any]] = []
-    shown = total = receipts = pairs = 0
+    shown = total = receipts = pairs = exports = 0
     with tempfile.TemporaryDirectory() as folder, Bench(Path(folder)) as bench:
 
         def clean(show: Shown, keys: list[str], size: int) -> None:
@@ -564,10 +605,17 @@ def try_clean(count: int, seed: int, progress: Callable[[int], None]) -> dict[st
             notes = [log.note(old).encode(), log.note().encode()]
             pairs += 1
             clean(Shown("checkpoints", notes, options=(log.consistency(old, size),)), keys, size)
+            if turn % 20 == 0:
+                exports += 1
+                sizes = [
+                    rng.choice((1, 2, 3, 255, 256, 257, rng.randrange(1, 600)))
+                    for _ in range(turn // 20 % 3 + 1)
+                ]
+                path, hub = exported(Path(folder) / f"export-{turn}", sizes)
+                clean(Shown("export", [path.read_bytes()]), hub, sum(sizes))
             progress(turn + 1)
-    return {"clean": count, "records": total, "receipts": receipts, "pairs": pairs, "shown": shown} | {
-        "alarms": alarms
-    }
+    counts = {"clean": count, "records": total, "receipts": receipts, "pairs": pairs, "exports": exports}
+    return counts | {"shown": shown, "alarms": alarms}
 
 
 def told(what: str, count: int) -> Callable[[int], None]:
@@ -590,7 +638,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     options = parser.parse_args(arguments)
     started = time.monotonic()
-    edits = try_edits(options.count, options.seed, told("edits", options.count))
+    exports = options.count // 20
+    edits = try_edits(options.count - exports, options.seed, told("edits", options.count - exports))
+    of_exports = try_export_edits(exports, options.seed, told("edits of exports", exports))
+    for name in ("edits", "found", "placed", "missed"):
+        edits[name] += of_exports[name]
+    edits["classes"]["edit_export"] = exports
     clean = try_clean(options.clean, options.seed, told("clean logs", options.clean))
     seconds = round(time.monotonic() - started, 1)
     if options.json:
