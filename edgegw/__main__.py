@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgegw import __version__
-from edgegw.commands import ExitCode, Program, audit, box, hub, keys, ledger, mirror, restore, settings
+from edgegw.commands import ExitCode, Program, audit, box, hub, keys, ledger, mirror, prune, restore, settings
 
 EPILOG = "Exit codes: " + " ".join(f"{int(code)} - {code.meaning}" for code in ExitCode)
 
@@ -48,6 +48,7 @@ for command in (
 ):
     main.add_command(command)
 
+ledger.ledger.add_command(prune.ledger_prune)
 
 if __name__ == "__main__":
     main(prog_name="edgegw")

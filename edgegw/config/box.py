@@ -145,6 +145,20 @@ class DiskTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 32 << 20
 
 
+class RetentionTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[retention]`: how long the box keeps the records that the centre has."""
+
+    records_days: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=36_500,
+            description="Records that the centre has had for so many days are pruned, all but identity and"
+            " outcome; their refunds are the centre's from then on. 0 keeps all for ever.",
+        ),
+    ] = 400
+
+
 class RefusalsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[refusals]`: how many refusals of one client are journalled; beyond that nothing is decided."""
 
@@ -195,6 +209,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     mirror: MirrorTable = MirrorTable()
     replica: ReplicaTable = ReplicaTable()
     disk: DiskTable = DiskTable()
+    retention: RetentionTable = RetentionTable()
     refusals: RefusalsTable = RefusalsTable()
     log: LogTable = LogTable()
 

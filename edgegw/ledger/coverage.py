@@ -144,6 +144,10 @@ class Coverage:
         """For how long the oldest record that the mirror lacks is on disk; 0 when it has all."""
         return self._now_ns() - self._commits[0][2] if self._commits else 0
 
+    def size(self, epoch: int) -> int:
+        """How many records of an epoch the mirror is known to have."""
+        return self._sizes.get(epoch, 0)
+
     def lag_records(self, *, epoch: int, size: int) -> int:
         """How many records of a journal of this size the mirror lacks."""
         return max(0, size - self._sizes.get(epoch, 0))

@@ -307,7 +307,7 @@ def work(store: Store, plan: Plan, done: Done) -> Iterator[Work | None]:
             done.end = cut.portion.end
             done.records += len(rows) - len(cut.kept)
             done.identities += len(cut.identities)
-            done.record_bytes += sum(len(row.body) for row in rows)
+            done.record_bytes += sum(len(row.body) for row in rows[len(cut.kept) :])
 
 
 def give_back(batch: Batch) -> None:

@@ -18,6 +18,8 @@ from edgegw.ledger.faults import Guard
 from edgegw.ledger.rows import SEQ_MAX, place_at, position_of
 
 _FIND_EACH: Final = 64
+_FIRST_RECORDS: Final = 3
+"""An epoch's link, key and boot, which stay: they prove its key."""
 _FIND: Final = "SELECT id, client, position, remains FROM identity WHERE id IN ({})".format(  # noqa: S608 - marks alone
     ", ".join("?" * _FIND_EACH)
 )
@@ -84,6 +86,14 @@ class Base(NamedTuple):
     digest: str
     site_version: int
     """Older site bundles are named by records before it alone."""
+
+
+class Weight(NamedTuple):
+    """What a run of records is: how many, with how many identities, bytes of their bodies."""
+
+    records: int
+    identities: int
+    record_bytes: int
 
 
 class FileSize(NamedTuple):
@@ -174,6 +184,16 @@ class PrunedTables:
         )
         return None if rows[0][0] is None else place_at(rows[0][0])[1]
 
+    def weight(self, epoch: int, start: int, end: int) -> Weight:
+        """What the records [start, end) are that are here and would go."""
+        rows = self._rows(
+            "SELECT count(*), count(id), coalesce(sum(length(body)), 0) FROM record"
+            " WHERE position >= ? AND position < ?"
+            " AND NOT (position < ? AND type IN ('link', 'key', 'boot'))",
+            tuple(position_of(epoch=epoch, seq=seq) for seq in (start, end, _FIRST_RECORDS)),
+        )
+        return Weight(*rows[0])
+
     def file_size(self) -> FileSize:
         """How large the file is."""
         page, pages, free, mode = (
@@ -234,6 +254,14 @@ class PrunedTables:
         """Hand up to so many free pages back to the file system."""
         with self._guarded():
             self._db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+
+    def vacuum(self) -> None:
+        """Write the whole file anew without its free pages, so that later ones are given back by and by.
+        Takes as much disk again; no transaction may be open."""
+        with self._guarded():
+            self._db.execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()
+            self._db.execute("VACUUM").fetchall()
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _pruned(row: Identity) -> Pruned:

@@ -35,6 +35,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "hub": frozenset({"core", "errors", "access", "config"}),
     "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
     "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
+    "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
     "mirrored": frozenset({"core", "errors", "config", "access", "ledger", "ledger_source", "uplink"}),
     "mirror": frozenset({"core", "errors", "access", "ledger"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
@@ -52,7 +53,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "uplink",
             "replica",
         }
-        | {"payments.protocols", "payments.rules", "ledger_source", "mirrored", "running"}
+        | {"payments.protocols", "payments.rules", "ledger_source", "mirrored", "retention", "running"}
     ),
     "__init__": frozenset(),
     "__main__": frozenset({"*"}),
