@@ -13,6 +13,7 @@ from typing import Any
 
 from edgegw import verifier
 from tests.processes import Branch, Process
+from tests.waiting import wait_until
 
 TIMEOUT_MS = 1_000
 
@@ -66,12 +67,60 @@ class MirroredBranch(Branch):
         for name in ("data", "anchor"):
             shutil.rmtree(self.folder / name)
 
-    def exported(self) -> dict[str, bytes]:
-        """The payments of the mirror's copy by id, as the stand-alone verifier has found them sound."""
+    def wait_for_event(self, name: str) -> None:
+        """Wait until the box's log says this."""
+        assert self.box is not None
+        box = self.box
+        wait_until(lambda: box.event(name) is not None, f"the box to log {name}")
+
+    def keep_image(self) -> None:
+        """Copy all that the stopped box has on its disks, its anchor too."""
+        for name in ("data", "anchor"):
+            shutil.copytree(self.folder / name, self.folder / f"image-{name}")
+
+    def put_image_back(self, *names: str) -> None:
+        """These disks of the box as they were when the image was taken."""
+        for name in names:
+            shutil.rmtree(self.folder / name)
+            shutil.copytree(self.folder / f"image-{name}", self.folder / name)
+
+    def mirror_status(self) -> dict[str, Any]:
+        """The box as the mirror sees it."""
+        assert self.mirror is not None
+        [box] = json.loads(self._asked(self.mirror, "/v1/status"))["boxes"]
+        return dict(box)
+
+    def _asked(self, process: Process, path: str) -> bytes:
+        host, _, port = process.opened()["addresses"][0].rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read()
+        finally:
+            connection.close()
+
+    def kill_hub(self) -> None:
+        """The centre is gone, with a power cut."""
+        assert self.hub is not None
+        self.hub.end(signal.SIGKILL)
+
+    def hub_balance(self, account_id: str) -> int:
+        """What an account has in the hub's books, minor units."""
+        assert self.hub is not None
+        return int(json.loads(self._asked(self.hub, f"/v1/accounts/{account_id}"))["balance_minor"])
+
+    def exported(self, *, epoch: int = 0) -> dict[str, bytes]:
+        """The payments of the mirror's copy of an epoch (the newest) by id, as the stand-alone verifier has
+        found them sound."""
         output = self.folder / "mirror.journal"
-        self.run("journal", "export", self.path("mirror.toml"), "--output", str(output))
-        assert verifier.main([str(output), "--hub-key", self.path("secrets/hub.pub")]) == 0
+        words = ("--output", str(output), "--epoch", str(epoch))
+        self.run("journal", "export", self.path("mirror.toml"), *words)
+        assert verifier.main(["--box-key", self.line_of("checkpoint"), "journal", str(output)]) == 0
         return payments_of(output)
+
+    def line_of(self, name: str) -> str:
+        """A public key's line."""
+        return (self.folder / f"secrets/{name}.pub").read_text().strip()
 
     def metric(self, name: str) -> float:
         """A gauge of the box."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgegw import verifier
 from tests.mirror.branch import MirroredBranch, Tills
 from tests.waiting import wait_until
 
@@ -51,8 +52,13 @@ def paid(tills: Tills, count: int) -> None:
 
 
 def test_whatever_was_answered_outlives_the_box_that_burns(branch: MirroredBranch) -> None:
-    """The promise of mirrored durability: the box's disks are gone, and no answered payment is."""
+    """The promise of mirrored durability: the box's disks are gone, and no answered payment is.
+
+    In the second round the hub has none of it: what only the mirror holds comes back to the books as well.
+    """
     for burn in range(3):
+        if burn == 1:
+            branch.kill_hub()
         tills = Tills(branch, TILLS)
         paid(tills, 60 + 37 * burn)
         branch.burn_box()
@@ -67,14 +73,22 @@ def test_whatever_was_answered_outlives_the_box_that_burns(branch: MirroredBranc
             if status == 201:
                 assert said["record"] == f"{record['epoch']}/{record['seq']}"
         # A replacement: behind until all has come back, and then only by the hub's order.
+        if burn == 1:
+            branch.start_hub()
         branch.start_box(ready=False)
-        branch.wait_for_mode("behind")
+        branch.wait_for_event("read_only")
         branch.run("order", "new-epoch", "box-1", "--hub", branch.path("hub.toml"))
         wait_until(lambda: branch.call("GET", "/readyz").status == 200, "the next epoch", timeout_seconds=30)
         identity = next(iter(tills.answered))
         again = branch.call("GET", f"/v1/payments/{identity}")
         assert again.status == 200
         assert again.json["answer"] == tills.answered[identity][1] or tills.answered[identity][0] == 409
+    booked = sum(
+        json.loads(body)["type"] == "transfer"
+        for epoch in range(1, 5)
+        for body in branch.exported(epoch=epoch).values()
+    )
+    wait_until(lambda: branch.hub_balance("shop") == booked, "the hub to have all in its books")
 
 
 def test_a_mirror_that_dies_leaves_the_box_alone_and_is_taken_back(branch: MirroredBranch) -> None:
@@ -148,6 +162,51 @@ def test_a_strict_box_loses_nothing_while_its_mirror_comes_and_goes(strict: Mirr
     assert not tills.answered.keys() - strict.exported().keys()
 
 
+def test_a_restored_box_gets_its_past_from_the_mirror_alone(branch: MirroredBranch) -> None:
+    """With the hub out of reach a till that retries must still hear its first answer."""
+    assert branch.pay("alice", 5).status == 201
+    assert branch.box is not None
+    assert branch.box.end(signal.SIGTERM) == 0
+    branch.keep_image()
+    branch.start_box()
+    paid_later = branch.pay("alice", 5)
+    assert paid_later.status == 201
+    branch.kill_box()
+    branch.kill_hub()
+    branch.put_image_back("data")
+    branch.start_box(ready=False)
+    branch.wait_for_mode("behind")
+    assert branch.pay("alice", 5).json["code"] == "not_clearing"
+    # What the image lacks has come back: a retry of the lost payment is a repeat, not a second payment.
+    wait_until(
+        lambda: branch.pay("alice", 5, id=paid_later.json["id"]).status == 201, "the past to come back"
+    )
+    assert branch.pay("alice", 5, id=paid_later.json["id"]).json == paid_later.json
+
+
+def test_an_image_that_has_paid_on_its_own_is_a_fork(branch: MirroredBranch) -> None:
+    """Two histories of one epoch: the mirror keeps the first, and evidence of both; the box stops paying."""
+    assert branch.box is not None
+    assert branch.box.end(signal.SIGTERM) == 0
+    branch.keep_image()
+    branch.start_box()
+    first = branch.pay("alice", 5)
+    assert first.status == 201
+    branch.kill_box()
+    branch.kill_hub()
+    assert branch.mirror is not None
+    branch.mirror.end(signal.SIGKILL)
+    branch.put_image_back("data", "anchor")
+    branch.start_box()
+    assert branch.pay("alice", 7).status == 201  # alone, at its own risk, and journalled so
+    branch.start_mirror()
+    branch.wait_for_mode("forked")
+    assert branch.pay("alice", 5).json["code"] == "not_clearing"
+    kept = branch.exported()
+    assert set(kept) == {first.json["id"]}
+    assert branch.mirror_status()["forked"].keys() == {"1"}
+
+
 def test_a_stop_is_clean_and_a_start_goes_on(branch: MirroredBranch) -> None:
     """An operator restarts the mirror: exit code 0, and nothing is sent twice."""
     assert branch.pay("alice", 5).status == 201
@@ -155,4 +214,8 @@ def test_a_stop_is_clean_and_a_start_goes_on(branch: MirroredBranch) -> None:
     assert branch.mirror.end(signal.SIGTERM) == 0
     branch.start_mirror()
     assert branch.pay("alice", 5).status == 201
+    words = ("--box-key", branch.line_of("checkpoint"), "--hub-key", branch.line_of("mirror"))
+    assert branch.mirror.end(signal.SIGTERM) == 0
+    assert len(branch.exported()) == 2
+    assert verifier.main([*words, "journal", branch.path("mirror.journal")]) == 0
     assert "sound settings of mirror mirror-1" in branch.run("config", "check", branch.path("mirror.toml"))
