@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from edgegw.hub.keyring import Keyring
+    from edgegw.hub.take_journal import TakenJournal
 
 POSTING_COLUMNS: Final = ("id", "debit_account_id", "credit_account_id", "amount_minor")
 AMOUNT_PATTERN: Final = re.compile("[0-9]{1,19}")
@@ -217,6 +218,7 @@ def order() -> None:
 
     \b
     edgegw order new-epoch branch-1
+    edgegw order take-journal branch-1.journal
     edgegw order seal branch-1 3
     edgegw order freeze alice --reason "court order"
     """
@@ -238,17 +240,68 @@ def _carry_out(hub_settings: Path, work: Callable[[Connection, Keyring], None]) 
 @click.argument("box")
 @hub_settings_option
 def order_new_epoch(box: str, hub_settings: Path) -> None:
-    """Let a box begin a new epoch, after a restore, a fork or a lost disk.
+    """Give a box a new epoch, after a restore, a fork, a quarantine or a lost disk.
 
-    It begins by itself, once the box holds all that is held here of the old ones; leave its data directory as
-    it is. What was outstanding in the old epoch stays in doubt until that one is sealed.
+    Nothing is emptied at the box: leave its data directory as it is, or give it an empty one where the disk
+    is lost. Let it run: it first takes back from the hub (and its mirror) what it lacks of its past, then
+    begins the epoch by itself and clears payments again, with new allowances. What was outstanding in the
+    old epoch stays in doubt until that is sealed.
+
+    A box that has forked: take its other history in first (take-journal). A fork that is found after the
+    order ends the order.
 
     Example: edgegw order new-epoch branch-1 --hub hub.toml
     """
     from edgegw.hub.operate import release_epoch
 
     _carry_out(hub_settings, lambda connection, _: release_epoch(connection, box))
-    click.echo(f"{box} gets a new epoch as soon as it holds all that is held of the old ones here")
+    click.echo(
+        f"{box} gets a new epoch as soon as it holds all of its past again; let it run,"
+        " with its data directory as it is"
+    )
+
+
+@order.command("take-journal")
+@click.argument("file", type=SettingsPath)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+@hub_settings_option
+def order_take_journal(file: Path, as_json: bool, hub_settings: Path) -> None:
+    """Take in a journal that `edgegw journal export` wrote, from anyone: the box, its disk, a mirror.
+
+    Records that continue what the hub holds are taken as if the box had sent them. Where the box has signed
+    other records than the hub holds, both histories are kept and booked: a payment that is in both counts
+    once, one with other content waits for a person, and what was spent beyond the box's allowance is the
+    loss of its risk account. The same file again changes nothing. A sealed epoch takes nothing more.
+
+    Example: edgegw order take-journal branch-1.journal --hub hub.toml
+    """
+    import msgspec
+
+    from edgegw.hub.exported import ExportError
+    from edgegw.hub.operate import OrderError
+    from edgegw.hub.take_journal import take_journal
+
+    with open_books(hub_settings) as books, progress_bar("taking") as progress:
+        try:
+            taken = take_journal(books.engine, books.keyring, file, now_ns=time.time_ns, progress=progress)
+        except (OrderError, ExportError) as problem:
+            raise SettingsError(str(file), [str(problem)]) from None
+    if as_json:
+        click.echo(msgspec.json.encode(taken._asdict()))
+        return
+    click.echo(_story(taken))
+
+
+def _story(taken: TakenJournal) -> str:
+    """What came of a journal that was taken in, for a person."""
+    text = f"epoch {taken.epoch} of {taken.box}: {taken.records} records, {taken.fresh} of them new"
+    if not taken.branch:
+        return text
+    return (
+        f"{text}\nthey are history {taken.branch + 1} of this epoch, other from record {taken.fork_size} on:"
+        f" {taken.decided} new decisions, {taken.suspense} for a person to look at, {taken.losses} losses"
+        f" ({taken.losses_minor} minor units, borne by the risk account)"
+    )
 
 
 @order.command("seal")

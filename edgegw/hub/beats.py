@@ -33,6 +33,7 @@ from edgegw.core.records import GrantDirective, Link
 from edgegw.core.site import Site
 from edgegw.hub import grants, replay, schema
 from edgegw.hub.books import Books, currencies_of
+from edgegw.hub.branches import BranchedEpoch
 from edgegw.hub.directives import DirectiveLog, directives_held, package_after
 from edgegw.hub.journals import (
     Pulled,
@@ -99,6 +100,16 @@ def take_beat(
     row.beat_at_ns, row.waiting = now_ns, beat.waiting
     site = sites.newest(connection)
     return _Beat(connection, keyring, site, row, now_ns=now_ns).take(beat, verdict, pulled.package)
+
+
+def take_tail(
+    connection: Connection, keyring: Keyring, sites: Sites, push: Package, *, box: str, now_ns: int
+) -> Taken:
+    """Take a package of a box's journal from anyone, as a beat that pushes and asks nothing: its signatures
+    say whose it is. Raises HeadMoved."""
+    row = BoxRow.lock(connection, box)
+    tail = Beat(directives=LogHead(0), push=push, waiting=row.waiting)
+    return _Beat(connection, keyring, sites.newest(connection), row, now_ns=now_ns).take(tail, Verdict.FENCED)
 
 
 def _why_again(connection: Connection, row: BoxRow, beat: Beat, verdict: Verdict, pulled: Pulled) -> str:
@@ -182,6 +193,8 @@ class _Beat:
         self._row = row
         self._now_ns = now_ns
         self._items: list[replay.Item] = []
+        self._forked = False
+        """The pushed epoch has two histories."""
         self._again = False
         """A new log of directives begins for an epoch that has one."""
         self._currencies = [] if site is None else [rule.code for rule in site.currencies]
@@ -330,6 +343,7 @@ class _Beat:
             why = "was not issued here" if head is None else "is sealed: nothing more is taken"
             nothing = LogHead(push.number)
             return PackageJudgement(PackageVerdict.MALFORMED, nothing, f"epoch {push.number} {why}"), None
+        self._forked = head.forked
         held = held_log(self._connection, head)
         key = VerifyingKey.parse(head.key)
         judged = judge_push(push, held, bank=self._keyring.bank, box=row.box, key=key)
@@ -366,9 +380,11 @@ class _Beat:
     def _replay(self, books: Books, epoch: int) -> list[StandIn]:
         if not self._items:
             return []
-        outcome = replay.Replay(self._connection, books, box=self._row.box, epoch=epoch).run(self._items)
+        histories = BranchedEpoch(self._connection, self._row.box, epoch) if self._forked else None
+        player = replay.Replay(self._connection, books, box=self._row.box, epoch=epoch, histories=histories)
+        outcome = player.run(self._items)
         keep_stand_ins(self._connection, outcome.stand_ins, box=self._row.box, epoch=epoch)
-        if outcome.quarantine:
+        if outcome.quarantine and not self._forked:
             self._quarantine(outcome.quarantine)
         return outcome.stand_ins
 

@@ -193,11 +193,12 @@ def mark_forked(connection: Connection, *, box: str, epoch: int, reason: str, ot
 def keep_evidence(
     connection: Connection, *, box: str, epoch: int, reason: str, held_checkpoint: str, other_checkpoint: str
 ) -> None:
-    """Keep two signed heads that do not lead to each other; the second one once."""
+    """Keep two signed heads that do not lead to each other; the second one once, however often it was
+    signed."""
     table = schema.evidence
     mine = (table.c.box == box) & (table.c.epoch == epoch)
     kept = connection.execute(select(table.c.other_checkpoint).where(mine)).scalars().all()
-    if other_checkpoint not in kept:
+    if not any(same_head(other_checkpoint, one) for one in kept):
         connection.execute(
             insert(table).values(
                 box=box,
@@ -208,6 +209,11 @@ def keep_evidence(
                 other_checkpoint=other_checkpoint,
             )
         )
+
+
+def same_head(one: str, other: str) -> bool:
+    """Whether two notes sign the same head; a note signed again has another signature."""
+    return journal.parse_checkpoint(one)[0] == journal.parse_checkpoint(other)[0]
 
 
 # --- records back -------------------------------------------------------------------------------------------

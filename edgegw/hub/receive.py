@@ -155,6 +155,7 @@ def find_forked(
     """Take a box out of service that has two histories of an epoch; a new epoch that was ordered before that
     was known is ordered no more."""
     row.state, row.reason, row.release = FORKED, reason, False
+    row.write(connection)
     if epoch:
         mark_forked(connection, box=row.box, epoch=epoch, reason=reason, other_checkpoint=other_checkpoint)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
@@ -50,6 +50,7 @@ from edgegw.core.records import (
 from edgegw.hub import schema
 from edgegw.hub.books import Books, box_accounts
 from edgegw.hub.replica import Replica
+from edgegw.hub.schema import BRANCH_SEQS, is_other_branch
 from edgegw.hub.stand_ins import DUPLICATE_IDENTITY, StandIn
 
 OPERATIONS: Final = "centre-operations"
@@ -57,6 +58,24 @@ OPERATIONS: Final = "centre-operations"
 
 _HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
 IDENTITY_CONFLICT: Final = "identity_conflict"
+CLEARED_OTHERWISE: Final = "cleared_otherwise"
+
+
+class Histories(Protocol):
+    """The histories of an epoch that the box has signed twice."""
+
+    def translate(self, items: Sequence[Item]) -> None:
+        """Give the records their places among all histories, and let what they resolve name the record that
+        counts."""
+
+
+class First(NamedTuple):
+    """The record that has an identity, and where it is kept."""
+
+    record: Record
+    box: str
+    epoch: int
+    seq: int
 
 
 @dataclass(slots=True)
@@ -69,8 +88,8 @@ class Item:
     record: Record | None
     problem: str = ""
     directive: Directive | None = None
-    first: Record | None = None
-    """The record that has this one's identity already, anywhere in the fleet."""
+    first: First | None = None
+    """Who has this one's identity already, anywhere in the fleet."""
     has_identity: bool = True
 
 
@@ -125,6 +144,10 @@ def leg_fault(leg: Leg) -> str:
     return ""
 
 
+def _posted(legs: tuple[Leg, ...]) -> list[tuple[str, str, int]]:
+    return [(leg.debit_account_id, leg.credit_account_id, leg.amount_minor) for leg in legs]
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a replay found besides moving money."""
@@ -138,11 +161,21 @@ class Outcome:
 class Replay:
     """One push of one (box, epoch), inside the SQL transaction that keeps it."""
 
-    def __init__(self, connection: Connection, books: Books, *, box: str, epoch: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        books: Books,
+        *,
+        box: str,
+        epoch: int,
+        histories: Histories | None = None,
+    ) -> None:
+        """histories: of an epoch of which the box has signed several; what is in two of them counts once."""
         self._connection = connection
         self._books = books
         self._box = box
         self._epoch = epoch
+        self._histories = histories
         self._replica = Replica(connection, box=box, epoch=epoch)
         self._suspense: list[dict[str, str | int]] = []
         self._losses: list[dict[str, str | int]] = []
@@ -156,6 +189,8 @@ class Replay:
         them."""
         self._find_first(items)
         self._keep(items)
+        if self._histories is not None:
+            self._histories.translate(items)
         self._load(items)
         for item in items:
             self._apply(item)
@@ -175,17 +210,20 @@ class Replay:
             return
         table = schema.record.c
         rows = self._connection.execute(
-            select(table.client, table.request_id, table.body).where(
+            select(table.client, table.request_id, table.box, table.epoch, table.seq, table.body).where(
                 table.request_id.in_(sorted({request_id for _, request_id in wanted}))
             )
         )
-        taken = {(row.client, row.request_id): decode_record(row.body) for row in rows}
+        taken = {
+            (row.client, row.request_id): First(decode_record(row.body), row.box, row.epoch, row.seq)
+            for row in rows
+        }
         for identity, same in wanted.items():
             for item in same:
                 item.first = taken.get(identity)
                 item.has_identity = item.first is None
                 if item.record is not None and item.has_identity:
-                    taken[identity] = item.record
+                    taken[identity] = First(item.record, self._box, self._epoch, item.seq)
 
     def _keep(self, items: Sequence[Item]) -> None:
         self._connection.execute(insert(schema.record), [self._row(item) for item in items])
@@ -226,6 +264,8 @@ class Replay:
         if item.record is None:
             self._suspend(item.seq, "undecodable", item.problem)
             return
+        if self._histories is not None and self._is_counted(item, item.record):
+            return
         legs = legs_of(item.record)
         if legs:
             fault = self._book(item.record, legs)
@@ -238,6 +278,34 @@ class Replay:
             self._transfer(item, item.record)
         elif isinstance(item.record, DirectiveApplied) and item.directive is not None:
             self._directive(item.record, item.directive)
+
+    def _is_counted(self, item: Item, record: Record) -> bool:
+        """Whether another history of this epoch has done the same already: it counts once, and where it was
+        done otherwise a person looks."""
+        first = item.first
+        if isinstance(record, Transfer) and first is not None and isinstance(first.record, Transfer):
+            elsewhere = (first.box, first.epoch) == (self._box, self._epoch) and is_other_branch(
+                first.seq, item.seq
+            )
+            if elsewhere and first.record.request.different_field(record.request) is None:
+                if _posted(first.record.legs) != _posted(record.legs):
+                    self._suspend(item.seq, CLEARED_OTHERWISE, f"as {self._name(first.seq)}")
+                return True
+        if isinstance(record, DirectiveApplied) and item.directive is not None:
+            said = item.directive
+            body, outcome = self._directives.get((said.incarnation, said.seq), (b"", ""))
+            if outcome and body == bytes(record.directive):
+                if outcome != record.outcome:
+                    detail = f"directive {said.incarnation}/{said.seq} was {outcome}, here {record.outcome}"
+                    self._suspend(item.seq, "directive_applied_otherwise", detail)
+                return True
+        if isinstance(record, Expiry):
+            return not all(self._replica.is_live(leg.pending) for leg in record.legs)
+        return False
+
+    def _name(self, seq: int) -> str:
+        number, own = divmod(seq, BRANCH_SEQS)
+        return f"branch {number}, record {self._epoch}/{own}" if number else f"record {self._epoch}/{own}"
 
     def _book(self, record: Record, legs: tuple[Leg, ...]) -> str:
         """Book the legs in the replica of the box's own ledger; what is wrong with them, or ""."""
@@ -284,8 +352,8 @@ class Replay:
                 {
                     "box": self._box,
                     "epoch": self._epoch,
-                    "log": "journal",
-                    "seq": seq,
+                    "log": f"branch {seq // BRANCH_SEQS}" if seq >= BRANCH_SEQS else "journal",
+                    "seq": seq % BRANCH_SEQS,
                     "leg": index,
                     "account_id": leg.debit_account_id,
                     "amount_minor": overdrawn,
@@ -301,7 +369,7 @@ class Replay:
         page = self._books.page(account_id)
         if page is None or not (page.floor or account_id == risk_account(self._box, page.currency)):
             return
-        if self._replica.available(account_id) < 0:
+        if self._histories is None and self._replica.available(account_id) < 0:
             self._quarantine(f"{account_id} is below zero in the box's own journal")
 
     def _transfer(self, item: Item, record: Transfer) -> None:
@@ -336,10 +404,10 @@ class Replay:
             if (epoch, waiting.seq) == (self._epoch, seq):
                 waiting.voided = True
 
-    def _duplicate(self, first: Record, record: Transfer, *, waits: bool) -> None:
+    def _duplicate(self, taken: First, record: Transfer, *, waits: bool) -> None:
         """One identity cleared twice in the fleet: the second one is taken back where it is the same, else it
         waits."""
-        place = f"{first.box} {first.epoch}/{first.seq}"
+        first, place = taken.record, f"{taken.box} {taken.epoch}/{taken.record.seq}"
         same = isinstance(first, Transfer) and first.request.different_field(record.request) is None
         if not same:
             self._suspend(record.seq, IDENTITY_CONFLICT, f"decided with other content at {place}")
@@ -410,7 +478,7 @@ class Replay:
                 "seq": seq,
                 "owner": OPERATIONS,
                 "reason": reason,
-                "detail": detail,
+                "detail": f"{self._name(seq)}: {detail}" if seq >= BRANCH_SEQS else detail,
             }
         )
         self.outcome.suspense += 1

@@ -93,6 +93,10 @@ class Replica:
         """Whether the account was loaded."""
         return account_key(account_id) in self._names
 
+    def is_live(self, hold_id: str) -> bool:
+        """Whether the hold with this id (32 hex digits) was loaded and is not resolved."""
+        return self._state.pendings.get(int(hold_id, 16)) is PendingStatus.pending
+
     def available(self, account_id: str) -> int:
         """What the account may spend at the box, as its journal says: posted credits less all debits, minor
         units."""

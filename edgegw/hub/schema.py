@@ -8,6 +8,8 @@ out the connection (`hub.database`).
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -24,6 +26,16 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+
+BRANCH_SEQS: Final = 1 << 48
+"""Where a box has signed two histories of an epoch, a record of branch b is kept at b * BRANCH_SEQS + seq,
+and so is what refers to it; the history that came first is branch 0."""
+
+
+def is_other_branch(one_seq: int, other_seq: int) -> bool:
+    """Whether two kept records of one epoch stand in two histories of it."""
+    return one_seq // BRANCH_SEQS != other_seq // BRANCH_SEQS
+
 
 account = Table(
     "account",
@@ -97,6 +109,19 @@ tile = Table(
     Column("level", Integer, primary_key=True, autoincrement=False),  # 8, 16, ...: `core.tiles`
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("hash", LargeBinary, nullable=False),
+)
+
+branch = Table(
+    "branch",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # the history that came first has none
+    Column("parent", Integer, nullable=False),  # the branch that it leaves; 0 for the first history
+    Column("fork_size", BigInteger, nullable=False),  # records that both have
+    Column("size", BigInteger, nullable=False),  # up to here it is taken in
+    Column("checkpoint", Text, nullable=False),  # the box's newest signed head of it
+    ForeignKeyConstraint(["box", "epoch"], ["journal_head.box", "journal_head.epoch"]),
 )
 
 record = Table(
@@ -243,9 +268,7 @@ loss = Table(
     metadata,
     Column("box", String(64), primary_key=True),
     Column("epoch", Integer, primary_key=True, autoincrement=False),
-    Column(
-        "log", String(32), primary_key=True
-    ),  # "journal", or "directives <incarnation>": what seq counts in
+    Column("log", String(32), primary_key=True),  # whose seq: "journal", "branch 1", "directives 1"
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("leg", Integer, primary_key=True, autoincrement=False),
     Column("account_id", String(64), nullable=False),  # who was short of it; the risk account bore it

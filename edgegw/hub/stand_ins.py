@@ -13,11 +13,11 @@ from typing import Final
 from sqlalchemy import Connection, insert, select, true, update
 
 from edgegw.core.book import risk_account
-from edgegw.core.journal import SIZE_MAX
 from edgegw.core.site import Site
 from edgegw.hub import schema
 from edgegw.hub.books import IDS_MAX, Books
 from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.schema import BRANCH_SEQS
 
 DUPLICATE_IDENTITY: Final = "duplicate_identity"
 INSUFFICIENT_FUNDS: Final = "insufficient_funds"
@@ -153,9 +153,12 @@ def waiting_stand_ins(
     box: str,
     epoch: int,
     payers: Collection[str] = (),
-    before_seq: int = SIZE_MAX,
+    before_seq: int = BRANCH_SEQS,
 ) -> list[StandIn]:
-    """The stand-ins that wait for the centre's word, in order; of these payers only, where some are named."""
+    """The stand-ins that wait for the centre's word, in order; of these payers only, where some are named.
+
+    Those of other branches wait for the epoch's seal: no box has their records in its journal.
+    """
     table = schema.stand_in.c
     rows = connection.execute(
         select(table.seq, table.payer, table.payee, table.currency, table.amount_minor)

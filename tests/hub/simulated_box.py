@@ -172,9 +172,10 @@ class SimulatedBox:
             request_id=request_id,
         )
 
-    def hold(self, payer: str, payee: str, amount_minor: int) -> int:
+    def hold(self, payer: str, payee: str, amount_minor: int, *, request_id: str = "") -> int:
         """A hold."""
-        return self.transfer((Leg(payer, payee, amount_minor, PENDING, "", 600),), kind=Kind.HOLD)
+        leg = Leg(payer, payee, amount_minor, PENDING, "", 600)
+        return self.transfer((leg,), kind=Kind.HOLD, request_id=request_id)
 
     def resolve(self, seq: int, payer: str, payee: str, amount_minor: int, *, void: bool = False) -> int:
         """Post or void the pending leg of a record."""
