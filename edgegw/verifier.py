@@ -7,7 +7,9 @@
     verifier.py --box-key KEY [--hub-key KEY] export FILE
 
 A KEY is the one-line text `<name>+<key id>+<base64>` of the box's checkpoint key or the hub's, from whoever
-answers for it, never from what is to be verified. With --hub-key the hub's cosignature is asked for as well.
+answers for it, never from what is to be verified. A box has a key for each epoch: --box-key may be given more
+than once, and is not needed beside --hub-key where the first record is there, a link by which the hub names
+the key. With --hub-key the hub's cosignature is asked for as well.
 WITHOUT A COSIGNATURE a history is evident only against those who do not hold the box's key.
 Exit codes: 0 verified; 1 not verified (the first bad record, what differs, the mend); 2 wrong usage, no key,
 or an unreadable file. --json prints figures. It shares no code with the package that writes these files: the
@@ -15,17 +17,24 @@ standard library alone, SM2 in plain integers.
 
 A log: leaf = SM3(0x00 || previous leaf || record), the first previous leaf 32 zero bytes; over the leaves the
 Merkle tree of RFC 6962 with node = SM3(0x01 || left || right). A record's `seq` is its index in the tree.
-A journal file (`edgegw journal export`) is one JSON document a line:
+A journal file (`edgegw journal export`) is one JSON document a line, written without blanks:
   {"edgegw_journal":1,"origin":"edgegw/<bank>/<box>/<epoch>","from":0}
-  the records, verbatim, and after every 256 of them at most (and after the last) one line
+      where records were pruned, "from" is their number, and "previous_leaf":"<hex>","peaks":["<hex>",...]
+      stand for them: the last leaf, and the roots of their complete subtrees, largest first;
+  the records, verbatim, and after every 256 of them and after the last one line
   {"leaves":"<base64 of their leaves>"}
       which is not trusted, but where the leaves give the signed root they tell which record was edited;
   {"checkpoint":"<signed note>","cosignatures":["<note cosigned by the hub>", ...]}
+Every byte of it counts: there is no harmless difference. (Without --hub-key a cosignature is not looked at.)
 The hub's log for a box has the origin "edgegw/<bank>/hub/<box>/<incarnation>" and is signed by the hub.
-A receipt: {"type":"edgegw-receipt-v1","record":"<text>","previous_leaf":"<hex>","index":n,"proof":["<hex>",
-...],"checkpoint":"<note>","cosignature":"<note or empty>","cosignature_proof":["<hex>",...]}; the last leads
-from the cosigned size to the checkpoint's. A proof file: {"edgegw_consistency":1,"proof":["<hex>",...]}.
-A note: "<origin>\\n<size>\\n<base64 root>\\n", a blank line, lines "— <name> <base64(key id || signature)>".
+A receipt: {"type":"edgegw-receipt-v1","record":"<text>","previous_leaf":"<hex>","index":n,"size":n,"proof":
+["<hex>",...],"checkpoint":"<note>","cosignature":"<note or empty>","cosignature_proof":["<hex>",...]}; the
+last leads from the cosigned size to the checkpoint's. A proof: {"edgegw_consistency":1,"proof":["<hex>"]}.
+Of these two only what they say counts, not the layout of the JSON.
+An export (`edgegw export`) is a SQLite file. Each row of its tables must be what the records' bytes say, each
+node and leaf what they give, and each view the one that format 1 has; tables beside them are named. Bytes
+that no row reads (free pages, counters of the file) do not count.
+A note: "<origin>\\n<size>\\n<base64 root>\\n", a blank line, a line "— <name> <base64(key id || signature)>".
 A key id is the start of SM3(name || 0x0A || 0xff || "edgegw.sm2-sm3.v1" || point). A signature is r || s over
 the three lines, with user id 1234567812345678; a cosignature is 8 bytes of Unix time || r || s over
 "edgegw/cosig/v1\\ntime <t>\\n" and the three lines.
@@ -1166,9 +1175,7 @@ def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, key
         body, leaf = record[8], sm3(b"\x00" + previous + record[8])
         if leaf != record[7]:
             raise bad_record(place, "its bytes are not those that were chained, or its leaf was changed")
-        if problem := problem_of(body, head.origin, seq):
-            raise bad_record(place, problem)
-        said = json.loads(body)
+        said = said_by(body, head.origin, seq, place)
         expected = (epoch, seq, said["type"], said["at_ns"], said["wall_ns"], said["mono_ns"])
         if record[1:7] != expected:
             raise bad_record(place, f"its row says {record[1:7]}, its bytes say {expected}")
@@ -1186,6 +1193,22 @@ def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, key
     nodes.end()
     figures: Said = {"epoch": epoch, "origin": head.origin.text, "from": first, "size": head.size}
     return figures | {"root": head.root.hex(), "cosigned_size": cosigned.size if cosigned else None}
+
+
+def said_by(body: bytes, origin: Origin, seq: int, place: str) -> Said:
+    """What a record says, which must be of this place; raises Unverified."""
+    try:
+        said: Said = json.loads(body)
+        if (said["epoch"], said["seq"], said["box"], said["bank"]) == (
+            origin.number,
+            seq,
+            origin.box,
+            origin.bank,
+        ):
+            return said
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass  # why it is none is told below
+    raise bad_record(place, problem_of(body, origin, seq) or "it is no record")
 
 
 def cosigned_epoch(db: sqlite3.Connection, epoch: int, head: Head, keys: Keys) -> Head | None:
