@@ -8,6 +8,7 @@ which then starts with a whole copy. Leaves out when that is.
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -26,12 +27,13 @@ LOOK_S: Final = 0.0005
 
 
 class Checkpoints:
-    """A connection of its own to one ledger file, for one thread at a time; the file must exist."""
+    """A connection of its own to one ledger file, which must exist; one thread after the other uses it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
         self._connection: apsw.Connection | None = None
+        self._using = threading.Lock()
 
     @property
     def wal_bytes(self) -> int:
@@ -45,15 +47,16 @@ class Checkpoints:
         """Move into the file what no reader holds back, without making anybody wait."""
         if self.wal_bytes < WAL_WORTH_BYTES:
             return
-        with Guard(_nothing):
+        with self._using, Guard(_nothing):
             self._opened().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def truncate(self) -> bool:
         """Move all of it and cut the WAL to nothing; False where a reader or the pen was in the way."""
         try:
-            connection = self._opened()
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            with self._using:
+                connection = self._opened()
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
             return False
         except apsw.Error as problem:
@@ -62,9 +65,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._using:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def _opened(self) -> apsw.Connection:
         if self._connection is None:

@@ -56,7 +56,9 @@ class Copies:
     def _run(self, timeout_s: float, *words: str) -> bytes:
         command = litestream.launched(litestream.binary(), *words)
         try:
-            done = subprocess.run(command, capture_output=True, check=False, timeout=timeout_s)
+            done = subprocess.run(
+                command, capture_output=True, check=False, timeout=timeout_s, env=litestream.environment()
+            )
         except subprocess.TimeoutExpired:
             raise CopyError(f"{self.target.name}: no answer within {timeout_s:.0f} s") from None
         if done.returncode:

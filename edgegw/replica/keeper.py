@@ -145,7 +145,7 @@ class Keeper:
         once, because what the WAL holds is not certain."""
         child, self._child = self._child, None
         # litestream's connection must be the last to close: it leaves the WAL as it was copied.
-        self._checkpoints.close()
+        await asyncio.to_thread(self._checkpoints.close)
         if child is not None and child.returncode is None:
             await _ended(child, litestream.SHUTDOWN_S + 5.0 if in_order else 0.0)
         try:
@@ -170,6 +170,7 @@ class Keeper:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            env=litestream.environment(),
             # A Ctrl-C at the terminal is for the box, which ends it last.
             start_new_session=True,
         )
@@ -194,7 +195,7 @@ class Keeper:
                 await asyncio.sleep(PAUSE_S)
             else:
                 raise OperatingError("the WAL cannot be emptied: a reader holds it")
-        self._checkpoints.close()
+        await asyncio.to_thread(self._checkpoints.close)
 
     async def _watch(
         self, child: asyncio.subprocess.Process, control: Control, target: ReplicaTarget
@@ -205,6 +206,8 @@ class Keeper:
                 async with asyncio.timeout(self._poll_s):
                     await child.wait()
             if child.returncode is not None:
+                if not progress.position.replicated_txid:
+                    self._choose_next()
                 said = f": {self._last_words}" if self._last_words else ""
                 return f"litestream ended with exit code {child.returncode}{said}"
             if self._why_not() is not None or self._renewing:
@@ -217,9 +220,13 @@ class Keeper:
                 return "litestream was killed: it did not answer"
             stuck_s = progress.stuck_s(now_s, whole_copy_s=self._whole_copy_s())
             if len(self._table.targets) > 1 and stuck_s > STUCK_FOR_ALARMS * self._alarm_s:
-                self._chosen = (self._chosen + 1) % len(self._table.targets)
+                self._choose_next()
                 await _ended(child, 1.0)
                 return f"{target.name} takes no copy; the next target is tried"
+
+    def _choose_next(self) -> None:
+        """Let the next try be with the next target, where there is another."""
+        self._chosen = (self._chosen + 1) % len(self._table.targets)
 
     async def _look(self, control: Control, progress: Progress, target: ReplicaTarget) -> None:
         """Ask once and say how the copy is."""
@@ -253,7 +260,7 @@ class Keeper:
         return 0.0
 
     async def _listen(self, child: asyncio.subprocess.Process) -> None:
-        """Keep litestream's last error, and log what is one."""
+        """Keep litestream's last error, and log each."""
         self._last_words = ""
         while child.stderr is not None and (line := await _line(child.stderr)):
             try:

@@ -56,6 +56,14 @@ def launched(program: str, *arguments: str, nice: int = 0) -> list[str]:
     return [*wrapper, str(os.getpid()), str(nice), program, *arguments]
 
 
+def environment() -> dict[str, str]:
+    """What litestream's process gets of ours: its S3 client cannot take a bundle of authorities by the name
+    that it has elsewhere."""
+    given = dict(os.environ)
+    bundle = given.pop("AWS_CA_BUNDLE", "")
+    return {"SSL_CERT_FILE": bundle} | given if bundle else given
+
+
 def state_folder(data: Path, target: ReplicaTarget) -> Path:
     """Where litestream keeps what it has read and not yet copied, and what it last copied."""
     return data / FOLDER / target.name

@@ -1,0 +1,156 @@
+"""A box that burns comes back from litestream's copy: with real processes and the real litestream."""
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.processes import START_SECONDS, Branch
+from tests.waiting import wait_until
+
+REPLICA = """[replica]
+sync_ms = 100
+alarm_ms = 4000
+drill_hours = 0
+[[replica.targets]]
+name = "disk"
+kind = "file"
+copy_dir = "copy"
+"""
+FIRST = "0" * 31 + "1"
+
+
+@pytest.fixture
+def branch(tmp_path: Path) -> Iterator[Branch]:
+    """A branch whose box copies its ledger, with hub and box running."""
+    branch = Branch(tmp_path)
+    branch.more = REPLICA
+    branch.start_hub()
+    branch.start_box()
+    branch.wait_for_mode("active")
+    wait_until(
+        lambda: branch.call("GET", "/v1/accounts/alice").json["available_minor"] == 100_000,
+        "alice's allowance",
+    )
+    yield branch
+    branch.end()
+
+
+def status_of(branch: Branch) -> dict[str, Any]:
+    """The box's own word; its mode is missing for the moment between two epochs."""
+    return branch.call("GET", "/v1/status").json
+
+
+def wait_until_copied(branch: Branch) -> int:
+    """Wait until what the box has answered is at the target; the journal's size before."""
+    size = status_of(branch)["journal_size"]
+    before = status_of(branch)["replica"]["txid"]
+
+    def copied() -> bool:
+        now = status_of(branch)["replica"]
+        behind = now["txid"] - now["replicated_txid"]
+        return (
+            now["state"] == "well"
+            and now["txid"] > 0 == behind
+            and (now["txid"] > before or not now["lag_bytes"])
+        )
+
+    wait_until(copied, "the journal to be copied", timeout_seconds=START_SECONDS)
+    # Once more: the position may have been read just before the last record came.
+    branch.pay("alice", 1)
+    wait_until(lambda: status_of(branch)["replica"]["txid"] > before, "the next read")
+    wait_until(copied, "the journal to be copied", timeout_seconds=START_SECONDS)
+    return int(size)
+
+
+def children_of(branch: Branch) -> list[psutil.Process]:
+    """The box's child processes."""
+    assert branch.box is not None
+    return psutil.Process(branch.box.popen.pid).children()
+
+
+def restored(branch: Branch) -> dict[str, Any]:
+    """What `edgegw restore` says; what it left checks."""
+    said: dict[str, Any] = json.loads(branch.run("restore", branch.path("box.toml"), "--json"))
+    if said["restored"]:
+        branch.run("ledger", "check", branch.path("box.toml"))
+    return said
+
+
+def test_a_burnt_box_comes_back_from_its_copy_and_clears_only_in_a_new_epoch(branch: Branch) -> None:
+    """The day for which the copy is made."""
+    first = branch.pay("alice", 1_500, id=FIRST)
+    size = wait_until_copied(branch)
+    (litestream,) = children_of(branch)
+    assert branch.box is not None
+    branch.box.end(signal.SIGKILL)
+    psutil.wait_procs([litestream], timeout=5)
+    assert not litestream.is_running(), "a litestream that outlives its box makes malformed copies"
+    shutil.rmtree(branch.path("data"))
+    said = restored(branch)
+    assert (said["target"], said["epoch"], said["set_aside"]) == ("disk", 1, "")
+    assert said["size"] >= size
+    branch.start_box(ready=False)
+    wait_until(lambda: status_of(branch).get("mode") == "behind", "the box to find itself behind")
+    assert branch.pay("alice", 1_500, id=FIRST).body == first.body
+    assert branch.pay("alice", 1).status == 503
+    assert status_of(branch)["replica"]["state"] == "off"
+    branch.run("order", "new-epoch", "box-1", "--hub", branch.path("hub.toml"))
+    wait_until(lambda: status_of(branch).get("mode") == "active", "the next epoch", timeout_seconds=30)
+    assert branch.pay("alice", 1_500, id=FIRST).body == first.body
+    assert branch.pay("alice", 1).status == 201
+    wait_until(lambda: status_of(branch)["replica"]["state"] == "well", "the copy to begin anew")
+
+
+def test_a_copy_that_is_damaged_gives_way_to_an_older_one_and_nothing_is_deleted(branch: Branch) -> None:
+    """A restore that trusts the newest file puts a hole in the journal."""
+    branch.pay("alice", 1_500, id=FIRST)
+    wait_until_copied(branch)
+    assert branch.box is not None
+    branch.run("restore", branch.path("box.toml"), code=3)
+    branch.box.end(signal.SIGTERM)
+    ledger = Path(branch.path("data/ledger.db")).read_bytes()
+    newest = max(Path(branch.path("copy/ltx/0")).iterdir())
+    damaged = bytearray(newest.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    newest.write_bytes(damaged)
+    drill = json.loads(branch.run("drill", branch.path("box.toml"), "--json", code=3))
+    assert not drill["well"]
+    said = restored(branch)
+    assert said["restored"]
+    assert newest.name.partition("-")[0] in said["tried"][0]
+    assert said["txid"] < newest.name.partition("-")[0]
+    assert (Path(said["set_aside"]) / "ledger.db").read_bytes() == ledger
+    assert sorted(path.name for path in Path(branch.path("data")).glob("restore-*")) == []
+
+
+def test_without_any_sound_copy_the_ledger_begins_empty_and_says_who_fills_it(branch: Branch) -> None:
+    """A bank that lost box and copy still has its hub."""
+    wait_until_copied(branch)
+    assert branch.box is not None
+    branch.box.end(signal.SIGKILL)
+    shutil.rmtree(branch.path("copy"))
+    said = restored(branch)
+    assert not said["restored"]
+    assert (Path(said["set_aside"]) / "ledger.db").exists()
+    assert not Path(branch.path("data/ledger.db")).exists()
+
+
+def test_a_drill_proves_the_copy_beside_the_running_box_and_leaves_nothing(branch: Branch) -> None:
+    """A copy that nobody ever restored is a hope."""
+    branch.pay("alice", 1_500)
+    wait_until_copied(branch)
+    drill = json.loads(branch.run("drill", branch.path("box.toml"), "--json"))
+    assert (drill["well"], drill["epoch"], drill["problem"]) == (True, 1, "")
+    assert drill["size"] > 0
+    shown = json.loads(branch.run("status", branch.path("box.toml"), "--json"))
+    assert (shown["replica"], shown["replica_drill"]["well"]) == ("well disk", True)
+    assert not list(Path(branch.path("data")).glob("drill-*"))
+    metrics = branch.call("GET", "/metrics").body.decode()
+    assert "edgegw_replica_well 1.0" in metrics
+    branch.run("drill", branch.path("box.toml"), "--target", "none", code=2)
