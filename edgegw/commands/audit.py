@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from edgegw.commands import progress_bar
-from edgegw.commands.ledger import journal, open_reader
+from edgegw.commands.ledger import directory_of, journal, open_reader
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
@@ -23,46 +23,44 @@ if TYPE_CHECKING:
 _output_option = click.option(
     "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
 )
+_place_argument = click.argument("place", default="box.toml", type=click.Path(exists=True, path_type=Path))
+_box_option = click.option("--box", default="", help="With a mirror's settings: which box's journal.")
 
 
 @contextmanager
-def _reader(place: Path) -> Iterator[Store]:
-    """The ledger of the box whose settings these are, or of a data directory (a box's, a mirror's copy)."""
-    directory = place
-    if not place.is_dir():
-        from edgegw.commands.settings import protocol_shapes
-        from edgegw.config.box import load_box
-
-        directory = Path(load_box(place, protocol_shapes()).settings.data_dir)
-    with open_reader(directory) as store:
+def _reader(place: Path, box: str) -> Iterator[Store]:
+    """The ledger of a box's settings, of one box in a mirror's, or of a data directory."""
+    with open_reader(place if place.is_dir() else directory_of(place, box)) as store:
         yield store
 
 
 @click.command("export")
-@click.argument("place", default="box.toml", type=click.Path(exists=True, path_type=Path))
+@_place_argument
+@_box_option
 @_output_option
-def export(place: Path, output: Path) -> None:
+def export(place: Path, box: str, output: Path) -> None:
     """Write the whole ledger to a SQLite file with plain tables in which each record carries its proof.
 
-    PLACE is the box's settings, or a data directory (a mirror's copy of a box). A box may run meanwhile. The
-    file opens in any SQLite tool; `edgegw verify export` proves every row of it. In the view `receipt` each
-    record has its receipt.
+    PLACE is a box's settings, a mirror's, or a data directory. A box or mirror may run meanwhile. The file
+    opens in any SQLite tool; `edgegw verify export` proves every row of it. In the view `receipt` each record
+    has its receipt.
 
     Example: edgegw export box.toml --output audit.db
     """
     from edgegw.audit.database import export_database
 
-    with _reader(place) as store, progress_bar("exporting") as progress:
+    with _reader(place, box) as store, progress_bar("exporting") as progress:
         written = export_database(store, output, progress=progress)
     size = f"{written.bytes / 1e6:.1f} MB"
     click.echo(f"{output}: {written.records} records of {written.epochs} epochs, {size}")
 
 
 @journal.command("receipt")
-@click.argument("place", default="box.toml", type=click.Path(exists=True, path_type=Path))
+@_place_argument
+@_box_option
 @click.option("--record", required=True, help="The record's place, EPOCH/SEQ, as answers name it.")
 @_output_option
-def journal_receipt(place: Path, record: str, output: Path) -> None:
+def journal_receipt(place: Path, box: str, record: str, output: Path) -> None:
     """Write the receipt of one record: `edgegw verify receipt` checks it without this box.
 
     Example: edgegw journal receipt box.toml --record 1/17 --output receipt.json
@@ -74,7 +72,7 @@ def journal_receipt(place: Path, record: str, output: Path) -> None:
         epoch, seq = parse_place(record)
     except ValueError:
         raise SettingsError("--record", [f"{record!r} is no place: EPOCH/SEQ, as 1/17"]) from None
-    with _reader(place) as store:
+    with _reader(place, box) as store:
         receipt = receipt_of(store, epoch=epoch, seq=seq)
     if receipt is None:
         raise SettingsError("--record", [f"there is no record {record} in this ledger"])
@@ -83,24 +81,26 @@ def journal_receipt(place: Path, record: str, output: Path) -> None:
 
 
 @journal.command("checkpoint")
-@click.argument("place", default="box.toml", type=click.Path(exists=True, path_type=Path))
+@_place_argument
+@_box_option
 @click.option("--epoch", default=0, help="The epoch; the newest when it is not given.")
 @_output_option
-def journal_checkpoint(place: Path, epoch: int, output: Path) -> None:
+def journal_checkpoint(place: Path, box: str, epoch: int, output: Path) -> None:
     """Write the newest signed checkpoint, to be kept elsewhere: later nobody can deny what it covers.
 
     Example: edgegw journal checkpoint box.toml --output today.note
     """
     from edgegw.ledger.receipts import newest_head
 
-    with _reader(place) as store:
+    with _reader(place, box) as store:
         head = newest_head(store, epoch)
     output.write_text(head.checkpoint, encoding="utf-8")
     click.echo(f"{output}: {head.size} records of epoch {head.epoch}")
 
 
 @journal.command("proof")
-@click.argument("place", default="box.toml", type=click.Path(exists=True, path_type=Path))
+@_place_argument
+@_box_option
 @click.option("--from", "old", required=True, help="The older size, or the file of its checkpoint.")
 @click.option("--epoch", default=0, help="With a size: its epoch; the newest when it is not given.")
 @click.option(
@@ -110,7 +110,7 @@ def journal_checkpoint(place: Path, epoch: int, output: Path) -> None:
     help="The file to write the newest checkpoint to, to which the proof leads.",
 )
 @_output_option
-def journal_proof(place: Path, old: str, epoch: int, checkpoint: Path, output: Path) -> None:
+def journal_proof(place: Path, box: str, old: str, epoch: int, checkpoint: Path, output: Path) -> None:
     """Write the newest checkpoint, and the proof that it only continues an older one.
 
     `edgegw verify checkpoints OLD NEW --proof FILE` checks both without this box.
@@ -121,7 +121,7 @@ def journal_proof(place: Path, old: str, epoch: int, checkpoint: Path, output: P
     from edgegw.ledger.receipts import consistency_of, newest_head
 
     epoch, old_size, old_root = _older(old, epoch)
-    with _reader(place) as store:
+    with _reader(place, box) as store:
         head = newest_head(store, epoch)
         try:
             proof = consistency_of(store, head, old_size=old_size, old_root=old_root)

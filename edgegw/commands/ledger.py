@@ -218,7 +218,7 @@ def journal_export(settings: Path, output: Path, epoch: int, box: str, directive
 
     draft = output.with_name(f".{output.name}.new")
     with (
-        open_reader(_directory(settings, box)) as store,
+        open_reader(directory_of(settings, box)) as store,
         progress_bar("exporting") as progress,
         draft.open("wb") as file,
     ):
@@ -234,7 +234,7 @@ def journal_export(settings: Path, output: Path, epoch: int, box: str, directive
     click.echo(f"{output}: {what}")
 
 
-def _directory(settings: Path, box: str) -> Path:
+def directory_of(settings: Path, box: str) -> Path:
     """Where the ledger of a box's settings is, or of one box in a mirror's."""
     from edgegw.commands.settings import protocol_shapes
     from edgegw.config.box import load_box
