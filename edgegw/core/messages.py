@@ -182,12 +182,10 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     """How far the box has applied them."""
     push: Package | None = None
     asks: tuple[Ask, ...] = ()
-    abandoned: tuple[str, ...] = ()
-    """Request ids that nobody waits for any more; a grant for one is handed back."""
     directives_cosignature: str = ""
     """The box's cosigned note over `directives`; once per change."""
     mode: Mode = Mode.ACTIVE
-    waiting: int = 0
+    waiting: Number = 0
     """Records that the box has and the hub, as far as the box knows, has not; those of this push count."""
     pull: LogHead | None = None
     """How far the box holds this epoch of its own journal: what follows is asked back (`Beaten.pulled`)."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import deque
-from collections.abc import Iterable
 from typing import Final
 
 from edgegw.core.messages import ASKS_MAX, Ask
@@ -46,7 +44,6 @@ class Asks:
         self._timeout_s = timeout_ms / 1_000
         self._number = 0
         self._waiting: dict[str, _Waiter] = {}
-        self._abandoned: deque[str] = deque(maxlen=WAITING_MAX)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -64,8 +61,6 @@ class Asks:
             return await self._outcome(waiter)
         finally:
             del self._waiting[request_id]
-            if waiter.sent and not waiter.future.done():
-                self._abandoned.append(request_id)
 
     async def _outcome(self, waiter: _Waiter) -> Outcome:
         await asyncio.wait((waiter.future,), timeout=self._timeout_s)
@@ -93,8 +88,6 @@ class Asks:
         for waiter in self._waiting.values():
             if not waiter.future.done() and not waiter.claimed:
                 waiter.future.set_result(Outcome.DOWN)
-                if waiter.sent:
-                    self._abandoned.append(waiter.ask.request_id)
 
     def to_send(self) -> tuple[Ask, ...]:
         """The asks for the next message, the oldest first, at most ASKS_MAX; each is sent again until it
@@ -112,13 +105,3 @@ class Asks:
     def unsent(self) -> bool:
         """Whether somebody waits whose ask no message has carried yet."""
         return any(not waiter.sent and not waiter.future.done() for waiter in self._waiting.values())
-
-    def abandoned(self) -> tuple[str, ...]:
-        """Request ids that were sent and that nobody waits for any more, at most ASKS_MAX."""
-        return tuple(self._abandoned)[:ASKS_MAX]
-
-    def told_abandoned(self, request_ids: Iterable[str]) -> None:
-        """The hub has been told of these."""
-        for request_id in request_ids:
-            if request_id in self._abandoned:
-                self._abandoned.remove(request_id)

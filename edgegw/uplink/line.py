@@ -14,6 +14,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn, Protocol, TypeVar
 
 from edgegw.core import journal
@@ -46,6 +47,7 @@ from edgegw.uplink.transport import LineFault, Transport
 PACKAGE_BYTES_MIN: Final = 1 << 14
 """A line too slow for this much within one answer's time counts as down."""
 PACKAGE_BYTES_FIRST: Final = 1 << 18
+LOOK_S: Final = 1.0
 DETAIL_LENGTH_MAX: Final = 200
 """Of what others said, in a mode's record."""
 
@@ -172,6 +174,23 @@ class Line:
     def head_moved(self) -> None:
         """Tell the line that the journal grew: the pen calls it after each COMMIT, on the loop's thread."""
         self._moved.set()
+
+    async def look(self) -> None:
+        """Ask once, before this boot has written anything, whether the ledger is behind: a record more would
+        make a fork of it. Raises Behind; an address that says nothing within LOOK_S does not hold a start up.
+        """
+        try:
+            async with asyncio.timeout(LOOK_S):
+                for address in self._addresses:
+                    with suppress(LineFault, ExchangeError):
+                        opened = await self._ask_opened(address)
+                        if opened.verdict is Verdict.BEHIND:
+                            raise Behind(f"{address} says: {opened.reason}")
+                        return
+        except TimeoutError:
+            return
+        finally:
+            await self._transport.close()
 
     # --- the task ---
 
@@ -414,7 +433,6 @@ class Line:
             push=outgoing.package if handed_back is None else None,
             handed_back=handed_back,
             asks=self._asks.to_send() if self.up else (),
-            abandoned=self._asks.abandoned(),
             directives_cosignature=self._cosign(directives) if directives != session.told_directives else "",
             mode=self.mode,
             waiting=outgoing.waiting,
@@ -447,7 +465,6 @@ class Line:
         status.received_bytes = self._wire.received_bytes
         status.said.pop(session.address, None)
         session.told_directives = beat.directives
-        self._asks.told_abandoned(beat.abandoned)
         if beat.push is not None and status.round_trip_ns < self._settings.answer_timeout_ms * 250_000:
             self._bytes_max = min(PACKAGE_BYTES_MAX, self._bytes_max * 2)
 

@@ -86,7 +86,6 @@ def messages() -> list[bytes]:
         directives=head,
         push=package,
         asks=(Ask("1-b-1", "anna", "CNY", 5),),
-        abandoned=("1-b-0",),
         pull=head,
         handed_back=package,
     )

@@ -53,7 +53,6 @@ class MemoryHub:
         self.bundles: dict[str, bytes] = {}
         self.answer_ask: Callable[[Ask], str] = lambda _ask: "grant"
         self.answered: set[str] = set()
-        self.abandoned: list[str] = []
         self.cosigned_by_box: list[str] = []
         self.opens: list[Open] = []
         self.beats: list[Beat] = []
@@ -142,7 +141,6 @@ class MemoryHub:
             return Beaten(verdict=Verdict.REOPEN)
         self.session = moved
         self.beats.append(beat)
-        self.abandoned += beat.abandoned
         if beat.directives_cosignature:
             self.cosigned_by_box.append(beat.directives_cosignature)
         pushed = self._take_push(beat.push) if beat.push else {}

@@ -46,12 +46,11 @@ async def test_a_grant_that_is_being_written_is_not_given_up() -> None:
     assert not task.done()
     asks.resolve("3-b-1", Outcome.GRANTED)
     assert await task is Outcome.GRANTED
-    assert asks.abandoned() == ()
 
 
 @pytest.mark.parametrize("how", ["timeout", "cancelled", "down"])
 async def test_a_grant_that_nobody_waits_for_is_not_awaited(how: str) -> None:
-    """However the waiting ended, a later grant is for nobody, and the hub is told once."""
+    """However the waiting ended, a later grant is for nobody: the pen hands it back."""
     asks = Asks(boot="b", timeout_ms=1 if how == "timeout" else 60_000)
     (task,) = await started(asks)
     if how == "cancelled":
@@ -61,16 +60,12 @@ async def test_a_grant_that_nobody_waits_for_is_not_awaited(how: str) -> None:
     await asyncio.wait((task,))
     assert not asks.awaited("3-b-1")
     asks.resolve("3-b-1", Outcome.GRANTED)
-    assert asks.abandoned() == ("3-b-1",)
-    asks.told_abandoned(asks.abandoned())
-    assert asks.abandoned() == ()
 
 
-async def test_an_ask_that_was_never_sent_is_not_told_as_abandoned() -> None:
-    """The hub knows nothing of it."""
+async def test_an_ask_that_was_never_sent_is_sent_no_more() -> None:
+    """Nobody waits for it, and the hub knows nothing of it."""
     asks = Asks(boot="b", timeout_ms=1)
     (task,) = await started(asks, send=False)
     assert asks.unsent
     assert await task is Outcome.TIMEOUT
-    assert asks.abandoned() == ()
     assert not asks.unsent
