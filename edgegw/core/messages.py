@@ -185,7 +185,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     directives_cosignature: str = ""
     """The box's cosigned note over `directives`; once per change."""
     mode: Mode = Mode.ACTIVE
-    waiting: Number = 0
+    waiting: int = 0
     """Records that the box has and the hub, as far as the box knows, has not; those of this push count."""
     pull: LogHead | None = None
     """How far the box holds this epoch of its own journal: what follows is asked back (`Beaten.pulled`)."""
