@@ -28,6 +28,8 @@ from tests.simulator.model import (
     whole,
 )
 
+BRANCH_SEQS = 1 << 48
+"""The centre keeps the second history of an epoch behind the first one, so many places further."""
 NEAR_NS = 40_000_000_000
 """The line's loss is journalled about so long around the payments that met it."""
 TRANSIENT = {
@@ -63,8 +65,8 @@ class Facts:
         """The centre's books."""
         self.poisoned: set[tuple[str, str]] = set()
         """Machine and place of records that no sound pen has written."""
-        self.forked: set[str] = set()
-        """Boxes of which two histories exist."""
+        self.forked: set[tuple[str, int]] = set()
+        """Epochs of boxes of which the centre has seen two signed histories."""
 
 
 # --- one box ------------------------------------------------------------------------------------------------
@@ -76,29 +78,38 @@ def audit_box(facts: Facts, machine: str) -> Iterator[str]:
     model = Model(box, facts.sites)
     asked = _asked(facts, machine)
     for epoch, bodies in sorted(facts.journals[machine].items()):
-        records = [json.loads(body) for body in bodies]
+        records = [_read(body) for body in bodies]
         down = _down(records)
-        model.new_epoch()
+        model.new_epoch(epoch)
         at_ns, skip = 0, 0
         for seq, record in enumerate(records):
             where = f"{machine} {epoch}/{seq}"
+            if (machine, f"{epoch}/{seq}") in facts.poisoned:
+                continue  # the box's own books never had it
             if (record["box"], record["epoch"], record["seq"]) != (box, epoch, seq):
                 yield f"{where}: says that it is {record['box']} {place(record)}"
             if record["at_ns"] <= at_ns:
                 yield f"{where}: the box's own time went back"
             at_ns = record["at_ns"]
-            if (machine, place(record)) not in facts.poisoned:
-                if skip:
-                    skip -= 1
-                elif record["type"] in ("transfer", "refusal"):
-                    group = _group_at(facts, asked, records, seq)
-                    skip = len(group) - 1
-                    yield from _audit_decisions(model, asked, group, down, where)
-                else:
-                    yield from _audit_own(model, record, where)
+            if skip:
+                skip -= 1
+            elif record["type"] in ("transfer", "refusal"):
+                group = _group_at(facts, asked, records, seq)
+                skip = len(group) - 1
+                yield from _audit_decisions(model, asked, group, down, where)
+            else:
+                yield from _audit_own(model, record, where)
             model.take(record)
             if record["type"] in ("transfer", "refusal"):
                 yield from _floors(model, record, where)
+
+
+def _read(body: bytes) -> Plain:
+    try:
+        record: Plain = json.loads(body)
+    except ValueError:
+        record = {"type": "unreadable"}
+    return record
 
 
 def _asked(facts: Facts, machine: str) -> dict[tuple[str, str], list[Plain]]:
@@ -291,12 +302,8 @@ def _floors(model: Model, record: Plain, where: str) -> Iterator[str]:
 
 def audit_answers(facts: Facts) -> Iterator[str]:
     """Every answer is the record's, every repeat the first answer, byte for byte; every conflict is one."""
-    records = {
-        (machine, epoch, seq): body
-        for machine, journals in facts.journals.items()
-        for epoch, bodies in journals.items()
-        for seq, body in enumerate(bodies)
-    }
+    records = _by_place(facts)
+    forked = {box for box, _ in facts.forked}
     first: dict[tuple[str, str, str], bytes] = {}
     for one in facts.heard:
         sent = facts.sent[one["sent"]]
@@ -304,21 +311,37 @@ def audit_answers(facts: Facts) -> Iterator[str]:
         who = f"{client}/{id} at {machine}"
         if one["answer"]:
             known = first.setdefault((facts.box_of[machine], client, id), one["answer"])
-            if known != one["answer"] and facts.box_of[machine] not in facts.forked:
+            if known != one["answer"] and facts.box_of[machine] not in forked:
                 yield f"{who}: answered {one['answer']!r} after {known!r}"
             answer = json.loads(one["answer"])
-            epoch, seq = map(int, answer["record"].split("/"))
-            body = records.get((machine, epoch, seq))
-            if body is None:
+            found = [
+                record
+                for record in map(_read, records.get((facts.box_of[machine], answer["record"]), ()))
+                if (record.get("client"), record.get("request", {}).get("id")) == (client, id)
+            ]
+            if not found:
                 yield f"{who}: answered with record {answer['record']}, which is not in the journal"
-            elif answer != answer_of(json.loads(body)):
-                yield f"{who}: answered {answer}, the record says {answer_of(json.loads(body))}"
-            elif not _same(json.loads(body), sent):
+            elif answer != answer_of(found[0]):
+                yield f"{who}: answered {answer}, the record says {answer_of(found[0])}"
+            elif not _same(found[0], sent):
                 yield f"{who}: answered for other content than was sent"
         elif one["code"] == "id_reused" and not _others(facts, machine, client, sent["request"]):
             yield f"{who}: called a reused id, but it never had other content there"
         elif one["code"] in ("internal_error", ""):
             yield f"{who}: heard {one['code']!r}"
+
+
+def _by_place(facts: Facts) -> dict[tuple[str, str], list[bytes]]:
+    """The records of all machines by box and place; those of a forked epoch also as the centre has them."""
+    found: dict[tuple[str, str], list[bytes]] = defaultdict(list)
+    for machine, journals in facts.journals.items():
+        for epoch, bodies in journals.items():
+            for seq, body in enumerate(bodies):
+                found[facts.box_of[machine], f"{epoch}/{seq}"].append(body)
+    for row in facts.tables["record"]:
+        if (row["box"], row["epoch"]) in facts.forked:
+            found[row["box"], f"{row['epoch']}/{row['seq'] % BRANCH_SEQS}"].append(row["body"])
+    return found
 
 
 def _others(facts: Facts, machine: str, client: str, request: Plain) -> bool:
@@ -391,7 +414,8 @@ def audit_chain(facts: Facts) -> Iterator[str]:
     """The centre's records chain, and give the root that it holds and that the box has signed."""
     bodies: dict[tuple[str, int], list[tuple[int, bytes, bytes]]] = defaultdict(list)
     for row in facts.tables["record"]:
-        bodies[row["box"], row["epoch"]].append((row["seq"], row["leaf"], row["body"]))
+        if row["seq"] < BRANCH_SEQS:
+            bodies[row["box"], row["epoch"]].append((row["seq"], row["leaf"], row["body"]))
     for head in facts.tables["journal_head"]:
         where = f"hub {head['box']}/{head['epoch']}"
         rows = sorted(bodies.get((head["box"], head["epoch"]), ()))
@@ -409,7 +433,7 @@ def audit_chain(facts: Facts) -> Iterator[str]:
         if leaves and not _signed(head, leaves):
             yield f"{where}: the signed checkpoint is of another history"
         for machine, journals in facts.journals.items():
-            if facts.box_of[machine] == head["box"] and head["box"] not in facts.forked:
+            if facts.box_of[machine] == head["box"] and (head["box"], head["epoch"]) not in facts.forked:
                 own = journals.get(head["epoch"], [])
                 if own[: len(rows)] != [body for _, _, body in rows][: len(own)]:
                     yield f"{where}: the records are not those of {machine}"

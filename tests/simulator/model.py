@@ -19,6 +19,7 @@ PENDING, POST, VOID = 2, 4, 8
 OWN = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
 TIGHTENING = ((24 * 3600, 100), (72 * 3600, 50), (120 * 3600, 25))
 MINUTE_NS = 60 * NS
+WINDOWS_PER_EPOCH = 1_000_000
 FUNDINGS: tuple[tuple[str, str], ...] = (
     ("up", ""),
     ("granted", ""),
@@ -73,14 +74,12 @@ def hold_id(record: Plain) -> str:
 class State:
     """What a box's own records add up to within one epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int) -> None:
         self.accounts: dict[str, Plain] = {}
         self.free: dict[str, int] = defaultdict(int)
         """What an account may spend here."""
         self.held: dict[str, tuple[str, int, int]] = {}
         """Live holds by id: payer, amount, window."""
-        self.ended: dict[str, str] = {}
-        """What became of the others: posted, voided, expired."""
         self.frozen: dict[str, str] = {}
         self.barred: dict[str, str] = {}
         self.kept: dict[tuple[str, str], str] = {}
@@ -89,7 +88,7 @@ class State:
         self.stood: dict[str, dict[str, int]] = defaultdict(dict)
         """Payer: stand-ins that wait, by the id of their hold."""
         self.positions: dict[tuple[str, str], int] = defaultdict(int)
-        self.window, self.moved = 1, 0
+        self.window, self.moved = (epoch - 1) * WINDOWS_PER_EPOCH + 1, 0
         self.mode, self.offline_since_ns = "offline", 0
         self.site: Plain | None = None
         self.asked: dict[str, int] = defaultdict(int)
@@ -104,14 +103,19 @@ class Model:
     def __init__(self, box: str, sites: dict[str, Plain]) -> None:
         self.box = box
         self.sites = sites
-        self.state = State()
+        self.state = State(0)
+        self.epoch = 0
+        self.ended: dict[str, str] = {}
+        """What became of the holds that are not live: posted, voided, expired."""
         self.by_identity: dict[tuple[str, str], Plain] = {}
         self.at: dict[str, Plain] = {}
         self.about: dict[str, list[Plain]] = defaultdict(list)
 
-    def new_epoch(self) -> None:
-        """Everything but what was decided is zero again."""
-        self.state = State()
+    def new_epoch(self, epoch: int) -> None:
+        """Everything but what was decided, and what was kept for what may still come, is zero again."""
+        kept = self.state.kept
+        self.state, self.epoch = State(epoch), epoch
+        self.state.kept = kept
 
     # --- what a record does -----------------------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class Model:
             return
         if flags & (POST | VOID):
             payer, held, window = state.held.pop(pending, (debit, amount, 0))
-            state.ended[pending] = "posted" if flags & POST else "expired" if expires else "voided"
+            self.ended[pending] = "posted" if flags & POST else "expired" if expires else "voided"
             state.free[payer] += held
             self._unspend(payer, held - amount if flags & POST else held, window)
             self._unstand(pending)
@@ -238,7 +242,7 @@ class Model:
     def imagined(self) -> Model:
         """A copy that may be changed: for a group that was refused."""
         other = Model(self.box, self.sites)
-        other.state = copy.deepcopy(self.state)
+        other.state, other.epoch, other.ended = copy.deepcopy(self.state), self.epoch, dict(self.ended)
         other.by_identity, other.at = dict(self.by_identity), dict(self.at)
         other.about = defaultdict(list, {name: list(found) for name, found in self.about.items()})
         return other
@@ -368,7 +372,7 @@ class Model:
             return {}, "original_was_refused"
         if original["request"]["kind"] != "hold":
             return {}, "original_not_a_hold"
-        ended = self.state.ended.get(hold_id(original))
+        ended = self.ended.get(hold_id(original))
         if ended is not None:
             words = {
                 "posted": "hold_already_posted",
@@ -376,6 +380,8 @@ class Model:
                 "expired": "hold_expired",
             }
             return {}, words[ended]
+        if original["epoch"] != self.epoch:
+            return {}, "hold_epoch_over"
         timeout_ns = legs_of(original)[0][5] * NS
         if timeout_ns and original["at_ns"] + timeout_ns <= at_ns:
             return {}, "hold_expired"
@@ -409,6 +415,8 @@ class Model:
             return no("original_was_refused")
         if original["request"]["kind"] not in ("payment", "hold"):
             return no("original_not_reversible")
+        if self._waited_when_its_epoch_ended(original):
+            return no("hold_epoch_over" if original["request"]["kind"] == "hold" else "stand_in_waits")
         before, moved = self._given_back(original), self._still_stands(original)
         amount = request["amount_minor"] or moved - before
         if amount <= 0 or before + amount > moved:
@@ -421,6 +429,10 @@ class Model:
         if waits and not request["advice"]:
             return no("stand_in_waits")
         return self._give_back(original, request, amount, funding)
+
+    def _waited_when_its_epoch_ended(self, original: Plain) -> bool:
+        waits = legs_of(original)[0][3] & PENDING and hold_id(original) not in self.ended
+        return bool(waits) and original["epoch"] != self.epoch
 
     def _given_back(self, original: Plain) -> int:
         later = [one for one in self.about[place(original)] if one["type"] == "transfer"]

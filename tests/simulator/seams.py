@@ -40,6 +40,8 @@ class Process(Life):
         self.dies_at_commit = 0
         """0: it does not."""
         self.dies_after_commit = False
+        self.dies_with_records = 0
+        """Not before a COMMIT of at least so many."""
         self.kill: Callable[[], None] = lambda: None
         self.stores: list[Store] = []
         self.gateway: Any = None
@@ -54,12 +56,12 @@ class Process(Life):
         self.transport: Callable[[Any], Any] = lambda _settings: None
         self.room: Callable[[], bool] = lambda: True
 
-    def commit(self, work: Callable[[], None]) -> None:
+    def commit(self, work: Callable[[], None], *, records: int) -> None:
         """Run one COMMIT, unless this process dies right before it; it may die right after it."""
         if self.dead:
             raise Died
         self.commits += 1
-        dies = self.commits == self.dies_at_commit
+        dies = 0 < self.dies_at_commit <= self.commits and records >= self.dies_with_records
         if dies and not self.dies_after_commit:
             self.kill()
             raise Died
@@ -212,7 +214,7 @@ _replace_file = anchor_module._replace_file
 def _commit(store: Store) -> None:
     life = living()
     if isinstance(life, Process):
-        life.commit(lambda: _store_commit(store))
+        life.commit(lambda: _store_commit(store), records=store._appended)
     else:
         _store_commit(store)
 
@@ -252,7 +254,7 @@ def _transact(hub: hub_app.Hub, work: Any) -> Any:
     if not isinstance(life, Process):
         return _hub_transact(hub, work)
     done: list[Any] = []
-    life.commit(lambda: done.append(_hub_transact(hub, work)))
+    life.commit(lambda: done.append(_hub_transact(hub, work)), records=1)
     return done[0]
 
 

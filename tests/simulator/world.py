@@ -77,16 +77,17 @@ class World:
         )
         self.machines: dict[str, Machine] = {}
         for name in names:
-            keys = Keys(
-                devices[name],
-                key_of(f"{BANK}/{name}/checkpoint", f"{seed}/{name}/checkpoint".encode()),
-                self.hub_key.public,
-            )
+            held = {
+                "device": devices[name],
+                "checkpoint": key_of(f"{BANK}/{name}/checkpoint", f"{seed}/{name}/checkpoint".encode()),
+                "hub": self.hub_key.public,
+            }
+            keys = Keys(*(held.get(field) for field in Keys._fields))  # type: ignore[arg-type]
             self.machines[name] = self.machine(name, folder / name, keys, Random(f"{seed}/{name}"))
         self.sites: list[Site] = []
         self.facts = Facts()
         self.clients: list[Client] = []
-        self._postings = 0
+        self._postings: list[tuple[str, str, int]] = []
 
     def machine(self, name: str, folder: Path, keys: Keys, chance: Random) -> Machine:
         """A machine for a box."""
@@ -126,32 +127,60 @@ class World:
 
     def publish(self, site: Site) -> None:
         """Publish a site bundle."""
+        digest = self._publish(site)
+        self.sites.append(site)
+        self.facts.sites[digest] = json.loads(msgspec.json.encode(site))
+
+    def _publish(self, site: Site) -> str:
         body = msgspec.json.encode(site)
-        digest = self.centre.order(
+        return self.centre.order(
             lambda connection: publish(connection, self.keyring, body, now_ns=self.centre.clock_ns())
         )
-        self.sites.append(site)
-        self.facts.sites[digest] = json.loads(body)
 
     def fund(self, account_id: str, amount_minor: int) -> None:
         """Post money to an account from outside."""
-        currency = account_id[:3]
-        self._postings += 1
-        number = self._postings
+        self._postings.append((f"opening-{len(self._postings)}", account_id, amount_minor))
+        self._post(*self._postings[-1])
+        self.facts.openings[account_id] = self.facts.openings.get(account_id, 0) + amount_minor
+
+    def _post(self, id: str, account_id: str, amount_minor: int) -> None:
         self.centre.order(
             lambda connection: post_core(
                 connection,
-                id=f"opening-{number}",
-                debit_account_id=f"core:{currency}",
+                id=id,
+                debit_account_id=f"core:{account_id[:3]}",
                 credit_account_id=account_id,
                 amount_minor=amount_minor,
             )
         )
-        self.facts.openings[account_id] = self.facts.openings.get(account_id, 0) + amount_minor
+
+    def order_again(self) -> None:
+        """What operators do after the hub was restored: the files that they had given it go in once more."""
+        for site in self.sites:
+            if site.version > self.newest_version():
+                self._publish(site)
+        for posting in self._postings:
+            self._post(*posting)
+
+    def newest_version(self) -> int:
+        """Of the site bundles that the hub has."""
+        rows = self.tables("site")["site"]
+        return max((int(row["version"]) for row in rows), default=0)
+
+    def holds_all(self, machine: Machine) -> bool:
+        """Whether the hub has every record of every epoch that is on this box's disk now."""
+        if self.centre.process is None:
+            return False
+        rows = self.tables("journal_head")["journal_head"]
+        sizes = {(row["box"], row["epoch"]): row["size"] for row in rows}
+        return all(
+            sizes.get((machine.name, epoch), 0) >= len(bodies)
+            for epoch, bodies in journals_in(machine.ledger).items()
+        )
 
     # --- at the end --------------------------------------------------------------------------------------
 
-    def in_step(self) -> list[str]:
+    def in_step(self, *, settled: bool = True) -> list[str]:
         """What hub and boxes still lack of each other; empty when they agree."""
         tables = self.tables("journal_head", "directive", "box", "stand_in")
         sizes = {(row["box"], row["epoch"]): row["size"] for row in tables["journal_head"]}
@@ -172,7 +201,8 @@ class World:
             for row in tables["directive"]
             if not row["outcome"] and row["incarnation"] == now[row["box"]]
         ]
-        lacking += [f"a stand-in waits: {row}" for row in tables["stand_in"] if not row["settled"]]
+        if settled:
+            lacking += [f"a stand-in waits: {row}" for row in tables["stand_in"] if not row["settled"]]
         return lacking
 
     def tables(self, *names: str) -> dict[str, list[Plain]]:
@@ -188,6 +218,8 @@ class World:
         facts = self.facts
         facts.sent, facts.heard = self.log.sent, self.log.heard
         facts.tables = self.tables(*TABLES)
+        heads = facts.tables["journal_head"]
+        facts.forked = {(row["box"], row["epoch"]) for row in heads if row["forked"]}
         for name, machine in self.machines.items():
             facts.box_of[name] = machine.name
             facts.journals[name] = journals_in(machine.ledger)

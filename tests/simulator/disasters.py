@@ -1,0 +1,203 @@
+"""Disasters: a box or the hub goes back to an older disk, a box is replaced or copied, a pen writes what no
+sound pen writes; and the person who gives the orders that bring a box back.
+
+Each function takes the world, does its harm after a while and notes it in `world.injected`. What a fault
+destroys for ever is kept out: a disk is only put back while the hub holds all that was on it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from random import Random
+from typing import Any
+
+from edgegw.hub.operate import OrderError, release_epoch, seal_epoch
+from edgegw.hub.take_journal import take_journal
+from edgegw.ledger.export import export_journal
+from edgegw.ledger.store import Store
+from tests.simulator.loop import passed
+from tests.simulator.machine import Machine
+from tests.simulator.seams import key_of
+from tests.simulator.world import World, until
+
+SYNC_S = 40.0
+ORDER_S = 4.0
+ORDER_AGAIN_S = 30.0
+
+
+async def restore(world: World, chance: Random) -> None:
+    """An old copy of a ledger is put back, with the anchor of that time or beside today's."""
+    machine = chance.choice(list(world.machines.values()))
+    await passed(2 + chance.random() * 12)
+    if not machine.ledger.exists():
+        return
+    copy = world.folder / f"copy-of-{machine.name}"
+    machine.copy_disk(copy, anchor=chance.random() < 0.4)
+    await passed(3 + chance.random() * 25)
+    if await _off_with_all_at_the_hub(world, machine):
+        machine.put_disk(copy)
+        world.injected["restore"] += 1
+        machine.supervised = True
+        machine.boot()
+
+
+async def replace(world: World, chance: Random) -> None:
+    """A burnt box is replaced: an empty disk, and a checkpoint key that nobody knows."""
+    machine = chance.choice(list(world.machines.values()))
+    await passed(5 + chance.random() * 40)
+    if await _off_with_all_at_the_hub(world, machine):
+        for part in ("data", "anchor"):
+            shutil.rmtree(machine.folder / part, ignore_errors=True)
+        old = machine.keys.checkpoint
+        machine.keys = machine.keys._replace(checkpoint=key_of(old.name, old.public.public.point))
+        world.injected["replace"] += 1
+        machine.supervised = True
+        machine.boot()
+
+
+async def _off_with_all_at_the_hub(world: World, machine: Machine) -> bool:
+    """Switch a box off at a moment when the hub holds all that it has written; whether there was one."""
+    if not await until(lambda: world.holds_all(machine), seconds=SYNC_S):
+        return False
+    machine.supervised = False
+    machine.crash()
+    return True
+
+
+async def hub_restore(world: World, chance: Random) -> None:
+    """The hub's database goes back to an older copy: a restore, or a failover that lost its last commits."""
+    while True:
+        await passed(3 + chance.random() * 20)
+        if world.centre.process is None:
+            continue
+        copy = world.folder / "copy-of-hub"
+        world.centre.back_up(copy)
+        await passed(chance.choice((0.5, 3.0, 10.0)) * (0.5 + chance.random()))
+        if world.centre.process is None:
+            continue
+        world.centre.crash(again_s=chance.choice((0.5, 4.0)))
+        world.centre.put_back(copy)
+        world.injected["hub_restore"] += 1
+        if not await until(lambda: world.centre.process is not None, seconds=30):
+            return
+        world.order_again()
+        await passed(10 + chance.random() * 30)
+
+
+async def poison(world: World, chance: Random) -> None:
+    """A box signs what is wrong: bytes that are no record, or money that it does not have."""
+    await passed(4 + chance.random() * 30)
+    machine = chance.choice(list(world.machines.values()))
+    own = machine.process
+    if own is None or own.gateway is None or not own.gateway.book.epoch:
+        return
+    kind = chance.choice(("unreadable", "overdraft", "currency"))
+    pen = own.gateway._pen
+    if not hasattr(pen, "desk"):
+        return
+    world.injected["poison"] += 1
+    world.facts.poisoned.add((machine.name, await _written(own, pen, kind, world)))
+
+
+async def _written(own: Any, pen: Any, kind: str, world: World) -> str:
+    """Let the pen write one poisoned record; its place."""
+    from edgegw.ledger.batch import Batch
+    from edgegw.ledger.writer import Job
+
+    def run(batch: Batch) -> str:
+        stamp = batch.stamp().head()
+        words: dict[str, Any] = {"type": "transfer", **stamp, "window": 1, "client": "nobody"}
+        currency = "XXX" if kind == "currency" else "CNY"
+        words["request"] = {
+            "kind": "payment",
+            "id": f"{stamp['seq']:032x}",
+            "debit_account_id": "CNY-00",
+            "credit_account_id": "CNY-01",
+            "amount_minor": 77_777,
+            "currency": currency,
+        }
+        names = ("centre:XXX", "risk:XXX") if kind == "currency" else ("CNY-00", "CNY-01")
+        words |= {"cleared_by": "allowance", "legs": [[*names, 77_777, 0, "", 0]]}
+        if kind == "unreadable":
+            words["type"], words["legs"] = "a-type-that-nobody-knows", "none"
+        _write_raw(batch, json.dumps(words).encode())
+        return f"{stamp['epoch']}/{stamp['seq']}"
+
+    async def submit() -> str:
+        return str(await pen._submit(Job(run)))
+
+    return await own.run(submit())
+
+
+def _write_raw(batch: Any, body: bytes) -> None:
+    """What `Batch.write` does, for bytes that were never a record."""
+    from edgegw.core.journal import leaf_hash
+    from edgegw.ledger.rows import Row, position_of
+
+    place = position_of(epoch=batch.epoch, seq=batch.size)
+    batch._leaf = leaf_hash(batch._leaf, body)
+    batch.rows.append(Row(place, "transfer", None, None, None, batch._leaf, body))
+    batch._at_ns = batch.stamp().at_ns
+
+
+# --- the person at the hub ----------------------------------------------------------------------------------
+
+
+async def operator(world: World) -> None:
+    """Order a new epoch for every box that waits for one, and again when the order was lost."""
+    ordered: dict[str, float] = {}
+    while True:
+        await passed(ORDER_S)
+        if world.centre.process is None:
+            continue
+        for name, machine in sorted(world.machines.items()):
+            own = machine.process
+            if own is None or own.gateway is None or own.gateway.book.mode.value not in OUT_OF_SERVICE:
+                continue
+            if world.loop.time() - ordered.get(name, -ORDER_AGAIN_S) < ORDER_AGAIN_S:
+                continue
+            ordered[name] = world.loop.time()
+            if own.gateway.book.mode.value == "forked":
+                bring_journals(world, machine)
+            try:
+                world.centre.order(lambda connection, box=name: release_epoch(connection, box))
+            except OrderError:
+                continue
+            world.injected["new_epoch_ordered"] += 1
+
+
+def bring_journals(world: World, machine: Machine) -> None:
+    """Export what is on a box's disk, epoch by epoch, and let the hub take it in."""
+    store = Store.open_reader(machine.ledger)
+    try:
+        for head in store.heads():
+            path = world.folder / f"{machine.folder.name}-{head.epoch}.journal"
+            with path.open("wb") as out:
+                export_journal(store, out, epoch=head.epoch, progress=lambda _done, _all: None)
+            try:
+                take_journal(
+                    world.centre.engine,
+                    world.keyring,
+                    path,
+                    now_ns=world.centre.clock_ns,
+                    progress=lambda _done, _all: None,
+                )
+            except OrderError:
+                continue  # sealed, or the hub takes back first: the next order brings it again
+            world.injected["journal_taken"] += 1
+    finally:
+        store.close()
+
+
+OUT_OF_SERVICE = frozenset({"behind", "forked", "fenced"})
+
+
+def seal_what_is_over(world: World) -> None:
+    """Settle every epoch that is followed by one that works."""
+    newest = {row["box"]: row["epoch"] for row in world.tables("box")["box"]}
+    for row in world.tables("journal_head")["journal_head"]:
+        if row["epoch"] < newest[row["box"]] and not row["sealed"]:
+            box, epoch = row["box"], row["epoch"]
+            world.centre.order(lambda connection, b=box, e=epoch: seal_epoch(connection, b, e))
+            world.injected["sealed"] += 1

@@ -1,0 +1,103 @@
+"""Faults planted in the product: the simulator's auditor must name each of them.
+
+An auditor that is never seen to be angry proves nothing. Every plant is the smallest change that breaks one
+promise; the seeds are fixed, and without the plant they are green (`test_simulator`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+import pytest
+
+from edgegw.core import apply as apply_module
+from edgegw.hub import replay as hub_replay
+from edgegw.ledger import schema
+from edgegw.ledger.store import Store
+from edgegw.ledger.writer import Pen
+from tests.simulator.drill import run_seed
+
+SEEDS = (3, 5, 8, 9)
+STEPS = 250
+
+
+def found(faults: tuple[str, ...], seeds: tuple[int, ...] = SEEDS) -> str:
+    """What the auditor says of the first seed that it does not like."""
+    for seed in seeds:
+        report = run_seed(seed, steps=STEPS, faults=faults)
+        if report.findings:
+            return "\n".join(report.findings)
+    return ""
+
+
+@contextmanager
+def no_dedupe() -> Iterator[None]:
+    """Nobody looks an identity up, and the disk takes it twice."""
+    migrations = tuple(script.replace("CREATE UNIQUE INDEX", "CREATE INDEX") for script in schema.MIGRATIONS)
+    with patch.object(Store, "find", lambda *_: {}), patch.object(schema, "MIGRATIONS", migrations):
+        yield
+
+
+@contextmanager
+def told_before_commit() -> Iterator[None]:
+    """Answers leave before the COMMIT that they stand for."""
+    decided = Pen._decided
+
+    def telling(pen: Pen, jobs: list[Any]) -> Any:
+        batch = decided(pen, jobs)
+        for job in jobs:
+            job.tell()
+        return batch
+
+    with patch.object(Pen, "_decided", telling):
+        yield
+
+
+@contextmanager
+def granted_twice() -> Iterator[None]:
+    """A grant is booked at the box as two."""
+    grant = apply_module._grant
+
+    def twice(*arguments: Any) -> Any:
+        effect = grant(*arguments)
+        return (
+            msgspec.structs.replace(effect, legs=effect.legs * 2) if effect.outcome == "applied" else effect
+        )
+
+    with patch.object(apply_module, "_grant", twice):
+        yield
+
+
+@contextmanager
+def moved_twice() -> Iterator[None]:
+    """The hub moves its books twice by one record."""
+    move = hub_replay.Replay._move
+
+    def twice(replay: Any, record: Any, legs: Any) -> None:
+        move(replay, record, legs)
+        if record.seq % 50 == 49:
+            move(replay, record, legs)
+
+    with patch.object(hub_replay.Replay, "_move", twice):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("plant", "faults", "words"),
+    [
+        (no_dedupe, ("network", "crash"), "was decided before"),
+        (told_before_commit, ("crash",), "is not in the journal"),
+        (granted_twice, (), "grant did applied"),
+        (moved_twice, (), "its clients were told"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_the_auditor_names_a_broken_promise(plant: Any, faults: tuple[str, ...], words: str) -> None:
+    """Each promise is broken once in the product itself; a green seed would be a blind auditor."""
+    with plant():
+        said = found(faults)
+    assert words in said
