@@ -145,6 +145,22 @@ def test_a_wrong_posting_names_its_line(branch: Branch, text: str, said: str) ->
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,amount\n", "is no exported journal"),
+        ('{"edgegw_journal":1,"origin":"edgegw/b1/box-9/1","from":0}\n', "b1/box-9 is no box of this hub"),
+        ('{"edgegw_journal":1,"origin":"edgegw/b1/box-1/7","from":0}\n', "epoch 7 of box-1 was not issued"),
+    ],
+)
+def test_a_file_that_is_no_journal_of_ours_is_not_taken_in(branch: Branch, text: str, said: str) -> None:
+    """Whatever an operator is handed, only what a box has signed reaches the books."""
+    Path(branch.path("some.journal")).write_text(text)
+    done = edgegw("order", "take-journal", branch.path("some.journal"), "--hub", branch.path("hub.toml"))
+    assert done.exit_code == ExitCode.USAGE
+    assert said in done.stderr
+
+
 def test_a_key_is_never_overwritten(branch: Branch) -> None:
     """A device key that is gone takes its ledger's future with it."""
     pem = Path(branch.path("secrets/device.pem"))

@@ -42,7 +42,7 @@ from edgegw.hub.beats import keep_cosignature, take_beat
 from edgegw.hub.books import violations
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import open_session, register_boxes
-from edgegw.hub.site import Sites, bundle_of
+from edgegw.hub.site import Sites, bundle_of, lost_site
 
 ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 4096
 """Above the message itself: names, session and signature."""
@@ -65,6 +65,8 @@ class BoxStatus(NamedTuple):
     records: int
     waiting: int
     beat_at_ns: int
+    taking_back: bool
+    """The hub has lost something of it and grants it nothing before all is back."""
 
 
 class Metrics:
@@ -86,6 +88,12 @@ class Metrics:
         )
         self.pushes = Counter(
             "edgegw_hub_pushes", "Packages of records by verdict.", ["verdict"], registry=self.registry
+        )
+        self.pulled = Counter(
+            "edgegw_hub_records_pulled",
+            "Records given back to boxes that had lost them.",
+            ["box"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "edgegw_hub_message_seconds",
@@ -194,6 +202,11 @@ class Hub:
         self.metrics.messages.labels("beat", beaten.verdict.value).inc()
         if beaten.push is not None:
             self.metrics.pushes.labels(beaten.push.value).inc()
+        if beaten.pulled is not None:
+            self.metrics.pulled.labels(envelope.box).inc(len(beaten.pulled.records))
+        if beat.handed_back is not None:
+            held = beaten.incarnation
+            _log.warning("handed_back", box=envelope.box, held=None if held is None else held.size)
         cosign = taken.cosign
         if cosign is None:
             return beaten
@@ -307,6 +320,7 @@ def _boxes(connection: Connection) -> list[BoxStatus]:
             func.coalesce(head.size, 0),
             box.waiting,
             box.beat_at_ns,
+            box.taking_back,
         )
         .outerjoin(schema.journal_head, (head.box == box.box) & (head.epoch == box.epoch))
         .order_by(box.box)
@@ -323,12 +337,13 @@ async def _status(request: web.Request) -> web.Response:
     if refusal is not None:
         return refusal
     hub = request.app[HUB]
-    boxes, items, wrong = await hub.run(lambda c: (_boxes(c), _count(c), violations(c)))
+    boxes, items, wrong, lost = await hub.run(lambda c: (_boxes(c), _count(c), violations(c), lost_site(c)))
     body = {
         "boxes": [box._asdict() for box in boxes],
         "suspense_items": items,
         "books": "sound" if not wrong else "broken",
         "violations": wrong,
+        "lost_site": None if lost is None else {"version": lost.version, "digest": lost.digest},
     }
     return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pysqlite3
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
 
 from edgegw.hub.schema import metadata
 
@@ -23,6 +23,8 @@ SQLITE_VERSION_MIN: Final = (3, 51, 3)
 """The first release without the WAL-reset bug."""
 SQLITE_VERSIONS_MENDED: Final = frozenset({(3, 50, 7), (3, 44, 6)})
 BUSY_TIMEOUT_MS: Final = 10_000
+SCHEMA_VERSION: Final = 2
+"""Kept in the file (PRAGMA user_version). Another version's file is refused, not changed."""
 
 _PRAGMAS: Final = {
     "journal_mode": "wal",
@@ -55,9 +57,20 @@ def open_database(path: Path) -> Engine:
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     with engine.begin() as connection:
+        _check_schema(connection, path)
         metadata.create_all(connection)
     os.chmod(path, 0o600)
     return engine
+
+
+def _check_schema(connection: Connection, path: Path) -> None:
+    found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if inspect(connection).get_table_names() and found != SCHEMA_VERSION:
+        raise DatabaseError(
+            f"{path} has tables of version {found}, this program uses version {SCHEMA_VERSION}:"
+            " run the program that made it, or give database_file another place"
+        )
+    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 @contextmanager

@@ -46,6 +46,17 @@ def test_two_hubs_do_not_serve_one_file(tmp_path: Path) -> None:
         pass
 
 
+def test_a_database_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    """Half a schema would fail in the middle of a beat; the text says what to run instead."""
+    path = tmp_path / "hub.db"
+    engine = open_database(path)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 1")
+    engine.dispose()
+    with pytest.raises(DatabaseError, match="tables of version 1"):
+        open_database(path)
+
+
 def test_every_table_can_be_made_in_postgresql() -> None:
     """No type or clause of one engine alone."""
     for table in metadata.sorted_tables:
