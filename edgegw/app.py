@@ -41,11 +41,12 @@ from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.received import link_of
 from edgegw.ledger.reserve import Reserve
 from edgegw.ledger.scrub import scrub
-from edgegw.ledger.start import Own, Ways, begin_epoch, load, start
+from edgegw.ledger.space import KINDS, Space
+from edgegw.ledger.start import Own, Ways, begin_epoch, load, prepare, take_over
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.ledger_source import LedgerSource
-from edgegw.mirrored import Mirrored, mirror_key
+from edgegw.mirrored import Mirrored, mirror_key, mirror_line
 from edgegw.observe.metrics import Metrics
 from edgegw.payments import protocols, rules
 from edgegw.payments.history import History
@@ -121,6 +122,8 @@ class Front:
         self.metrics = Metrics()
         self._reads = store.reader()
         self._reserve = reserve
+        disk = box.settings.disk
+        self._space = Space(Path(box.settings.data_dir), payments_bytes_min=disk.payments_bytes_min)
         self._copier = copier
         self._wanted = box.protocols
         self._line: Line | None = None
@@ -218,6 +221,8 @@ class Front:
         }
         for name, read in (gauges | self._copier.gauges).items():
             self.metrics.watch(name, read)
+        for kind in KINDS:
+            self.metrics.watch_disk(kind, partial(self._space.bytes_of, kind))
 
 
 # --- a running box ------------------------------------------------------------------------------------------
@@ -297,7 +302,8 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
                 if trouble is not None:
                     await _serve_closed(box, front, own, held, opened, trouble, stop)
                 else:
-                    await _serve(box, front, own, held, opened, begun or start(opened.store, own, ways), stop)
+                    pen = begun or await _started(box, own, held, opened, ways)
+                    await _serve(box, front, own, held, opened, pen, stop)
                 return
             except NewEpoch as given:
                 begun, trouble = _begin(own, held, opened, ways, given.note), None
@@ -306,6 +312,30 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
                 trouble = found
     finally:
         await front.close()
+
+
+async def _started(box: Box, own: Own, held: Keys, opened: Opened, ways: Ways) -> Pen:
+    """The pen of this start, its boot journalled; raises Behind where the hub or the mirror, if it answers at
+    once, holds more of this ledger."""
+    pen = prepare(opened.store, own, ways)
+    if pen.epoch:
+        looks = [_look(opened, pen, _identity(box, own, held), _line_settings(box.settings))]
+        if held.mirror is not None:
+            identity = _identity(box, own, held)._replace(hub_key=held.mirror)
+            looks.append(_look(opened, pen, identity, mirror_line(box.settings)))
+        for found in await asyncio.gather(*looks, return_exceptions=True):
+            if found is not None:
+                raise found
+    take_over(pen)
+    return pen
+
+
+async def _look(opened: Opened, pen: Pen, identity: Identity, settings: LineSettings) -> None:
+    source = opened.store.reader()
+    try:
+        await Line(identity=identity, settings=settings, source=LedgerSource(source), pen=pen).look()
+    finally:
+        source.close()
 
 
 def _begin(own: Own, held: Keys, opened: Opened, ways: Ways, note: str) -> Pen:

@@ -75,7 +75,7 @@ class Mirrored:
         if key is not None:
             self.mirror = Mirror(
                 identity=identity._replace(hub_key=key),
-                settings=_mirror_line(settings),
+                settings=mirror_line(settings),
                 source=LedgerSource(self._reader),
                 coverage=self.coverage,
                 line=line,
@@ -170,7 +170,7 @@ class _Loud:
         say("durability", durability=durability.value, previous=previous.value, reason=reason, hint=hint)
 
 
-def _mirror_line(settings: BoxSettings) -> LineSettings:
+def mirror_line(settings: BoxSettings) -> LineSettings:
     """As the line to the hub, but a silent mirror is noticed well before it counts as away."""
     line = settings.line
     return LineSettings(

@@ -64,19 +64,28 @@ class Ways(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(store: Store, own: Own, ways: Ways) -> Pen:
-    """Load the book, check it against the signed head, claim the head for this boot and journal the boot.
+    """`prepare` and `take_over`."""
+    pen = prepare(store, own, ways)
+    take_over(pen)
+    return pen
 
-    Raises LedgerCorrupt where the file does not say what was signed.
-    """
+
+def prepare(store: Store, own: Own, ways: Ways) -> Pen:
+    """Load the book, check it against the signed head, and give a pen that has written nothing yet. Raises
+    LedgerCorrupt where the file does not say what was signed."""
     store.own(bank=own.bank, box=own.box)
     book, tip, last = load(store, bank=own.bank, box=own.box, open_note=own.open_note)
-    pen = _pen(store, own, ways, book, tip, last)
-    if tip.epoch:
-        store.begin()
-        store.claim_head(boot=own.boot)
-        store.commit()
+    return _pen(store, own, ways, book, tip, last)
+
+
+def take_over(pen: Pen) -> None:
+    """Claim the head for this boot and journal the boot; nothing before the first epoch."""
+    desk = pen.desk
+    if desk.tip.epoch:
+        desk.store.begin()
+        desk.store.claim_head(boot=desk.boot)
+        desk.store.commit()
         pen.commit_now(pen.write_boot)
-    return pen
 
 
 def begin_epoch(store: Store, own: Own, ways: Ways, *, note: str, epoch: int, lineage: str = "") -> Pen:

@@ -36,7 +36,15 @@ from edgegw.core.records import Mode
 from edgegw.errors import Behind, NewEpoch, Next, OperatingError
 from edgegw.uplink.asks import Asks, Outcome
 from edgegw.uplink.inbox import Inbox, answers
-from edgegw.uplink.outbox import EditedRecord, Outgoing, Returning, collect, hand_back
+from edgegw.uplink.outbox import (
+    EditedRecord,
+    OtherHistory,
+    Outgoing,
+    Returning,
+    collect,
+    hand_back,
+    other_history,
+)
 from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings, Pen
 from edgegw.uplink.rehydrate import Keeper, rehydrate
 from edgegw.uplink.session import Reopen, Session, Wire, directives_head, open_session, opening
@@ -362,6 +370,7 @@ class Line:
         self._asked.clear()
         self._moved.clear()
         outgoing, held = await self._outgoing(session)
+        continues = self._may_push
         beat = await self._compose(session, outgoing, held)
         before_ns = self._sources.now_ns()
         try:
@@ -376,13 +385,13 @@ class Line:
         if beaten.verdict not in CARRIES_ON:
             raise LineFault(f"{session.address}: the hub says {beaten.verdict}: {beaten.reason}")
         await self._take_verdict(beaten.verdict, beaten.reason)
-        if beat.push is not None:
+        if beat.push is not None and continues:
             await self._take_push_answer(session, beat.push, beaten)
         if beat.handed_back is not None:
             self._take_handed_back(session, beat.handed_back, beaten)
         waits_for_bundle = await self._take_directives(session, beaten, held)
         self._failures = self._rounds = self._reopens = 0
-        left = outgoing.waiting - (len(beat.push.records) if beat.push else 0)
+        left = outgoing.waiting - (len(beat.push.records) if beat.push and continues else 0)
         self.status.waiting = left
         self.status.epochs_at_fault = dict(outgoing.at_fault)
         more = (beaten.more and not waits_for_bundle) or left > 0 or beat.handed_back is not None
@@ -392,7 +401,8 @@ class Line:
 
     @property
     def _may_push(self) -> bool:
-        """After a fork or an edited record nothing leaves the box but its heartbeats."""
+        """After a fork or an edited record nothing leaves the box but its heartbeats and, once in a session,
+        the evidence."""
         return self.mode is not Mode.FORKED
 
     def _carries_less(self) -> None:
@@ -404,12 +414,24 @@ class Line:
                 outgoing = await self._read(
                     lambda: collect(self._source, session.held, bytes_max=self._bytes_max)
                 )
+            except OtherHistory as problem:
+                await self._happened(Event.FOUND_FORKED, str(problem))
+                outgoing = await self._evidence(session)
             except EditedRecord as problem:
                 await self._happened(Event.RECORD_EDITED, str(problem))
                 outgoing = Outgoing(None, 0)
         else:
-            outgoing = Outgoing(None, 0)
+            outgoing = await self._evidence(session)
         return outgoing, await self._read(self._source.directives)
+
+    async def _evidence(self, session: Session) -> Outgoing:
+        """Of a fork, once in a session: the box's signed word against what the hub holds."""
+        if session.fork_shown or not self._epoch:
+            return Outgoing(None, 0)
+        session.fork_shown = True
+        heads = (*session.opened.closed, *session.held.values())
+        held = {head.number: head for head in heads}
+        return Outgoing(await self._read(lambda: other_history(self._source, held)), 0)
 
     async def _returning(self) -> Returning | None:
         """What the hub has directed and lost goes first: it cannot judge the records without."""
@@ -473,7 +495,7 @@ class Line:
     async def _take_push_answer(self, session: Session, push: Package, beaten: Beaten) -> None:
         verdict, head = beaten.push, beaten.journal
         if verdict is PackageVerdict.FORK:
-            session.held.pop(push.number)
+            session.held.pop(push.number, None)
             if push.number == self._epoch:
                 await self._happened(Event.FOUND_FORKED, beaten.push_reason)
             return

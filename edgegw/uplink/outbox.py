@@ -21,6 +21,10 @@ class EditedRecord(Exception):
     """A record on disk is not what was written there; the text names the place and the difference."""
 
 
+class OtherHistory(EditedRecord):
+    """What the hub holds is not what this box has signed."""
+
+
 class Outgoing(NamedTuple):
     """The next package, if the hub lacks anything, and how many records it lacks with that package's."""
 
@@ -54,6 +58,29 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
                 continue
         waiting += head.size - have.size
     return Outgoing(package, waiting, at_fault)
+
+
+def other_history(source: Journal, held: Mapping[int, LogHead]) -> Package | None:
+    """What shows a hub that the box has signed another history of its newest epoch than the hub holds: the
+    last record of both lengths, and the box's own note. None where the hub holds the same, or nothing."""
+    head = source.heads()[-1]
+    have = held.get(head.epoch)
+    if have is None or not have.size or _ends_early(head):
+        return None
+    both = min(have.size, head.size)
+    node = source.node(epoch=head.epoch, size=head.size)
+    root = frontier_at(both, node).root()
+    if have.size == both and root == have.root:
+        return None
+    rows = source.records(epoch=head.epoch, start=both - 1, limit=1, bytes_max=1)
+    return Package(
+        number=head.epoch,
+        old_size=both - 1,
+        records=tuple(body for _, _, body in rows),
+        root=root,
+        checkpoint=head.checkpoint,
+        proof=tuple(journal.consistency_proof(both, head.size, node)),
+    )
 
 
 def _ends_early(head: Head) -> bool:
@@ -136,7 +163,7 @@ def pack(source: Journal, head: Head, have: LogHead, bytes_max: int) -> Package:
     node = source.node(epoch=head.epoch, size=head.size)
     frontier = frontier_at(have.size, node)
     if have.size and frontier.root() != have.root:
-        raise EditedRecord(
+        raise OtherHistory(
             f"the tree up to {head.epoch}/{have.size} has another root than the hub holds: "
             f"{frontier.root().hex()}, not {have.root.hex()}"
         )

@@ -84,6 +84,8 @@ class Session:
         self.held = {head.number: head for head in opened.journals}
         self.told_directives: LogHead | None = None
         """The directives whose cosignature this session has carried."""
+        self.fork_shown = False
+        """Whether this session has carried the evidence of a fork."""
         self._wire = wire
         self._counter = 0
 

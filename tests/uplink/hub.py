@@ -5,6 +5,7 @@ It can be told to misbehave: to stay silent, to refuse, to tamper.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -79,13 +80,13 @@ class MemoryHub:
             epoch=self.epoch,
             key=self.epoch_key,
             journal=self.reader.held().head,
-            journal_root_at=self.reader.roots.get,
+            journal_root_at=partial(_root, self.reader),
             directives=self.directives.head(),
             directives_root_at=self.directives.root,
             superseded=self.superseded,
             release=self.released,
             others=tuple(
-                HeldEpoch(reader.held().head, reader.roots.get)
+                HeldEpoch(reader.held().head, partial(_root, reader))
                 for epoch, reader in sorted(self.readers.items())
                 if epoch != self.epoch
             ),

@@ -12,6 +12,7 @@ from edgegw.core import journal
 from edgegw.core.messages import MESSAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, Package, PackageVerdict, Verdict
 from edgegw.core.records import Mode
 from edgegw.core.site import CurrencyRule, Site
+from edgegw.errors import Behind
 from edgegw.uplink import line
 from tests.core.authors import BANK, Author, new_key
 from tests.uplink.box import MemoryBox
@@ -656,3 +657,50 @@ async def test_a_hub_whose_directives_are_others_is_shown_where_they_part(
     await until(lambda: bool(hub.handed_back), "a package to come back")
     shown = hub.handed_back[0]
     assert (shown.old_size, shown.records) == (2, (box.directive_rows[2][2],))
+
+
+@pytest.mark.parametrize("more", [0, 5], ids=["shorter", "longer"])
+async def test_a_fork_is_shown_to_the_hub_with_the_boxs_own_signature(
+    start: Start, hub: MemoryHub, more: int
+) -> None:
+    """Two histories are a quarrel until both are signed in one place."""
+    box = await start()
+    await synced(box, hub)
+    for number in range(3):
+        box.write("operator", number=number)
+    await synced(box, hub)
+    other = behind(box, hub, 3)
+    for number in range(1 + more):
+        other.log.append_body(other.log.body("", type="operator", number=100 + number))
+        other.columns[1].append("operator")
+    await start(box=other)
+    await until(lambda: other.line.mode is Mode.FORKED, "the fork to be found")
+    await until(lambda: PackageVerdict.FORK in hub.pushes, "the evidence")
+    beats = len(hub.beats)
+    await until(lambda: len(hub.beats) > beats + 2, "heartbeats to go on")
+    assert hub.pushes.count(PackageVerdict.FORK) == 1
+    assert other.line.status.waiting == 0
+
+
+async def test_a_look_before_the_first_record_finds_a_restored_image(start: Start, hub: MemoryHub) -> None:
+    """Its second medium was restored with it: with one record more it would be a fork."""
+    box = await start()
+    await synced(box, hub)
+    old = behind(box, hub, 2)
+    line = old.new_line(*box.addresses)
+    with pytest.raises(Behind, match="the box has 2"):
+        await line.look()
+    assert await box.new_line(*box.addresses).look() is None
+
+
+async def test_a_hub_that_says_nothing_holds_no_start_up(
+    start: Start, hub: MemoryHub, servers: list[HubServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A branch whose line is down must open all the same."""
+    box = await start()
+    await synced(box, hub)
+    monkeypatch.setattr("edgegw.uplink.line.LOOK_S", 0.05)
+    servers[0].silent.set()
+    assert await box.new_line(*box.addresses).look() is None
+    await servers[0].stop()
+    assert await box.new_line(*box.addresses).look() is None

@@ -227,6 +227,10 @@ class HttpServer:
         return route
 
     def _client(self, request: web.Request, scope: str) -> Client:
+        if self._gateway.site is None:
+            # Whose token it is nobody here can say yet: to call it invalid would make a till give up.
+            why, hint = self._gateway.why_not_ready or ("", "")
+            raise Unanswered("not_clearing", f"the box knows no clients yet: {why}", hint=hint)
         try:
             client = self._tokens.client_of(request.headers.get(hdrs.AUTHORIZATION))
         except TokenError as error:
