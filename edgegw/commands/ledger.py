@@ -258,12 +258,13 @@ def directory_of(settings: Path, box: str) -> Path:
     "verify",
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
-    short_help="Verify a journal, a receipt or two checkpoints with the keys alone.",
+    short_help="Verify a journal, a receipt, two checkpoints or an audit export with the keys alone.",
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def verify(ctx: click.Context, arguments: Sequence[str]) -> None:
-    """Verify a journal, a receipt or two checkpoints with the keys alone, by the stand-alone verifier."""
+    """Verify a journal, a receipt, two checkpoints or an audit export with the keys alone, by the stand-alone
+    verifier."""
     from edgegw import verifier
 
     ctx.exit(verifier.main(list(arguments)))
