@@ -1076,6 +1076,7 @@ def verify_export(path: str, keys: Keys) -> Verified:
             raise Usage(f"{path} is no SQLite file")
     db = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
     try:
+        db.execute("PRAGMA trusted_schema=OFF")
         return verify_database(path, db, keys)
     except sqlite3.Error as problem:
         raise Unverified("file", problem, "export again; the file is damaged") from None
