@@ -158,6 +158,8 @@ def _examined(path: Path, hub: VerifyingKey, *, bank: str, box: str) -> tuple[li
     from edgegw.ledger.store import Store
 
     try:
+        # An older program may have made the copy: what is read is brought to this one's schema first.
+        Store.open(path).close()
         store = Store.open_reader(path)
     except OperatingError as problem:
         return None, str(problem)
@@ -190,8 +192,11 @@ def _disown(path: Path) -> None:
     finally:
         store.close()
     checkpoints = Checkpoints(path)
-    checkpoints.truncate()
-    checkpoints.close()
+    try:
+        if not checkpoints.truncate():
+            raise OperatingError(f"{path} is in use", hint="End what reads it and restore again.")
+    finally:
+        checkpoints.close()
 
 
 def _set_aside(data: Path) -> Path | None:
@@ -313,10 +318,11 @@ def _drill(box: Box, copies: Copies) -> Drill:
 
 
 def _lacking_bytes(ledger: Path, payments_bytes_min: int) -> int:
-    """How much more room a drill needs than there is: the copy, its check, and twice what payments need."""
-    disk = os.statvfs(ledger.parent)
-    needed = ledger.stat().st_size * 2 + payments_bytes_min * 2 if ledger.exists() else 0
-    return max(0, needed - disk.f_bavail * disk.f_frsize)
+    """How much more room a drill needs than there is, for the copy and its check."""
+    from edgegw.ledger.space import Space, Use
+
+    needed = ledger.stat().st_size * 2 if ledger.exists() else 0
+    return Space(ledger.parent, payments_bytes_min=payments_bytes_min).lacking_bytes(Use.COPIES, needed)
 
 
 def _compared(data: Path, heads: Sequence[Head]) -> tuple[int, str]:

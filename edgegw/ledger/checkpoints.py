@@ -18,8 +18,6 @@ import apsw
 from edgegw.ledger.faults import Guard, translated
 from edgegw.ledger.schema import WAL_BYTES_MAX
 
-WAL_WORTH_BYTES: Final = 4 * 2**20
-"""A shorter WAL is left for the next look."""
 TRUNCATE_WAIT_S: Final = 0.25
 """How long payments may wait for the WAL to be emptied; readers that are in the way get another try."""
 LOOK_S: Final = 0.0005
@@ -45,8 +43,6 @@ class Checkpoints:
 
     def passive(self) -> None:
         """Move into the file what no reader holds back, without making anybody wait."""
-        if self.wal_bytes < WAL_WORTH_BYTES:
-            return
         with self._using, Guard(_nothing):
             self._opened().wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 

@@ -141,6 +141,8 @@ def open_writer(path: Path, *, create: bool, checkpoints: bool = True) -> apsw.C
         raise LedgerForeign(f"there is no ledger at {path}")
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    # A box that was killed leaves a litestream that ends a moment later, and may hold a lock until then.
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     _check_owner(connection, path, create=create)
     # Takes effect in an empty file alone; it lets pruning give pages back in small portions.
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL").fetchall()

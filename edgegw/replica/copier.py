@@ -17,9 +17,7 @@ import structlog
 from edgegw.config.replica import ReplicaTable
 from edgegw.ledger.checkpoints import Checkpoints
 from edgegw.replica.drills import Drills
-from edgegw.replica.intact import Intact
 from edgegw.replica.keeper import Keeper
-from edgegw.replica.litestream import FOLDER
 from edgegw.replica.status import State, Status
 
 AGAIN_S: Final = 5.0
@@ -52,8 +50,6 @@ class Copier:
                 data=ledger.parent,
                 renew=self._keeper.renew,
             )
-        else:
-            Intact(ledger.parent / FOLDER).end()
 
     @property
     def status(self) -> Status | None:

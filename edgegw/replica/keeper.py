@@ -41,6 +41,8 @@ STUCK_FOR_ALARMS: Final = 6
 """After so many the next target is tried, where there is another."""
 WHOLE_COPY_BYTES_PER_S: Final = 4 * 2**20
 """Slower than that, the first copy is called stuck."""
+WAL_WORTH_BYTES: Final = 4 * 2**20
+"""The box leaves a shorter WAL alone."""
 EMPTY_TRIES: Final = 40
 ROOM_BYTES_MIN: Final = 128 * 2**20
 """With less free space litestream's own files go: they would take the room that payments need."""
@@ -107,7 +109,7 @@ class Keeper:
         self._clock_s = clock_s
         self._alarm_s = table.alarm_ms / 1_000
         self._poll_s = min(1.0, self._alarm_s / 4)
-        self._intact = Intact(self._data / litestream.FOLDER)
+        self._intact = Intact(self._data / litestream.FOLDER, wal=self._wal)
         self._child: asyncio.subprocess.Process | None = None
         self._chosen = 0
         self._last_words = ""
@@ -299,7 +301,9 @@ class Keeper:
             await asyncio.sleep(min(PAUSE_S, pause_s))
 
     async def _take_over(self) -> None:
-        """A checkpoint by the box; the next copy is a whole one."""
+        """A checkpoint by the box, if it is worth one; the next copy is a whole one."""
+        if self._checkpoints.wal_bytes < WAL_WORTH_BYTES:
+            return
         try:
             self._intact.end()
             await asyncio.to_thread(self._checkpoints.passive)

@@ -26,7 +26,7 @@ class Kept:
 
     def __init__(self, folder: Path, *targets: ReplicaTarget, alarm_ms: int = ALARM_MS) -> None:
         self.data = folder / "data"
-        self.data.mkdir(exist_ok=True)
+        self.data.mkdir(parents=True, exist_ok=True)
         self.path = self.data / "ledger.db"
         self.targets = targets or (ReplicaTarget(name="disk", kind="file", copy_dir=str(folder / "copy")),)
         self.table = ReplicaTable(targets=self.targets, sync_ms=100, alarm_ms=alarm_ms, drill_hours=0)

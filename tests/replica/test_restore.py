@@ -1,17 +1,24 @@
 """A box that burns comes back from litestream's copy: with real processes and the real litestream."""
 
+import asyncio
 import json
+import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import psutil
 import pytest
 
+from edgegw.replica.drills import Drills
+from edgegw.replica.litestream import binary
+from edgegw.replica.status import State, Status
 from tests.processes import START_SECONDS, Branch
-from tests.waiting import wait_until
+from tests.waiting import until, wait_until
 
 REPLICA = """[replica]
 sync_ms = 100
@@ -154,3 +161,78 @@ def test_a_drill_proves_the_copy_beside_the_running_box_and_leaves_nothing(branc
     metrics = branch.call("GET", "/metrics").body.decode()
     assert "edgegw_replica_well 1.0" in metrics
     branch.run("drill", branch.path("box.toml"), "--target", "none", code=2)
+
+
+def forged(branch: Branch) -> None:
+    """Add a state to the copy that restores and is wrong: one record's bytes are others."""
+    settings = json.loads(Path(branch.path("data/litestream/disk.yml")).read_text())
+    copies = Path(branch.path("forged"))
+    copies.mkdir()
+    litestream = [binary(), "restore", "-config", branch.path("data/litestream/disk.yml")]
+    subprocess.run([*litestream, "-o", str(copies / "ledger.db"), branch.path("data/ledger.db")], check=True)
+    connection = apsw.Connection(str(copies / "ledger.db"))
+    connection.execute("DROP TRIGGER record_keeps_content")
+    connection.execute(
+        "UPDATE record SET body = CAST(body || x'20' AS BLOB)"
+        " WHERE position = (SELECT max(position) FROM record)"
+    )
+    connection.close()
+    settings["dbs"][0] |= {"path": str(copies / "ledger.db"), "meta-path": str(copies / "state")}
+    del settings["socket"]
+    (copies / "settings.yml").write_text(json.dumps(settings))
+    subprocess.run([binary(), "replicate", "-config", str(copies / "settings.yml"), "-once"], check=True)
+
+
+async def test_a_copy_that_restores_and_is_wrong_fails_the_drill_begins_anew_and_is_not_put_in_place(
+    branch: Branch,
+) -> None:
+    """SQLite finds nothing wrong with a record that was edited; the chain does."""
+    await asyncio.to_thread(wait_until_copied, branch)
+    assert branch.box is not None
+    branch.box.end(signal.SIGTERM)
+    assert "intact" in os.listdir(branch.path("data/litestream")), "it goes on where it was"
+    sound = json.loads(branch.run("drill", branch.path("box.toml"), "--json"))
+    forged(branch)
+    renewed: list[bool] = []
+    status = Status(state=State.WELL, target="disk")
+    drills = Drills(
+        status,
+        settings=Path(branch.path("box.toml")),
+        hours=1,
+        data=Path(branch.path("data")),
+        renew=lambda: renewed.append(True),
+    )
+    assert status.drill is not None
+    assert status.drill.well, "the last drill is known before the next"
+    drill = await drills.once("disk")
+    assert (drill.well, drill.malformed, renewed) == (False, True, [True])
+    assert "record" in drill.problem
+    said = await asyncio.to_thread(restored, branch)
+    assert (said["txid"], said["size"]) == (sound["txid"], sound["size"])
+    assert len(said["tried"]) == 1
+
+
+async def test_the_first_drill_comes_soon_and_the_next_ones_on_schedule(branch: Branch) -> None:
+    """A drill that somebody must remember is not held."""
+    await asyncio.to_thread(wait_until_copied, branch)
+    status = Status(state=State.STARTING, target="disk")
+    drills = Drills(
+        status,
+        settings=Path(branch.path("box.toml")),
+        hours=1e-5,
+        data=Path(branch.path("data")),
+        renew=lambda: None,
+        first_s=(0.0, 0.0),
+    )
+    work = asyncio.create_task(drills.run())
+    try:
+        await until(lambda: status.drill is None, "no drill before the copy is well")
+        status.state = State.WELL
+        await until(lambda: status.drill is not None, "the first drill", timeout_seconds=30)
+        first = status.drill
+        assert first is not None
+        assert first.well, first.problem
+        await until(lambda: status.drill is not first, "the second drill", timeout_seconds=30)
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
