@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 FILE_LINES_MAX = 700
 # An auditor copies this one file to an empty machine: it cannot be split, so it has a limit of its own.
-STANDALONE_LINES_MAX = 1_300
+STANDALONE_LINES_MAX = 1_350
 # A ratchet: lower it when the longest function gets shorter, never raise it.
 FUNCTION_LINES_MAX = 70
 
