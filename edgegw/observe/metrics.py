@@ -97,6 +97,12 @@ class Metrics:
         self._mode = Gauge(
             "edgegw_mode", "1 for the line's mode, 0 for the others.", ("mode",), registry=self.registry
         )
+        self._disk = Gauge(
+            "edgegw_disk_bytes",
+            "Bytes on the ledger's disk by what they are: ledger, its reserve, log, copies and drills.",
+            ("kind",),
+            registry=self.registry,
+        )
         self._payment_children: dict[tuple[str, str, str], Counter] = {}
 
     def decided(
@@ -136,6 +142,10 @@ class Metrics:
     def watch(self, name: str, read: Callable[[], float]) -> None:
         """Read a gauge of GAUGES by a function at every scrape; it must be quick and must not raise."""
         Gauge(name, GAUGES[name], registry=self.registry).set_function(read)
+
+    def watch_disk(self, kind: str, read: Callable[[], float]) -> None:
+        """Read the bytes of one kind of data by a function at every scrape."""
+        self._disk.labels(kind).set_function(read)
 
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its content type."""

@@ -138,7 +138,9 @@ def _diverged(bank: Bank, *, first: int, second: int) -> None:
     bank.start_hub()
     _fenced(bank, "forked")
     bank.repeats_agree(own)
-    assert rows(bank, "SELECT count(*) FROM evidence")[0][0] > 0
+    bank.until(
+        lambda: rows(bank, "SELECT count(*) FROM evidence")[0][0] > 0, "the hub to have what was signed twice"
+    )
     epoch = bank.status()["epoch"]
     _take_journal(bank, epoch)
     _new_epoch(bank)
