@@ -32,6 +32,7 @@ from edgegw.core.records import Kind, Request, Transfer
 from edgegw.ledger.outcomes import Decision
 from edgegw.ledger.schema import open_writer
 from edgegw.payments.protocols.http import HttpOptions
+from tests.mirror.branch import MirroredBranch
 from tests.payments.branch import BAKER, PUPIL, Branch, open_branch
 
 ROUNDS = 3
@@ -287,6 +288,46 @@ async def measure_http(directory: Path) -> dict[str, dict[str, float]]:
     return found
 
 
+async def measure_mirrored(directory: Path) -> dict[str, dict[str, float]]:
+    """POST /v1/payments of a box that answers what its mirror has too, beside one with local durability: both
+    as real processes with a mirror that gets every record."""
+    found = {}
+    branches = {name: MirroredBranch(directory / name, durability=name) for name in ("mirrored", "local")}
+    try:
+        for branch in branches.values():
+            branch.start_mirror()
+            branch.start_hub()
+            branch.start_box()
+        for column, connections in enumerate(CONNECTIONS):
+
+            async def rate(
+                name: str, turn: int, connections: int = connections, column: int = column
+            ) -> float:
+                first = (column * ROUNDS + turn) * HTTP_REQUESTS
+                branch = branches[name]
+                bodies = [mirrored_body(first + number) for number in range(HTTP_REQUESTS)]
+                url = f"http://127.0.0.1:{branch.http_port}"
+                return await http_rate(url, "/v1/payments", branch.token, bodies, connections)
+
+            rates = await in_turns(
+                {
+                    "mirrored": lambda turn, rate=rate: rate("mirrored", turn),  # type: ignore[misc]
+                    "local": lambda turn, rate=rate: rate("local", turn),  # type: ignore[misc]
+                }
+            )
+            found[f"mirrored, {connections} connections"] = compared(rates, "mirrored", "local")
+    finally:
+        for branch in branches.values():
+            branch.end()
+    return found
+
+
+def mirrored_body(number: int) -> bytes:
+    """A payment of one minor unit between accounts of the processes' branch."""
+    fields = {"id": identity(number), "debit_account_id": "alice", "credit_account_id": "shop"}
+    return json.dumps({**fields, "amount_minor": 1, "currency": "CNY"}).encode()
+
+
 def commit_milliseconds(directory: Path) -> float:
     """The median COMMIT of one small row: what this disk's fsync costs."""
     connection = open_writer(directory / "fsync.db", create=True)
@@ -305,7 +346,11 @@ async def measure(directory: Path) -> dict[str, object]:
     return {
         "cores": os.cpu_count(),
         "commit_ms": commit_milliseconds(directory),
-        "comparisons": {**await measure_engine(directory), **await measure_http(directory)},
+        "comparisons": {
+            **await measure_engine(directory),
+            **await measure_http(directory),
+            **await measure_mirrored(directory),
+        },
         "weights": await weights(directory / "weights"),
     }
 

@@ -30,6 +30,7 @@ class MirroredBranch(Branch):
         timeout_ms: int = TIMEOUT_MS,
     ) -> None:
         self.mirror: Process | None = None
+        folder.mkdir(exist_ok=True)
         super().__init__(folder)
         self.run(
             *("keygen", "mirror", "--bank", "b1", "--mirror", "mirror-1"),

@@ -91,6 +91,7 @@ def test_whatever_was_answered_outlives_the_box_that_burns(branch: MirroredBranc
     wait_until(lambda: branch.hub_balance("shop") == booked, "the hub to have all in its books")
 
 
+@pytest.mark.slow
 def test_a_mirror_that_dies_leaves_the_box_alone_and_is_taken_back(branch: MirroredBranch) -> None:
     """The branch goes on; the journal says from where to where its answers stood on one disk."""
     tills = Tills(branch, TILLS)
@@ -142,6 +143,7 @@ def test_a_frozen_mirror_is_away_and_a_strict_box_decides_nothing_without_it(str
     assert [what for what, _ in strict.durabilities()] == ["mirrored", "away", "mirrored"]
 
 
+@pytest.mark.slow
 def test_a_strict_box_loses_nothing_while_its_mirror_comes_and_goes(strict: MirroredBranch) -> None:
     """Kills of the mirror under load: each payment is told only once the mirror has it."""
     tills = Tills(strict, TILLS)
@@ -184,6 +186,7 @@ def test_a_restored_box_gets_its_past_from_the_mirror_alone(branch: MirroredBran
     assert branch.pay("alice", 5, id=paid_later.json["id"]).json == paid_later.json
 
 
+@pytest.mark.slow
 def test_an_image_that_has_paid_on_its_own_is_a_fork(branch: MirroredBranch) -> None:
     """Two histories of one epoch: the mirror keeps the first, and evidence of both; the box stops paying."""
     assert branch.box is not None
@@ -213,6 +216,7 @@ def test_a_stop_is_clean_and_a_start_goes_on(branch: MirroredBranch) -> None:
     assert branch.mirror is not None
     assert branch.mirror.end(signal.SIGTERM) == 0
     branch.start_mirror()
+    wait_until(lambda: branch.metric("edgegw_mirror_durability") == 1, "the mirror to be taken back")
     assert branch.pay("alice", 5).status == 201
     words = ("--box-key", branch.line_of("checkpoint"), "--hub-key", branch.line_of("mirror"))
     assert branch.mirror.end(signal.SIGTERM) == 0
