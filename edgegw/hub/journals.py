@@ -235,7 +235,9 @@ def pulled_package(connection: Connection, want: LogHead, *, box: str, bytes_max
         return Pulled(None)
     node = journal_node(connection, box=box, epoch=want.number)
     if 0 < want.size <= head.size and frontier_at(want.size, node).root() != want.root:
-        return Pulled(None, f"another root at size {want.size} of epoch {want.number}")
+        # Of an epoch whose two histories are kept the box may well have the other one.
+        other = "" if head.forked else f"another root at size {want.size} of epoch {want.number}"
+        return Pulled(None, other)
     if want.size >= head.size:
         return Pulled(None)
     bodies, leaves = _records_after(connection, head, want.size, min(bytes_max, PACKAGE_BYTES_MAX))

@@ -112,6 +112,19 @@ def test_a_pull_on_top_of_another_history_gives_nothing(world: World) -> None:
     assert world.row("SELECT forked FROM journal_head WHERE box = 'north'") == (1,)
 
 
+def test_the_other_history_of_an_old_epoch_forks_nobody_again(world: World) -> None:
+    """The fork was settled by a new epoch; a box that has the second history of the old one is well."""
+    box = with_a_past(world, 5)
+    heir = heir_of(world, box, len(box.bodies) - 2)
+    heir.pay("A", "SHOP", 7)
+    assert heir.open().verdict is Verdict.FORKED
+    order_epoch(world)
+    assert heir.open().verdict is Verdict.OK
+    assert (heir.pull(1).pulled, heir.pull(2).verdict) == (None, Verdict.OK)
+    heir.sync()
+    assert world.row("SELECT state FROM box WHERE box = 'north'") == ("active",)
+
+
 def test_the_tail_that_burnt_with_the_box_does_not_spoil_the_proofs(world: World) -> None:
     """The last signed head covers more than ever arrived: each package is proved to it all the same."""
     box = with_a_past(world, 300)
