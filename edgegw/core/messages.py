@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 
 import msgspec
 
@@ -69,12 +69,17 @@ class VerifyingKey(Protocol):
 # --- messages -----------------------------------------------------------------------------------------------
 
 
+Counted = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What a database can count."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class LogHead(msgspec.Struct, frozen=True):
     """How far a side holds a log. `number` is a journal's epoch or the directives' incarnation; size 0
     has an empty root."""
 
-    number: int
-    size: int = 0
+    number: Number
+    size: Number = 0
     root: bytes = b""
 
 
@@ -86,8 +91,8 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     consistency proof from there to the head. Without records it only shows a newer head.
     """
 
-    number: int
-    old_size: int
+    number: Number
+    old_size: Number
     records: tuple[bytes, ...]
     root: bytes
     checkpoint: str
@@ -106,7 +111,7 @@ class Ask(msgspec.Struct, frozen=True):
     request_id: str
     account_id: str
     currency: str
-    amount_minor: int
+    amount_minor: Counted
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
@@ -118,7 +123,7 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     box: str
     boot: str
     """Minted once per process; one boot lives per epoch."""
-    epoch: int
+    epoch: Number
     """0: none yet."""
     key: str
     """The key, as its one-line text, with which this boot would sign an epoch given to it now; a LINK
@@ -185,13 +190,13 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     directives_cosignature: str = ""
     """The box's cosigned note over `directives`; once per change."""
     mode: Mode = Mode.ACTIVE
-    waiting: int = 0
+    waiting: Counted = 0
     """Records that the box has and the hub, as far as the box knows, has not; those of this push count."""
     pull: LogHead | None = None
     """How far the box holds this epoch of its own journal: what follows is asked back (`Beaten.pulled`)."""
     handed_back: Package | None = None
     """Directives that the hub has signed and lost, in order, for a hub that says HUB_BEHIND."""
-    package_bytes_max: int = PACKAGE_BYTES_MAX
+    package_bytes_max: Number = PACKAGE_BYTES_MAX
     """The hub sends no larger package back, but always one directive: so much did the line carry lately."""
 
 

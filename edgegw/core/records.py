@@ -36,6 +36,9 @@ RequestId = Annotated[
     ),
 ]
 Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217 letters.")]
+Epoch = Annotated[int, msgspec.Meta(ge=0, le=2**23 - 1)]
+"""Of an epoch or incarnation; with `Seq` it makes up a place of 63 bits."""
+Seq = Annotated[int, msgspec.Meta(ge=0, le=2**40 - 1)]
 ShortText = Annotated[
     str, msgspec.Meta(max_length=64, pattern=r"^[ -~]*\Z", description="Printable ASCII, at most 64.")
 ]
@@ -352,7 +355,7 @@ class GrantDirective(DirectiveHead, frozen=True, kw_only=True, tag="grant"):
 
     account_id: str
     currency: str
-    amount_minor: int
+    amount_minor: AmountMinor
     request_id: str = ""
 
 
@@ -369,21 +372,21 @@ class RefuseDirective(DirectiveHead, frozen=True, kw_only=True, tag="refuse"):
 class ConfirmDirective(DirectiveHead, frozen=True, kw_only=True, tag="confirm"):
     """The payer's money is there: the stand-in at epoch/seq is posted and the risk account is made whole."""
 
-    epoch: int
-    at_seq: int
+    epoch: Epoch
+    at_seq: Seq
     payer_account_id: str
     currency: str
-    amount_minor: int
+    amount_minor: AmountMinor
 
 
 class DeclineDirective(DirectiveHead, frozen=True, kw_only=True, tag="decline"):
     """A late decline of the stand-in at epoch/seq, and who bears it: `merchant` or `branch`."""
 
-    epoch: int
-    at_seq: int
+    epoch: Epoch
+    at_seq: Seq
     payer_account_id: str
     currency: str
-    amount_minor: int
+    amount_minor: AmountMinor
     liable: str
     reason: str
 

@@ -105,7 +105,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     bank: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
     """The bank that it is for."""
-    version: Annotated[int, msgspec.Meta(ge=1)]
+    version: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
     """Rises with every change."""
     currencies: tuple[CurrencyRule, ...]
     accounts: tuple[Account, ...] = ()

@@ -16,7 +16,6 @@ import msgspec
 
 from edgegw import verifier
 from edgegw.access.sm2 import KeyFileError, load_private_key
-from edgegw.app import RUNNING_NAME
 from edgegw.commands.box import read_running
 from edgegw.commands.hub import _postings
 from edgegw.commands.settings import protocol_shapes
@@ -34,6 +33,7 @@ from edgegw.core.records import (
     FreezeDirective,
     GrantDirective,
     Mode,
+    Record,
     RefuseDirective,
     SiteDirective,
     Transfer,
@@ -45,6 +45,8 @@ from edgegw.core.site import decode_site
 from edgegw.errors import Behind, LedgerForeign
 from edgegw.hub.replay import read_items
 from edgegw.ledger.anchor import FILE_NAME, Anchor, Past
+from edgegw.ledger.rows import position_of, row_of
+from edgegw.running import RUNNING_NAME
 from tests.core.box import DOWN, SITE, Box
 from tests.fuzz.peers import KEY, LOG, SIZE
 from tests.fuzz.target import Target
@@ -65,9 +67,25 @@ def file(name: str, data: bytes) -> Path:
 # --- records and directives ---------------------------------------------------------------------------------
 
 
+class Places:
+    """A ledger's history, as far as places go: nothing is there, and some places cannot be."""
+
+    def at(self, epoch: int, seq: int) -> None:
+        """No record; raises ValueError for no place, as the ledger file does."""
+        position_of(epoch=epoch, seq=seq)
+
+    def by_identity(self, _client: str, _id: str) -> None:
+        """No record."""
+
+    def about(self, _place: str) -> list[Record]:
+        """No records."""
+        return []
+
+
 def box() -> Box:
     """A branch with a payment, a hold and a stand-in that waits."""
     made = Box()
+    made.book._history = Places()
     made.grant("anna", 5_000)
     made.grant("risk:box-1:CNY", 2_000)
     made.mode(Mode.ACTIVE)
@@ -129,7 +147,7 @@ def directive(data: bytes) -> None:
     site = msgspec.structs.replace(SITE, version=2)
     record = apply_directive(layer, BRANCH.stamp(), data, awaited=lambda _: False, sites=lambda _: site)
     assert record.outcome in ("applied", "returned", "refused")
-    assert decode_record(encode(record)).seq == record.seq
+    assert row_of(record, leaf=bytes(32), body=encode(record)).position
     assert record.outcome != "refused" or not record.legs
     assert sum(leg.amount_minor for leg in record.legs) >= 0
     assert snapshot.dump(BRANCH.book) == before
