@@ -928,7 +928,8 @@ class Plain:
         elif kind in EVENTS:
             table, names = EVENTS[kind]
             self.expect(table, record_id, (record_id, *(said[name] for name in names)))
-        self.lists(record_id, said)
+        if kind in ("transfer", "expiry", "directive", "window"):
+            self.lists(record_id, said)
 
     def lists(self, record_id: int, said: Said) -> None:
         """The rows that a record has several of."""
@@ -1009,7 +1010,9 @@ def directive_of(said: object) -> Row:
         return value if fits else None
 
     epoch, seq = plain("epoch"), plain("at_seq")
-    about = epoch << SEQ_BITS | seq if isinstance(epoch, int) and isinstance(seq, int) else None
+    about = None
+    if isinstance(epoch, int) and isinstance(seq, int) and epoch >> 23 == seq >> SEQ_BITS == 0:
+        about = epoch << SEQ_BITS | seq
     account = plain("account_id") or plain("payer_account_id")
     first = (plain("incarnation"), plain("seq"), plain("type"), account, plain("currency"))
     then = (plain("amount_minor"), plain("request_id"), about, plain("liable"), plain("reason"))

@@ -29,7 +29,7 @@ from edgegw.core.records import (
     parse_place,
     place_of,
 )
-from edgegw.ledger.rows import position_of
+from edgegw.ledger.rows import SEQ_BITS, position_of
 
 Value = int | str | bytes | None
 Row = tuple[Value, ...]
@@ -148,7 +148,7 @@ def _link(note: str) -> Row:
 
 def _directive(record: DirectiveApplied, record_id: int, numbers: Numbers) -> Iterator[tuple[str, Row]]:
     head = (record_id, record.window, record.outcome, record.reason)
-    yield "directive", (*head, *_said(msgspec.json.decode(record.directive)))
+    yield "directive", (*head, *directive_row(msgspec.json.decode(record.directive)))
     yield from _legs(record.legs, record_id, numbers)
     for account in record.accounts:
         numbers.accounts += 1
@@ -156,14 +156,14 @@ def _directive(record: DirectiveApplied, record_id: int, numbers: Numbers) -> It
         yield "account", (numbers.accounts, record_id, *place)
 
 
-def _said(directive: object) -> Row:
+def directive_row(directive: object) -> Row:
     """The columns of a directive from its incarnation on; none of one that the box could not read."""
     if not isinstance(directive, dict) or directive.get("type") not in _DIRECTIVES:
         return (None,) * 13
     said: dict[str, Value] = {name: _plain(value) for name, value in directive.items()}
     epoch, seq = said.get("epoch"), said.get("at_seq")
     about = None
-    if isinstance(epoch, int) and isinstance(seq, int):
+    if isinstance(epoch, int) and isinstance(seq, int) and epoch >> 63 - SEQ_BITS == seq >> SEQ_BITS == 0:
         about = position_of(epoch=epoch, seq=seq)
     account_id = said.get("account_id") or said.get("payer_account_id")
     return (

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from edgegw import verifier
 from edgegw.__main__ import main
 from edgegw.audit.database import export_database
+from edgegw.audit.rows import directive_row
 from edgegw.core.card_numbers import holds_card_number
 from edgegw.core.records import Kind, Request
 from edgegw.errors import LedgerCorrupt, LedgerForeign
@@ -280,6 +281,26 @@ async def test_what_the_views_say_is_what_the_box_has_in_its_books(
 def without_accounts(request: Request) -> Request:
     """A post, void or reversal names no accounts and no currency."""
     return msgspec.structs.replace(request, debit_account_id="", credit_account_id="", currency="")
+
+
+@pytest.mark.parametrize(
+    "directive",
+    [
+        {"type": "confirm", "epoch": 3, "at_seq": 7, "amount_minor": 5, "payer_account_id": "a", "seq": 1},
+        {"type": "confirm", "epoch": 2**40, "at_seq": 7},
+        {"type": "decline", "epoch": -1, "at_seq": 2**41, "amount_minor": 2**80, "reason": ["x"]},
+        {"type": "decline", "epoch": True, "at_seq": "7", "liable": 5.5},
+        {"type": "freeze", "frozen": True, "account_id": ""},
+        {"type": "unheard-of", "amount_minor": 5},
+        {"no": "type"},
+        "5b5d",
+        [],
+        None,
+    ],
+)
+def test_a_directive_that_is_none_is_exported_as_it_is_verified(directive: Any) -> None:
+    """The hub may send what nobody can read; it is journalled as refused and must not end an export."""
+    assert directive_row(directive) == verifier.directive_of(directive)
 
 
 def exported_from(ledger: Path, path: Path) -> None:
