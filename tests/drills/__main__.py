@@ -12,8 +12,8 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.drills.branch import Bank
-from tests.drills.classes import CLASSES
+from tests.drills.branch import Bank, MirroredBank
+from tests.drills.classes import CLASSES, MIRRORED
 
 
 def main() -> int:
@@ -53,11 +53,11 @@ def main() -> int:
 def run(name: str, seed: int) -> str:
     """One drill in a folder of its own; what was wrong, "" for nothing."""
     with tempfile.TemporaryDirectory(prefix="edgegw-drill-") as folder:
-        bank = Bank(Path(folder), random.Random(seed))
+        bank = (MirroredBank if name in MIRRORED else Bank)(Path(folder), random.Random(seed))
         try:
             CLASSES[name](bank)
         except Exception:  # noqa: BLE001 - whatever a drill raises is its finding
-            logs = sorted(Path(folder).rglob("*.log"))
+            logs = sorted(Path(folder).rglob("*.log"), key=lambda log: log.stat().st_mtime_ns)
             tails = [f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-8:]) for log in logs[-4:]]
             return "\n".join([f"{name} seed {seed}", traceback.format_exc(), *tails])
         finally:

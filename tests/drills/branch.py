@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import edgegw.__main__
+from tests.mirror.branch import MirroredBranch
 from tests.processes import START_SECONDS, Branch, Process
 from tests.waiting import wait_until
 
@@ -213,3 +214,12 @@ class Bank(Branch):
             return said["mode"] == "active" and said["records_waiting"] == 0
 
         self.until(synced, "box and hub to agree")
+
+
+class MirroredBank(Bank, MirroredBranch):
+    """A bank whose box answers only what its mirror has too."""
+
+    def stop_mirror(self) -> None:
+        """Take the mirror away."""
+        assert self.mirror is not None
+        self.mirror.end(signal.SIGKILL)

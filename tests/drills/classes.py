@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tests.drills.audit import check_answers, rows
-from tests.drills.branch import Bank
+from tests.drills.branch import Bank, MirroredBank
 
 Drill = Callable[[Bank], None]
 
@@ -310,6 +310,86 @@ def image_from_before_the_epoch(bank: Bank) -> None:
     check_answers(bank)
 
 
+# --- a mirror in the branch ---------------------------------------------------------------------------------
+
+
+def _mirrored(bank: Bank) -> MirroredBank:
+    """Hub, mirror and box in step, and answers that wait for the mirror."""
+    assert isinstance(bank, MirroredBank)
+    bank.start_mirror()
+    _in_step(bank)
+    bank.until(lambda: bank.metric("edgegw_mirror_durability") == 1, "answers to wait for the mirror")
+    return bank
+
+
+def burnt_box_with_the_line_down(bank: Bank) -> None:
+    """What only the mirror holds comes back from it, and reaches the hub through the new box."""
+    bank = _mirrored(bank)
+    bank.stop_hub()
+    _offline_sales(bank, _some(bank, 6))
+    bank.burn_box()
+    bank.start_box(ready=False)
+    bank.start_hub()
+    _new_epoch(bank)
+    bank.repeats_agree(sorted(bank.answered))
+    bank.until(
+        lambda: rows(bank, "SELECT count(*) FROM record WHERE type = 'transfer'")[0][0] >= len(bank.answered),
+        "the late tail to reach the hub",
+    )
+    _seal_old(bank)
+    check_answers(bank)
+
+
+def restored_image_found_by_the_mirror(bank: Bank) -> None:
+    """Both media are put back and the line is down: the mirror alone knows better."""
+    bank = _mirrored(bank)
+    bank.stop_hub()
+    bank.stop_box()
+    image = bank.image()
+    bank.start_box()
+    bank.until(lambda: bank.metric("edgegw_mirror_durability") == 1, "answers to wait for the mirror")
+    _offline_sales(bank, _some(bank))
+    bank.stop_box()
+    bank.put_back(image, anchor=True)
+    bank.start_box(ready=False)
+    _fenced(bank, "behind")
+    bank.start_hub()
+    _new_epoch(bank)
+    bank.repeats_agree(sorted(bank.answered))
+    _seal_old(bank)
+    check_answers(bank)
+
+
+def fork_found_by_the_mirror(bank: Bank) -> None:
+    """A second history was written while both were away; the mirror is back first and sees it."""
+    bank = _mirrored(bank)
+    bank.stop_hub()
+    bank.stop_box()
+    image = bank.image()
+    bank.start_box()
+    bank.until(lambda: bank.metric("edgegw_mirror_durability") == 1, "answers to wait for the mirror")
+    _offline_sales(bank, _some(bank))
+    bank.stop_box()
+    bank.stop_mirror()
+    bank.put_back(image, anchor=True)
+    bank.start_box(ready=False)
+    bank.wait_until_ready()
+    own = _offline_sales(bank, _some(bank))
+    bank.start_mirror()
+    _fenced(bank, "forked")
+    bank.repeats_agree(own)
+    bank.start_hub()
+    epoch = _held_epochs(bank)[-1]
+    file = bank.path("mirror.journal")
+    bank.run("journal", "export", bank.path("mirror.toml"), "--output", file)
+    bank.run("order", "take-journal", file, "--hub", bank.path("hub.toml"))
+    _take_journal(bank, epoch)
+    _new_epoch(bank)
+    bank.repeats_agree(own)
+    _seal_old(bank)
+    check_answers(bank, loss_allowed=True)
+
+
 CLASSES: Final[dict[str, Drill]] = {
     drill.__name__: drill
     for drill in (
@@ -324,5 +404,14 @@ CLASSES: Final[dict[str, Drill]] = {
         replacement_box,
         late_tail_of_a_fenced_epoch,
         image_from_before_the_epoch,
+        burnt_box_with_the_line_down,
+        restored_image_found_by_the_mirror,
+        fork_found_by_the_mirror,
     )
 }
+
+MIRRORED: Final = frozenset(
+    drill.__name__
+    for drill in (burnt_box_with_the_line_down, restored_image_found_by_the_mirror, fork_found_by_the_mirror)
+)
+"""The drills that need a mirror."""

@@ -49,7 +49,7 @@ class MirroredBranch(Branch):
     def start_mirror(self) -> None:
         """Run the mirror; its port stays the same over restarts. Start it before the hub."""
         self.runs += 1
-        self.mirror = Process("mirror", folder=self.folder, log=self.folder / f"mirror-{self.runs}.log")
+        self.mirror = self.process("mirror", folder=self.folder, log=self.folder / f"mirror-{self.runs}.log")
         [address] = self.mirror.opened()["addresses"]
         self._write_mirror(address)
         self.more = (
