@@ -260,10 +260,16 @@ async def run_box(box: Box) -> None:
         create=True,
         checkpoints=not settings.replica.targets,
     )
-    copier = Copier(settings.replica, ledger=opened.store.path, settings=Path(box.source))
+    copier = Copier(
+        settings.replica,
+        ledger=opened.store.path,
+        settings=Path(box.source),
+        payments_bytes_min=settings.disk.payments_bytes_min,
+    )
     in_order = False
     try:
         own = own_of(box, held, opened.store, boot=boot)
+        copier.allowed = opened.trouble is None
         copier.begin()
         await _live(box, own, held, opened, copier, stop)
         in_order = True

@@ -98,7 +98,7 @@ class ReplicaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             description="The alarm is raised when litestream does not answer, or the copy does not move, for"
             " so long; a litestream that has ended is alarmed at once.",
         ),
-    ] = 8_000
+    ] = 6_000
     drill_hours: Annotated[
         float,
         msgspec.Meta(

@@ -16,6 +16,7 @@ import structlog
 
 from edgegw.config.replica import ReplicaTable
 from edgegw.ledger.checkpoints import Checkpoints
+from edgegw.ledger.space import Use
 from edgegw.replica.drills import Drills
 from edgegw.replica.keeper import Keeper
 from edgegw.replica.status import State, Status
@@ -29,7 +30,7 @@ class Copier:
     """litestream and its drills beside one box; `begin` after the ledger is open, without checkpoints of its
     own if there are targets, and `end` after its writer has closed."""
 
-    def __init__(self, table: ReplicaTable, *, ledger: Path, settings: Path) -> None:
+    def __init__(self, table: ReplicaTable, *, ledger: Path, settings: Path, payments_bytes_min: int) -> None:
         self.allowed = False
         """Whether the box may speak for its ledger: one that is behind is not copied over a better one."""
         self._keeper: Keeper | None = None
@@ -42,6 +43,8 @@ class Copier:
                 checkpoints=Checkpoints(ledger),
                 may_replicate=lambda: self.allowed,
                 free_bytes=lambda: _free_bytes(ledger.parent),
+                # With less, litestream's own files go: they would take the room that payments need.
+                room_bytes_min=Use.COPIES.value * payments_bytes_min,
             )
             self._drills = Drills(
                 self._keeper.status,

@@ -34,7 +34,7 @@ BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_S_MAX: Final = 30.0
 STEADY_S: Final = 60.0
 """A litestream that ran so long is started again without a pause."""
-ANSWER_S_MAX: Final = 2.0
+ANSWER_S_MAX: Final = 1.0
 SILENT_FOR_ALARMS: Final = 3
 """After so many times the alarm's time a silent litestream is killed: it holds the WAL."""
 STUCK_FOR_ALARMS: Final = 6
@@ -44,8 +44,6 @@ WHOLE_COPY_BYTES_PER_S: Final = 4 * 2**20
 WAL_WORTH_BYTES: Final = 4 * 2**20
 """The box leaves a shorter WAL alone."""
 EMPTY_TRIES: Final = 40
-ROOM_BYTES_MIN: Final = 128 * 2**20
-"""With less free space litestream's own files go: they would take the room that payments need."""
 
 HINTS: Final = {
     State.STUCK: "Check the target: its disk, its server, its credentials. What waits is on the box's disk.",
@@ -94,7 +92,7 @@ class Keeper:
         checkpoints: Checkpoints,
         may_replicate: Callable[[], bool],
         free_bytes: Callable[[], int],
-        room_bytes_min: int = ROOM_BYTES_MIN,
+        room_bytes_min: int,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status = Status()
@@ -234,7 +232,7 @@ class Keeper:
         """Ask once and say how the copy is."""
         changed = _changed_ns(self._wal)
         try:
-            position = await control.position(timeout_s=min(ANSWER_S_MAX, self._alarm_s / 2))
+            position = await control.position(timeout_s=min(ANSWER_S_MAX, self._alarm_s / 4))
             progress.answered(position, now_s=self._clock_s(), changed=changed)
         except ControlError as problem:
             progress.complained(str(problem), now_s=self._clock_s())

@@ -44,6 +44,7 @@ class Kept:
             checkpoints=Checkpoints(self.path),
             may_replicate=lambda: self.allowed,
             free_bytes=lambda: self.free_bytes,
+            room_bytes_min=100 << 20,
         )
 
     def write(self, rows: int = 1, *, bytes_each: int = 400) -> None:
