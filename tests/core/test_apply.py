@@ -88,6 +88,25 @@ def test_an_unreadable_directive_is_refused_and_kept(body: bytes) -> None:
     assert box.grant("anna", 5).outcome == "applied"
 
 
+@pytest.mark.parametrize("amount_minor", [-1, 0, 2**63])
+def test_a_grant_of_an_amount_that_cannot_be_is_refused_and_blocks_nothing(amount_minor: int) -> None:
+    """Raised in the pen, one poisoned grant would come again for ever, and no later one with it."""
+    box = Box()
+    assert box.grant("anna", amount_minor).outcome == "refused"
+    assert box.grant("anna", 5).outcome == "applied"
+    assert box.available("anna") == 5
+
+
+@pytest.mark.parametrize(("epoch", "at_seq"), [(-1, 3), (1, -3), (2**23, 3), (1, 2**40)])
+def test_a_word_about_a_place_that_cannot_be_is_refused(epoch: int, at_seq: int) -> None:
+    """A ledger file has no row for it, and asking for one raises."""
+    box = Box()
+    late = {"payer_account_id": "bert", "currency": "CNY", "amount_minor": 5}
+    record = box.direct(ConfirmDirective, epoch=epoch, at_seq=at_seq, **late)
+    assert record.outcome == "refused"
+    assert "unreadable" in record.reason
+
+
 def test_a_grant_or_freeze_of_an_unknown_account_is_refused() -> None:
     """The hub hears it in the journal and takes the money back."""
     box = Box()

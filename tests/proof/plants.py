@@ -200,8 +200,7 @@ PLANTS: Final[tuple[Plant, ...]] = (
         "core/journal.py",
         "if not verify(body.encode(), _only_signature(lines, name, key_id)):",
         "if verify(body.encode(), _only_signature(lines, name, key_id)) is None:",
-        "tests/core/test_journal.py",
-        EXCHANGE,
+        f"{EXCHANGE}::test_a_link_that_the_hub_did_not_sign_is_refused",
     ),
     plant(
         "envelope-not-verified",
@@ -237,7 +236,7 @@ PLANTS: Final[tuple[Plant, ...]] = (
         "core/apply.py",
         "(leg, back))",
         "(leg,))",
-        DECIDE,
+        f"{DECIDE}::test_a_late_grant_is_handed_back",
     ),
     plant(
         "refusal-moves-money",

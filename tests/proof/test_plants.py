@@ -39,6 +39,7 @@ def test_a_text_that_is_gone_or_twice_there_is_no_plant() -> None:
             grown(Edit("file.py", "a = 1", "a = 2"), source)
 
 
+@pytest.mark.timeout(300)
 def test_cheap_faults_are_found_and_the_copy_is_sound_again(copy: Copy) -> None:
     """Tests that stay green with a planted fault protect nothing."""
     before = (copy.home / "edgegw/core/journal.py").read_bytes()
@@ -47,6 +48,7 @@ def test_cheap_faults_are_found_and_the_copy_is_sound_again(copy: Copy) -> None:
     assert (copy.home / "edgegw/core/journal.py").read_bytes() == before
 
 
+@pytest.mark.timeout(300)
 def test_a_fault_that_no_test_sees_is_said(copy: Copy) -> None:
     """The runner must not call a fault found because its tests ran."""
     file = "edgegw/core/card_numbers.py"
