@@ -48,8 +48,10 @@ def export(place: Path, box: str, output: Path) -> None:
     Example: edgegw export box.toml --output audit.db
     """
     from edgegw.audit.database import export_database
+    from edgegw.ledger.space import Space
 
     with _reader(place, box) as store, progress_bar("exporting") as progress:
+        Space(store.path.parent).check_output(output, store.pruned.file_size().size)
         written = export_database(store, output, progress=progress)
     size = f"{written.bytes / 1e6:.1f} MB"
     click.echo(f"{output}: {written.records} records of {written.epochs} epochs, {size}")

@@ -49,10 +49,20 @@ def run(settings: Path) -> None:
     Example: edgegw run box.toml
     """
     from edgegw.app import run_box
-    from edgegw.observe.logs import set_up_logs
+    from edgegw.ledger.space import LOG_DIRECTORY, Space, Use
+    from edgegw.observe.logs import LogFile, set_up_logs
 
     box = load_box(settings, protocol_shapes())
-    set_up_logs(level=box.settings.log.level)
+    log, data = box.settings.log, Path(box.settings.data_dir)
+    space = Space(data, payments_bytes_min=box.settings.disk.payments_bytes_min)
+    kept = None
+    if log.bytes_max:
+        kept = LogFile(
+            data / LOG_DIRECTORY / "box.jsonl",
+            bytes_max=log.bytes_max,
+            may_write=lambda line_bytes: space.may_use(Use.TELEMETRY, line_bytes),
+        )
+    set_up_logs(level=log.level, file=kept)
     serve_until_end(lambda: asyncio.run(run_box(box)))
 
 
@@ -82,6 +92,10 @@ class Report(msgspec.Struct, kw_only=True):
     disk_free_bytes: int = 0
     disk_reserve_bytes: int = 0
     """What of the reserve is there."""
+    disk_bytes: dict[str, int] = {}
+    """What lies beside the ledger, by kind."""
+    pruned_records: int = 0
+    """Of all epochs: the centre has them, here only their identities and outcomes stay."""
     addresses: dict[str, tuple[str, ...]] = {}
     line: str = ""
     """The running box's word on its line: mode and reason."""
@@ -124,6 +138,7 @@ def status(settings: Path, token: str, as_json: bool) -> None:
 
 def _report(box: Box, token: str) -> Report:
     from edgegw.ledger.reserve import RESERVE_NAME
+    from edgegw.ledger.space import Space
     from edgegw.replica.drills import last_drill
     from edgegw.uplink.status import HINTS
 
@@ -131,6 +146,7 @@ def _report(box: Box, token: str) -> Report:
     with open_reader(directory) as store:
         book, tip = read_book(store, bank=settings.bank, box=settings.box)
         kept = store.cosignature(tip.epoch)
+        pruned = sum(horizon.size for horizon in store.pruned.horizons())
     cosigned_size = 0 if kept is None else kept[0]
     disk = os.statvfs(directory)
     reserve = directory / RESERVE_NAME
@@ -150,6 +166,8 @@ def _report(box: Box, token: str) -> Report:
         site_version=book.site_version,
         stand_ins_waiting=len(list(book.stand_ins.items())),
         disk_free_bytes=disk.f_bavail * disk.f_frsize,
+        disk_bytes=Space(directory, payments_bytes_min=settings.disk.payments_bytes_min).bytes_by_kind(),
+        pruned_records=pruned,
         disk_reserve_bytes=reserve.stat().st_blocks * 512 if reserve.exists() else 0,
     )
     if (drill := last_drill(directory)) is not None:
@@ -232,6 +250,8 @@ def _show(report: Report) -> None:
         "window": f"{report.window}, {report.window_transfers} transfers",
         "site": f"version {report.site_version}",
         "disk": f"{report.disk_free_bytes:,} bytes free, {report.disk_reserve_bytes:,} in reserve",
+        "disk by kind": ", ".join(f"{kind} {size:,}" for kind, size in report.disk_bytes.items()),
+        "pruned": f"{report.pruned_records} records" if report.pruned_records else "",
         "hint": report.hint,
     }
     rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}

@@ -215,6 +215,7 @@ def journal_export(settings: Path, output: Path, epoch: int, box: str, directive
     Example: edgegw journal export mirror.toml --box branch-1 --output branch-1.journal
     """
     from edgegw.ledger import export
+    from edgegw.ledger.space import Space
 
     draft = output.with_name(f".{output.name}.new")
     with (
@@ -222,6 +223,7 @@ def journal_export(settings: Path, output: Path, epoch: int, box: str, directive
         progress_bar("exporting") as progress,
         draft.open("wb") as file,
     ):
+        Space(store.path.parent).check_output(output, store.pruned.file_size().size)
         if directives:
             number = epoch or max((end.incarnation for end in store.directives_ends()), default=0)
             end = export.export_directives(store, file, incarnation=number, progress=progress)

@@ -179,6 +179,19 @@ class LogTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = "info"
 
 
+class BoxLogTable(LogTable, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[log]`: what the box writes to its standard error, and beside its ledger for who comes to it."""
+
+    bytes_max: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=1 << 40,
+            description="How much of the log is kept in log/box.jsonl beside the ledger; 0 keeps nothing.",
+        ),
+    ] = 32 << 20
+
+
 class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file, but for the tables of the protocols."""
 
@@ -211,7 +224,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     disk: DiskTable = DiskTable()
     retention: RetentionTable = RetentionTable()
     refusals: RefusalsTable = RefusalsTable()
-    log: LogTable = LogTable()
+    log: BoxLogTable = BoxLogTable()
 
 
 class Box(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from edgegw.core.exchange import frontier_at
 from edgegw.core.journal import Checkpoint, consistency_proof, inclusion_proof, journal_origin
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Kind, Refusal, Request, Transfer, decode_record
-from edgegw.errors import BrokenInvariant, LedgerCorrupt, RecordPruned
+from edgegw.errors import BrokenInvariant, LedgerCorrupt, RecordPruned, StorageBusy
 from edgegw.ledger import prune
 from edgegw.ledger.check import Report, check
 from edgegw.ledger.export import export_journal
@@ -456,6 +458,61 @@ class StopAt:
         if not self._left:
             raise Stopped(statement)
         return True
+
+
+async def test_a_kill_while_it_prunes_leaves_a_sound_ledger_that_goes_on(tmp_path: Path) -> None:
+    """SIGKILL is no exception: nothing is rolled back but by the next process that opens the file."""
+    async with box(tmp_path) as one:
+        await one.old_day(3_000)
+        clock = one.clock
+    ends = [0]
+    while ends[-1] < 2_816:
+        ends.append(_killed(tmp_path, clock, before=ends[-1]))
+        assert len(ends) < 20
+    assert len(ends) > 3
+    again = open_pen(tmp_path, clock, boot="boot-2")
+    async with running(again):
+        [repeat] = await again.decide("till", [payment(3, 1)], DOWN)
+        assert isinstance(repeat, Recalled)
+
+
+def _killed(directory: Path, clock: TestClock, *, before: int) -> int:
+    """The horizon after a process that raised it was killed; the ledger is sound."""
+    child = os.fork()
+    if not child:
+        _prune_and_exit(directory, clock)
+    while _horizon(directory) <= before and os.waitpid(child, os.WNOHANG) == (0, 0):
+        pass
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    reader = Store.open_reader(directory / "ledger.db")
+    assert findings(full_check(reader)) == []
+    reader.close()
+    return _horizon(directory)
+
+
+def _horizon(directory: Path) -> int:
+    try:
+        reader = Store.open_reader(directory / "ledger.db")
+    except StorageBusy:
+        return 0  # The child recovers the WAL of the one before.
+    horizon = reader.pruned.horizon(1)
+    reader.close()
+    return horizon
+
+
+def _prune_and_exit(directory: Path, clock: TestClock) -> None:
+    """Prune until killed, in a process of its own that ends without the tests' own end."""
+    try:
+        pen = open_pen(directory, clock, boot=f"boot-{os.getpid()}")
+        reader = pen.desk.store.reader()
+        [plan] = prune.plans(reader, records_days=DAYS, verify_cosignature=HUB.public.check_cosignature)
+        for step in prune.work(reader, plan, Done(epoch=1, start=0, end=0, held_by=plan.held_by)):
+            if step is not None:
+                pen.commit_now(step)
+    finally:
+        os._exit(0)
 
 
 # --- proofs, over records of no meaning ---------------------------------------------------------------------

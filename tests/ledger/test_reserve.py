@@ -1,5 +1,6 @@
 """A full disk: payments are refused in time, own records still go in, nothing acknowledged is lost."""
 
+import logging
 import os
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ import pytest
 from edgegw.core import records
 from edgegw.errors import OutcomeUnknown, StorageFull
 from edgegw.ledger.reserve import LOOK_S, Reserve, Room
+from edgegw.ledger.space import Space, Use
 from edgegw.ledger.store import Store
+from edgegw.observe.logs import LogFile
 from tests.ledger.pens import TestPen, full_check, new_store
 
 DISK_BYTES = 24 * 2**20
@@ -216,3 +219,53 @@ def test_a_look_at_the_disk_is_not_taken_for_every_payment(tmp_path: Path) -> No
     clock.now_s += 1.0 + LOOK_S
     assert reserve.room_for_payments()
     assert reserve.path.exists()
+
+
+def test_telemetry_is_shed_before_copies_and_payments_stop_last(disk: Disk) -> None:
+    """A log that fills the disk must never be what a payment is refused for."""
+    space = Space(disk.home, payments_bytes_min=PAYMENTS_BYTES_MIN)
+    pen = TestPen(new_store(disk.home))
+    log = LogFile(
+        disk.home / "log" / "box.jsonl",
+        bytes_max=2**20,
+        may_write=lambda line_bytes: space.may_use(Use.TELEMETRY, line_bytes),
+    )
+
+    def say(count: int) -> None:
+        for number in range(count):
+            log.emit(logging.makeLogRecord({"msg": f"{number} " + "x" * 1_000}))
+
+    def allowed() -> tuple[bool, bool, bool]:
+        telemetry, copies = (space.may_use(use, 2**16) for use in (Use.TELEMETRY, Use.COPIES))
+        return telemetry, copies, pay(disk, pen)
+
+    assert allowed() == (True, True, True)
+    say(2_000)
+    assert log.dropped == 0
+    assert 2**19 < space.bytes_of("log") <= 2**20
+    # Its own older files, which go first, must not be what is lacking.
+    disk.fill(leave_bytes=4 * PAYMENTS_BYTES_MIN - 2**20)
+    say(10)
+    assert log.dropped == 10
+    assert space.bytes_of("log") <= 2**18 + 4_096
+    disk.fill(leave_bytes=4 * PAYMENTS_BYTES_MIN - 2**16)
+    assert allowed() == (False, True, True)
+    disk.fill(leave_bytes=3 * PAYMENTS_BYTES_MIN - 2**16)
+    assert allowed() == (False, False, True)
+    disk.fill(leave_bytes=PAYMENTS_BYTES_MIN - 2**16)
+    assert allowed() == (False, False, False)
+    disk.free()
+    assert allowed() == (True, True, True)
+    say(1)
+    assert log.dropped == 0
+    assert "log_lines_dropped" in (disk.home / "log" / "box.jsonl").read_text()
+
+
+def test_an_export_does_not_take_the_ledgers_disk_what_payments_need(disk: Disk, tmp_path: Path) -> None:
+    """An auditor's file in the data directory must not stop the branch; on another disk it is welcome."""
+    space = Space(disk.home, payments_bytes_min=PAYMENTS_BYTES_MIN)
+    space.check_output(disk.home / "audit.db", 2**20)
+    disk.fill(leave_bytes=3 * PAYMENTS_BYTES_MIN)
+    with pytest.raises(StorageFull, match=r"audit\.db"):
+        space.check_output(disk.home / "audit.db", 2**20)
+    space.check_output(tmp_path / "audit.db", 2**20)

@@ -4,11 +4,12 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
-from edgegw.observe.logs import set_up_logs
+from edgegw.observe.logs import LogFile, set_up_logs
 
 PAN = "4111111111111111"
 
@@ -64,3 +65,17 @@ def test_no_card_number_leaves_through_a_log(lines: io.StringIO) -> None:
     logging.getLogger("library").info("got %s", PAN)
     assert PAN not in lines.getvalue()
     assert len(read(lines)) == 3
+
+
+def test_a_log_file_keeps_the_newest_lines_within_its_bytes(tmp_path: Path) -> None:
+    """Who comes to the box reads what it said last; a log without an end would be what fills its disk."""
+    file = LogFile(tmp_path / "log" / "box.jsonl", bytes_max=8_000, may_write=lambda _: True)
+    for number in range(500):
+        file.emit(logging.makeLogRecord({"msg": f"line {number:04} {'x' * 50}"}))
+    kept = sorted((tmp_path / "log").iterdir())
+    assert [path.name for path in kept] == ["box.jsonl", "box.jsonl.1", "box.jsonl.2", "box.jsonl.3"]
+    assert sum(path.stat().st_size for path in kept) <= 8_000
+    text = "".join(path.read_text() for path in (*reversed(kept[1:]), kept[0]))
+    numbers = [int(line.split()[1]) for line in text.splitlines()]
+    assert numbers == list(range(numbers[0], 500))
+    assert len(numbers) > 90
