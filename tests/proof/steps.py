@@ -61,6 +61,10 @@ def _fast(path: str) -> str:
     return f"-m pytest -q -s {path}"
 
 
+def _all(path: str) -> str:
+    return f"-m pytest -q -s -m 'slow or not slow' {path}"
+
+
 STEPS: Final[tuple[Step, ...]] = (
     Step(
         name="crash-states",
@@ -140,7 +144,7 @@ STEPS: Final[tuple[Step, ...]] = (
     Step(
         name="simulator",
         claim="Of a million simulated transfers under every fault none is lost, doubled or created",
-        command="-m tests.simulator --seeds 1..1000 --processes 1 --state {state} --json",
+        command="-m tests.simulator --seeds 1..1020 --processes 1 --state {state} --json",
         short="-m tests.simulator --seeds 1..3 --processes 1 --json",
         asked=("seeds >= 1000", "transfers >= 1000000", "red == 0"),
         minutes=25,
@@ -188,9 +192,34 @@ STEPS: Final[tuple[Step, ...]] = (
     Step(
         name="mirror",
         claim="With durability = mirrored no answer leaves before the mirror's cosignature, and none burns",
-        command=_fast("tests/mirror tests/ledger/test_coverage.py"),
+        command=_all("tests/mirror tests/ledger/test_coverage.py"),
         short=_fast("tests/ledger/test_coverage.py"),
-        asked=("passed >= 15", "failed == 0"),
+        asked=("passed >= 30", "failed == 0"),
+        minutes=3,
+    ),
+    Step(
+        name="replica-kills",
+        claim="No copy of a box that is killed at full speed is malformed, and none is ahead of what it holds",
+        command=_slow("tests/replica/test_kills.py"),
+        short=_fast("tests/replica/test_kills.py"),
+        asked=("kills >= 20", "failed == 0"),
+        minutes=6,
+        alone=True,
+    ),
+    Step(
+        name="replica-alarms",
+        claim="A copy that is silent, stuck or dead is alarmed within 10 s",
+        command=_slow("tests/replica/test_alarms.py"),
+        short=_fast("tests/replica/test_alarms.py"),
+        asked=("passed >= 1", "failed == 0"),
+        alone=True,
+    ),
+    Step(
+        name="restore",
+        claim="The best verified copy comes back, older ones where it is malformed, and nothing clears before",
+        command=_all("tests/replica/test_restore.py"),
+        short=_fast("tests/replica/test_restore.py"),
+        asked=("passed >= 4", "failed == 0"),
         minutes=2,
     ),
 )

@@ -138,7 +138,7 @@ def test_a_verdict_of_an_older_source_says_so(tmp_path: Path) -> None:
 def test_the_test_or_command_of_every_step_exists(one: Step) -> None:
     """A step whose file was renamed would fail after half an hour, in the long run alone."""
     for command in (one.command, one.short):
-        words = command.split()
+        words = shlex.split(command)
         assert words[0] == "-m"
         if words[1] == "pytest":
             paths = [word for word in words if word.startswith("tests/")]

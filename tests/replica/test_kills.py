@@ -13,6 +13,7 @@ import apsw
 import pytest
 
 from edgegw.replica.copies import CopyError
+from tests.proof.figures import note
 from tests.replica.kept import Kept
 from tests.replica.killed_box import chained
 from tests.waiting import wait_until
@@ -70,8 +71,11 @@ def killed_and_restarted(folder: Path, chance: random.Random) -> tuple[int, int]
 def test_no_copy_of_a_box_that_is_killed_at_full_speed_is_malformed(tmp_path: Path) -> None:
     """A copy that is wrong in one of three crashes is worse than none: nobody knows which."""
     chance = random.Random(7)
+    sizes: list[int] = []
     for number in range(KILLS):
         at_kill, after = killed_and_restarted(tmp_path / str(number), chance)
+        sizes.append(at_kill)
+        note(kills=number + 1, without_copy_at_kill=sum(not size for size in sizes))
         assert 0 <= at_kill <= after
 
 
