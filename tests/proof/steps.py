@@ -199,7 +199,7 @@ STEPS: Final[tuple[Step, ...]] = (
     ),
     Step(
         name="replica-kills",
-        claim="No copy of a box that is killed at full speed is malformed, and none is ahead of what it holds",
+        claim="No copy of a box that is killed at full speed comes back malformed or ahead of it",
         command=_slow("tests/replica/test_kills.py"),
         short=_fast("tests/replica/test_kills.py"),
         asked=("kills >= 20", "failed == 0"),
@@ -216,7 +216,7 @@ STEPS: Final[tuple[Step, ...]] = (
     ),
     Step(
         name="restore",
-        claim="The best verified copy comes back, older ones where it is malformed, and nothing clears before",
+        claim="The best verified copy comes back, an older one where it is malformed, and clears nothing",
         command=_all("tests/replica/test_restore.py"),
         short=_fast("tests/replica/test_restore.py"),
         asked=("passed >= 4", "failed == 0"),
