@@ -104,6 +104,9 @@ class MemoryGateway:
         self.at_ns += 1 << 16
         return self.at_ns
 
+    async def covered(self, *records: str) -> None:
+        """At once: there is no mirror."""
+
     async def decide(self, client: str, request: Request) -> Decided:
         """Decide, or give the first answer again."""
         await self.gate.wait()
