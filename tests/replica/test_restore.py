@@ -134,33 +134,12 @@ def test_a_copy_that_is_damaged_gives_way_to_an_older_one_and_nothing_is_deleted
     assert said["txid"] < newest.name.partition("-")[0]
     assert (Path(said["set_aside"]) / "ledger.db").read_bytes() == ledger
     assert sorted(path.name for path in Path(branch.path("data")).glob("restore-*")) == []
-
-
-def test_without_any_sound_copy_the_ledger_begins_empty_and_says_who_fills_it(branch: Branch) -> None:
-    """A bank that lost box and copy still has its hub."""
-    wait_until_copied(branch)
-    assert branch.box is not None
-    branch.box.end(signal.SIGKILL)
+    # Without any sound copy the ledger begins empty: the hub fills it.
     shutil.rmtree(branch.path("copy"))
     said = restored(branch)
     assert not said["restored"]
     assert (Path(said["set_aside"]) / "ledger.db").exists()
     assert not Path(branch.path("data/ledger.db")).exists()
-
-
-def test_a_drill_proves_the_copy_beside_the_running_box_and_leaves_nothing(branch: Branch) -> None:
-    """A copy that nobody ever restored is a hope."""
-    branch.pay("alice", 1_500)
-    wait_until_copied(branch)
-    drill = json.loads(branch.run("drill", branch.path("box.toml"), "--json"))
-    assert (drill["well"], drill["epoch"], drill["problem"]) == (True, 1, "")
-    assert drill["size"] > 0
-    shown = json.loads(branch.run("status", branch.path("box.toml"), "--json"))
-    assert (shown["replica"], shown["replica_drill"]["well"]) == ("well disk", True)
-    assert not list(Path(branch.path("data")).glob("drill-*"))
-    metrics = branch.call("GET", "/metrics").body.decode()
-    assert "edgegw_replica_well 1.0" in metrics
-    branch.run("drill", branch.path("box.toml"), "--target", "none", code=2)
 
 
 def forged(branch: Branch) -> None:
@@ -212,8 +191,9 @@ async def test_a_copy_that_restores_and_is_wrong_fails_the_drill_begins_anew_and
     assert len(said["tried"]) == 1
 
 
-async def test_the_first_drill_comes_soon_and_the_next_ones_on_schedule(branch: Branch) -> None:
-    """A drill that somebody must remember is not held."""
+async def test_drills_come_soon_and_on_schedule_beside_the_running_box(branch: Branch) -> None:
+    """A copy that nobody ever restored is a hope, and a drill that somebody must remember is not held."""
+    branch.pay("alice", 1_500)
     await asyncio.to_thread(wait_until_copied, branch)
     status = Status(state=State.STARTING, target="disk")
     drills = Drills(
@@ -231,8 +211,14 @@ async def test_the_first_drill_comes_soon_and_the_next_ones_on_schedule(branch: 
         await until(lambda: status.drill is not None, "the first drill", timeout_seconds=30)
         first = status.drill
         assert first is not None
-        assert first.well, first.problem
+        assert (first.well, first.problem, first.epoch) == (True, "", 1)
+        assert first.size > 0
         await until(lambda: status.drill is not first, "the second drill", timeout_seconds=30)
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+    shown = json.loads(await asyncio.to_thread(branch.run, "status", branch.path("box.toml"), "--json"))
+    assert (shown["replica"], shown["replica_drill"]["well"]) == ("well disk", True)
+    assert not [name for name in os.listdir(branch.path("data")) if name.startswith("drill-")]
+    assert "edgegw_replica_well 1.0" in branch.call("GET", "/metrics").body.decode()
+    branch.run("drill", branch.path("box.toml"), "--target", "none", code=2)
