@@ -90,12 +90,13 @@ class Mirrored:
         self._reader.close()
 
     def _cover(self, pen: Pen, identity: Identity, key: VerifyingKey | None) -> None:
-        tip = pen.desk.tip
-        size = 0 if key is None else _noted_size(pen.desk.store, tip.epoch, identity, key)
-        self.coverage.started(epoch=tip.epoch, size=tip.size, cosigned=min(size, tip.size))
         pen.coverage = self.coverage
-        if self.mirror is not None:
-            pen.on_commit.append(self._committed)
+        if key is None:
+            return
+        tip = pen.desk.tip
+        size = _noted_size(pen.desk.store, tip.epoch, identity, key)
+        self.coverage.started(epoch=tip.epoch, size=tip.size, cosigned=min(size, tip.size))
+        pen.on_commit.append(self._committed)
 
     def _committed(self) -> None:
         if self._pen is not None and self.mirror is not None:

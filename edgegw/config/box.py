@@ -115,8 +115,10 @@ class MirrorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = "local"
     timeout_ms: Annotated[
-        DurationMs,
+        int,
         msgspec.Meta(
+            ge=100,
+            le=86_400_000,
             description="A mirror that lacks a record, or is silent, for this long is away: answers wait no"
             " longer."
         ),

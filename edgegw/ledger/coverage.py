@@ -22,6 +22,7 @@ import msgspec
 from edgegw.core.records import Durability
 from edgegw.errors import BrokenInvariant, MirrorAway, Next, OperatingError, OutcomeUnknown
 from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Undecided
+from edgegw.ledger.rows import SEQ_MAX
 
 COMMITS_MAX: Final = 4_096
 """So many COMMITs are told apart by their time; a mirror away for longer needs only the oldest."""
@@ -137,7 +138,7 @@ class Coverage:
     @property
     def up(self) -> bool:
         """Whether the mirror answers."""
-        return self.rule.mirrored and self._is_met and self._silent_ns() <= self._timeout_ns
+        return self._has_answered and self._silent_ns() <= self._timeout_ns
 
     @property
     def lag_ns(self) -> int:
@@ -156,7 +157,7 @@ class Coverage:
 
     def committed(self, *, epoch: int, size: int) -> None:
         """The journal on disk has this size now."""
-        if not self.rule.mirrored or self._sizes.get(epoch, 0) >= size:
+        if self._sizes.get(epoch, 0) >= size:
             return
         if len(self._commits) >= COMMITS_MAX:
             # Told with the time of the one before it: it counts as older than it is, never as younger.
@@ -188,6 +189,11 @@ class Coverage:
             _resolve(self._waiting.pop(place))
         if self.state is not Durability.MIRRORED or not self._is_met:
             self._changed.set()
+
+    def excused(self, *, epoch: int) -> None:
+        """The mirror holds another history of this earlier epoch, for ever: nothing waits for it to have
+        ours."""
+        self.covered(epoch=epoch, size=SEQ_MAX)
 
     # -- the task --------------------
 

@@ -276,6 +276,22 @@ async def test_a_fork_is_found_at_the_opening_and_amid_a_session(port: MirrorPor
     await until(lambda: third.mode is Mode.FORKED, "the copy of the clone to be told")
 
 
+async def test_a_full_disk_at_the_mirror_is_said_and_healed(port: MirrorPort, run: Run) -> None:
+    """The mirror must not cosign what it could not write, nor need a restart once there is room."""
+    box = BoxHere(Epoch())
+    way = box.way(port.port)
+    run(way)
+    await until(lambda: box.sizes[-1:] == [1], "the link to be covered")
+    assert port.keeper is not None
+    database = port.keeper._store._db
+    database.pragma("max_page_count", 1)  # as small as the file is
+    box.write(way, 250)
+    await until(lambda: "HTTP 507" in box.said, "the full disk to be said")
+    assert box.sizes == [1]
+    database.pragma("max_page_count", 1 << 30)
+    await until(lambda: box.sizes[-1:] == [251], "the mirror to go on")
+
+
 async def test_an_edited_record_never_reaches_the_mirror(port: MirrorPort, run: Run) -> None:
     """The mirror's copy is evidence: what was changed on the box's disk must not become it."""
     box = BoxHere(Epoch())
