@@ -116,7 +116,7 @@ def _asked(facts: Facts, machine: str) -> dict[tuple[str, str], list[Plain]]:
     """What was sent to a machine under each identity."""
     asked: dict[tuple[str, str], list[Plain]] = defaultdict(list)
     for one in facts.sent:
-        if one["box"] == machine:
+        if facts.box_of[one["box"]] == facts.box_of[machine]:
             asked[one["client"], one["request"]["id"]].append(one)
     return asked
 

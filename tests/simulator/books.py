@@ -120,12 +120,12 @@ def _audit_balances(facts: Facts, records: dict[tuple[str, int, int], Plain]) ->
                 continue
             expected[debit] -= amount
             expected[credit] += amount
-    resolved = _resolved(records)
+    resolved = _resolved(facts, records)
     for row in facts.tables["stand_in"]:
         if row["state"] == "confirmed":
             expected[row["payer"]] -= row["amount_minor"]
-        hold = f"{row['epoch'] << 96 | row['seq'] << 32 | 1:032x}"
-        by_centre = row["settled"] and (row["box"], hold) not in resolved
+        hold = f"{row['epoch'] << 96 | row['seq'] % BRANCH_SEQS << 32 | 1:032x}"
+        by_centre = row["settled"] and (row["box"], row["seq"] // BRANCH_SEQS, hold) not in resolved
         if by_centre and (row["state"] == "confirmed" or row["liable"] == "branch"):
             expected[row["payee"]] += row["amount_minor"]
     for row in facts.tables["loss"]:
@@ -156,13 +156,17 @@ def _done_in_another_history(records: dict[tuple[str, int, int], Plain]) -> set[
     return found
 
 
-def _resolved(records: dict[tuple[str, int, int], Plain]) -> set[tuple[str, str]]:
-    """The holds that a box's own journal has posted or voided; the centre finished the others."""
+def _resolved(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> set[tuple[str, int, str]]:
+    """The holds that a box's own journal has posted or voided, by the history that the hold is in; the centre
+    finished the others."""
+    shared = {(row["box"], row["epoch"], row["number"]): row["fork_size"] for row in facts.tables["branch"]}
     found = set()
-    for (box, _, _), row in records.items():
+    for (box, epoch, seq), row in records.items():
         for leg in legs_of(json.loads(row["body"])):
             if leg[4]:
-                found.add((box, leg[4]))
+                branch = seq // BRANCH_SEQS
+                is_shared = (int(leg[4], 16) >> 32 & (2**64 - 1)) < shared.get((box, epoch, branch), 0)
+                found.add((box, 0 if is_shared else branch, leg[4]))
     return found
 
 

@@ -98,7 +98,7 @@ class Client:
         if order not in self.open:
             self.open.append(order)
         for attempt in range(tries):
-            box = order.box
+            box = order.box if order.box in self.machines else self.home
             if attempt and self.chance.random() < self.wandering:
                 box = self.chance.choice(sorted(self.machines))
             if await self._asked(order, box):
@@ -132,6 +132,12 @@ class Client:
             if one.answer or one.code in FINAL_CODES:
                 request["_done"] = True
         return all(request.get("_done") for request in order.requests)
+
+    def move(self, old: str, new: str) -> None:
+        """Ask at another box for what was open at one that is gone."""
+        self.home = new if self.home == old else self.home
+        for order in self.open:
+            order.box = new if order.box == old else order.box
 
     # --- what to ask ----------------------------------------------------------------------------------------
 

@@ -65,6 +65,26 @@ async def _off_with_all_at_the_hub(world: World, machine: Machine) -> bool:
     return True
 
 
+async def clone(world: World, chance: Random) -> None:
+    """A copy of a box's disks is started as a second box, cut off or not, and has clients of its own."""
+    await passed(3 + chance.random() * 12)
+    original = chance.choice(list(world.machines.values()))
+    if original.process is None or not original.ledger.exists():
+        return
+    label = f"{original.name}-copy"
+    copy = original.clone(world.folder / label, label)
+    world.machines[label] = copy
+    for address in world.centre.addresses:
+        link = world.network.link(label, address)
+        link.broken_up = link.broken_down = chance.random() < 0.7
+    copy.boot()
+    world.injected["clone"] += 1
+    client = world.client(f"till-copy-{chance.randrange(100)}", label, chance)
+    await client.work(20 + chance.randrange(40))
+    for address in world.centre.addresses:
+        world.network.link(label, address).heal()
+
+
 async def hub_restore(world: World, chance: Random) -> None:
     """The hub's database goes back to an older copy: a restore, or a failover that lost its last commits."""
     while True:
@@ -153,12 +173,15 @@ async def operator(world: World) -> None:
             continue
         for name, machine in sorted(world.machines.items()):
             own = machine.process
+            if machine.label != machine.name:
+                continue
             if own is None or own.gateway is None or own.gateway.book.mode.value not in OUT_OF_SERVICE:
                 continue
             if world.loop.time() - ordered.get(name, -ORDER_AGAIN_S) < ORDER_AGAIN_S:
                 continue
             ordered[name] = world.loop.time()
-            if own.gateway.book.mode.value == "forked":
+            retire_copies(world, of=machine.name)  # else the copy would get the epoch that is ordered
+            if own.gateway.book.mode.value in ("forked", "fenced"):
                 bring_journals(world, machine)
             try:
                 world.centre.order(lambda connection, box=name: release_epoch(connection, box))
@@ -191,6 +214,20 @@ def bring_journals(world: World, machine: Machine) -> None:
 
 
 OUT_OF_SERVICE = frozenset({"behind", "forked", "fenced"})
+
+
+def retire_copies(world: World, *, of: str = "") -> None:
+    """Switch the copies of a box (or of all) off for good and bring what they have written to the hub."""
+    for label, machine in sorted(world.machines.items()):
+        if label == machine.name or (of and machine.name != of):
+            continue
+        machine.supervised = False
+        machine.crash()
+        world.retired[label] = world.machines.pop(label)
+        if machine.ledger.exists():
+            bring_journals(world, machine)
+        for client in world.clients:
+            client.move(label, machine.name)
 
 
 def seal_what_is_over(world: World) -> None:

@@ -27,7 +27,7 @@ from tests.simulator.world import World, digest_of, until, workplace
 
 STEPS: Final = 1_000
 NS: Final = 1_000_000_000
-HEAL_S: Final = 900.0
+HEAL_S: Final = 240.0
 ROUNDS_MAX: Final = 40
 ALIKE_MAX: Final = 6
 """Findings of one kind in a report: what went wrong first is not hidden behind what followed from it."""
@@ -159,8 +159,15 @@ FAULTS: Final[dict[str, Fault]] = {
     "replace": disasters.replace,
     "hub_restore": disasters.hub_restore,
     "poison": disasters.poison,
+    "clone": disasters.clone,
 }
-RARE: Final[dict[str, float]] = {"restore": 0.3, "replace": 0.15, "hub_restore": 0.25, "poison": 0.15}
+RARE: Final[dict[str, float]] = {
+    "restore": 0.3,
+    "replace": 0.15,
+    "hub_restore": 0.25,
+    "poison": 0.15,
+    "clone": 0.2,
+}
 """How often a seed has them; every other fault is in more than half of the seeds."""
 
 
@@ -255,7 +262,7 @@ async def _day(seed: int, folder: Path, loop: VirtualLoop, steps: int, faults: t
     trouble.append(asyncio.ensure_future(_operate(world, Random(f"{name}/operate"))))
     person = asyncio.ensure_future(disasters.operator(world))
     each = max(1, steps // len(world.clients))
-    await asyncio.gather(*(client.work(each) for client in world.clients))
+    await asyncio.gather(*(client.work(each) for client in list(world.clients)))
     for task in trouble:
         task.cancel()
     for done in await asyncio.gather(*trouble, return_exceptions=True):
@@ -291,6 +298,7 @@ async def _heal(world: World) -> None:
     if world.centre.process is not None:
         world.centre.process.dies_at_commit = 0
     await until(lambda: world.centre.process is not None, seconds=60)
+    disasters.retire_copies(world)
     for client in world.clients:
         client.wandering = 0.0
     for _ in range(ROUNDS_MAX):

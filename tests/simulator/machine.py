@@ -61,8 +61,11 @@ class Machine:
         keys: Keys,
         addresses: tuple[str, ...],
         transport: Callable[[str, Any], Any],
+        label: str = "",
     ) -> None:
         self.name = name
+        self.label = label or name
+        """What this machine is called where a copy of it must be told from it."""
         self.folder = folder
         self.keys = keys
         self.wall_ahead_ns = 0
@@ -78,6 +81,7 @@ class Machine:
         self.has_room = True
         self._loop = loop
         self._chance = chance
+        self._addresses = addresses
         self._transport = transport
         self._world = contextvars.copy_context()
         self._starting: asyncio.TimerHandle | None = None
@@ -127,7 +131,7 @@ class Machine:
         own.mono_ns = lambda: int(self._loop.time() * NS) - began_ns
         own.token = chance.randbytes
         own.fraction = chance.random
-        own.transport = lambda settings: self._transport(self.name, settings)
+        own.transport = lambda settings: self._transport(self.label, settings)
         own.room = lambda: self.has_room
         own.kill = lambda: self._killed(own)
         self.process = own
@@ -201,6 +205,20 @@ class Machine:
             if (copy / part).exists():
                 shutil.rmtree(self.folder / part, ignore_errors=True)
                 shutil.copytree(copy / part, self.folder / part)
+
+    def clone(self, folder: Path, label: str) -> Machine:
+        """A second machine with this one's names, keys and, as it is now, disks."""
+        self.copy_disk(folder, anchor=True)
+        return Machine(
+            self.name,
+            folder,
+            loop=self._loop,
+            chance=Random(f"{label}/{self._chance.random()}"),
+            keys=self.keys,
+            addresses=self._addresses,
+            transport=self._transport,
+            label=label,
+        )
 
     # --- its clients ----------------------------------------------------------------------------------------
 

@@ -415,6 +415,9 @@ class Model:
             return no("original_was_refused")
         if original["request"]["kind"] not in ("payment", "hold"):
             return no("original_not_reversible")
+        parties = (original["request"]["credit_account_id"], self._who_paid(original))
+        if any(name not in self.state.accounts for name in parties):
+            return no("original_not_reversible")
         if self._waited_when_its_epoch_ended(original):
             return no("hold_epoch_over" if original["request"]["kind"] == "hold" else "stand_in_waits")
         before, moved = self._given_back(original), self._still_stands(original)
@@ -429,6 +432,12 @@ class Model:
         if waits and not request["advice"]:
             return no("stand_in_waits")
         return self._give_back(original, request, amount, funding)
+
+    def _who_paid(self, original: Plain) -> str:
+        suspense = f"suspense:{self.box}:{original['request']['currency']}"
+        return (
+            suspense if legs_of(original)[0][0] == suspense else str(original["request"]["debit_account_id"])
+        )
 
     def _waited_when_its_epoch_ended(self, original: Plain) -> bool:
         waits = legs_of(original)[0][3] & PENDING and hold_id(original) not in self.ended
@@ -456,9 +465,7 @@ class Model:
         own = {
             name: f"{name}:{self.box}:{currency}" for name in ("risk", "suspense", "receivable", "recourse")
         }
-        payee, payer = paid["credit_account_id"], paid["debit_account_id"]
-        if legs_of(original)[0][0] == own["suspense"]:
-            payer = own["suspense"]
+        payee, payer = paid["credit_account_id"], self._who_paid(original)
         home = [] if payer == own["suspense"] else self._home(payer, amount)
         if payee in state.frozen and not request["advice"]:
             return no("account_frozen")

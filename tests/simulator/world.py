@@ -47,6 +47,7 @@ TABLES: Final = (
     "loss",
     "directive",
     "box",
+    "branch",
 )
 
 
@@ -76,6 +77,8 @@ class World:
             addresses=ADDRESSES,
         )
         self.machines: dict[str, Machine] = {}
+        self.retired: dict[str, Machine] = {}
+        """Copies that were found and switched off."""
         for name in names:
             held = {
                 "device": devices[name],
@@ -114,16 +117,13 @@ class World:
             machine.boot()
         for number in range(self.chance.randint(3, 6)):
             home = sorted(self.machines)[number % len(self.machines)]
-            self.clients.append(
-                Client(
-                    f"till-{number}",
-                    home,
-                    chance=Random(f"{seed}/client-{number}"),
-                    site=site,
-                    machines=self.machines,
-                    log=self.log,
-                )
-            )
+            self.client(f"till-{number}", home, Random(f"{seed}/client-{number}"))
+
+    def client(self, name: str, home: str, chance: Random) -> Client:
+        """A client more."""
+        client = Client(name, home, chance=chance, site=self.sites[0], machines=self.machines, log=self.log)
+        self.clients.append(client)
+        return client
 
     def publish(self, site: Site) -> None:
         """Publish a site bundle."""
@@ -191,7 +191,7 @@ class World:
                 lacking.append(f"{name} is down")
                 continue
             book = own.gateway.book
-            if sizes.get((name, book.epoch), 0) != book.seq + 1:
+            if sizes.get((machine.name, book.epoch), 0) != book.seq + 1:
                 lacking.append(f"{name} has {book.seq + 1} records of {book.epoch}, the hub {sizes}")
             if book.mode.value != "active":
                 lacking.append(f"{name} is {book.mode.value}: {book.mode_reason}")
@@ -220,7 +220,7 @@ class World:
         facts.tables = self.tables(*TABLES)
         heads = facts.tables["journal_head"]
         facts.forked = {(row["box"], row["epoch"]) for row in heads if row["forked"]}
-        for name, machine in self.machines.items():
+        for name, machine in {**self.machines, **self.retired}.items():
             facts.box_of[name] = machine.name
             facts.journals[name] = journals_in(machine.ledger)
         return facts
