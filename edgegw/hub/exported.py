@@ -8,7 +8,7 @@ length is read in bounded memory. Leaves out what the hub makes of it (`hub.take
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,10 +31,11 @@ from edgegw.core.messages import (
     Package,
     open_link,
 )
-from edgegw.core.records import Link, decode_record
+from edgegw.core.records import UNREADABLE, Link, decode_record
 
 _LEAVES: Final = b'{"leaves":'
 _CHECKPOINT: Final = b'{"checkpoint":'
+_EPOCH: Final = re.compile("0|[1-9][0-9]{0,18}")
 AGAIN: Final = "export it again, and copy it whole"
 
 
@@ -81,12 +82,13 @@ class Announced:
             self.first_record = file.readline(RECORD_BYTES_MAX).removesuffix(b"\n")
         try:
             header = msgspec.json.decode(first, type=_Header)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             raise ExportError(
                 f"{path} is no exported journal: write one with `edgegw journal export`"
             ) from None
         parts = header.origin.split("/")
-        if header.edgegw_journal != 1 or len(parts) != 4 or parts[0] != "edgegw" or not parts[3].isdigit():
+        is_journal = len(parts) == 4 and parts[0] == "edgegw" and _EPOCH.fullmatch(parts[3])
+        if header.edgegw_journal != 1 or not is_journal:
             raise ExportError(f"{path} is of {header.origin!r}; give the journal of a box, of one epoch")
         self.origin, self.bank, self.box, self.epoch = header.origin, parts[1], parts[2], int(parts[3])
         try:
@@ -106,7 +108,7 @@ class Announced:
             if self.start or not isinstance(first, Link):
                 raise ExchangeError("the first record is no link")
             link = open_link(first.note, hub_key)
-        except (msgspec.MsgspecError, ExchangeError) as problem:
+        except (*UNREADABLE, ExchangeError) as problem:
             raise ExportError(
                 f"epoch {self.epoch} of {self.box} was not issued here, and the file does not prove it:"
                 f" {problem}"
@@ -247,7 +249,7 @@ class _Scan:
             raise ExportError(f"lines follow the one with the signed head; {AGAIN}")
         try:
             return msgspec.json.decode(line, type=_Trailer)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             raise ExportError(
                 f"the line with the signed head, after record {self.exported.size - 1}, is cut off or edited;"
                 f" {AGAIN}"
@@ -257,7 +259,7 @@ class _Scan:
         announced = self.exported.announced
         try:
             place = _place_decoder.decode(line)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             raise ExportError(f"record {seq} is cut off or edited: it is no record; {AGAIN}") from None
         if not line.endswith(b"\n"):
             raise ExportError(f"record {seq} is cut off; {AGAIN}")
@@ -282,7 +284,7 @@ class _Scan:
 def _named(line: bytes) -> list[bytes]:
     try:
         raw = base64.b64decode(msgspec.json.decode(line, type=_Leaves).leaves)
-    except (msgspec.MsgspecError, binascii.Error):
+    except (*UNREADABLE, ValueError):
         return []
     return [raw[start : start + HASH_BYTES] for start in range(0, len(raw), HASH_BYTES)]
 

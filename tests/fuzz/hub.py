@@ -1,4 +1,4 @@
-"""Fuzz target of a box that signs whatever it likes: the hub keeps every record, and its books stay sound."""
+"""Fuzz targets of the hub: a box that signs what it likes, and a journal that anybody brings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from edgegw.core.records import encode
 from edgegw.hub import replay
 from edgegw.hub.books import Books
 from edgegw.hub.database import open_database
-from tests.fuzz.stored import BRANCH, PLACE
+from edgegw.hub.exported import Announced, ExportError, read_journal
+from tests.fuzz.peers import Credulous
+from tests.fuzz.stored import BRANCH, PLACE, file, journals
 from tests.fuzz.target import Target
 from tests.hub.simulated_box import BANK
 from tests.hub.world import NORTH, World, a_site, check_books
@@ -77,4 +79,15 @@ def _replayed(connection: Connection, data: bytes, seq: int) -> None:
     books.write()
 
 
-TARGETS: Final = (Target("hub-record", record, (ExchangeError,), records, slow=True),)
+def exported(data: bytes) -> None:
+    """With its head believed, what is read of a journal are the records that were signed."""
+    announced = Announced(file("taken.journal", data))
+    with read_journal(announced, Credulous()) as read:  # type: ignore[arg-type]
+        count = sum(len(read.leaves_of(package)) for package in read.packages(read.start))
+        assert (read.start + count, read.root) == (read.size, read.root_at(read.size))
+
+
+TARGETS: Final = (
+    Target("taken-journal", exported, (ExportError,), journals),
+    Target("hub-record", record, (ExchangeError,), records, slow=True),
+)

@@ -21,6 +21,7 @@ from edgegw.commands.hub import _postings
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import load_box
 from edgegw.config.hub import load_hub
+from edgegw.config.mirror import load_mirror
 from edgegw.config.options import SettingsError
 from edgegw.config.site import load_site_bundle, site_faults
 from edgegw.core import export, journal, snapshot
@@ -185,6 +186,13 @@ listen = ["127.0.0.1:8600", "[::1]:8601"]
 [boxes]
 box-1 = "box-1+01234567+aa"
 """
+MIRROR_TOML: Final = b"""bank = "b1"
+mirror = "mirror-1"
+hub_key = "hub+01234567+aa"
+listen = ["127.0.0.1:8610"]
+[boxes]
+box-1 = "box-1+01234567+aa"
+"""
 
 
 def box_settings(data: bytes) -> None:
@@ -195,6 +203,11 @@ def box_settings(data: bytes) -> None:
 def hub_settings(data: bytes) -> None:
     """Every fault is a line."""
     load_hub(file("hub.toml", data))
+
+
+def mirror_settings(data: bytes) -> None:
+    """Every fault is a line."""
+    load_mirror(file("mirror.toml", data))
 
 
 def site_json(data: bytes) -> None:
@@ -331,6 +344,7 @@ TARGETS: Final = (
     Target("snapshot", image, _UNREADABLE, lambda: [snapshot.dump(BRANCH.book)]),
     Target("box-settings", box_settings, (SettingsError,), lambda: [BOX_TOML]),
     Target("hub-settings", hub_settings, (SettingsError,), lambda: [HUB_TOML]),
+    Target("mirror-settings", mirror_settings, (SettingsError,), lambda: [MIRROR_TOML]),
     Target("site-json", site_json, (SettingsError,), lambda: [msgspec.json.encode(SITE)]),
     Target("site-toml", site_toml, (SettingsError,), lambda: [SITE_TOML]),
     Target("site-bundle", site_bundle, _UNREADABLE, lambda: [msgspec.json.encode(SITE)]),
