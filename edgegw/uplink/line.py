@@ -431,7 +431,12 @@ class Line:
         session.fork_shown = True
         heads = (*session.opened.closed, *session.held.values())
         held = {head.number: head for head in heads}
-        return Outgoing(await self._read(lambda: other_history(self._source, held)), 0)
+
+        def shown() -> Package | None:
+            newest = self._source.heads()[-1]
+            return other_history(self._source, newest, held.get(newest.epoch))
+
+        return Outgoing(await self._read(shown), 0)
 
     async def _returning(self) -> Returning | None:
         """What the hub has directed and lost goes first: it cannot judge the records without."""

@@ -31,7 +31,7 @@ from edgegw.core.messages import (
 from edgegw.core.records import Mode
 from edgegw.errors import Behind
 from edgegw.uplink.line import Sources
-from edgegw.uplink.outbox import EditedRecord, pack
+from edgegw.uplink.outbox import EditedRecord, OtherHistory, other_history, pack
 from edgegw.uplink.ports import Head, Identity, Journal, LineSettings
 from edgegw.uplink.rehydrate import Keeper, rehydrate
 from edgegw.uplink.session import Reopen, Session, Wire, open_session, opening
@@ -57,6 +57,10 @@ class Coverage(Protocol):
 
     def covered(self, *, epoch: int, size: int) -> None:
         """The mirror holds so much of an epoch."""
+        ...
+
+    def excused(self, *, epoch: int) -> None:
+        """The mirror will never hold this earlier epoch."""
         ...
 
 
@@ -197,6 +201,9 @@ class Mirror:
         """What the mirror says, signed, that it holds needs no cosignature once more, if it is ours."""
         for epoch, size in await in_thread(lambda: _shared(self._source, session)):
             self._coverage.covered(epoch=epoch, size=size)
+        for head in session.opened.closed:
+            if head.number < self._epoch:
+                self._coverage.excused(epoch=head.number)
 
     # --- talking ---
 
@@ -249,6 +256,8 @@ class Mirror:
             self._forked.add(push.number)
             if push.number == self._epoch:
                 await self._line.accused(Event.FOUND_FORKED, f"the mirror says: {beaten.push_reason}")
+            else:
+                self._coverage.excused(epoch=push.number)
             return
         if verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE):
             raise LineFault(f"{session.address}: push refused, {verdict}: {beaten.push_reason}")
@@ -299,7 +308,10 @@ def _next_package(
             continue
         waiting += head.size - have.size
         if package is None:
-            package = pack(source, _ending(head, have, tips), have, PACKAGE_BYTES_MAX)
+            try:
+                package = pack(source, _ending(head, have, tips), have, PACKAGE_BYTES_MAX)
+            except OtherHistory:
+                package = other_history(source, head, have)
     return package, waiting
 
 

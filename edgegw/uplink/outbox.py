@@ -60,11 +60,9 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
     return Outgoing(package, waiting, at_fault)
 
 
-def other_history(source: Journal, held: Mapping[int, LogHead]) -> Package | None:
-    """What shows a hub that the box has signed another history of its newest epoch than the hub holds: the
-    last record of both lengths, and the box's own note. None where the hub holds the same, or nothing."""
-    head = source.heads()[-1]
-    have = held.get(head.epoch)
+def other_history(source: Journal, head: Head, have: LogHead | None) -> Package | None:
+    """What shows a reader that the box has signed another history of this epoch than the reader holds: the
+    last record of both lengths, and the box's own note. None where it holds the same, or nothing."""
     if have is None or not have.size or _ends_early(head):
         return None
     both = min(have.size, head.size)

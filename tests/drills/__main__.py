@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
+import multiprocessing
 import sys
-import tempfile
 import time
-import traceback
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
 
-from tests.drills.branch import Bank, MirroredBank
-from tests.drills.classes import CLASSES, MIRRORED
+from tests.drills.classes import CLASSES
+from tests.drills.run import run
 
 
 def main() -> int:
@@ -30,8 +27,8 @@ def main() -> int:
     began_s = time.monotonic()
     passed = dict.fromkeys(names, 0)
     faults: list[dict[str, str]] = []
-    with ThreadPoolExecutor(options.workers) as workers:
-        for (name, seed), fault in zip(drills, workers.map(lambda one: run(*one), drills), strict=True):
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as workers:
+        for (name, seed), fault in zip(drills, workers.map(run, *zip(*drills, strict=True)), strict=True):
             passed[name] += not fault
             if fault:
                 command = f"python -m tests.drills --only {name} --seed {seed} --count 1"
@@ -48,21 +45,6 @@ def main() -> int:
     }
     print(json.dumps(figures) if options.json else "\n".join(f"{n:45} {c}" for n, c in passed.items()))
     return 1 if faults else 0
-
-
-def run(name: str, seed: int) -> str:
-    """One drill in a folder of its own; what was wrong, "" for nothing."""
-    with tempfile.TemporaryDirectory(prefix="edgegw-drill-") as folder:
-        bank = (MirroredBank if name in MIRRORED else Bank)(Path(folder), random.Random(seed))
-        try:
-            CLASSES[name](bank)
-        except Exception:  # noqa: BLE001 - whatever a drill raises is its finding
-            logs = sorted(Path(folder).rglob("*.log"), key=lambda log: log.stat().st_mtime_ns)
-            tails = [f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-8:]) for log in logs[-4:]]
-            return "\n".join([f"{name} seed {seed}", traceback.format_exc(), *tails])
-        finally:
-            bank.end()
-    return ""
 
 
 if __name__ == "__main__":
