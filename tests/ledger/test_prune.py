@@ -26,18 +26,19 @@ from edgegw.ledger import prune
 from edgegw.ledger.check import Report, check
 from edgegw.ledger.export import export_journal
 from edgegw.ledger.history import kept_before
-from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Recalled
+from edgegw.ledger.outcomes import Budget, Conflict, Decision, Outcome, Recalled
 from edgegw.ledger.prune import Done, Plan
 from edgegw.ledger.remains import Base
 from edgegw.ledger.replay import Replay
 from edgegw.ledger.rows import position_of
 from edgegw.ledger.scrub import scrub
+from edgegw.ledger.start import Ways, begin_epoch
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import take_snapshot
 from edgegw.payments.answer import PRUNED, answer_from, answer_from_pruned
 from edgegw.payments.answer import Outcome as Said
 from tests.ledger.pens import HUB, TestPen, new_store
-from tests.ledger.running_box import KEY, START_NS, TestClock, enrol, open_pen, payment, running
+from tests.ledger.running_box import KEY, START_NS, TestClock, enrol, open_pen, own, payment, running
 
 DAY_S = prune.DAY_S
 START_S = START_NS // 10**9
@@ -555,3 +556,59 @@ def _proofs(store: Store, horizon: int, old_sizes: list[int], size: int) -> list
         *([frontier_at(old, store.node(1, size)).to_bytes()] for old in old_sizes),
         *(inclusion_proof(old - 1, old, store.node(1, old)) for old in old_sizes if old > horizon),
     ]
+
+
+async def test_an_epoch_that_is_over_goes_but_for_its_last_record(tmp_path: Path) -> None:
+    """Repeats of it are answered in the next epochs, which begin on the ledger as before."""
+    clock = TestClock()
+    async with box(tmp_path) as one:
+        first = await one.pay(600)
+        await one.ask(about(8_000, 8_888))
+        await one.cosign()
+        size, clock = one.pen.desk.tip.size, one.clock
+    clock.pass_seconds(1)
+    store = Store.open(tmp_path / "ledger.db")
+    pen = begin_epoch(store, own("boot-2"), ways(clock), note="the link", epoch=2)
+    async with running(pen):
+        two = PrunedBox.__new__(PrunedBox)
+        two.directory, two.clock, two.pen, two.paid = tmp_path, clock, pen, 0
+        await two.cosign()
+        await two.remember()
+        await two.pass_days(DAYS + 1)
+        plan = two.plans()[0]
+        assert (plan.epoch, plan.end, plan.whole) == (1, size - 1, True)
+        done = Done(epoch=1, start=0, end=0, held_by=plan.held_by)
+        reader = store.reader()
+        for step in prune.work(reader, plan, done):
+            if step is not None:
+                await pen.work(step)
+        assert (done.end, done.held_by.rule) == (size - 1, "last")
+        assert findings(two.check()) == []
+        again = await two.ask(*(payment(number, 1) for number in range(1, 601)))
+        assert sum(isinstance(outcome, Recalled) for outcome in again) >= 599
+        assert len(first) == 600
+        [late] = await two.ask(payment(8_888))
+        assert isinstance(late, Decision)
+        assert isinstance(late.record, Refusal)
+        head = reader.head(1)
+        assert head is not None
+        assert frontier_at(size, reader.node(1, size)).root() == head.root
+        assert inclusion_proof(0, size, reader.node(1, size))
+        assert [plan.end - plan.start for plan in two.plans()] == [0, 0]
+        reader.close()
+    clock.pass_seconds(1)
+    third = begin_epoch(Store.open(tmp_path / "ledger.db"), own("boot-3"), ways(clock), note="link", epoch=3)
+    async with running(third):
+        [repeat] = await third.decide("till", [payment(3, 1)], DOWN)
+        assert isinstance(repeat, Recalled)
+        assert findings(full_check(third.desk.store)) == []
+
+
+def ways(clock: TestClock) -> Ways:
+    return Ways(
+        clock=clock,
+        rules=(),
+        budget=Budget(burst=100, per_second=10),
+        room_for_payments=lambda: True,
+        make_room=lambda: None,
+    )
