@@ -20,7 +20,7 @@ from tests.proof.machine import ROOT
 
 FAILED: Final = 1
 """pytest's status when tests ran and some failed; any other is no finding."""
-TIMEOUT_S: Final = 300
+TIMEOUT_S: Final = 1_200
 
 
 class Edit(NamedTuple):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from tests.proof import figures, results
 from tests.proof.machine import ROOT
 from tests.proof.runner import Run, source_digest, verdict
 from tests.proof.steps import STEPS, Step, falls_short
+from tests.waiting import wait_until
 
 SOURCE = "this source"
 
@@ -107,6 +111,35 @@ def test_what_an_interrupted_step_kept_is_there_for_the_same_source_alone(tmp_pa
     (tmp_path / "one.source").write_text("another source")
     played(tmp_path, keeping)
     assert (tmp_path / "one.state").read_text() == "x"
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from tests.proof.runner import Run
+from tests.proof.steps import Step
+step = Step(name="one", claim="", command=sys.argv[2], short="", asked=("lost == 0",))
+try:
+    Run(Path(sys.argv[1]), source="this source").play([step], again=False)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interrupted_step_is_ended_and_has_no_result(tmp_path: Path) -> None:
+    """What goes on in the background disturbs the next run, and half a run is no measurement."""
+    mark = tmp_path / "pid"
+    waiting = python(
+        f"import os, pathlib, signal; pathlib.Path('{mark}').write_text(str(os.getpid())); signal.pause()"
+    )
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path), waiting]
+    runner = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: mark.exists() and mark.read_text() != "", "the step", timeout_seconds=60)
+    runner.send_signal(signal.SIGINT)
+    said, _ = runner.communicate(timeout=60)
+    assert "interrupted" in said
+    assert not (tmp_path / "one.json").exists()
+    wait_until(lambda: not Path(f"/proc/{mark.read_text()}").exists(), "the step's end", timeout_seconds=60)
 
 
 def test_what_a_machine_cannot_do_is_said_and_is_no_failure(tmp_path: Path) -> None:
