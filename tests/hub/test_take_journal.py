@@ -347,6 +347,29 @@ def test_stand_ins_of_the_second_history_are_finished_when_the_epoch_is_sealed(
     assert world.money("A") == (950, 950, 0)
 
 
+def test_a_hub_that_takes_back_decides_nothing_of_the_second_history(world: World, tmp_path: Path) -> None:
+    """A directive about a record that no box has in its journal would be refused, and the payee unpaid."""
+    box = world.box(NORTH)
+    twin = twin_of(world, box)
+    box.refuse("ab" * 16)
+    box.sync()
+    world.back_up(tmp_path / "backup.db")
+    box.sync(Ask("1", "A", CNY, 100))
+    world.restore(tmp_path / "backup.db")
+    twin.stand_in("A", "SHOP", 40)
+    assert take(world, exported(twin, tmp_path / "twin")).branch == 1
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    opened = box.open()
+    assert opened.verdict is Verdict.HUB_BEHIND
+    assert box.hand_back(opened.directives) is not None
+    box.held = len(box.bodies)
+    assert box.beat().verdict is Verdict.REOPEN
+    assert box.open().verdict is Verdict.OK
+    assert box.epoch == 2
+    assert world.rows("SELECT state FROM stand_in") == [("waiting",)]
+
+
 def test_the_first_historys_late_tail_meets_the_second_one(world: World, tmp_path: Path) -> None:
     """The clone's file came first; a payment that is in both counts once all the same."""
     box = with_money(world)
