@@ -120,7 +120,7 @@ class MirrorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             ge=100,
             le=86_400_000,
             description="A mirror that lacks a record, or is silent, for this long is away: answers wait no"
-            " longer."
+            " longer.",
         ),
     ] = 2_000
     when_away: Annotated[
