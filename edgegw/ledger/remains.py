@@ -17,14 +17,13 @@ from edgegw.errors import BrokenInvariant, LedgerCorrupt
 from edgegw.ledger.faults import Guard
 from edgegw.ledger.rows import SEQ_MAX, place_at, position_of
 
-_FIND_EACH: Final = 64
+_FIND_WIDTHS: Final = (1, 8, 64)
+"""As `store` pads its lists of ids."""
 _FIRST_RECORDS: Final = 3
 """An epoch's link, key and boot, which stay: they prove its key."""
-_FIND: Final = "SELECT id, client, position, remains FROM identity WHERE id IN ({})".format(  # noqa: S608 - marks alone
-    ", ".join("?" * _FIND_EACH)
-)
-_SCAN: Final = """SELECT id, client, position, remains FROM identity WHERE (id, client) > (?, ?)
-    ORDER BY id, client LIMIT ?"""
+_IDENTITY: Final = "SELECT id, client, position, remains FROM identity"
+_FIND: Final = {width: f"{_IDENTITY} WHERE id IN ({', '.join('?' * width)})" for width in _FIND_WIDTHS}
+_SCAN: Final = f"{_IDENTITY} WHERE (id, client) > (?, ?) ORDER BY id, client LIMIT ?"
 
 
 class Horizon(NamedTuple):
@@ -120,12 +119,15 @@ class PrunedTables:
 
     def find(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Pruned]:
         """What stays of these identities, (client, id in hex); raises LedgerCorrupt for what has rotted."""
-        wanted, found = set(keys), {}
+        wanted, found = set(keys), dict[tuple[str, str], Pruned]()
+        if not self._rows("SELECT 1 FROM identity LIMIT 1"):
+            return found
         ids = [bytes.fromhex(identity) for _, identity in keys]
-        for start in range(0, len(ids), _FIND_EACH):
-            chunk = ids[start : start + _FIND_EACH]
-            chunk += chunk[-1:] * (_FIND_EACH - len(chunk))
-            for row in (Identity(*row) for row in self._rows(_FIND, chunk)):
+        for start in range(0, len(ids), _FIND_WIDTHS[-1]):
+            chunk = ids[start : start + _FIND_WIDTHS[-1]]
+            width = next(width for width in _FIND_WIDTHS if width >= len(chunk))
+            chunk += chunk[-1:] * (width - len(chunk))
+            for row in (Identity(*row) for row in self._rows(_FIND[width], chunk)):
                 if (row.client, row.id.hex()) in wanted:
                     found[row.client, row.id.hex()] = _pruned(row)
         return found
