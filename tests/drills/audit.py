@@ -38,6 +38,10 @@ def check_books(bank: Bank) -> None:
 def check_answers(bank: Bank, *, loss_allowed: bool = False) -> None:
     """Every payment that a till was told of is in the hub's books once: the payee has all of it, and the
     payers bore it, or, where two histories spent one allowance, a loss that has a name."""
+    bank.until(
+        lambda: rows(bank, "SELECT count(*) FROM stand_in WHERE NOT settled") == [(0,)],
+        "the centre's word on what the branch cleared at its own risk",
+    )
     check_books(bank)
     balance = dict(rows(bank, "SELECT account_id, balance_minor FROM account"))
     paid = dict.fromkeys(OPENING_MINOR, 0)
