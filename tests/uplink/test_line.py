@@ -15,7 +15,7 @@ from edgegw.core.site import CurrencyRule, Site
 from edgegw.errors import Behind
 from edgegw.uplink import line
 from tests.core.authors import BANK, Author, new_key
-from tests.uplink.box import MemoryBox
+from tests.uplink.box import MemoryBox, MemoryKeeper
 from tests.uplink.hub import HubServer, MemoryHub
 from tests.waiting import until
 
@@ -634,8 +634,14 @@ async def test_a_hub_that_lost_its_directives_gets_them_back_before_any_record(
     await servers[0].start()
     await until(lambda: hub.directives.bodies == whole, "the directives to come back")
     await synced(box, hub)
-    pushed = next(n for n, beat in enumerate(hub.beats[first:]) if beat.push is not None)
-    assert [beat.handed_back is not None for beat in hub.beats[first : first + pushed]] == [True] * pushed
+    kinds = [
+        "directives" if beat.handed_back is not None else "records"
+        for beat in hub.beats[first:]
+        if beat.handed_back is not None or beat.push is not None
+    ]
+    assert kinds[0] == "directives"
+    assert sorted(kinds) == kinds
+    assert not any(beat.handed_back is not None and beat.push is not None for beat in hub.beats)
 
 
 async def test_a_hub_whose_directives_are_others_is_shown_where_they_part(
@@ -704,3 +710,27 @@ async def test_a_hub_that_says_nothing_holds_no_start_up(
     assert await box.new_line(*box.addresses).look() is None
     await servers[0].stop()
     assert await box.new_line(*box.addresses).look() is None
+
+
+async def test_an_epoch_of_which_the_hub_holds_another_history_is_left_and_the_others_come_back(
+    start: Start, hub: MemoryHub
+) -> None:
+    """What was overwritten could never be proved again, and what never ends is never whole."""
+    box = await start()
+    await synced(box, hub)
+    for number in range(3):
+        box.write("operator", number=number)
+    await synced(box, hub)
+    hub.released = True
+    hub.session = type(hub.session)()
+    await until(lambda: 2 in box.epochs, "the second epoch")
+    await synced(box, hub)
+    other = behind(box, hub, 3)
+    other.log.append_body(other.log.body("", type="operator", number=100))
+    other.columns[1].append("operator")
+    mine = list(other.log.bodies)
+    other.keeper = MemoryKeeper(other, "restored")
+    await start(box=other)
+    await until(lambda: other.keeper is not None and other.keeper.completed == 1, "the second epoch to come")
+    assert other.epochs[2].bodies == box.epochs[2].bodies
+    assert other.epochs[1].bodies == mine
