@@ -351,7 +351,7 @@ async def test_the_file_itself_lets_nothing_else_be_deleted(tmp_path: Path, stat
 async def test_the_file_shrinks_by_what_was_pruned(tmp_path: Path) -> None:
     """Retention that does not shrink the file is none: most of each record's bytes come back."""
     async with box(tmp_path) as one:
-        await one.old_day(8_000)
+        await one.old_day(3_000)
         one.pen.desk.store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         before = (tmp_path / "ledger.db").stat().st_size
         done = await one.prune()
@@ -359,7 +359,7 @@ async def test_the_file_shrinks_by_what_was_pruned(tmp_path: Path) -> None:
             await one.pen.work(prune.give_back)
         one.pen.desk.store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         freed = before - (tmp_path / "ledger.db").stat().st_size
-        assert done.records > 7_000
+        assert done.records > 2_500
         assert freed > 0.5 * done.record_bytes
         assert findings(one.check()) == []
 
@@ -464,13 +464,13 @@ class StopAt:
 async def test_a_kill_while_it_prunes_leaves_a_sound_ledger_that_goes_on(tmp_path: Path) -> None:
     """SIGKILL is no exception: nothing is rolled back but by the next process that opens the file."""
     async with box(tmp_path) as one:
-        await one.old_day(3_000)
+        await one.old_day(1_600)
         clock = one.clock
     ends = [0]
-    while ends[-1] < 2_816:
+    while ends[-1] < 1_536:
         ends.append(_killed(tmp_path, clock, before=ends[-1]))
         assert len(ends) < 20
-    assert len(ends) > 3
+    assert len(ends) > 2
     again = open_pen(tmp_path, clock, boot="boot-2")
     async with running(again):
         [repeat] = await again.decide("till", [payment(3, 1)], DOWN)
@@ -529,7 +529,7 @@ def prune_at(store: Store, horizon: int, *, portion: int) -> None:
     store._db.execute("COMMIT")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data(), size=st.integers(2, 1_500))
 def test_every_proof_is_the_one_it_was_before(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, size: int
