@@ -178,6 +178,10 @@ class Keeper:
         control = Control(litestream.socket_path(self._data), ledger=self._ledger)
         try:
             return await self._watch(child, control, target)
+        except Exception:
+            # Two at one ledger would each move what the other has not read.
+            await _ended(child, 0.0)
+            raise
         finally:
             await control.close()
             if child.returncode is not None:

@@ -1,5 +1,6 @@
 """A litestream that dies, falls silent or gets stuck is alarmed, started again, and copies nothing wrong."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from edgegw.config.replica import ReplicaTarget
 from edgegw.replica import litestream
+from edgegw.replica.progress import Progress
 from edgegw.replica.status import State
 from tests.replica.kept import Kept, replaced
 from tests.waiting import until
@@ -187,3 +189,19 @@ async def test_a_box_that_is_behind_copies_nothing(tmp_path: Path) -> None:
         await kept.until(State.OFF)
         await until(lambda: kept.keeper._child is None, "litestream to end")
     assert not (tmp_path / "data/litestream/intact").exists()
+
+
+async def test_a_fault_of_the_keeper_leaves_no_second_litestream_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them at one ledger move what the other has not read, and both copies are malformed."""
+    kept = Kept(tmp_path)
+    work = asyncio.create_task(kept.keeper.run())
+    await kept.until(State.WELL)
+    first = kept.child_pid
+    monkeypatch.setattr(Progress, "answered", lambda *_, **__: {}["a fault of ours"])
+    with pytest.raises(KeyError):
+        await work
+    assert not psutil.pid_exists(first)
+    kept.writer.close()
+    await kept.keeper.stop(in_order=False)
