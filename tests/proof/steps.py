@@ -78,7 +78,8 @@ STEPS: Final[tuple[Step, ...]] = (
             "torn >= 2000",
             "deletes_undone >= 3",
             "wrong == 0",
-        ),
+            minutes=5,
+    ),
         minutes=4,
     ),
     Step(
@@ -131,7 +132,7 @@ STEPS: Final[tuple[Step, ...]] = (
         command=_slow("tests/crash/test_bit_rot.py"),
         short=_fast("tests/crash/test_bit_rot.py"),
         asked=("flips >= 2500", "kinds >= 20", "served_wrong == 0"),
-        minutes=4,
+        minutes=7,
     ),
     Step(
         name="planted-faults",
@@ -139,7 +140,7 @@ STEPS: Final[tuple[Step, ...]] = (
         command="-m tests.proof.plants --json",
         short="-m tests.proof.plants --only note-not-verified --only late-grant-kept --json",
         asked=("planted >= 25", "not_found == 0", "gone == 0", "red_without == 0"),
-        minutes=3,
+        minutes=6,
     ),
     Step(
         name="simulator",
