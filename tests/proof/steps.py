@@ -78,9 +78,8 @@ STEPS: Final[tuple[Step, ...]] = (
             "torn >= 2000",
             "deletes_undone >= 3",
             "wrong == 0",
-            minutes=5,
-    ),
-        minutes=4,
+        ),
+        minutes=5,
     ),
     Step(
         name="crash-planted",
