@@ -1,5 +1,6 @@
 """A real hub with its books, its port, and the boxes of a test."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from edgegw.hub.database import open_database
 from tests.hub.world import World, a_site, check_books
+from tests.uplink.box import MemoryBox
+from tests.uplink.hub import HubServer, MemoryHub
+from tests.uplink.played import Start
 from tests.uplink.real_box import Port, RealBox
 
 
@@ -36,3 +40,44 @@ async def boxes() -> AsyncIterator[list[RealBox]]:
     yield started
     for box in started:
         await box.stop()
+
+
+@pytest.fixture
+def hub() -> MemoryHub:
+    return MemoryHub()
+
+
+@pytest.fixture
+async def servers(hub: MemoryHub) -> AsyncIterator[list[HubServer]]:
+    """Two addresses of one hub."""
+    both = [await HubServer(hub).start() for _ in range(2)]
+    yield both
+    for server in both:
+        await server.stop()
+
+
+@pytest.fixture
+async def start(hub: MemoryHub, servers: list[HubServer]) -> AsyncIterator[Start]:
+    """Start a box's line to some of the addresses, by default the first alone; the line before it ends."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def stop() -> None:
+        while tasks:
+            task = tasks.pop()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    async def started(*addresses: str, box: MemoryBox | None = None, **settings: int) -> MemoryBox:
+        await stop()
+        addresses = addresses or (servers[0].address,)
+        if box is None:
+            box = MemoryBox(hub.key, *addresses, **settings)
+            hub.box_key = box.identity.key.public
+        else:
+            box.line = box.new_line(*addresses, **settings)
+        tasks.append(asyncio.create_task(box.run()))
+        return box
+
+    yield started
+    await stop()
