@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,6 +18,7 @@ import msgspec
 
 from tests.simulator.drill import FAULTS, STEPS, Report, run_seed
 
+TRACE_CHARS: Final = 1_500
 AHEAD: Final = 4
 """Seeds that are handed out and not back yet, for each process."""
 TASKS_PER_PROCESS: Final = 100
@@ -105,10 +107,28 @@ def run_seeds(
         yield report
 
 
+def played(seed: int, steps: int, faults: tuple[str, ...]) -> Report:
+    """One seed's report, also where the run itself broke: a campaign goes on, and the seed is red."""
+    try:
+        return run_seed(seed, steps=steps, faults=faults)
+    except Exception:  # noqa: BLE001 - told with its trace
+        finding = f"the run itself broke: {traceback.format_exc()[-TRACE_CHARS:]}"
+        return Report(
+            seed=seed,
+            findings=(finding,),
+            transfers=0,
+            answers=0,
+            injected={},
+            digest="",
+            virtual_s=0.0,
+            cpu_s=0.0,
+        )
+
+
 def _played(seeds: list[int], *, steps: int, faults: tuple[str, ...], processes: int) -> Iterator[Report]:
     if processes == 1 or len(seeds) < 2:
         for seed in seeds:
-            yield run_seed(seed, steps=steps, faults=faults)
+            yield played(seed, steps, faults)
         return
     left = iter(seeds)
     with ProcessPoolExecutor(
@@ -119,7 +139,7 @@ def _played(seeds: list[int], *, steps: int, faults: tuple[str, ...], processes:
         running: set[Future[Report]] = set()
         while True:
             for seed in left:
-                running.add(pool.submit(run_seed, seed, steps=steps, faults=faults))
+                running.add(pool.submit(played, seed, steps, faults))
                 if len(running) >= processes * AHEAD:
                     break
             if not running:

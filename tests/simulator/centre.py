@@ -117,11 +117,13 @@ class Centre:
     def back_up(self, to: Path) -> None:
         """A copy of the database as it is committed now."""
         to.mkdir(parents=True, exist_ok=True)
-        for suffix in ("", "-wal"):
-            source = self.path.with_name(self.path.name + suffix)
-            (to / source.name).unlink(missing_ok=True)
-            if source.exists():
-                shutil.copy(source, to / source.name)
+        copy = to / self.path.name
+        copy.unlink(missing_ok=True)
+        with self.engine.connect() as connection:
+            raw = connection.connection.driver_connection
+            if raw is not None:
+                raw.rollback()
+                raw.execute("VACUUM INTO ?", (str(copy),))
 
     def put_back(self, copy: Path) -> None:
         """Put an older copy in the place of the database; the hub must be off."""

@@ -231,7 +231,7 @@ def play(seed: int, *, steps: int = STEPS, faults: tuple[str, ...] = tuple(FAULT
         finally:
             buried(loop)
             asyncio.set_event_loop(None)
-        world.centre.engine.dispose()
+        world.close()
     findings = _audit(facts, world)
     transfers = sum(1 for row in facts.tables["record"] if row["type"] in ("transfer", "directive", "expiry"))
     report = Report(

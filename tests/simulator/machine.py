@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+import apsw
 import msgspec
 
 import edgegw.app as app
@@ -171,6 +172,11 @@ class Machine:
             self.broken.append(f"{own.name} ended with {problem!r}")
         self._killed(own)
 
+    def let_go(self) -> None:
+        """Close what the running process holds; nothing of it runs any more."""
+        if self.process is not None:
+            _let_go(self.process)
+
     async def stop(self) -> None:
         """End the process in order, as SIGTERM does, and wait for it."""
         own = self.process
@@ -191,11 +197,15 @@ class Machine:
     def copy_disk(self, to: Path, *, anchor: bool) -> None:
         """A copy of its ledger as it is now, with the anchor or without."""
         shutil.rmtree(to, ignore_errors=True)
-        to.mkdir(parents=True)
-        for source in [self.ledger, self.ledger.with_name("ledger.db-wal")]:
-            if source.exists():
-                (to / "data").mkdir(exist_ok=True)
-                shutil.copy(source, to / "data" / source.name)
+        (to / "data").mkdir(parents=True)
+        if self.ledger.exists():
+            # Not by reading the file: closing it would drop the locks that this process has on it.
+            source = apsw.Connection(str(self.ledger), flags=apsw.SQLITE_OPEN_READONLY)
+            target = apsw.Connection(str(to / "data" / self.ledger.name))
+            with target.backup("main", source, "main") as backup:
+                backup.step()
+            target.close()
+            source.close()
         if anchor and (self.folder / "anchor").exists():
             shutil.copytree(self.folder / "anchor", to / "anchor")
 

@@ -58,7 +58,8 @@ def leg(debit: str, credit: str, amount: int, flags: int = 0, pending: str = "",
 
 def legs_of(record: Plain) -> list[Leg]:
     """The legs of a record."""
-    return [leg(*one) for one in record.get("legs", ())]
+    legs = record.get("legs", ())
+    return [leg(*one) for one in legs] if isinstance(legs, list) else []
 
 
 def place(record: Plain) -> str:

@@ -213,6 +213,12 @@ class World:
                 for name in names
             }
 
+    def close(self) -> None:
+        """Let go of every file; the loop is closed."""
+        for machine in (*self.machines.values(), *self.retired.values()):
+            machine.let_go()
+        self.centre.engine.dispose()
+
     def collect(self) -> Facts:
         """All that the auditor gets."""
         facts = self.facts
