@@ -167,7 +167,7 @@ class _Effects:
         """Let an account have the amount available: what it lacks is the branch's loss, or for the risk
         account the bank's own money as at first."""
         page = self._books.page(account_id)
-        short_minor = 0 if page is None else amount_minor - max(0, page.available_minor)
+        short_minor = 0 if page is None else amount_minor - page.available_minor
         if page is None or short_minor <= 0:
             return
         risk = risk_account(self._box, currency)

@@ -129,6 +129,23 @@ def test_what_was_granted_elsewhere_meanwhile_is_a_named_loss(world: World, tmp_
     assert same(outstanding_at(world, north), at_the_box(north))
 
 
+def test_a_risk_account_that_bore_a_loss_is_granted_its_allowance_again(world: World, tmp_path: Path) -> None:
+    """What it bears first leaves it below zero at the centre; the hub must not fall silent over the rest."""
+    north, south = world.box(NORTH), world.box(SOUTH)
+    path = back_up(world, tmp_path)
+    north.sync(Ask("1", "A", CNY, 800))
+    [rule] = a_site().stand_in
+    more = msgspec.structs.replace(rule, box_minor=2 * RISK_MINOR)
+    world.publish(a_site(2, stand_in=(more,)))
+    north.sync()
+    world.restore(path)
+    south.open()
+    south.sync(Ask("s", "A", CNY, 900))
+    assert north.give_back(north.open()).verdict is Verdict.OK
+    assert world.rows("SELECT account_id, amount_minor FROM loss") == [("A", 700)]
+    assert outstanding_at(world, north)[f"risk:{NORTH}:{CNY}"] == 2 * RISK_MINOR
+
+
 def test_a_confirmation_that_was_lost_is_not_given_twice(world: World, tmp_path: Path) -> None:
     """The word came back before the record that it is about: the payer pays once, the payee gets it once."""
     box = world.box(NORTH)
