@@ -390,6 +390,8 @@ class Gateway:
         is safe."""
         async with self._closing:  # Else a retry that overtakes its first try would close the next window.
             if window == self.book.window:
+                if not self.book.epoch:
+                    raise Unanswered("not_clearing", "the box has no epoch yet, so no window is open")
                 if not self.book.mode.clears:
                     raise Unanswered("not_clearing", f"the box is {self.book.mode}: {self.book.mode_reason}")
                 try:

@@ -406,3 +406,17 @@ def test_every_problem_says_what_mends_it() -> None:
         (problem.status in (408, 429, 500, 503, 507)) == (problem.retry_after_s > 0)
         for problem in PROBLEMS.values()
     )
+
+
+async def test_no_window_is_closed_before_there_is_an_epoch(tmp_path: Path) -> None:
+    """A record without an epoch has no place in any journal: writing one ended the process."""
+    branch = Branch(tmp_path)
+    writing = asyncio.create_task(branch.pen.run())
+    with pytest.raises(Unanswered) as refused:
+        await branch.gateway.close_window(window=branch.book.window, business_date="2026-11-21", by="clerk")
+    assert refused.value.code == "not_clearing"
+    assert branch.pen.failure is None
+    branch.pen.close()
+    await writing
+    branch.history.close()
+    branch.store.close()
