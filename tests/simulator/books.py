@@ -57,11 +57,11 @@ def _audit_identities(facts: Facts, records: dict[tuple[str, int, int], Plain]) 
     """Nobody's payment is there twice, but where an item says so; nothing is there that nobody sent."""
     named = {(row["box"], row["epoch"], row["seq"]) for row in facts.tables["suspense_item"]}
     sent = {(one["client"], one["request"]["id"]) for one in facts.sent}
+    poisoned = _poisoned(facts)
     first: dict[tuple[str, str], tuple[str, int, int]] = {}
     for where, row in sorted(records.items()):
-        if row["type"] not in ("transfer", "refusal") or (where[0], f"{where[1]}/{where[2]}") in _poisoned(
-            facts
-        ):
+        own_place = (where[0], f"{where[1]}/{where[2] % BRANCH_SEQS}")
+        if row["type"] not in ("transfer", "refusal") or own_place in poisoned:
             continue
         record = json.loads(row["body"])
         identity = (record["client"], record["request"]["id"])

@@ -117,7 +117,7 @@ async def poison(world: World, chance: Random) -> None:
     if not hasattr(pen, "desk"):
         return
     world.injected["poison"] += 1
-    world.facts.poisoned.add((machine.name, await _written(own, pen, kind, world)))
+    world.facts.poisoned.add((machine.label, await _written(own, pen, kind, world)))
 
 
 async def _written(own: Any, pen: Any, kind: str, world: World) -> str:
