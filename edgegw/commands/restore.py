@@ -208,8 +208,9 @@ def _set_aside(data: Path) -> Path | None:
     there = [path for path in (*there, data / FOLDER) if path.exists()]
     if not there:
         return None
-    aside = data / f"set-aside-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
-    aside.mkdir(mode=0o700)
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    # Two within a second are two folders.
+    aside = Path(tempfile.mkdtemp(prefix=f"set-aside-{now}-", dir=data))
     for path in there:
         path.rename(aside / path.name)
     return aside if (aside / LEDGER_NAME).exists() else None
