@@ -42,7 +42,7 @@ from edgegw.ledger.received import link_of
 from edgegw.ledger.reserve import Reserve
 from edgegw.ledger.scrub import scrub
 from edgegw.ledger.space import KINDS, Space
-from edgegw.ledger.start import Own, Ways, begin_epoch, load, prepare, take_over
+from edgegw.ledger.start import Own, Ways, begin_epoch, prepare, read_book, take_over
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.ledger_source import LedgerSource
@@ -528,7 +528,7 @@ async def _serve_closed(
     )
 
     def show() -> None:
-        book, _, _ = load(opened.store, bank=own.bank, box=own.box, open_note=own.open_note, behind=True)
+        book = read_book(opened.store, bank=own.bank, box=own.box, open_note=own.open_note)
         book.mode, book.mode_reason = pen.mode, pen.mode_reason
         pen.wants_site = book.site_digest if book.site is None else ""
         front.show(pen, book, line, mirrored, now_ns=lambda: book.at_ns)

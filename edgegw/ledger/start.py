@@ -181,6 +181,15 @@ def load(
     return book, Tip(head.epoch, leaf, frontier, head.checkpoint), last
 
 
+def read_book(store: Store, *, bank: str, box: str, open_note: OpenNote) -> Book:
+    """The book of a ledger that is only read; an empty one where a record of its past does not replay: the
+    line must run all the same, or the epoch that mends it never comes."""
+    try:
+        return load(store, bank=bank, box=box, open_note=open_note, behind=True)[0]
+    except LedgerCorrupt:
+        return Book(bank=bank, box=box)
+
+
 def _check_head(store: Store, head: Head, open_note: OpenNote, *, behind: bool) -> None:
     try:
         checkpoint = open_note(head.epoch, head.checkpoint)
