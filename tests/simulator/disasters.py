@@ -96,6 +96,8 @@ async def hub_restore(world: World, chance: Random) -> None:
         await passed(chance.choice((0.5, 3.0, 10.0)) * (0.5 + chance.random()))
         if world.centre.process is None:
             continue
+        if world.injected["restore"] + world.injected["replace"]:
+            return  # what both have lost is lost: nobody promises otherwise
         world.centre.crash(again_s=chance.choice((0.5, 4.0)))
         world.centre.put_back(copy)
         world.injected["hub_restore"] += 1
@@ -172,6 +174,8 @@ async def operator(world: World) -> None:
         if world.centre.process is None:
             continue
         for name, machine in sorted(world.machines.items()):
+            if machine.ended and "LedgerCorrupt" in machine.ended[-1]:
+                give_an_empty_disk(world, machine)
             own = machine.process
             if machine.label != machine.name:
                 continue
@@ -188,6 +192,20 @@ async def operator(world: World) -> None:
             except OrderError:
                 continue
             world.injected["new_epoch_ordered"] += 1
+
+
+def give_an_empty_disk(world: World, machine: Machine) -> None:
+    """A ledger with a poisoned record in it starts no more: what it holds goes to the hub, then it goes."""
+    machine.supervised = False
+    machine.crash()
+    machine.let_go()
+    bring_journals(world, machine)
+    if world.holds_all(machine):
+        shutil.rmtree(machine.folder / "data")
+        machine.ended.clear()
+        machine.supervised = True
+        machine.boot()
+        world.injected["empty_disk"] += 1
 
 
 def bring_journals(world: World, machine: Machine) -> None:

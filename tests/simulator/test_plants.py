@@ -16,10 +16,12 @@ import msgspec
 import pytest
 
 from edgegw.core import apply as apply_module
+from edgegw.core import exchange, journal
 from edgegw.hub import replay as hub_replay
 from edgegw.ledger import schema
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
+from edgegw.uplink import outbox
 from tests.simulator.drill import FAULTS, run_seed
 from tests.simulator.loop import passed
 from tests.simulator.world import World
@@ -100,6 +102,41 @@ def moved_twice() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def prefix_unchecked() -> Iterator[None]:
+    """Nobody compares the past that a push continues with the one that is held: neither hub nor box."""
+
+    def unproved(package: Any, held: Any, checkpoint: Any, fresh: Any) -> Any:
+        if not held.frontier.size or not fresh:
+            return judge_proof(package, held, checkpoint, fresh)
+        leaves = journal.chain(held.leaf_at(held.frontier.size - 1), fresh)
+        frontier = held.frontier.copy()
+        frontier.extend(leaves)
+        head = exchange.LogHead(package.number, package.size, frontier.root())
+        return exchange.PackageJudgement(
+            exchange.PackageVerdict.ACCEPTED,
+            head,
+            records=fresh,
+            leaves=tuple(leaves),
+            frontier=frontier,
+            checkpoint=checkpoint,
+        )
+
+    def unsent(source: Any, head: Any, have: Any, bytes_max: int) -> Any:
+        own = exchange.frontier_at(have.size, source.node(epoch=head.epoch, size=head.size))
+        return pack(source, head, exchange.LogHead(head.epoch, have.size, own.root()), bytes_max)
+
+    judge_proof, pack = exchange._judge_proof, outbox._pack
+    with (
+        patch.object(exchange, "_judge_proof", unproved),
+        patch.object(exchange, "_overlap_fault", lambda *_: ""),
+        patch.object(exchange, "_signed_head_fault", lambda *_: ""),
+        patch.object(exchange, "_judge_journal", lambda *_: None),
+        patch.object(outbox, "_pack", unsent),
+    ):
+        yield
+
+
 @pytest.mark.parametrize(
     ("plant", "faults", "words"),
     [
@@ -107,6 +144,7 @@ def moved_twice() -> Iterator[None]:
         (told_before_commit, ("killed",), "is not in the journal"),
         (granted_twice, (), "grant did applied"),
         (moved_twice, (), "its clients were told"),
+        (prefix_unchecked, ("clone",), "another history"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -6,11 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
+from unittest.mock import patch
 
 import pytest
 
+from tests.simulator import disasters
 from tests.simulator.campaign import replay_command, run_seeds
 from tests.simulator.drill import FAULTS, run_seed
+from tests.simulator.loop import passed
+from tests.simulator.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = range(1, 13)
@@ -25,6 +30,23 @@ def test_no_sequence_of_faults_loses_doubles_or_creates_money(seed: int) -> None
         [*report.findings, replay_command(seed, steps=STEPS, faults=tuple(FAULTS))]
     )
     assert report.answers >= STEPS * 0.9
+
+
+async def _poisoned_and_killed(world: World, chance: Random) -> None:
+    await passed(4)
+    machine = world.machines["box-1"]
+    assert machine.process is not None
+    place = await disasters._written(machine.process, machine.process.gateway._pen, "overdraft", world)
+    world.facts.poisoned.add((machine.label, place))
+    machine.crash()
+
+
+def test_a_past_with_a_record_that_does_not_replay_keeps_no_box_out_for_ever() -> None:
+    """The box that signed it starts no more; on an empty disk it gets its past back, and the next epoch."""
+    with patch.dict(FAULTS, {"poisoned": _poisoned_and_killed}):
+        report = run_seed(2, steps=60, faults=("poisoned",))
+    assert report.injected["empty_disk"] == 1
+    assert not report.findings, "\n".join(report.findings)
 
 
 def test_a_seed_that_plays_differently_again_replays_no_failure() -> None:

@@ -25,7 +25,7 @@ from edgegw.core.site import Site
 from edgegw.hub.books import post_core
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.site import publish
-from tests.simulator.auditor import Facts
+from tests.simulator.auditor import BRANCH_SEQS, Facts
 from tests.simulator.centre import Centre
 from tests.simulator.clients import Client, Log
 from tests.simulator.loop import VirtualLoop, passed
@@ -171,10 +171,14 @@ class World:
         """Whether the hub has every record of every epoch that is on this box's disk now."""
         if self.centre.process is None:
             return False
-        rows = self.tables("journal_head")["journal_head"]
-        sizes = {(row["box"], row["epoch"]): row["size"] for row in rows}
+        rows = self.tables("record")["record"]
+        held = {
+            (row["epoch"], row["seq"] % BRANCH_SEQS, row["body"])
+            for row in rows
+            if row["box"] == machine.name
+        }
         return all(
-            sizes.get((machine.name, epoch), 0) >= len(bodies)
+            (epoch, len(bodies) - 1, bodies[-1]) in held
             for epoch, bodies in journals_in(machine.ledger).items()
         )
 
