@@ -39,6 +39,8 @@ def main(words: list[str]) -> int:
         }
         words_out = {
             **msgspec.to_builtins(found, str_keys=True),
+            "red": len(found.red),
+            "findings": msgspec.to_builtins(found.red, str_keys=True),
             "verdict": found.verdict,
             "wall_s": round(time.monotonic() - began_s, 1),
             "replay": {str(seed): command for seed, command in commands.items()},

@@ -21,6 +21,7 @@ from edgegw.hub import replay as hub_replay
 from edgegw.ledger import schema
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
+from edgegw.uplink import line as line_module
 from edgegw.uplink import outbox
 from tests.simulator.drill import FAULTS, run_seed
 from tests.simulator.loop import passed
@@ -126,13 +127,14 @@ def prefix_unchecked() -> Iterator[None]:
         own = exchange.frontier_at(have.size, source.node(epoch=head.epoch, size=head.size))
         return pack(source, head, exchange.LogHead(head.epoch, have.size, own.root()), bytes_max)
 
-    judge_proof, pack = exchange._judge_proof, outbox._pack
+    judge_proof, pack = exchange._judge_proof, outbox.pack
     with (
         patch.object(exchange, "_judge_proof", unproved),
         patch.object(exchange, "_overlap_fault", lambda *_: ""),
         patch.object(exchange, "_signed_head_fault", lambda *_: ""),
         patch.object(exchange, "_judge_journal", lambda *_: None),
-        patch.object(outbox, "_pack", unsent),
+        patch.object(outbox, "pack", unsent),
+        patch.object(line_module, "other_history", lambda *_: None),
     ):
         yield
 

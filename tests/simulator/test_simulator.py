@@ -89,4 +89,4 @@ def test_the_command_says_in_json_what_it_found() -> None:
         check=True,
     )
     said = json.loads(ran.stdout)
-    assert (said["verdict"], said["seeds"], said["red"]) == ("green", 1, {})
+    assert (said["verdict"], said["seeds"], said["red"], said["findings"]) == ("green", 1, 0, {})
