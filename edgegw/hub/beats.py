@@ -167,6 +167,8 @@ def _enter(connection: Connection, row: BoxRow, *, session: bytes, counter: int)
                 row.state, row.reason = ACTIVE, ""
         elif row.boot != found.boot:
             verdict = Verdict.FENCED
+    elif verdict is Verdict.OK and found.epoch < row.epoch:
+        verdict = Verdict.FENCED  # the next epoch was given away while this session lived
     connection.execute(
         update(table)
         .where(table.c.box == row.box, table.c.boot == found.boot)

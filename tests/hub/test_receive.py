@@ -132,6 +132,27 @@ def test_the_boot_that_was_replaced_is_fenced(world: World) -> None:
     assert restarted.beat().verdict is Verdict.OK
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_session_that_outlives_its_epoch_is_fenced(world: World, *, begun: bool) -> None:
+    """The next epoch was given to other hardware while the box still spoke: it gets no money that would count
+    as the new epoch's, and delivers what it wrote."""
+    box = funded(world, NORTH, "A", 300)
+    fresh = world.new_box(NORTH)
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    assert fresh.come_back().verdict is Verdict.OK
+    assert fresh.epoch == 2
+    if begun:
+        fresh.sync()
+    size = len(box.directives)
+    assert box.beat(Ask("late", "A", CNY, 200)).verdict is Verdict.FENCED
+    assert len(box.directives) == size
+    assert world.rows("SELECT amount_minor FROM outstanding WHERE account_id = 'A' AND epoch = 2") == []
+    box.pay("A", "SHOP", 50)
+    assert box.beat().push is PackageVerdict.ACCEPTED
+    assert world.money("SHOP") == (50, 0, 50)
+
+
 def test_a_replayed_beat_changes_nothing(world: World) -> None:
     """The counter of a session only rises."""
     box = funded(world, NORTH, "A", 100)
