@@ -29,9 +29,9 @@ from edgegw.core.messages import (
     Verdict,
 )
 from edgegw.core.records import Mode
-from edgegw.errors import Behind
+from edgegw.errors import Behind, RecordPruned
 from edgegw.uplink.line import Sources
-from edgegw.uplink.outbox import EditedRecord, OtherHistory, other_history, pack
+from edgegw.uplink.outbox import EditedRecord, OtherHistory, ends_early, other_history, pack
 from edgegw.uplink.ports import Head, Identity, Journal, LineSettings
 from edgegw.uplink.rehydrate import Keeper, rehydrate
 from edgegw.uplink.session import Reopen, Session, Wire, open_session, opening
@@ -144,6 +144,8 @@ class Mirror:
                     self._failed(address, "the mirror does not know the session")
                 except (LineFault, ExchangeError) as problem:
                     self._failed(address, str(problem))
+                except RecordPruned as problem:
+                    self._failed(address, f"it lacks what this box has no more: {problem}")
                 await asyncio.sleep(self._backoff_s())
         finally:
             await self._transport.close()
@@ -304,7 +306,7 @@ def _next_package(
         have = session.held.get(head.epoch)
         if have is None:
             raise Reopen
-        if have.size >= head.size or _ends_early(head):
+        if have.size >= head.size or ends_early(head):
             continue
         waiting += head.size - have.size
         if package is None:
@@ -313,11 +315,6 @@ def _next_package(
             except OtherHistory:
                 package = other_history(source, head, have)
     return package, waiting
-
-
-def _ends_early(head: Head) -> bool:
-    """Whether fewer records are here than the head's note covers: an epoch that is still coming back."""
-    return journal.parse_checkpoint(head.checkpoint)[0].size > head.size
 
 
 def _ending(newest: Head, have: LogHead, tips: tuple[Head, ...]) -> Head:

@@ -46,7 +46,7 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
     heads = source.heads()
     for head in heads:
         have = held.get(head.epoch)
-        if have is None or have.size >= head.size or _ends_early(head):
+        if have is None or have.size >= head.size or ends_early(head):
             continue
         if package is None:
             try:
@@ -63,7 +63,7 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
 def other_history(source: Journal, head: Head, have: LogHead | None) -> Package | None:
     """What shows a reader that the box has signed another history of this epoch than the reader holds: the
     last record of both lengths, and the box's own note. None where it holds the same, or nothing."""
-    if have is None or not have.size or _ends_early(head):
+    if have is None or not have.size or ends_early(head):
         return None
     both = min(have.size, head.size)
     node = source.node(epoch=head.epoch, size=head.size)
@@ -81,7 +81,7 @@ def other_history(source: Journal, head: Head, have: LogHead | None) -> Package 
     )
 
 
-def _ends_early(head: Head) -> bool:
+def ends_early(head: Head) -> bool:
     """Whether fewer records are here than the head's note covers."""
     try:
         return journal.parse_checkpoint(head.checkpoint)[0].size > head.size

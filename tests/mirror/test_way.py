@@ -15,7 +15,7 @@ from edgegw.core import journal
 from edgegw.core.exchange import Event
 from edgegw.core.messages import LogHead
 from edgegw.core.records import Mode
-from edgegw.errors import Behind
+from edgegw.errors import Behind, RecordPruned
 from edgegw.mirror import keeper as keeper_module
 from edgegw.mirror.app import Mirror as MirrorServer
 from edgegw.mirror.app import make_app
@@ -304,3 +304,31 @@ async def test_an_edited_record_never_reaches_the_mirror(port: MirrorPort, run: 
     way.head_moved(head)
     await until(lambda: bool(box.edited), "the edit to be found")
     assert box.sizes == [1]
+
+
+async def test_an_edited_head_is_found_on_the_way_to_the_mirror(port: MirrorPort, run: Run) -> None:
+    """With the line to the hub down nobody else reads it: it must end the clearing, not the way's task."""
+    box = BoxHere(Epoch())
+    way = box.way(port.port)
+    task = run(way)
+    await until(lambda: box.sizes[-1:] == [1], "the link to be covered")
+    box.log.write_many(1)
+    true = box.heads()[-1]
+    box.heads = lambda: [true._replace(checkpoint="edited")]  # type: ignore[method-assign]
+    way.head_moved(box.heads()[-1])
+    await until(lambda: bool(box.edited) or task.done(), "the edit to be found")
+    assert box.edited
+    assert not task.done()
+
+
+async def test_a_mirror_that_lacks_pruned_records_is_said(port: MirrorPort, run: Run) -> None:
+    """An empty mirror in the place of a lost one: an operator must read why it never has all."""
+    box = BoxHere(Epoch())
+
+    def gone(**_: Any) -> list[tuple[int, bytes, bytes]]:
+        raise RecordPruned("records 1/3 to 1/511 were pruned")
+
+    box.records = gone  # type: ignore[method-assign]
+    task = run(box.way(port.port))
+    await until(lambda: "pruned" in box.said or task.done(), "the pruned records to be said")
+    assert not task.done()
