@@ -350,10 +350,19 @@ def _live_hold(c: Context) -> Transfer | Refused:
         return _RESOLVED[status], f"the hold {request.original_id} is {status.name}"
     if original.epoch != c.stamp.epoch:
         return Reason.HOLD_EPOCH_OVER, f"the hold {request.original_id} ended with epoch {original.epoch}"
-    timeout_s = original.legs[0].timeout_s
-    if timeout_s and original.at_ns + timeout_s * 1_000_000_000 <= c.stamp.at_ns:
-        return Reason.HOLD_EXPIRED, f"the hold {request.original_id} was good for {timeout_s} s"
+    if _time_is_up(original, at_ns=c.stamp.at_ns):
+        return _expired(original)
     return original
+
+
+def _time_is_up(hold: Transfer, *, at_ns: int) -> bool:
+    """Whether a hold is over though its expiry is not journalled yet."""
+    timeout_s = hold.legs[0].timeout_s
+    return bool(timeout_s) and hold.at_ns + timeout_s * 1_000_000_000 <= at_ns
+
+
+def _expired(hold: Transfer) -> Refused:
+    return Reason.HOLD_EXPIRED, f"the hold {hold.request.id} was good for {hold.legs[0].timeout_s} s"
 
 
 def _pruned(original: Pruned) -> Refused:
@@ -428,6 +437,8 @@ def _reversal(c: Context) -> Decided:
         detail = f"amount_minor {request.amount_minor} with {given_back} given back exceeds {moved}"
         return _refused(c, Reason.EXCEEDS_ORIGINAL, detail)
     pending = original.legs[0].flags & PENDING and c.book.ledger.is_live(_first_leg(original))
+    if pending and _time_is_up(original, at_ns=c.stamp.at_ns):
+        return _refused(c, *_expired(original))
     if pending and amount_minor == moved and not given_back:
         return _voided(c, original)
     if original.request.kind is Kind.HOLD and pending:

@@ -231,6 +231,7 @@ def test_an_expired_hold_gives_the_money_back_and_is_over(box: Box) -> None:
     assert not due(box.book.ledger, at_ns=box.now_ns)
     box.wait(2)
     assert refused(box.about(Kind.POST, hold.request.id)) == "hold_expired"
+    assert refused(box.about(Kind.REVERSAL, hold.request.id)) == "hold_expired"
     (held,) = due(box.book.ledger, at_ns=box.now_ns)
     record = expiry(box.book, box.stamp(), held.id)
     assert record is not None
