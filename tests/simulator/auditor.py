@@ -233,7 +233,7 @@ def _plausible(model: Model, group: list[Plain], funding: str, down: list[tuple[
     if funding not in ("granted", "refused"):
         return True
     if len(group) > 1:
-        return bool(any(state.asked.values()) if funding == "granted" else state.refused)
+        return bool(state.granted if funding == "granted" else state.refused)
     payer = _payer(model, record)
     if funding == "refused":
         return payer in state.refused

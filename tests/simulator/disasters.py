@@ -104,6 +104,8 @@ async def hub_restore(world: World, chance: Random) -> None:
         if not await until(lambda: world.centre.process is not None, seconds=30):
             return
         world.order_again()
+        for machine in world.retired.values():
+            bring_journals(world, machine)
         await passed(10 + chance.random() * 30)
 
 
@@ -249,7 +251,10 @@ def retire_copies(world: World, *, of: str = "") -> None:
 
 
 def seal_what_is_over(world: World) -> None:
-    """Settle every epoch that is followed by one that works."""
+    """Settle every epoch that is followed by one that works, once all that was found of it is at the hub."""
+    for machine in world.retired.values():
+        if machine.ledger.exists():
+            bring_journals(world, machine)
     newest = {row["box"]: row["epoch"] for row in world.tables("box")["box"]}
     for row in world.tables("journal_head")["journal_head"]:
         if row["epoch"] < newest[row["box"]] and not row["sealed"]:

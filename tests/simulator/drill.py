@@ -27,8 +27,8 @@ from tests.simulator.world import World, digest_of, until, workplace
 
 STEPS: Final = 1_000
 NS: Final = 1_000_000_000
-HEAL_S: Final = 240.0
-ROUNDS_MAX: Final = 40
+HEAL_S: Final = 120.0
+ROUNDS_MAX: Final = 20
 ALIKE_MAX: Final = 6
 """Findings of one kind in a report: what went wrong first is not hidden behind what followed from it."""
 

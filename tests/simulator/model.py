@@ -94,6 +94,8 @@ class State:
         self.site: Plain | None = None
         self.asked: dict[str, int] = defaultdict(int)
         """Grants that were asked for and applied, less those that a payment was cleared by."""
+        self.granted = False
+        """Whether any grant was asked for and applied."""
         self.refused: set[str] = set()
         """Accounts for which the centre has refused a grant."""
 
@@ -228,6 +230,7 @@ class Model:
             state.barred.pop(account, None)
             if said.get("request_id") and record["outcome"] == "applied":
                 state.asked[account] += 1
+                state.granted = True
 
     def _take_mode(self, record: Plain) -> None:
         state = self.state
@@ -426,6 +429,9 @@ class Model:
         if amount <= 0 or before + amount > moved:
             return no("exceeds_original")
         waits = hold_id(original) in self.state.held
+        timeout_ns = legs_of(original)[0][5] * NS
+        if waits and timeout_ns and original["at_ns"] + timeout_ns <= at_ns:
+            return no("hold_expired")
         if waits and amount == moved and not before:
             return self._voided(original)
         if waits and original["request"]["kind"] == "hold":
