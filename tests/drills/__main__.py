@@ -34,7 +34,7 @@ def main() -> int:
                 command = f"python -m tests.drills --only {name} --seed {seed} --count 1"
                 faults.append({"drill": name, "seed": str(seed), "repeat": command})
                 print(f"{fault}\nrepeat: {command}", file=sys.stderr)
-            elif not options.json:
+            else:
                 print(f"{name} seed {seed}: passed", file=sys.stderr)
     figures = {
         "drills": len(drills),
