@@ -114,7 +114,9 @@ def take_tail(
 
 def _why_again(connection: Connection, row: BoxRow, beat: Beat, verdict: Verdict, pulled: Pulled) -> str:
     """Why this session is over and the box must be judged afresh, or ""."""
-    if row.release and verdict is not Verdict.HUB_BEHIND and pulled.package is None:
+    # Of an older epoch in which the box has another history nothing comes; it goes on to the later ones.
+    asks_on = pulled.package is not None or (beat.pull is not None and beat.pull.number < row.epoch)
+    if row.release and verdict is not Verdict.HUB_BEHIND and not asks_on:
         return "a new epoch is ordered"  # at the opening the box gets it, or hears what it lacks
     if verdict is Verdict.HUB_BEHIND and not row.taking_back:
         return "the hub holds all again that it had lost"
