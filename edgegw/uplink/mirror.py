@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 from edgegw.core import journal
@@ -118,7 +119,8 @@ class Mirror:
         self._tips: deque[Head] = deque(maxlen=TIPS_MAX)
         self._note_kept_ns = 0
         self._epoch = 0
-        self._forked: set[int] = set()
+        self._given_up: set[int] = set()
+        """Epochs that the mirror will never have from here."""
         self.address = ""
         """The address in use; "" while there is none."""
         self.gave_all = False
@@ -245,17 +247,26 @@ class Mirror:
         """The next package, the oldest epoch first, and how many records the mirror lacks."""
         if self._line.mode is Mode.FORKED or self._keeper is not None:
             return None, 0
-        tips, forked = tuple(self._tips), frozenset(self._forked)
         try:
-            return await in_thread(lambda: _next_package(self._source, session, tips, forked))
+            while True:
+                tips, without = tuple(self._tips), frozenset(self._given_up)
+                try:
+                    return await in_thread(partial(_next_package, self._source, session, tips, without))
+                except _NotToBeHad as problem:
+                    self._give_up(problem)
         except EditedRecord as problem:
             await self._line.distrust(str(problem))
             return None, 0
 
+    def _give_up(self, problem: _NotToBeHad) -> None:
+        self._given_up.add(problem.epoch)
+        self._coverage.excused(epoch=problem.epoch)
+        _log.warning("mirror goes without", extra={"epoch": problem.epoch, "problem": str(problem)})
+
     async def _take_push_answer(self, session: Session, push: Package, beaten: Beaten) -> None:
         verdict, head = beaten.push, beaten.journal
         if verdict is PackageVerdict.FORK:
-            self._forked.add(push.number)
+            self._given_up.add(push.number)
             if push.number == self._epoch:
                 await self._line.accused(Event.FOUND_FORKED, f"the mirror says: {beaten.push_reason}")
             else:
@@ -289,18 +300,27 @@ class Mirror:
             raise ExchangeError(f"the mirror cosigned something else than size {head.size} of {origin}")
 
 
+class _NotToBeHad(Exception):
+    """An earlier epoch cannot be sent any more; the newer ones can."""
+
+    def __init__(self, epoch: int, problem: Exception) -> None:
+        super().__init__(str(problem))
+        self.epoch = epoch
+
+
 def _place(head: Head) -> tuple[int, int]:
     return head.epoch, head.size
 
 
 def _next_package(
-    source: Journal, session: Session, tips: tuple[Head, ...], forked: frozenset[int]
+    source: Journal, session: Session, tips: tuple[Head, ...], without: frozenset[int]
 ) -> tuple[Package | None, int]:
-    """The next package for a mirror that holds so much; raises EditedRecord, and Reopen for an epoch that
-    the session has not named."""
+    """The next package for a mirror that holds so much; raises EditedRecord and RecordPruned for the newest
+    epoch, _NotToBeHad for an earlier one, and Reopen for an epoch that the session has not named."""
     package, waiting = None, 0
-    closed = forked | {head.number for head in session.opened.closed}
-    for head in source.heads():
+    closed = without | {head.number for head in session.opened.closed}
+    heads = source.heads()
+    for head in heads:
         if head.epoch in closed:
             continue
         have = session.held.get(head.epoch)
@@ -314,6 +334,10 @@ def _next_package(
                 package = pack(source, _ending(head, have, tips), have, PACKAGE_BYTES_MAX)
             except OtherHistory:
                 package = other_history(source, head, have)
+            except (EditedRecord, RecordPruned) as problem:
+                if head is heads[-1]:
+                    raise
+                raise _NotToBeHad(head.epoch, problem) from None
     return package, waiting
 
 

@@ -22,6 +22,7 @@ from edgegw.mirror.app import make_app
 from edgegw.mirror.keeper import Keeper, Keys
 from edgegw.uplink.line import Sources
 from edgegw.uplink.mirror import Mirror
+from edgegw.uplink.outbox import EditedRecord
 from edgegw.uplink.ports import Head, Identity
 from tests.core.authors import BANK, BOX, new_key
 from tests.mirror.boxes import DEVICE_KEY, HUB_KEY, MIRROR_KEY, Epoch
@@ -68,6 +69,7 @@ class BoxHere:
         self.accusations: list[tuple[Event, str]] = []
         self.edited: list[str] = []
         self.notes: list[str] = []
+        self.excused_epochs: list[int] = []
 
     # --- Journal
 
@@ -105,6 +107,9 @@ class BoxHere:
 
     def covered(self, *, epoch: int, size: int) -> None:
         self.sizes.append(size)
+
+    def excused(self, *, epoch: int) -> None:
+        self.excused_epochs.append(epoch)
 
     async def distrust(self, problem: str) -> None:
         self.edited.append(problem)
@@ -332,3 +337,28 @@ async def test_a_mirror_that_lacks_pruned_records_is_said(port: MirrorPort, run:
     task = run(box.way(port.port))
     await until(lambda: "pruned" in box.said or task.done(), "the pruned records to be said")
     assert not task.done()
+
+
+@pytest.mark.parametrize("fault", [RecordPruned("1/3 to 1/9 were pruned"), EditedRecord("1/3 is missing")])
+async def test_an_earlier_epoch_that_cannot_be_sent_bars_no_later_one(
+    port: MirrorPort, run: Run, fault: Exception
+) -> None:
+    """What was wrong with it is why there is a newer one: that one clears, and the mirror has it."""
+    box = BoxHere(Epoch(2))
+    old = Epoch(1)
+    old.write_many(5)
+    newest, true_records = box.heads, box.records
+    first = Head(1, len(old.bodies), old.root(), old.checkpoint())
+
+    def records(**place: Any) -> list[tuple[int, bytes, bytes]]:
+        if place["epoch"] == 1:
+            raise fault
+        return true_records(**place)
+
+    box.heads = lambda: [first, *newest()]  # type: ignore[method-assign]
+    box.records = records  # type: ignore[method-assign]
+    box.node = lambda *, epoch, size: (old if epoch == 1 else box.log).node(size)  # type: ignore[method-assign]
+    run(box.way(port.port))
+    await until(lambda: 1 in box.sizes, "the newer epoch to be covered")
+    assert box.excused_epochs == [1]
+    assert not box.edited
