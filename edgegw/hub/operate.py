@@ -29,11 +29,19 @@ def release_epoch(connection: Connection, box: str) -> None:
 
     What is outstanding in the old epoch stays in doubt until `seal_epoch`.
     """
-    row = BoxRow.lock(connection, box)
+    row = _lock(connection, box)
     if not row.epoch:
         raise OrderError(f"box {box} has no epoch yet; its first opening gets one by itself")
     row.release = True
     row.write(connection)
+
+
+def _lock(connection: Connection, box: str) -> BoxRow:
+    """The row of the box that an order names; raises OrderError with the boxes that there are."""
+    boxes = connection.execute(select(schema.box.c.box).order_by(schema.box.c.box)).scalars().all()
+    if box not in boxes:
+        raise OrderError(f"box {box} is not in [boxes] of the hub's settings; there are {', '.join(boxes)}")
+    return BoxRow.lock(connection, box)
 
 
 def freeze(
@@ -68,7 +76,7 @@ def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
     centre, so that no payee waits for a box that is gone. A declined or uncovered one is the branch's
     receivable.
     """
-    row = BoxRow.lock(connection, box)
+    row = _lock(connection, box)
     if epoch >= row.epoch:
         raise OrderError(f"epoch {epoch} of {box} is not over; release a new epoch first")
     head = schema.journal_head

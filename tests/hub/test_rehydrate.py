@@ -5,7 +5,7 @@ from sqlalchemy import event
 
 from edgegw.core.messages import Ask, Beat, Beaten, LogHead, PackageVerdict, Verdict
 from edgegw.core.records import Mode
-from edgegw.hub.operate import release_epoch, seal_epoch
+from edgegw.hub.operate import OrderError, release_epoch, seal_epoch
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.world import CNY, NORTH, World
 
@@ -125,6 +125,45 @@ def test_the_other_history_of_an_old_epoch_forks_nobody_again(world: World) -> N
     assert world.row("SELECT state FROM box WHERE box = 'north'") == ("active",)
 
 
+def test_a_box_with_two_forks_gets_its_next_epoch(world: World) -> None:
+    """The fork of its live epoch is known when that of an older one comes to light: each ends one order, and
+    none is the last word."""
+    box = with_a_past(world, 5)
+    order_epoch(world)
+    assert box.open(mode=Mode.BEHIND).verdict is Verdict.OK
+    box.sync()
+    box.pay("A", "SHOP", 1)
+    box.beat()
+    heir = heir_of(world, box, len(box.bodies))
+    heir.keys, heir.key = dict(box.keys), box.key
+    heir.bodies[-1:] = []
+    heir.pay("A", "SHOP", 9)
+    assert heir.open().verdict is Verdict.FORKED
+    heir.past[1] = [*heir.past[1][:-1], heir.past[1][-1] + b" "]
+    for said in (Verdict.FORKED, Verdict.OK):
+        order_epoch(world)
+        assert heir.open(mode=Mode.BEHIND).verdict is said
+    assert heir.epoch == 3
+
+
+def test_an_old_image_that_pulls_takes_nobody_out_of_service(world: World) -> None:
+    """A disk from before the new epoch is started once more: what it holds otherwise is kept as a fork of the
+    epoch that is over, and the box that has followed goes on."""
+    box = with_a_past(world, 20)
+    image = heir_of(world, box, 10)
+    image.key = box.key
+    image.pay("A", "SHOP", 2)
+    heir = heir_of(world, box, len(box.bodies))
+    order_epoch(world)
+    assert heir.come_back().verdict is Verdict.OK
+    heir.sync()
+    assert image.open(mode=Mode.BEHIND).verdict is Verdict.FENCED
+    assert image.pull(1).pulled is None
+    assert world.rows("SELECT epoch FROM journal_head WHERE forked") == [(1,)]
+    assert heir.beat().verdict is Verdict.OK
+    assert heir.open().verdict is Verdict.OK
+
+
 def test_the_tail_that_burnt_with_the_box_does_not_spoil_the_proofs(world: World) -> None:
     """The last signed head covers more than ever arrived: each package is proved to it all the same."""
     box = with_a_past(world, 300)
@@ -188,3 +227,12 @@ def test_a_pull_costs_the_same_at_the_end_as_at_the_beginning(world: World) -> N
     reads.clear()
     pull(768)
     assert len(reads) <= early + 4
+
+
+def test_an_order_about_no_box_of_the_hub_names_the_boxes_that_there_are(world: World) -> None:
+    """A slip of the pen in an order is a wrong use, not a fault of the hub."""
+    with world.engine.begin() as connection:
+        with pytest.raises(OrderError, match=rf"box nowhere is not in .* there are .*{NORTH}"):
+            release_epoch(connection, "nowhere")
+        with pytest.raises(OrderError, match=rf"box nowhere is not in .* there are .*{NORTH}"):
+            seal_epoch(connection, "nowhere", 1)
