@@ -139,9 +139,22 @@ def _pulled(connection: Connection, row: BoxRow, beat: Beat) -> Pulled:
     if beat.pull is None:
         return Pulled(None)
     pulled = pulled_package(connection, beat.pull, box=row.box, bytes_max=beat.package_bytes_max)
-    if pulled.other_history and row.state != FORKED:
-        find_forked(connection, row, beat.pull.number, pulled.other_history)
+    if pulled.other_history:
+        # On the way to its next epoch a fork of any epoch is a person's to look at first.
+        binds = row.release or beat.pull.number == row.epoch
+        _note_fork(connection, row, beat.pull.number, pulled.other_history, binds=binds)
     return pulled
+
+
+def _note_fork(
+    connection: Connection, row: BoxRow, epoch: int, reason: str, *, binds: bool, other: str = ""
+) -> None:
+    """Keep that an epoch has two histories. Where it binds, the box goes out of service; in an epoch that is
+    over it has its remedy already."""
+    if binds:
+        find_forked(connection, row, epoch, reason, other_checkpoint=other)
+    else:
+        mark_forked(connection, box=row.box, epoch=epoch, reason=reason, other_checkpoint=other)
 
 
 def _enter(connection: Connection, row: BoxRow, *, session: bytes, counter: int) -> Verdict:
@@ -363,16 +376,11 @@ class _Beat:
         return judged, Checkpoint(origin, judged.head.size, judged.head.root)
 
     def _fork(self, push: Package, judged: PackageJudgement) -> None:
-        """Keep what the box has signed twice. In its live epoch that takes it out of service; in one that is
-        over, the box has its remedy already."""
+        """Keep what the box has signed twice."""
         row, reason = self._row, f"epoch {push.number}: {judged.reason}"
         other = "" if judged.checkpoint is None else push.checkpoint
-        if push.number == row.epoch:
-            find_forked(self._connection, row, push.number, reason, other_checkpoint=other)
-        else:
-            mark_forked(
-                self._connection, box=row.box, epoch=push.number, reason=reason, other_checkpoint=other
-            )
+        binds = push.number == row.epoch
+        _note_fork(self._connection, row, push.number, reason, binds=binds, other=other)
 
     def _check_link(self, link: str) -> None:
         if not self._items or self._items[0].seq:

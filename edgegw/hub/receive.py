@@ -129,7 +129,7 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
         row.taking_back = True
         if message.epoch > row.epoch:
             _adopt_epoch(connection, keyring, message.link, row, epoch=message.epoch)
-    elif verdict is Verdict.FORKED and row.state != FORKED:
+    elif verdict is Verdict.FORKED and (row.state != FORKED or forked_epoch(message, view)):
         find_forked(connection, row, forked_epoch(message, view), reason)
     elif verdict is Verdict.BEHIND and row.state == ACTIVE:
         row.state, row.reason = BEHIND, reason
