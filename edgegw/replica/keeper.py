@@ -47,9 +47,9 @@ EMPTY_TRIES: Final = 40
 
 HINTS: Final = {
     State.STUCK: (
-        "Check the target: its disk, its server, its credentials. What waits is on the box's disk. Where a file"
-        " is named as corrupted: stop the box, move the target's folder and the box's data/litestream aside,"
-        " start it again; the copy then begins anew."
+        "Check the target: its disk, its server, its credentials. What waits is on the box's disk. Where a"
+        " file is named as corrupted: stop the box, move the target's folder and the box's data/litestream"
+        " aside, start it again; the copy then begins anew."
     ),
     State.SILENT: "The box kills it soon and starts it again; if that goes on, look at the machine's load.",
     State.DEAD: "The box starts it again; its last words are in the log as litestream_said.",
