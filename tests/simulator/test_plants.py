@@ -28,7 +28,7 @@ from tests.simulator.loop import passed
 from tests.simulator.world import World
 
 SEEDS = range(1, 9)
-STEPS = 250
+STEPS = 200
 
 
 async def killed_with_payments(world: World, chance: Random) -> None:

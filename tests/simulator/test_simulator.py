@@ -18,8 +18,8 @@ from tests.simulator.loop import passed
 from tests.simulator.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = range(1, 13)
-STEPS = 250
+SEEDS = range(1, 9)
+STEPS = 200
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -52,7 +52,7 @@ def test_a_past_with_a_record_that_does_not_replay_keeps_no_box_out_for_ever() -
 def test_a_seed_that_plays_differently_again_replays_no_failure() -> None:
     """Journals, directives and answers are the same bytes in two processes whose sets have two orders."""
     digests = set()
-    script = "from tests.simulator.drill import run_seed; print(run_seed(3, steps=250).digest)"
+    script = "from tests.simulator.drill import run_seed; print(run_seed(3, steps=150).digest)"
     for hash_seed in ("1", "2"):
         ran = subprocess.run(
             [sys.executable, "-c", script],
