@@ -798,7 +798,10 @@ def newest_cosigned(notes: object, keys: Keys, head: Head) -> Head | None:
     if keys.hub is None or head.origin.number_field != "epoch":
         return None
     if not isinstance(notes, list) or not notes:
-        mend = "export again once the box has reached the hub, or verify without --hub-key"
+        mend = (
+            "export again once the box has reached the hub; a box that took an epoch back has none for it:"
+            " verify that without --hub-key"
+        )
         raise Unverified("cosignature", f"there is none by {keys.hub.name}", mend)
     return max((open_cosignature(note, keys.hub, head) for note in notes), key=lambda one: one.size)
 
