@@ -188,7 +188,8 @@ class RecordPruned(OperatingError):
     next = Next.PAUSE
     default_hint = (
         "The centre has every record that a box prunes: ask there. `edgegw ledger prune --dry-run` says from"
-        " where on this box has its own."
+        " where on this box has its own. A mirror or hub that lacks them goes on with the box's next epoch:"
+        " `edgegw order new-epoch`."
     )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from edgegw.core import journal
 from edgegw.core.exchange import frontier_at
 from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
+from edgegw.errors import RecordPruned
 from edgegw.uplink.ports import Head, HeldDirectives, Journal
 
 
@@ -37,9 +38,9 @@ class Outgoing(NamedTuple):
 def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> Outgoing:
     """The next package for a hub that holds so much of each epoch, the oldest first; raises EditedRecord.
 
-    An epoch that `held` does not name is not wanted: the hub has closed it, or does not know it. An edited
-    record of an earlier epoch holds back that epoch alone: what was wrong with it is why there is a newer
-    one. Of an epoch that is still coming back here, nothing is sent before its end is.
+    An epoch that `held` does not name is not wanted: the hub has closed it, or does not know it. An edited or
+    pruned record of an earlier epoch holds back that epoch alone: what was wrong with it is why there is a
+    newer one. Of an epoch that is still coming back here, nothing is sent before its end is.
     """
     package, waiting = None, 0
     at_fault: dict[int, str] = {}
@@ -51,7 +52,7 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
         if package is None:
             try:
                 package = pack(source, head, have, bytes_max)
-            except EditedRecord as problem:
+            except (EditedRecord, RecordPruned) as problem:
                 if head is heads[-1]:
                     raise
                 at_fault[head.epoch] = str(problem)

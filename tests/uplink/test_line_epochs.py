@@ -1,10 +1,12 @@
 """The line over real sockets where a past was lost: rehydration, the next epoch, a hub that lost its own."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from edgegw.core.messages import PackageVerdict, Verdict
 from edgegw.core.records import Mode
-from edgegw.errors import Behind
+from edgegw.errors import Behind, RecordPruned
 from tests.core.authors import Author
 from tests.uplink.box import MemoryBox, MemoryKeeper
 from tests.uplink.hub import HubServer, MemoryHub
@@ -130,6 +132,30 @@ async def test_an_edited_record_of_an_old_epoch_holds_back_that_epoch_alone(
     await synced(box, hub)
     assert len(hub.readers[1].bodies) == held
     assert f"record 1/{place}" in box.line.status.epochs_at_fault[1]
+
+
+async def test_a_pruned_record_of_an_old_epoch_holds_back_that_epoch_alone(
+    start: Start, hub: MemoryHub, servers: list[HubServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub from an old backup lacks what nobody can send it any more; the running epoch must reach it."""
+    box = await start()
+    await synced(box, hub)
+    await servers[0].stop()
+    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+    box.write("operator", amount=1)
+    there = box.records
+
+    def records(**place: int) -> Sequence[tuple[int, bytes, bytes]]:
+        if place["epoch"] == 1 and place["start"] > 0:
+            raise RecordPruned("records of epoch 1 were pruned")
+        return there(**place)
+
+    monkeypatch.setattr(box, "records", records)
+    hub.released = True
+    await servers[0].start()
+    await until(lambda: 2 in box.epochs, "the new epoch")
+    await synced(box, hub)
+    assert "pruned" in box.line.status.epochs_at_fault[1]
 
 
 async def test_a_hub_that_lost_its_directives_gets_them_back_before_any_record(
