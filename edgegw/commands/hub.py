@@ -248,7 +248,8 @@ def order_new_epoch(box: str, hub_settings: Path) -> None:
     old epoch stays in doubt until that is sealed.
 
     A box that has forked: take its other history in first (take-journal). A fork that is found after the
-    order ends the order.
+    order ends the order. The box does not hold the history that the hub has, so a payment of that one which
+    is sent again is decided again; the hub finds the duplicate.
 
     Example: edgegw order new-epoch branch-1 --hub hub.toml
     """
@@ -257,7 +258,8 @@ def order_new_epoch(box: str, hub_settings: Path) -> None:
     _carry_out(hub_settings, lambda connection, _: release_epoch(connection, box))
     click.echo(
         f"{box} gets a new epoch as soon as it holds all of its past again; let it run,"
-        " with its data directory as it is"
+        " with its data directory as it is. What an old epoch held of each account stays in doubt, and is not"
+        f" granted again, until `edgegw order seal {box} EPOCH`"
     )
 
 
