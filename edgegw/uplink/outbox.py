@@ -40,7 +40,8 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
 
     An epoch that `held` does not name is not wanted: the hub has closed it, or does not know it. An edited or
     pruned record of an earlier epoch holds back that epoch alone: what was wrong with it is why there is a
-    newer one. Of an epoch that is still coming back here, nothing is sent before its end is.
+    newer one. Where the hub holds another history of it, it is shown that, or nobody asks for this one. Of an
+    epoch that is still coming back here, nothing is sent before its end is.
     """
     package, waiting = None, 0
     at_fault: dict[int, str] = {}
@@ -56,6 +57,9 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
                 if head is heads[-1]:
                     raise
                 at_fault[head.epoch] = str(problem)
+                if isinstance(problem, OtherHistory):
+                    package = other_history(source, head, have)
+                    waiting += package is not None
                 continue
         waiting += head.size - have.size
     return Outgoing(package, waiting, at_fault)
