@@ -252,8 +252,10 @@ def retire_copies(world: World, *, of: str = "") -> None:
 
 def seal_what_is_over(world: World) -> None:
     """Settle every epoch that is followed by one that works, once all that was found of it is at the hub."""
-    for machine in world.retired.values():
-        if machine.ledger.exists():
+    heads = world.tables("journal_head")["journal_head"]
+    forked = {row["box"] for row in heads if row["forked"] and not row["sealed"]}
+    for machine in (*world.machines.values(), *world.retired.values()):
+        if machine.ledger.exists() and machine.name in forked:
             bring_journals(world, machine)
     newest = {row["box"]: row["epoch"] for row in world.tables("box")["box"]}
     for row in world.tables("journal_head")["journal_head"]:
