@@ -74,6 +74,8 @@ async def clone(world: World, chance: Random) -> None:
     label = f"{original.name}-copy"
     copy = original.clone(world.folder / label, label)
     world.machines[label] = copy
+    here = [place for machine, place in world.facts.poisoned if machine == original.label]
+    world.facts.poisoned.update((label, place) for place in here)
     for address in world.centre.addresses:
         link = world.network.link(label, address)
         link.broken_up = link.broken_down = chance.random() < 0.7
