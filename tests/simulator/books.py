@@ -126,7 +126,8 @@ def _audit_balances(facts: Facts, records: dict[tuple[str, int, int], Plain]) ->
             expected[row["payer"]] -= row["amount_minor"]
         hold = f"{row['epoch'] << 96 | row['seq'] % BRANCH_SEQS << 32 | 1:032x}"
         by_centre = row["settled"] and (row["box"], row["seq"] // BRANCH_SEQS, hold) not in resolved
-        if by_centre and (row["state"] == "confirmed" or row["liable"] == "branch"):
+        at_branch = row["state"] == "declined" and row["liable"] == "branch"
+        if by_centre and (row["state"] == "confirmed" or at_branch):
             expected[row["payee"]] += row["amount_minor"]
     for row in facts.tables["loss"]:
         expected[row["account_id"]] += row["amount_minor"]
