@@ -144,10 +144,10 @@ STEPS: Final[tuple[Step, ...]] = (
     Step(
         name="simulator",
         claim="Of a million simulated transfers under every fault none is lost, doubled or created",
-        command="-m tests.simulator --seeds 1..1020 --processes 1 --state {state} --json",
+        command="-m tests.simulator --seeds 1..1020 --processes 2 --state {state} --json",
         short="-m tests.simulator --seeds 1..3 --processes 1 --json",
         asked=("seeds >= 1000", "transfers >= 1000000", "red == 0"),
-        minutes=25,
+        minutes=40,
     ),
     Step(
         name="fences",
