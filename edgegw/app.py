@@ -55,6 +55,7 @@ from edgegw.payments.protocols import Server
 from edgegw.payments.service import Gateway
 from edgegw.payments.service import Pen as GatewayPen
 from edgegw.payments.vault import SecretFileError
+from edgegw.pinned import hub_key
 from edgegw.replica.copier import Copier
 from edgegw.retention import Retention
 from edgegw.running import RUNNING_NAME, Announcement
@@ -99,16 +100,6 @@ def load_keys(settings: BoxSettings) -> Keys:
         keys.store_verifying_key(path.with_suffix(".pub"), made.public)
     checkpoint = keys.load_signing_key(path, f"{name}/checkpoint")
     return Keys(device, checkpoint, hub_key(settings), mirror_key(settings))
-
-
-def hub_key(settings: BoxSettings) -> VerifyingKey:
-    """The hub's pinned key; raises KeyFileError or SettingsError."""
-    if settings.hub.key_file:
-        return keys.load_verifying_key(Path(settings.hub.key_file))
-    try:
-        return VerifyingKey.parse(settings.hub.key)
-    except ValueError as problem:
-        raise SettingsError("hub.key", [str(problem)]) from None
 
 
 # --- what the world sees ------------------------------------------------------------------------------------

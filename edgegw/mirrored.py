@@ -7,15 +7,12 @@ way to the mirror (`uplink.mirror`), the rule (`ledger.coverage`), and the box a
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Final
 
 import structlog
 
-from edgegw.access import keys
 from edgegw.access.keys import VerifyingKey
 from edgegw.config.box import BoxSettings
-from edgegw.config.options import SettingsError
 from edgegw.core.journal import NoteError, journal_origin
 from edgegw.core.records import Durability
 from edgegw.errors import MirrorAway, Next, OperatingError
@@ -23,6 +20,7 @@ from edgegw.ledger.coverage import Coverage, MirrorRule
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, mirror_note_key
 from edgegw.ledger_source import LedgerSource
+from edgegw.pinned import pinned_key
 from edgegw.uplink.line import Line
 from edgegw.uplink.mirror import Mirror
 from edgegw.uplink.ports import Head, Identity, LineSettings
@@ -39,12 +37,7 @@ def mirror_key(settings: BoxSettings) -> VerifyingKey | None:
     mirror = settings.mirror
     if not mirror.addresses:
         return None
-    if mirror.key_file:
-        return keys.load_verifying_key(Path(mirror.key_file))
-    try:
-        return VerifyingKey.parse(mirror.key)
-    except ValueError as problem:
-        raise SettingsError("mirror.key", [str(problem)]) from None
+    return pinned_key("mirror.key", text=mirror.key, file=mirror.key_file)
 
 
 class Mirrored:

@@ -45,24 +45,12 @@ class HubBooks(NamedTuple):
 
 def load_keyring(settings: HubSettings) -> Keyring:
     """The hub's key and the boxes' pinned ones; raises KeyFileError and SettingsError."""
-    from edgegw.access.keys import VerifyingKey, load_signing_key
+    from edgegw.access.keys import load_signing_key
     from edgegw.hub.keyring import Keyring
+    from edgegw.pinned import pinned_boxes
 
-    boxes, faults = {}, []
-    for box, text in settings.boxes.items():
-        try:
-            boxes[box] = VerifyingKey.parse(text)
-        except ValueError as problem:
-            faults.append(f"boxes.{box}: {problem}")
-            continue
-        if boxes[box].name != f"{settings.bank}/{box}":
-            faults.append(
-                f"boxes.{box}: the key is {boxes[box].name}'s, not {settings.bank}/{box}'s;"
-                " copy the line that `edgegw keygen box` printed"
-            )
-    if faults:
-        raise SettingsError("boxes", faults)
-    return Keyring(settings.bank, load_signing_key(Path(settings.key_file), f"{settings.bank}/hub"), boxes)
+    key = load_signing_key(Path(settings.key_file), f"{settings.bank}/hub")
+    return Keyring(settings.bank, key, pinned_boxes(settings.bank, settings.boxes))
 
 
 @contextmanager

@@ -127,9 +127,9 @@ def _place(place: Path, hub_key: str) -> tuple[Path, VerifyingKey]:
                 str(place), ["--hub-key is missing: whose word the ledger is cannot be taken from itself"]
             )
         return place, _key(hub_key)
-    from edgegw.app import hub_key as pinned_key
     from edgegw.commands.settings import protocol_shapes
     from edgegw.config.box import load_box
+    from edgegw.pinned import hub_key as pinned_key
 
     settings = load_box(place, protocol_shapes()).settings
     return Path(settings.data_dir), _key(hub_key) if hub_key else pinned_key(settings)

@@ -13,13 +13,11 @@ import click
 
 from edgegw.commands import SettingsPath, serve_until_end
 from edgegw.config.mirror import MirrorSettings, load_mirror
-from edgegw.config.options import SettingsError
 from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from edgegw.access.keys import VerifyingKey
     from edgegw.mirror.app import Mirror
 
 
@@ -41,50 +39,18 @@ def mirror(settings: Path) -> None:
     serve_until_end(lambda: asyncio.run(serve_mirror(loaded)))
 
 
-def pinned_boxes(settings: MirrorSettings) -> dict[str, VerifyingKey]:
-    """The boxes' pinned keys; raises SettingsError with every fault."""
-    from edgegw.access.keys import VerifyingKey
-
-    boxes, faults = {}, []
-    for box, text in settings.boxes.items():
-        try:
-            boxes[box] = VerifyingKey.parse(text)
-        except ValueError as problem:
-            faults.append(f"boxes.{box}: {problem}")
-            continue
-        if boxes[box].name != f"{settings.bank}/{box}":
-            faults.append(
-                f"boxes.{box}: the key is {boxes[box].name}'s, not {settings.bank}/{box}'s;"
-                " copy the line that `edgegw keygen box` printed"
-            )
-    if faults:
-        raise SettingsError("boxes", faults)
-    return boxes
-
-
-def pinned_hub(settings: MirrorSettings) -> VerifyingKey:
-    """The hub's pinned key; raises KeyFileError or SettingsError."""
-    from edgegw.access.keys import VerifyingKey, load_verifying_key
-
-    if settings.hub_key_file:
-        return load_verifying_key(Path(settings.hub_key_file))
-    try:
-        return VerifyingKey.parse(settings.hub_key)
-    except ValueError as problem:
-        raise SettingsError("hub_key", [str(problem)]) from None
-
-
 async def serve_mirror(settings: MirrorSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
     from edgegw.access import sm2
     from edgegw.access.keys import load_signing_key
     from edgegw.mirror.app import Mirror, make_app
     from edgegw.mirror.keeper import Keeper, Keys
+    from edgegw.pinned import pinned_boxes, pinned_key
 
     sm2.self_test()
-    boxes = pinned_boxes(settings)
+    boxes = pinned_boxes(settings.bank, settings.boxes)
     key = load_signing_key(Path(settings.key_file), f"{settings.bank}/{settings.mirror}")
-    hub = pinned_hub(settings)
+    hub = pinned_key("hub_key", text=settings.hub_key, file=settings.hub_key_file)
     with ExitStack() as opened:
         keepers = {}
         for box, pinned in boxes.items():

@@ -50,7 +50,7 @@ def ledger_prune(settings: Path, dry_run: bool, vacuum: bool, as_json: bool) -> 
 
 
 def _report(box: Box) -> Report:
-    from edgegw.app import hub_key
+    from edgegw.pinned import hub_key
     from edgegw.retention import dry_run
 
     settings = box.settings

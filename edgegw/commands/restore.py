@@ -121,7 +121,7 @@ def _restore(box: Box, data: Path, wanted: str) -> Restored:
 
 def _best(box: Box, copies: Copies, scratch: Path, tried: list[str]) -> Sound | None:
     """The newest sound state of a target; None if there is none."""
-    from edgegw.app import hub_key
+    from edgegw.pinned import hub_key
     from edgegw.replica.copies import CopyError, newest_sound
 
     hub, name = hub_key(box.settings), copies.target.name
@@ -273,8 +273,8 @@ def drill(settings: Path, target: str, as_json: bool) -> None:
 
 
 def _drill(box: Box, copies: Copies) -> Drill:
-    from edgegw.app import hub_key
     from edgegw.ledger.boot import LEDGER_NAME
+    from edgegw.pinned import hub_key
     from edgegw.replica.copies import CopyError
     from edgegw.replica.status import Drill
 

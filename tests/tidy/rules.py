@@ -36,7 +36,10 @@ LAYERS: dict[str, frozenset[str]] = {
     "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
     "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
-    "mirrored": frozenset({"core", "errors", "config", "access", "ledger", "ledger_source", "uplink"}),
+    "pinned": frozenset({"config", "access"}),
+    "mirrored": frozenset(
+        {"core", "errors", "config", "access", "ledger", "pinned", "ledger_source", "uplink"}
+    ),
     "mirror": frozenset({"core", "errors", "access", "ledger"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
     "audit": frozenset({"core", "errors", "ledger"}),
@@ -53,7 +56,15 @@ LAYERS: dict[str, frozenset[str]] = {
             "uplink",
             "replica",
         }
-        | {"payments.protocols", "payments.rules", "ledger_source", "mirrored", "retention", "running"}
+        | {
+            "payments.protocols",
+            "payments.rules",
+            "ledger_source",
+            "mirrored",
+            "pinned",
+            "retention",
+            "running",
+        }
     ),
     "__init__": frozenset(),
     "__main__": frozenset({"*"}),
