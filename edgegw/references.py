@@ -6,8 +6,8 @@ itself.
 
 from __future__ import annotations
 
+import argparse
 import inspect
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, get_args
@@ -312,4 +312,6 @@ def _line(cells: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1] if len(sys.argv) > 1 else REFERENCE).write_text(reference(), encoding="utf-8")
+    parser = argparse.ArgumentParser(prog="python -m edgegw.references", description=__doc__)
+    parser.add_argument("file", nargs="?", default=REFERENCE, type=Path, help="default: %(default)s")
+    parser.parse_args().file.write_text(reference(), encoding="utf-8")

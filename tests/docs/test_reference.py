@@ -1,5 +1,9 @@
 """Holds REFERENCE.md to the code: what an operator reads there is what the program does."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from edgegw import references
@@ -44,3 +48,13 @@ def test_a_table_inside_a_table_is_listed_with_its_own_name() -> None:
     """`[line]` and `[[hub.addresses]]` must not vanish behind their table's name."""
     names = {one.name for one in options_of(references.BoxSettings)}
     assert {"line.heartbeat_ms", "hub.addresses[].url"} <= names
+
+
+def test_a_mistyped_command_line_writes_no_file(tmp_path: Path) -> None:
+    """A file named `--help` is found by whoever next types `rm *` there."""
+    command = [sys.executable, "-m", "edgegw.references"]
+    asked = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    assert references.REFERENCE.encode() in asked.stdout
+    assert list(tmp_path.iterdir()) == []
+    subprocess.run([*command, "here.md"], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "here.md").read_text(encoding="utf-8") == references.reference()
