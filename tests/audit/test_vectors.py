@@ -185,3 +185,15 @@ def test_a_directory_of_vectors_is_judged_by_one_command(tmp_path: Path) -> None
     (tmp_path / "0" / "vector-0.json").write_text(json.dumps(made[0] | {"wantErr": True}))
     done = subprocess.run(command, capture_output=True, check=False, timeout=60)
     assert (done.returncode, json.loads(done.stdout)["agree"]) == (1, 99)
+
+
+def test_a_directory_without_vectors_is_an_error_that_says_what_was_looked_for(tmp_path: Path) -> None:
+    """A mistyped path or a set that was not unpacked would else pass for a proof."""
+    (tmp_path / "vector.txt").write_text(json.dumps(next(inclusion_vectors())))
+    (tmp_path / "index.json").write_text("[]")
+    for directory, said in ((tmp_path, "*.json"), (tmp_path / "none", "not a directory")):
+        command = [sys.executable, "-m", "tests.audit.vectors", str(directory)]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60, text=True)
+        assert done.returncode == 2
+        assert str(directory) in done.stderr
+        assert said in done.stderr
