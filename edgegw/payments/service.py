@@ -356,7 +356,8 @@ class Gateway:
 
     async def _ask_for_group(self, requests: Sequence[Request]) -> Funding:
         """One question for each account that the whole group leaves short; the worst answer counts for
-        all."""
+        all. When meanwhile no account is short, nobody is asked, and so the centre has granted nothing."""
+        funding = self._funding()
         needs: dict[tuple[str, str], int] = {}
         for request in requests:
             if request.kind in (Kind.PAYMENT, Kind.HOLD):
@@ -366,8 +367,8 @@ class Gateway:
             if self.book.available(account_id) < amount_minor:
                 funding = await self._ask(Short(account_id, currency, amount_minor))
                 if funding is not _GRANTED:
-                    return funding
-        return _GRANTED
+                    break
+        return funding
 
     def _result(self, request: Request, outcome: Outcome) -> Decided | Unanswered:
         if isinstance(outcome, Decision):

@@ -237,6 +237,19 @@ async def test_a_linked_group_asks_the_centre_for_what_all_of_it_needs(branch: B
     assert branch.centre.asked == [(BAKER, 900)]
 
 
+async def test_a_group_that_was_covered_meanwhile_is_not_called_granted(branch: Branch) -> None:
+    """The centre was never asked: "centre" would be a word of the centre's that it never gave."""
+    group = [pay(400), pay(500)]
+    results, _ = await asyncio.gather(
+        branch.gateway.decide_many(CLIENT, group, linked=True), branch.grant(BAKER, 900)
+    )
+    assert [result.answer.cleared_by for result in results if isinstance(result, Decided)] == [
+        ClearedBy.ALLOWANCE,
+        ClearedBy.ALLOWANCE,
+    ]
+    assert branch.centre.asked == []
+
+
 async def test_holds_are_posted_once(branch: Branch) -> None:
     """A hold that is posted twice takes the money twice."""
     await branch.grant(BAKER, 1000)
