@@ -5,7 +5,8 @@ never wait here, only what is told of them: batch n + 1 is written while the ans
 out the way to the mirror (`uplink.mirror`) and how a change is journalled (`ledger.writer`).
 
 Safe in this order: answers are let go without the mirror only after the record that says so is on disk;
-payments are refused before the record that says so, and taken again after it.
+payments are refused before the record that says so, and taken again after it; answers wait for the mirror
+before the record that says so, which is written once the mirror has all that was told without it.
 """
 
 from __future__ import annotations
@@ -83,8 +84,11 @@ class Coverage:
         self._waiting: dict[tuple[int, int], asyncio.Future[None]] = {}
         self._seen_ns = now_ns()
         self._has_answered = False
-        self._start = (0, 0)
+        self._newest = (0, 0)
+        self._told_alone = (0, 0)
+        """(epoch, size) of the journal up to which answers may have left without the mirror."""
         self._is_met = False
+        """Whether the mirror has answered and has all of that."""
         self._changed = asyncio.Event()
 
     # -- what the pen and the readers ask --------------------
@@ -157,6 +161,7 @@ class Coverage:
 
     def committed(self, *, epoch: int, size: int) -> None:
         """The journal on disk has this size now."""
+        self._newest = (epoch, size)
         if self._sizes.get(epoch, 0) >= size:
             return
         if len(self._commits) >= COMMITS_MAX:
@@ -169,7 +174,7 @@ class Coverage:
     def started(self, *, epoch: int, size: int, cosigned: int) -> None:
         """The journal had this size at the start, and the mirror had cosigned so much of it before."""
         self._sizes[epoch] = cosigned
-        self._start = (epoch, size)
+        self._told_alone = (epoch, size)
         self.committed(epoch=epoch, size=size)
 
     def answered(self) -> None:
@@ -215,13 +220,17 @@ class Coverage:
 
     async def _settle(self, pen: Pen) -> None:
         target, reason = self._target()
-        if self.state is target and (not pen.epoch or pen.durability is target):
+        if target is Durability.MIRRORED and self.state is Durability.LOCAL:
+            self.state, self._told_alone = target, self._newest
+        if target is Durability.MIRRORED and not self._is_met:
             return
-        if target is Durability.AWAY or (target is Durability.MIRRORED and self.state is Durability.LOCAL):
-            self.state = target
+        changes = self.state is not target
+        if not changes and (not pen.epoch or pen.durability is target):
+            return
         if target is Durability.AWAY:
+            self.state = target
             self._give_up()
-        if pen.epoch and pen.durability is not target:
+        if pen.epoch and (changes or pen.durability is not target):
             await pen.change_durability(target, reason)
         self.state, self.reason = target, reason
         if target is Durability.LOCAL:
@@ -234,18 +243,15 @@ class Coverage:
             return Durability.LOCAL, "settings"
         away_ns = max(self._silent_ns(), self.lag_ns)
         if away_ns > self._timeout_ns:
+            self._is_met = False
             said = self.said or f"nothing new for {away_ns // 1_000_000} ms"
             return (Durability.AWAY if rule.refuses else Durability.LOCAL), f"the mirror is away: {said}"
-        if self._has_answered and self._has_past and 2 * away_ns <= self._timeout_ns:
-            self._is_met = True
-            return Durability.MIRRORED, "the mirror has every record"
+        if self._has_answered and 2 * away_ns <= self._timeout_ns:
+            epoch, size = self._told_alone
+            self._is_met = self.state is not Durability.LOCAL and self._sizes.get(epoch, 0) >= size
+            if self._is_met or self.state is Durability.LOCAL:
+                return Durability.MIRRORED, "the mirror has every record that was answered"
         return self.state, self.reason
-
-    @property
-    def _has_past(self) -> bool:
-        """Whether the mirror has all that was there before this start."""
-        epoch, size = self._start
-        return self._sizes.get(epoch, 0) >= size
 
     @property
     def _timeout_ns(self) -> int:

@@ -26,6 +26,8 @@ class World:
         self.epoch = 1
         self.durability = journalled
         self.journal: list[tuple[Durability, str]] = []
+        self.told: list[str] = []
+        """Every reason given, as the log has it."""
         self.full = False
         rule = MirrorRule(mirrored=mirrored, refuses=refuses, timeout_ms=TIMEOUT_MS)
         self.coverage = Coverage(rule, journalled=journalled, now_ns=lambda: self.now_ns)
@@ -37,8 +39,10 @@ class World:
             raise StorageFull("no room")
         # Whatever waits must still wait while the change is not on disk.
         await asyncio.sleep(0)
-        self.durability = durability
-        self.journal.append((durability, reason))
+        self.told.append(reason)
+        if self.durability is not durability:
+            self.durability = durability
+            self.journal.append((durability, reason))
 
     def start(self) -> None:
         self._task = asyncio.create_task(self.coverage.keep(self))
@@ -64,8 +68,8 @@ async def alone() -> AsyncIterator[World]:
     """A world whose rule is to go on alone, with the mirror there."""
     world = World()
     world.start()
-    await world.is_in(MIRRORED)
     world.coverage.covered(epoch=1, size=3)
+    await world.is_in(MIRRORED)
     yield world
     await world.stop()
 
@@ -128,6 +132,47 @@ async def test_the_box_goes_on_alone_only_once_the_journal_says_so(alone: World)
     await alone.is_in(LOCAL)
     await asyncio.wait_for(answer, 1)
     assert alone.journal[-1] == (LOCAL, "the mirror is away: connection refused")
+
+
+async def test_the_journal_claims_the_mirror_only_once_it_has_what_was_answered_without_it() -> None:
+    """Whoever reads `mirrored` takes every record before it for safe from a fire, too."""
+    world = World()
+    world.start()
+    answer = waiting(world, 4)
+    await settled()
+    world.coverage.answered()
+    world.coverage.covered(epoch=1, size=2)
+    await settled()
+    assert not answer.done()  # it waits from the start, whatever the journal says
+    assert world.journal == []
+    world.coverage.covered(epoch=1, size=3)
+    await world.is_in(MIRRORED)
+    assert world.journal == [(MIRRORED, "the mirror has every record that was answered")]
+    world.later(TIMEOUT_MS + 1)
+    await world.is_in(LOCAL)
+    world.coverage.committed(epoch=1, size=6)
+    await world.coverage.reach(epoch=1, size=6)
+    world.coverage.answered()
+    await until(lambda: world.coverage.state is MIRRORED, "answers to wait again")
+    world.coverage.committed(epoch=1, size=7)
+    world.coverage.covered(epoch=1, size=5)
+    await settled()
+    assert world.durability is LOCAL
+    world.coverage.covered(epoch=1, size=6)
+    await world.is_in(MIRRORED)
+    await world.stop()
+
+
+async def test_a_box_that_starts_without_its_mirror_claims_nothing_and_still_says_why() -> None:
+    """`mirrored` for the first seconds of each start would fill the journal with claims that were not so."""
+    world = World()
+    world.start()
+    answer = waiting(world, 4)
+    world.coverage.said = "connection refused"
+    world.later(TIMEOUT_MS + 1)
+    await asyncio.wait_for(answer, 1)
+    assert (world.journal, world.told) == ([], ["the mirror is away: connection refused"])
+    await world.stop()
 
 
 async def test_the_box_comes_back_to_its_mirror_by_itself(alone: World) -> None:
