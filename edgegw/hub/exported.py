@@ -8,6 +8,7 @@ length is read in bounded memory. Leaves out what the hub makes of it (`hub.take
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,8 @@ from edgegw.core.messages import (
 )
 from edgegw.core.records import UNREADABLE, Link, decode_record
 
+LINE_BYTES_MAX: Final = RECORD_BYTES_MAX + 1
+"""A record and its end; the lines of leaves and of the signed head are shorter."""
 _LEAVES: Final = b'{"leaves":'
 _CHECKPOINT: Final = b'{"checkpoint":'
 _EPOCH: Final = re.compile("0|[1-9][0-9]{0,18}")
@@ -78,8 +81,8 @@ class Announced:
         """Raises ExportError for a file that is no exported journal of a box."""
         self.path = path
         with _opened(path) as file:
-            first = file.readline(RECORD_BYTES_MAX)
-            self.first_record = file.readline(RECORD_BYTES_MAX).removesuffix(b"\n")
+            first = _line(file, path, 1)
+            self.first_record = _line(file, path, 2).removesuffix(b"\n")
         try:
             header = msgspec.json.decode(first, type=_Header)
         except UNREADABLE:
@@ -190,9 +193,8 @@ class Exported:
 
     def _bodies(self, start: int) -> Iterator[bytes]:
         with _opened(self.announced.path) as file:
-            file.readline()
             seq = self.start
-            for line in file:
+            for line in _lines_after_first(file, self.announced.path):
                 if line.startswith(_CHECKPOINT):
                     return
                 if line.startswith(_LEAVES):
@@ -209,7 +211,6 @@ def read_journal(announced: Announced, key: VerifyingKey) -> Iterator[Exported]:
     with tempfile.TemporaryFile() as leaves, _opened(announced.path) as file:
         exported = Exported(announced, leaves)
         scan = _Scan(exported)
-        file.readline()
         trailer = scan.lines(file)
         _judge(scan, _signed_head(announced, trailer, scan, key))
         exported.root, exported.checkpoint = scan.frontier.root(), trailer.checkpoint
@@ -226,9 +227,9 @@ class _Scan:
         self._previous = exported.announced.previous
 
     def lines(self, file: IO[bytes]) -> _Trailer:
-        """Read up to the line with the checkpoint, which must be the last."""
+        """Read from the second line up to the one with the checkpoint, which must be the last."""
         block: list[bytes] = []
-        for line in file:
+        for line in _lines_after_first(file, self.exported.announced.path):
             if line.startswith(_CHECKPOINT):
                 self._take(block, b"")
                 return self._trailer(line, file)
@@ -338,3 +339,22 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except OSError as problem:
         raise ExportError(f"{path} cannot be read: {problem.strerror or problem}") from None
+
+
+def _lines_after_first(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    _line(file, path, 1)
+    for number in itertools.count(2):
+        line = _line(file, path, number)
+        if not line:
+            return
+        yield line
+
+
+def _line(file: IO[bytes], path: Path, number: int) -> bytes:
+    """The next line with its end; b"" after the last one."""
+    line = file.readline(LINE_BYTES_MAX + 1)
+    if len(line) > LINE_BYTES_MAX:
+        raise ExportError(
+            f"{path}: line {number} is longer than {LINE_BYTES_MAX} bytes, as no line is; {AGAIN}"
+        )
+    return line

@@ -200,6 +200,24 @@ def test_an_edited_file_is_refused_by_its_first_bad_record(world: World, tmp_pat
     assert everything(world) == before
 
 
+@pytest.mark.parametrize("line", [1, 2, 4], ids=["header", "first-record", "record"])
+def test_a_line_without_an_end_fills_no_memory(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: int
+) -> None:
+    """Whoever brings a file may bring one of a single endless line: it is refused by its place, unread."""
+    monkeypatch.setattr("edgegw.hub.exported.LINE_BYTES_MAX", 4_096)
+    box = with_money(world)
+    path = exported(box, tmp_path / "file")
+    assert take(world, path).records == len(box.bodies)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line - 1] = lines[line - 1].removesuffix(b"\n") + b" " * 8_192 + b"\n"
+    path.write_bytes(b"".join(lines))
+    before = everything(world)
+    with pytest.raises(ExportError, match=f"{path}: line {line} is longer than 4096 bytes"):
+        take(world, path)
+    assert everything(world) == before
+
+
 def test_a_file_that_another_key_has_signed_is_refused(world: World, tmp_path: Path) -> None:
     """The epoch's key alone makes a history of it."""
     box = with_money(world)
