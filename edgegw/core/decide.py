@@ -464,7 +464,7 @@ def _waiting_elsewhere(original: Transfer) -> Refused:
     id, epoch = original.request.id, original.epoch
     if original.request.kind is Kind.HOLD:
         return Reason.HOLD_EPOCH_OVER, f"the hold {id} ended with epoch {epoch}; nothing is held any more"
-    return Reason.STAND_IN_WAITS, f"the centre decides {id} when it settles epoch {epoch}; reverse it there"
+    return Reason.STAND_IN_EPOCH_OVER, f"the stand-in {id} waited when epoch {epoch} ended"
 
 
 def _given_back(record: object) -> int:

@@ -91,6 +91,11 @@ class Reason(enum.StrEnum):
         True,
         "Reverse the whole amount now, or a part once the line is back and it is confirmed.",
     )
+    STAND_IN_EPOCH_OVER = (
+        "stand_in_epoch_over",
+        False,
+        "The centre decides it when it seals the box's old epoch; if it stands then, pay the money back.",
+    )
     ACCOUNT_FROZEN = ("account_frozen", True, "The centre froze the account; ask the bank.")
     ACCOUNT_BLOCKED = (
         "account_blocked",

@@ -423,7 +423,7 @@ class Model:
         if any(name not in self.state.accounts for name in parties):
             return no("original_not_reversible")
         if self._waited_when_its_epoch_ended(original):
-            return no("hold_epoch_over" if original["request"]["kind"] == "hold" else "stand_in_waits")
+            return no("hold_epoch_over" if original["request"]["kind"] == "hold" else "stand_in_epoch_over")
         before, moved = self._given_back(original), self._still_stands(original)
         amount = request["amount_minor"] or moved - before
         if amount <= 0 or before + amount > moved:

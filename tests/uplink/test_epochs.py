@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgegw.core.reasons import Reason
 from edgegw.core.records import Kind, Mode, Refusal, Request, Transfer
 from edgegw.core.site import Site
 from edgegw.hub.operate import release_epoch, seal_epoch
@@ -266,7 +267,8 @@ async def test_a_stand_in_that_waited_when_its_epoch_ended_is_paid_once(
     await clears(box, world, epoch=2)
     refused = answer(await box.ask(about(2, Kind.REVERSAL, 1)))
     assert isinstance(refused.record, Refusal)
-    assert refused.record.code == "stand_in_waits"
+    assert refused.record.code == "stand_in_epoch_over"
+    assert not Reason(refused.record.code).transient  # a box is never told what the seal decided
     held = "SELECT size FROM journal_head WHERE box = :box AND epoch = 1"
     await until(lambda: world.row(held, box=NORTH) == (box.store.heads()[0].size,), "the old epoch's tail")
     with world.engine.begin() as connection:

@@ -64,6 +64,7 @@ RESPONSE_CODES: Final[Mapping[str, str]] = {
     Reason.HOLD_ALREADY_VOIDED: "21",
     Reason.HOLD_EXPIRED: "21",
     Reason.HOLD_EPOCH_OVER: "21",
+    Reason.STAND_IN_EPOCH_OVER: "21",
     Reason.EXCEEDS_HOLD: INVALID_AMOUNT,
     Reason.EXCEEDS_ORIGINAL: "21",
     Reason.ACCOUNT_BLOCKED: "62",
