@@ -156,18 +156,25 @@ def same_link(message: Open, view: HubView) -> bool:
 
 
 def forked_epoch(message: Open, view: HubView) -> int:
-    """The oldest epoch of which the box has another history than the hub; 0 where there is none.
+    """The oldest epoch of which the box has another history than the hub; 0 where there is none."""
+    return min(other_histories(message, view), default=0)
+
+
+def other_histories(message: Open, view: HubView) -> dict[int, LogHead]:
+    """The epochs of which the box has another history than the hub, and what the hub holds of each up to the
+    box's own size.
 
     Epochs whose two histories are kept already do not count, nor what one side holds beyond the other.
     """
+    found = {}
     for epoch in view.epochs:
         held, mine = epoch.head, _head_of(message, epoch.head.number)
         if epoch.forked or not 0 < mine.size <= held.size:
             continue
         root = held.root if mine.size == held.size else epoch.root_at(mine.size)
         if root is not None and root != mine.root:
-            return held.number
-    return 0
+            found[held.number] = LogHead(held.number, mine.size, root)
+    return found
 
 
 def _head_of(message: Open, epoch: int) -> LogHead:

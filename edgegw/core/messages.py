@@ -172,7 +172,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     link: str = ""
     """With LINK: a `LinkNote`."""
     journals: tuple[LogHead, ...] = ()
-    """What the hub holds, for each epoch that it has issued to this box and takes more of."""
+    """What the hub holds, for each epoch that it has issued to this box and takes more of; where the box has
+    another history, up to the box's own size."""
     closed: tuple[LogHead, ...] = ()
     """What it holds of the others (sealed, forked): to be pulled, not pushed."""
     directives: LogHead = LogHead(0)

@@ -18,6 +18,7 @@ from edgegw.core.exchange import (
     choose_version,
     forked_epoch,
     judge_open,
+    other_histories,
     same_link,
 )
 from edgegw.core.messages import (
@@ -138,12 +139,17 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
     row.write(connection)
     _offer_session(connection, message, candidate=candidate, verdict=verdict)
     listed = listed_heads(connection, row.box)
+    others = other_histories(message, view)
     return Opened(
         version=version,
         verdict=verdict,
         reason=reason,
         session=candidate,
-        journals=(*_lost_epochs(message, row, view), *listed.wanted),
+        # Where the box has another history, it hears what is held at its own size: so it can show its own.
+        journals=(
+            *_lost_epochs(message, row, view),
+            *(others.get(head.number, head) for head in listed.wanted),
+        ),
         closed=listed.closed,
         directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
     )

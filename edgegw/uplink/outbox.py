@@ -9,6 +9,7 @@ signed (DESIGN §3.6); the first difference is a `Fault`, and then nothing is se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from edgegw.core import journal
@@ -48,7 +49,7 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
     heads = source.heads()
     for head in heads:
         have = held.get(head.epoch)
-        if have is None or have.size >= head.size or ends_early(head):
+        if have is None or ends_early(head) or not _differs(head, have):
             continue
         if package is None:
             try:
@@ -58,11 +59,17 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
                     raise
                 at_fault[head.epoch] = str(problem)
                 if isinstance(problem, OtherHistory):
-                    package = other_history(source, head, have)
+                    with suppress(RecordPruned):
+                        package = other_history(source, head, have)
                     waiting += package is not None
                 continue
         waiting += head.size - have.size
     return Outgoing(package, waiting, at_fault)
+
+
+def _differs(head: Head, have: LogHead) -> bool:
+    """Whether the hub lacks something of an epoch, or has said to hold another history up to this head."""
+    return have.size < head.size or (have.size == head.size and have.size > 0 and have.root != head.root)
 
 
 def other_history(source: Journal, head: Head, have: LogHead | None) -> Package | None:

@@ -455,13 +455,18 @@ class SimulatedBox:
         return self.open()
 
     def _push_past(self, head: LogHead) -> None:
-        newest = self.epoch, self.bodies, self.key
-        self.epoch, self.bodies, self.key = head.number, self.past[head.number], self.keys[head.number]
-        for start in range(head.size, len(self.bodies), 256):
-            package = self.package(start, min(len(self.bodies), start + 256))
-            beaten = self.beat(push=package)
+        size = len(self.past[head.number])
+        for start in range(head.size, size, 256):
+            beaten = self.beat(push=self.past_package(head.number, start, min(size, start + 256)))
             assert (beaten.verdict, beaten.push) == (Verdict.HUB_BEHIND, PackageVerdict.ACCEPTED)
+
+    def past_package(self, epoch: int, start: int, end: int) -> Package:
+        """The records [start, end) of an epoch that is over, proved up to its head."""
+        newest = self.epoch, self.bodies, self.key
+        self.epoch, self.bodies, self.key = epoch, self.past[epoch], self.keys[epoch]
+        package = self.package(start, end)
         self.epoch, self.bodies, self.key = newest
+        return package
 
     def sync(self, *asks: Ask) -> list[Directive]:
         """Beat and apply until nothing is left on either side; the directives that came."""

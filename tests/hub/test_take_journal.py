@@ -16,7 +16,7 @@ from edgegw.core.records import GrantDirective
 from edgegw.hub.exported import ExportError
 from edgegw.hub.operate import OrderError, release_epoch, seal_epoch
 from edgegw.hub.take_journal import TakenJournal, take_journal
-from tests.hub.simulated_box import BANK, SimulatedBox
+from tests.hub.simulated_box import BANK, SimulatedBox, root_of
 from tests.hub.world import CNY, NORTH, RISK_MINOR, World, check_books
 
 
@@ -436,6 +436,30 @@ def test_a_fork_that_a_push_has_shown_is_taken_in_from_the_file(world: World, tm
     new_epoch(world, box)
     assert box.epoch == 2
     assert world.money("SHOP") == (11, 0, 11)
+
+
+def test_the_clones_file_reached_a_restored_hub_before_the_box_did(world: World, tmp_path: Path) -> None:
+    """It holds more of the old epoch than the box, and other records: unsaid, the box's own would be lost."""
+    box = with_money(world)
+    twin = twin_of(world, box)
+    world.back_up(tmp_path / "backup.db")
+    box.pay("A", "SHOP", 1)
+    box.sync()
+    new_epoch(world, box)
+    world.restore(tmp_path / "backup.db")
+    for amount_minor in (10, 20):
+        twin.pay("A", "SHOP", amount_minor)
+    assert take(world, exported(twin, tmp_path / "twin")).branch == 0
+    mine = box.past[1]
+    opened = box.give_back(box.open())
+    assert opened.verdict is Verdict.OK
+    said = next(head for head in opened.journals if head.number == 1)
+    assert (said.size, said.root) == (len(mine), root_of(twin.bodies[: len(mine)]))
+    shown = box.past_package(1, len(mine) - 1, len(mine))
+    assert box.beat(push=shown).push is PackageVerdict.FORK
+    assert world.rows("SELECT epoch FROM journal_head WHERE forked") == [(1,)]
+    assert len(world.rows("SELECT * FROM evidence")) == 1
+    assert world.row("SELECT state FROM box WHERE box = 'north'") == ("active",)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -280,18 +280,20 @@ async def test_an_epoch_of_which_the_hub_holds_another_history_is_left_and_the_o
     assert other.epochs[1].bodies == mine
 
 
-def test_the_hub_is_shown_that_it_holds_another_history_of_an_old_epoch(hub: MemoryHub) -> None:
-    """A copy of the box wrote first: unseen, the box's own records of that epoch would stay with it alone."""
+@pytest.mark.parametrize("size", [3, 4])
+def test_the_hub_is_shown_that_it_holds_another_history_of_an_old_epoch(hub: MemoryHub, size: int) -> None:
+    """A copy of the box wrote first, also as much or more: unseen, the box's own records of that epoch would
+    stay with it alone."""
     box = MemoryBox(hub.key)
     for epoch, count in ((1, 4), (2, 1)):
         box.epochs[epoch], box.columns[epoch] = Author(box.epoch_key, number=epoch), ["operator"] * count
         for _ in range(count):
             box.log.append_body(box.log.body("", type="operator"))
-    held = {1: LogHead(1, 3, bytes(32)), 2: LogHead(2)}
+    held = {1: LogHead(1, size, bytes(32)), 2: LogHead(2)}
     outgoing = collect(box, held, bytes_max=1 << 20)
     assert "another root" in outgoing.at_fault[1]
     assert outgoing.package is not None
-    assert (outgoing.package.number, outgoing.package.old_size, outgoing.package.size) == (1, 2, 3)
+    assert (outgoing.package.number, outgoing.package.old_size, outgoing.package.size) == (1, size - 1, size)
     held.pop(1)  # what the line does once the hub has called it a fork
     later = collect(box, held, bytes_max=1 << 20).package
     assert later is not None
