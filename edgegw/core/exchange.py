@@ -155,11 +155,6 @@ def same_link(message: Open, view: HubView) -> bool:
     )
 
 
-def forked_epoch(message: Open, view: HubView) -> int:
-    """The oldest epoch of which the box has another history than the hub; 0 where there is none."""
-    return min(other_histories(message, view), default=0)
-
-
 def other_histories(message: Open, view: HubView) -> dict[int, LogHead]:
     """The epochs of which the box has another history than the hub, and what the hub holds of each up to the
     box's own size.
@@ -186,10 +181,10 @@ def _judge_next_epoch(message: Open, view: HubView, hub_key: VerifyingKey) -> Ju
     behind = _judge_directives(message, view, hub_key) or _judge_taking_back(view)
     if behind is not None:
         return behind
-    fork = forked_epoch(message, view)
-    if fork:
-        size = _head_of(message, fork).size
-        return Judgement(Verdict.FORKED, f"another root at size {size} of epoch {fork}")
+    forked = other_histories(message, view)
+    if forked:
+        places = (f"size {_head_of(message, epoch).size} of epoch {epoch}" for epoch in forked)
+        return Judgement(Verdict.FORKED, f"another root at {', and at '.join(places)}")
     lacking = _lacking(message, view)
     if lacking:
         return Judgement(Verdict.BEHIND, f"a new epoch is ordered; first the box must hold {lacking}")

@@ -16,7 +16,6 @@ from edgegw.access.keys import VerifyingKey
 from edgegw.core.exchange import (
     HubView,
     choose_version,
-    forked_epoch,
     judge_open,
     other_histories,
     same_link,
@@ -130,8 +129,8 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
         row.taking_back = True
         if message.epoch > row.epoch:
             _adopt_epoch(connection, keyring, message.link, row, epoch=message.epoch)
-    elif verdict is Verdict.FORKED and (row.state != FORKED or forked_epoch(message, view)):
-        find_forked(connection, row, forked_epoch(message, view), reason)
+    elif verdict is Verdict.FORKED:
+        _find_all_forked(connection, row, tuple(other_histories(message, view)), reason)
     elif verdict is Verdict.BEHIND and row.state == ACTIVE:
         row.state, row.reason = BEHIND, reason
     elif verdict is Verdict.OK and row.state == QUARANTINED:
@@ -153,6 +152,14 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
         closed=listed.closed,
         directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
     )
+
+
+def _find_all_forked(connection: Connection, row: BoxRow, epochs: tuple[int, ...], reason: str) -> None:
+    """What one opening shows of forks; nothing is new where all of them are kept already."""
+    if not epochs and row.state != FORKED:
+        find_forked(connection, row, 0, reason)
+    for epoch in epochs:
+        find_forked(connection, row, epoch, reason)
 
 
 def find_forked(

@@ -146,6 +146,27 @@ def test_a_box_with_two_forks_gets_its_next_epoch(world: World) -> None:
     assert heir.epoch == 3
 
 
+def test_two_forks_that_are_seen_at_one_opening_are_both_marked(world: World) -> None:
+    """Marked one at a time, the younger one would cost a second order."""
+    box = with_a_past(world, 5)
+    order_epoch(world)
+    assert box.open(mode=Mode.BEHIND).verdict is Verdict.OK
+    box.sync()
+    box.pay("A", "SHOP", 1)
+    box.beat()
+    heir = heir_of(world, box, len(box.bodies))
+    heir.bodies[-1:] = []
+    heir.pay("A", "SHOP", 9)
+    heir.past[1] = [*heir.past[1][:-1], heir.past[1][-1] + b" "]
+    order_epoch(world)
+    opened = heir.open(mode=Mode.BEHIND)
+    assert opened.verdict is Verdict.FORKED
+    assert "of epoch 1, and at" in opened.reason
+    assert world.rows("SELECT epoch FROM journal_head WHERE forked ORDER BY epoch") == [(1,), (2,)]
+    order_epoch(world)
+    assert heir.open(mode=Mode.BEHIND).verdict is Verdict.OK
+
+
 def test_an_old_image_that_pulls_takes_nobody_out_of_service(world: World) -> None:
     """A disk from before the new epoch is started once more: what it holds otherwise is kept as a fork of the
     epoch that is over, and the box that has followed goes on."""
