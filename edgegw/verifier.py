@@ -798,11 +798,9 @@ def newest_cosigned(notes: object, keys: Keys, head: Head) -> Head | None:
     if keys.hub is None or head.origin.number_field != "epoch":
         return None
     if not isinstance(notes, list) or not notes:
-        mend = (
-            "export again once the box has reached the hub; a box that took an epoch back has none for it:"
-            " verify that without --hub-key"
-        )
-        raise Unverified("cosignature", f"there is none by {keys.hub.name}", mend)
+        mend = "export again once the box has reached the hub; of a history that it does not hold it has none"
+        place = f"cosignature of epoch {head.origin.number}"
+        raise Unverified(place, f"there is none by {keys.hub.name}", mend)
     return max((open_cosignature(note, keys.hub, head) for note in notes), key=lambda one: one.size)
 
 

@@ -221,7 +221,8 @@ class Beaten(msgspec.Struct, frozen=True, kw_only=True, tag="beaten"):
     push: PackageVerdict | None = None
     push_reason: str = ""
     journal: LogHead | None = None
-    """What the hub holds of the pushed epoch now, whatever it made of the push."""
+    """What the hub holds of the pushed epoch now, whatever it made of the push; without one, of the epoch of
+    `Beat.pull`, where the box has all of it now."""
     cosignature: str = ""
     """The hub's cosigned note over `journal`, after its COMMIT."""
     directives: Package | None = None

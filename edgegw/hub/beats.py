@@ -99,7 +99,7 @@ def take_beat(
         return Taken(Beaten(verdict=Verdict.REOPEN, reason=f"{again}: open again"))
     row.beat_at_ns, row.waiting = now_ns, beat.waiting
     site = sites.newest(connection)
-    return _Beat(connection, keyring, site, row, now_ns=now_ns).take(beat, verdict, pulled.package)
+    return _Beat(connection, keyring, site, row, now_ns=now_ns).take(beat, verdict, pulled)
 
 
 def take_tail(
@@ -109,7 +109,9 @@ def take_tail(
     say whose it is. Raises HeadMoved."""
     row = BoxRow.lock(connection, box)
     tail = Beat(directives=LogHead(0), push=push, waiting=row.waiting)
-    return _Beat(connection, keyring, sites.newest(connection), row, now_ns=now_ns).take(tail, Verdict.FENCED)
+    return _Beat(connection, keyring, sites.newest(connection), row, now_ns=now_ns).take(
+        tail, Verdict.FENCED, Pulled(None)
+    )
 
 
 def _why_again(connection: Connection, row: BoxRow, beat: Beat, verdict: Verdict, pulled: Pulled) -> str:
@@ -216,7 +218,7 @@ class _Beat:
         """A new log of directives begins for an epoch that has one."""
         self._currencies = [] if site is None else [rule.code for rule in site.currencies]
 
-    def take(self, beat: Beat, verdict: Verdict, pulled: Package | None = None) -> Taken:
+    def take(self, beat: Beat, verdict: Verdict, pulled: Pulled) -> Taken:
         row, judgement, cosign, handed_back = self._row, None, None, None
         if row.taking_back and beat.handed_back is not None:
             handed_back = take_handed_back(
@@ -242,7 +244,13 @@ class _Beat:
             self._settle(fresh, verdict, epoch=pushed_epoch)
         row.write(self._connection)
         answer = self._answer(beat, judgement, self._verdict(verdict), pulled, handed_back)
+        if beat.push is None and pulled.whole is not None:
+            return Taken(answer, pulled.whole.number, self._checkpoint(pulled.whole))
         return Taken(answer, pushed_epoch, cosign)
+
+    def _checkpoint(self, head: LogHead) -> Checkpoint:
+        origin = journal.journal_origin(bank=self._keyring.bank, box=self._row.box, epoch=head.number)
+        return Checkpoint(origin, head.size, head.root)
 
     def _may_grant(self, verdict: Verdict) -> bool:
         return verdict is Verdict.OK and self._row.state == ACTIVE
@@ -372,8 +380,7 @@ class _Beat:
             self._check_link(str(head.link))
         if judged.verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE) or not judged.head.size:
             return judged, None
-        origin = journal.journal_origin(bank=self._keyring.bank, box=row.box, epoch=push.number)
-        return judged, Checkpoint(origin, judged.head.size, judged.head.root)
+        return judged, self._checkpoint(judged.head)
 
     def _fork(self, push: Package, judged: PackageJudgement) -> None:
         """Keep what the box has signed twice."""
@@ -433,12 +440,13 @@ class _Beat:
         beat: Beat,
         judged: PackageJudgement | None,
         verdict: Verdict,
-        pulled: Package | None,
+        pulled: Pulled,
         handed_back: HandedBack | None,
     ) -> Beaten:
         row = self._row
         package, more = None, False
-        if verdict is Verdict.OK and (pulled is None or sum(map(len, pulled.records)) <= PACKAGE_BYTES_MAX):
+        back = () if pulled.package is None else pulled.package.records
+        if verdict is Verdict.OK and sum(map(len, back)) <= PACKAGE_BYTES_MAX:
             theirs = beat.directives
             size = theirs.size if theirs.number == row.incarnation else 0
             package = package_after(
@@ -455,10 +463,10 @@ class _Beat:
             reason=_reason(row, verdict, handed_back),
             push=None if judged is None else judged.verdict,
             push_reason="" if judged is None else judged.reason,
-            journal=None if judged is None else judged.head,
+            journal=pulled.whole if judged is None else judged.head,
             directives=package,
             more=more,
-            pulled=pulled,
+            pulled=pulled.package,
             incarnation=None if handed_back is None else handed_back.head,
         )
 

@@ -225,6 +225,8 @@ class Pulled(NamedTuple):
     package: Package | None
     other_history: str = ""
     """What differs, where the box holds other records than the hub."""
+    whole: LogHead | None = None
+    """What the hub holds of the epoch, where the box has all of it with this package."""
 
 
 def pulled_package(connection: Connection, want: LogHead, *, box: str, bytes_max: int) -> Pulled:
@@ -238,8 +240,9 @@ def pulled_package(connection: Connection, want: LogHead, *, box: str, bytes_max
         # Of an epoch whose two histories are kept the box may well have the other one.
         other = "" if head.forked else f"another root at size {want.size} of epoch {want.number}"
         return Pulled(None, other)
+    whole = LogHead(want.number, head.size, head.root) if head.size else None
     if want.size >= head.size:
-        return Pulled(None)
+        return Pulled(None, whole=whole if want.size == head.size else None)
     bodies, leaves = _records_after(connection, head, want.size, min(bytes_max, PACKAGE_BYTES_MAX))
     frontier = frontier_at(want.size, node)
     frontier.extend(leaves)
@@ -259,7 +262,8 @@ def pulled_package(connection: Connection, want: LogHead, *, box: str, bytes_max
             root=frontier.root(),
             checkpoint=head.checkpoint,
             proof=tuple(proof),
-        )
+        ),
+        whole=whole if frontier.size == head.size else None,
     )
 
 

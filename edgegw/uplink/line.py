@@ -35,6 +35,7 @@ from edgegw.core.messages import (
 from edgegw.core.records import Mode
 from edgegw.errors import Behind, NewEpoch, Next, OperatingError
 from edgegw.uplink.asks import Asks, Outcome
+from edgegw.uplink.cosignatures import without_cosignature
 from edgegw.uplink.inbox import Inbox, answers
 from edgegw.uplink.outbox import (
     EditedRecord,
@@ -387,6 +388,8 @@ class Line:
         await self._take_verdict(beaten.verdict, beaten.reason)
         if beat.push is not None and continues:
             await self._take_push_answer(session, beat.push, beaten)
+        if beat.pull is not None and beaten.cosignature:
+            await self._keep_cosignature(beat.pull, beaten.cosignature)
         if beat.handed_back is not None:
             self._take_handed_back(session, beat.handed_back, beaten)
         waits_for_bundle = await self._take_directives(session, beaten, held)
@@ -397,7 +400,7 @@ class Line:
         more = (beaten.more and not waits_for_bundle) or left > 0 or beat.handed_back is not None
         if not more and beaten.verdict is Verdict.OK:
             await self._happened(Event.CAUGHT_UP)
-        return more and self._may_push
+        return (more or beat.pull is not None) and self._may_push
 
     @property
     def _may_push(self) -> bool:
@@ -455,9 +458,11 @@ class Line:
             self._hub_asked = self._hub_directives
         handed_back = None if returning is None else returning.package
         self.status.handing_back = handed_back is not None
+        idle = outgoing.package is None and handed_back is None
         return Beat(
             directives=directives,
             push=outgoing.package if handed_back is None else None,
+            pull=await self._to_cosign(session) if idle else None,
             handed_back=handed_back,
             asks=self._asks.to_send() if self.up else (),
             directives_cosignature=self._cosign(directives) if directives != session.told_directives else "",
@@ -465,6 +470,13 @@ class Line:
             waiting=outgoing.waiting,
             package_bytes_max=self._bytes_max,
         )
+
+    async def _to_cosign(self, session: Session) -> LogHead | None:
+        """What the hub is asked its word for beside an idle beat, once in a session each."""
+        if session.to_cosign is None:
+            theirs = (*session.opened.closed, *session.held.values())
+            session.to_cosign = await self._read(lambda: without_cosignature(self._source, theirs))
+        return session.to_cosign.pop(0) if session.to_cosign else None
 
     def _cosign(self, head: LogHead) -> str:
         """The box's word, as a note, that it holds and has journalled these directives."""

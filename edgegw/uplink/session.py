@@ -86,6 +86,8 @@ class Session:
         """The directives whose cosignature this session has carried."""
         self.fork_shown = False
         """Whether this session has carried the evidence of a fork."""
+        self.to_cosign: list[LogHead] | None = None
+        """What the hub is still to be asked to cosign; None before that was looked up."""
         self._wire = wire
         self._counter = 0
 

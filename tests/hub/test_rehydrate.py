@@ -185,6 +185,23 @@ def test_an_old_image_that_pulls_takes_nobody_out_of_service(world: World) -> No
     assert heir.open().verdict is Verdict.OK
 
 
+def test_what_came_back_carries_the_hubs_word_as_after_any_push(world: World) -> None:
+    """An auditor who asks for the hub's cosignature finds a restored box's past unproven without it."""
+    box = with_a_past(world, 300)
+    heir = heir_of(world, box, 10)
+    assert heir.open().verdict is Verdict.BEHIND
+    first = heir.pull(1)
+    assert (first.pulled is not None, first.journal, first.cosignature) == (True, None, "")
+    last = heir.pull(1)
+    for beaten in (last, heir.pull(1)):
+        assert beaten.journal == box.journal_head(1)
+        said = world.hub_key.public.check_cosignature(beaten.cosignature).checkpoint
+        assert (said.size, said.root) == (len(box.bodies), box.root(len(box.bodies)))
+    heir.bodies[-1:] = []
+    heir.pay("A", "SHOP", 7)
+    assert heir.pull(1).cosignature == ""
+
+
 def test_the_tail_that_burnt_with_the_box_does_not_spoil_the_proofs(world: World) -> None:
     """The last signed head covers more than ever arrived: each package is proved to it all the same."""
     box = with_a_past(world, 300)

@@ -132,6 +132,7 @@ async def test_a_past_that_was_lost_comes_back_and_binds_the_next_epoch(
     await clears(again, world, epoch=2)
     assert again.pen.desk.book.window > 1
     await check_past(again, told)
+    await until(lambda: (again.store.cosignature(1) or (0,))[0] == size, "the hub's word for what came back")
     whole_check(again, world)
 
 
