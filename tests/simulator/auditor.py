@@ -63,8 +63,8 @@ class Facts:
         """Machine: the name that it goes by."""
         self.tables: dict[str, list[Plain]] = {}
         """The centre's books."""
-        self.poisoned: set[tuple[str, str]] = set()
-        """Machine and place of records that no sound pen has written."""
+        self.poisoned: set[bytes] = set()
+        """The bytes of records that no sound pen has written."""
         self.forked: set[tuple[str, int]] = set()
         """Epochs of boxes of which the centre has seen two signed histories."""
 
@@ -84,7 +84,7 @@ def audit_box(facts: Facts, machine: str) -> Iterator[str]:
         at_ns, skip = 0, 0
         for seq, record in enumerate(records):
             where = f"{machine} {epoch}/{seq}"
-            if (machine, f"{epoch}/{seq}") in facts.poisoned:
+            if bodies[seq] in facts.poisoned:
                 continue  # the box's own books never had it
             if (record["box"], record["epoch"], record["seq"]) != (box, epoch, seq):
                 yield f"{where}: says that it is {record['box']} {place(record)}"

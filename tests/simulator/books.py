@@ -57,11 +57,9 @@ def _audit_identities(facts: Facts, records: dict[tuple[str, int, int], Plain]) 
     """Nobody's payment is there twice, but where an item says so; nothing is there that nobody sent."""
     named = {(row["box"], row["epoch"], row["seq"]) for row in facts.tables["suspense_item"]}
     sent = {(one["client"], one["request"]["id"]) for one in facts.sent}
-    poisoned = _poisoned(facts)
     first: dict[tuple[str, str], tuple[str, int, int]] = {}
     for where, row in sorted(records.items()):
-        own_place = (where[0], f"{where[1]}/{where[2] % BRANCH_SEQS}")
-        if row["type"] not in ("transfer", "refusal") or own_place in poisoned:
+        if row["type"] not in ("transfer", "refusal") or row["body"] in facts.poisoned:
             continue
         record = json.loads(row["body"])
         identity = (record["client"], record["request"]["id"])
@@ -74,10 +72,6 @@ def _audit_identities(facts: Facts, records: dict[tuple[str, int, int], Plain]) 
             yield f"hub {where}: {identity} is at {first[identity]} as well"
         else:
             first[identity] = where
-
-
-def _poisoned(facts: Facts) -> set[tuple[str, str]]:
-    return {(facts.box_of[machine], where) for machine, where in facts.poisoned}
 
 
 def _audit_answers_held(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:

@@ -7,11 +7,13 @@ destroys for ever is kept out: a disk is only put back while the hub holds all t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from random import Random
 from typing import Any
 
+from edgegw.errors import OperatingError
 from edgegw.hub.operate import OrderError, release_epoch, seal_epoch
 from edgegw.hub.take_journal import take_journal
 from edgegw.ledger.export import export_journal
@@ -74,8 +76,6 @@ async def clone(world: World, chance: Random) -> None:
     label = f"{original.name}-copy"
     copy = original.clone(world.folder / label, label)
     world.machines[label] = copy
-    here = [place for machine, place in world.facts.poisoned if machine == original.label]
-    world.facts.poisoned.update((label, place) for place in here)
     for address in world.centre.addresses:
         link = world.network.link(label, address)
         link.broken_up = link.broken_down = chance.random() < 0.7
@@ -122,16 +122,15 @@ async def poison(world: World, chance: Random) -> None:
     pen = own.gateway._pen
     if not hasattr(pen, "desk"):
         return
-    world.injected["poison"] += 1
-    world.facts.poisoned.add((machine.label, await _written(own, pen, kind, world)))
+    await _written(own, pen, kind, world)
 
 
-async def _written(own: Any, pen: Any, kind: str, world: World) -> str:
-    """Let the pen write one poisoned record; its place."""
+async def _written(own: Any, pen: Any, kind: str, world: World) -> None:
+    """Let the pen write one poisoned record; a pen that has ended writes nothing."""
     from edgegw.ledger.batch import Batch
     from edgegw.ledger.writer import Job
 
-    def run(batch: Batch) -> str:
+    def run(batch: Batch) -> None:
         stamp = batch.stamp().head()
         words: dict[str, Any] = {"type": "transfer", **stamp, "window": 1, "client": "nobody"}
         currency = "XXX" if kind == "currency" else "CNY"
@@ -147,13 +146,16 @@ async def _written(own: Any, pen: Any, kind: str, world: World) -> str:
         words |= {"cleared_by": "allowance", "legs": [[*names, 77_777, 0, "", 0]]}
         if kind == "unreadable":
             words["type"], words["legs"] = "a-type-that-nobody-knows", "none"
-        _write_raw(batch, json.dumps(words).encode())
-        return f"{stamp['epoch']}/{stamp['seq']}"
+        body = json.dumps(words).encode()
+        world.facts.poisoned.add(body)
+        world.injected["poison"] += 1
+        _write_raw(batch, body)
 
-    async def submit() -> str:
-        return str(await pen._submit(Job(run)))
+    async def submit() -> None:
+        with contextlib.suppress(OperatingError):
+            await pen._submit(Job(run))
 
-    return await own.run(submit())
+    await own.run(submit())
 
 
 def _write_raw(batch: Any, body: bytes) -> None:
