@@ -26,7 +26,7 @@ from edgegw.core.tiles import TILE_WIDTH
 from edgegw.errors import LedgerCorrupt
 from edgegw.ledger.batch import Batch
 from edgegw.ledger.history import kept_before, put_kept
-from edgegw.ledger.remains import Base, Cut, Identity, Mark, Portion, seal_place
+from edgegw.ledger.remains import KEPT_FIRST, Base, Cut, Identity, Mark, Portion, seal_place
 from edgegw.ledger.replay import Replay
 from edgegw.ledger.rows import Row, place_at, position_of
 from edgegw.ledger.store import Head, Store
@@ -340,13 +340,9 @@ def _cut(rows: Sequence[Row], *, whole: bool) -> Cut:
         for seq, row in enumerate(rows, start)
         if seq < TILE_WIDTH or seq >= first_needed or seq == end - 1
     ]
-    kept: list[int] = []
-    for seq, row in enumerate(rows, start):
-        if seq != start + len(kept) or start or row.type not in ("link", "key", "boot"):
-            break
-        kept.append(seq)
+    kept = tuple(range(start, min(end, KEPT_FIRST)))
     identities = [_identity(row) for row in rows if row.id is not None]
-    return Cut(Portion(epoch, start, end, portion_digest(identities)), identities, leaves, tuple(kept))
+    return Cut(Portion(epoch, start, end, portion_digest(identities)), identities, leaves, kept)
 
 
 def _identity(row: Row) -> Identity:

@@ -19,8 +19,8 @@ from edgegw.ledger.rows import SEQ_MAX, place_at, position_of
 
 _FIND_WIDTHS: Final = (1, 8, 64)
 """As `store` pads its lists of ids."""
-_FIRST_RECORDS: Final = 3
-"""An epoch's link, key and boot, which stay: they prove its key."""
+KEPT_FIRST: Final = 3
+"""An epoch's first records, its link, key and boot, stay whole: they prove its key."""
 _IDENTITY: Final = "SELECT id, client, position, remains FROM identity"
 _FIND: Final = {width: f"{_IDENTITY} WHERE id IN ({', '.join('?' * width)})" for width in _FIND_WIDTHS}
 _SCAN: Final = f"{_IDENTITY} WHERE (id, client) > (?, ?) ORDER BY id, client LIMIT ?"
@@ -72,7 +72,7 @@ class Cut(NamedTuple):
     leaves: list[tuple[int, bytes]]
     """(seq, leaf) that later proofs need."""
     kept: tuple[int, ...]
-    """Seqs whose records stay whole: they prove keys."""
+    """Seqs whose records stay whole."""
 
 
 class Base(NamedTuple):
@@ -190,9 +190,8 @@ class PrunedTables:
         """What the records [start, end) are that are here and would go."""
         rows = self._rows(
             "SELECT count(*), count(id), coalesce(sum(length(body)), 0) FROM record"
-            " WHERE position >= ? AND position < ?"
-            " AND NOT (position < ? AND type IN ('link', 'key', 'boot'))",
-            tuple(position_of(epoch=epoch, seq=seq) for seq in (start, end, _FIRST_RECORDS)),
+            " WHERE position >= ? AND position < ?",
+            tuple(position_of(epoch=epoch, seq=seq) for seq in (max(start, KEPT_FIRST), end)),
         )
         return Weight(*rows[0])
 

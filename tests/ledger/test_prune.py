@@ -23,6 +23,7 @@ from edgegw.core.reasons import Reason
 from edgegw.core.records import Kind, Refusal, Request, Transfer, decode_record
 from edgegw.errors import BrokenInvariant, LedgerCorrupt, RecordPruned, StorageBusy
 from edgegw.ledger import prune
+from edgegw.ledger.batch import Batch
 from edgegw.ledger.check import Report, check
 from edgegw.ledger.export import export_journal
 from edgegw.ledger.history import kept_before
@@ -397,6 +398,27 @@ async def test_what_stays_is_found_when_it_is_changed(tmp_path: Path) -> None:
         assert {finding.what for finding in one.check().findings} >= {"pruned"}
         with pytest.raises(LedgerCorrupt, match="was changed"):
             list(scrub(store))
+
+
+async def test_what_was_promised_is_what_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a box that started twice before its first payment: only the first start proves anything."""
+    one = PrunedBox(tmp_path)
+    link = one.pen.write_link
+
+    def link_and_second_boot(batch: Batch, *, note: str, epoch: int) -> None:
+        link(batch, note=note, epoch=epoch)
+        one.pen.write_boot(batch)
+
+    monkeypatch.setattr(one.pen, "write_link", link_and_second_boot)
+    async with running(one.pen):
+        await enrol(one.pen, granted_minor=100_000)
+        await one.old_day()
+        plan = one.plans()[-1]
+        promised = one.pen.desk.store.pruned.weight(1, plan.start, plan.end)
+        done = await one.prune()
+        assert promised == (done.records, done.identities, done.record_bytes)
+        assert promised.records == plan.end - len(("link", "key", "boot"))
+        assert findings(one.check()) == []
 
 
 async def test_records_that_were_pruned_are_refused_by_name(tmp_path: Path) -> None:
