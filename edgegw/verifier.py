@@ -413,7 +413,8 @@ def open_cosignature(note: object, key: Key, head: Head) -> Head:
         if cosigned.origin != head.origin:
             raise Malformed(f"it is for another log, {cosigned.origin.text}")
     except ValueError as problem:
-        raise Unverified("cosignature", problem, "export again once the box has reached the hub") from None
+        place = f"cosignature of epoch {head.origin.number}"
+        raise Unverified(place, problem, "export again once the box has reached the hub") from None
     if cosigned.size > head.size:
         raise bad_record(head.size, f"it is missing here: the hub holds {cosigned.size} records")
     return cosigned

@@ -224,7 +224,7 @@ def test_a_forged_cosignature_under_the_right_key_id_does_not_verify(run: Callab
     trailer = json.loads(LINES[-1]) | {"cosignatures": [note]}
     lines = [*LINES[:-1], line_of(trailer)]
     code, figures = run("journal", b"".join(lines), keys=KEY_ARGUMENTS + HUB_ARGUMENTS)
-    assert (code, figures["place"]) == (1, "cosignature")
+    assert (code, figures["place"]) == (1, "cosignature of epoch 3")
 
 
 def test_an_edit_in_the_first_line_is_never_taken_for_the_log(run: Callable[..., Any]) -> None:
@@ -267,7 +267,7 @@ def test_a_cosignature_must_be_the_hubs(forger: SigningKey, run: Callable[..., A
     for cosignatures in ([], [forger.cosign(LOG.checkpoint(400), time_s=5)]):
         body = b"".join(export.journal_lines(ORIGIN, entries, checkpoint=note, cosignatures=cosignatures))
         code, figures = run("journal", body, keys=KEY_ARGUMENTS + HUB_ARGUMENTS)
-        assert (code, figures["place"]) == (1, "cosignature")
+        assert (code, figures["place"]) == (1, "cosignature of epoch 3")
 
 
 def test_records_signed_out_of_place_are_refused(run: Callable[..., Any]) -> None:
