@@ -59,6 +59,8 @@ class Facts:
         self.heard: list[Plain] = []
         self.journals: dict[str, dict[int, list[bytes]]] = {}
         """Machine: epoch: records in order. A clone is a machine of its own."""
+        self.thrown_away: dict[str, list[dict[int, list[bytes]]]] = defaultdict(list)
+        """Machine: the journals of the disks that it had before, each as it was at its end."""
         self.box_of: dict[str, str] = {}
         """Machine: the name that it goes by."""
         self.tables: dict[str, list[Plain]] = {}
@@ -73,11 +75,23 @@ class Facts:
 
 
 def audit_box(facts: Facts, machine: str) -> Iterator[str]:
-    """Predict every record of one machine's journals, epoch after epoch."""
+    """Predict every record of one machine's journals from what was on the disk that it was written on."""
+    audited: set[tuple[int, bytes]] = set()
+    for journals in (*facts.thrown_away.get(machine, ()), facts.journals[machine]):
+        for record, finding in _audit_disk(facts, machine, journals):
+            if record not in audited:
+                yield finding
+        audited |= {(epoch, body) for epoch, bodies in journals.items() for body in bodies}
+
+
+def _audit_disk(
+    facts: Facts, machine: str, journals: dict[int, list[bytes]]
+) -> Iterator[tuple[tuple[int, bytes], str]]:
+    """Predict one disk, epoch after epoch; the epoch and the bytes of what was found wrong, and why."""
     box = facts.box_of[machine]
     model = Model(box, facts.sites)
     asked = _asked(facts, machine)
-    for epoch, bodies in sorted(facts.journals[machine].items()):
+    for epoch, bodies in sorted(journals.items()):
         records = [_read(body) for body in bodies]
         down = _down(records)
         model.new_epoch(epoch)
@@ -86,22 +100,24 @@ def audit_box(facts: Facts, machine: str) -> Iterator[str]:
             where = f"{machine} {epoch}/{seq}"
             if bodies[seq] in facts.poisoned:
                 continue  # the box's own books never had it
+            findings: list[str] = []
             if (record["box"], record["epoch"], record["seq"]) != (box, epoch, seq):
-                yield f"{where}: says that it is {record['box']} {place(record)}"
+                findings.append(f"{where}: says that it is {record['box']} {place(record)}")
             if record["at_ns"] <= at_ns:
-                yield f"{where}: the box's own time went back"
+                findings.append(f"{where}: the box's own time went back")
             at_ns = record["at_ns"]
             if skip:
                 skip -= 1
             elif record["type"] in ("transfer", "refusal"):
                 group = _group_at(facts, asked, records, seq)
                 skip = len(group) - 1
-                yield from _audit_decisions(model, asked, group, down, where)
+                findings += _audit_decisions(model, asked, group, down, where)
             else:
-                yield from _audit_own(model, record, where)
+                findings += _audit_own(model, record, where)
             model.take(record)
             if record["type"] in ("transfer", "refusal"):
-                yield from _floors(model, record, where)
+                findings += _floors(model, record, where)
+            yield from (((epoch, bodies[seq]), finding) for finding in findings)
 
 
 def _read(body: bytes) -> Plain:

@@ -38,6 +38,7 @@ async def restore(world: World, chance: Random) -> None:
     machine.copy_disk(copy, anchor=chance.random() < 0.4)
     await passed(3 + chance.random() * 25)
     if await _off_with_all_at_the_hub(world, machine):
+        world.throw_disk_away(machine)
         machine.put_disk(copy)
         world.injected["restore"] += 1
         machine.supervised = True
@@ -49,6 +50,7 @@ async def replace(world: World, chance: Random) -> None:
     machine = chance.choice(list(world.machines.values()))
     await passed(5 + chance.random() * 40)
     if await _off_with_all_at_the_hub(world, machine):
+        world.throw_disk_away(machine)
         for part in ("data", "anchor"):
             shutil.rmtree(machine.folder / part, ignore_errors=True)
         old = machine.keys.checkpoint
@@ -207,6 +209,7 @@ def give_an_empty_disk(world: World, machine: Machine) -> None:
     machine.let_go()
     bring_journals(world, machine)
     if world.holds_all(machine):
+        world.throw_disk_away(machine)
         shutil.rmtree(machine.folder / "data")
         machine.ended.clear()
         machine.supervised = True

@@ -12,8 +12,9 @@ from unittest.mock import patch
 import pytest
 
 from tests.simulator import disasters
+from tests.simulator.auditor import audit_box
 from tests.simulator.campaign import replay_command, run_seeds
-from tests.simulator.drill import FAULTS, run_seed
+from tests.simulator.drill import FAULTS, play, run_seed
 from tests.simulator.loop import passed
 from tests.simulator.world import World
 
@@ -30,6 +31,18 @@ def test_no_sequence_of_faults_loses_doubles_or_creates_money(seed: int) -> None
         [*report.findings, replay_command(seed, steps=STEPS, faults=tuple(FAULTS))]
     )
     assert report.answers >= STEPS * 0.9
+
+
+def test_a_wrong_decision_on_a_disk_that_is_gone_is_found_too() -> None:
+    """A box decides by what its disk holds; the disk that it is left with may hold another past."""
+    _, facts = play(8, steps=STEPS, faults=("restore",))
+    [journals] = facts.thrown_away["box-2"]
+    assert not list(audit_box(facts, "box-2"))
+    by_allowance = b'"cleared_by":"allowance"'
+    seq = next(seq for seq, body in enumerate(journals[1]) if by_allowance in body)
+    journals[1][seq] = journals[1][seq].replace(by_allowance, b'"cleared_by":"centre"')
+    [finding] = audit_box(facts, "box-2")
+    assert f"1/{seq}: decided" in finding
 
 
 async def _poisoned_and_killed(world: World, chance: Random) -> None:

@@ -182,6 +182,10 @@ class World:
             for epoch, bodies in journals_in(machine.ledger).items()
         )
 
+    def throw_disk_away(self, machine: Machine) -> None:
+        """Keep for the auditor what a box has decided by, and will not have any more."""
+        self.facts.thrown_away[machine.label].append(journals_in(machine.ledger))
+
     # --- at the end --------------------------------------------------------------------------------------
 
     def in_step(self, *, settled: bool = True) -> list[str]:
