@@ -54,10 +54,12 @@ def audit_fleet(facts: Facts) -> Iterator[str]:
 
 
 def _audit_identities(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:
-    """Nobody's payment is there twice, but where an item says so; nothing is there that nobody sent."""
+    """Nobody's payment is there twice, but where an item says so or where two histories of an epoch decided
+    it alike; nothing is there that nobody sent."""
     named = {(row["box"], row["epoch"], row["seq"]) for row in facts.tables["suspense_item"]}
     sent = {(one["client"], one["request"]["id"]) for one in facts.sent}
     first: dict[tuple[str, str], tuple[str, int, int]] = {}
+    counted = _decided(records)
     for where, row in sorted(records.items()):
         if row["type"] not in ("transfer", "refusal") or row["body"] in facts.poisoned:
             continue
@@ -66,12 +68,35 @@ def _audit_identities(facts: Facts, records: dict[tuple[str, int, int], Plain]) 
         if identity not in sent:
             yield f"hub {where}: nobody sent {identity}"
         if row["request_id"] is None:
-            if row["type"] == "transfer" and legs_of(record) and where not in named:
+            moves = row["type"] == "transfer" and legs_of(record) and where not in named
+            if moves and not _alike(where, record, *counted.get(identity, (where, record))):
                 yield f"hub {where}: a second {identity} that nobody owns"
         elif identity in first:
             yield f"hub {where}: {identity} is at {first[identity]} as well"
         else:
             first[identity] = where
+
+
+def _decided(
+    records: dict[tuple[str, int, int], Plain],
+) -> dict[tuple[str, str], tuple[tuple[str, int, int], Plain]]:
+    """The record that counts for each identity, and where it is kept."""
+    decided = {}
+    for where, row in records.items():
+        if row["request_id"] is not None:
+            record = json.loads(row["body"])
+            decided[record["client"], record["request"]["id"]] = where, record
+    return decided
+
+
+def _alike(
+    where: tuple[str, int, int], record: Plain, counts_at: tuple[str, int, int], counts: Plain
+) -> bool:
+    """Whether a record says what another history of its epoch says: one payment, whose client asked both
+    machines."""
+    two_histories = where[:2] == counts_at[:2] and where[2] // BRANCH_SEQS != counts_at[2] // BRANCH_SEQS
+    moved, counted = ([one[:3] for one in legs_of(said)] for said in (record, counts))
+    return two_histories and record["request"] == counts["request"] and moved == counted
 
 
 def _audit_answers_held(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:
