@@ -25,8 +25,8 @@ from edgegw.config.options import Option, help_of, options_of
 from edgegw.core import records
 from edgegw.core.reasons import Reason
 from edgegw.core.site import Site
-from edgegw.hub.app import Metrics as HubMetrics
-from edgegw.mirror.app import Metrics as MirrorMetrics
+from edgegw.hub.app import HubMetrics
+from edgegw.mirror.app import MirrorMetrics
 from edgegw.observe import metrics
 from edgegw.payments import protocols, rules
 from edgegw.payments.http_api.operations import OPERATIONS, Operation

@@ -8,34 +8,35 @@ after it too. Leaves out what the messages mean (`hub.receive`, `hub.beats`) and
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy import Connection, Engine, func, select
 
 from edgegw.core.messages import (
-    EXCHANGE_PATH,
-    MESSAGE_BYTES_MAX,
     SESSION_BYTES,
     SITE_PATH,
     Beat,
     Beaten,
-    Direction,
     Envelope,
-    ExchangeError,
     Open,
     Opened,
-    open_envelope,
     read_envelope,
-    seal_envelope,
+)
+from edgegw.exchange_http import (
+    Metrics,
+    NotPinned,
+    exchange_app,
+    json_response,
+    operators_only,
+    problem,
+    signed_reply,
 )
 from edgegw.hub import schema
 from edgegw.hub.beats import keep_cosignature, take_beat
@@ -44,15 +45,8 @@ from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import open_session, register_boxes
 from edgegw.hub.site import Sites, bundle_of, lost_site
 
-ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 4096
-"""Above the message itself: names, session and signature."""
-
 Result = TypeVar("Result")
 _log = structlog.get_logger("edgegw.hub")
-
-
-class NotPinned(Exception):
-    """The envelope names a bank or box whose key is not pinned here."""
 
 
 class BoxStatus(NamedTuple):
@@ -69,52 +63,17 @@ class BoxStatus(NamedTuple):
     """The hub has lost something of it and grants it nothing before all is back."""
 
 
-class Metrics:
+class HubMetrics(Metrics):
     """What the hub counts; names begin with `edgegw_hub_`."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.messages = Counter(
-            "edgegw_hub_messages",
-            "Authentic messages by verdict.",
-            ["type", "verdict"],
-            registry=self.registry,
-        )
-        self.refused = Counter(
-            "edgegw_hub_messages_refused",
-            "Messages that were not used, by cause.",
-            ["cause"],
-            registry=self.registry,
-        )
-        self.pushes = Counter(
-            "edgegw_hub_pushes", "Packages of records by verdict.", ["verdict"], registry=self.registry
-        )
-        self.pulled = Counter(
-            "edgegw_hub_records_pulled",
-            "Records given back to boxes that had lost them.",
-            ["box"],
-            registry=self.registry,
-        )
-        self.seconds = Histogram(
-            "edgegw_hub_message_seconds",
-            "From body to signed reply, COMMIT included.",
-            registry=self.registry,
-        )
-        self.records = Gauge(
-            "edgegw_hub_records", "Records held of the live epoch.", ["box"], registry=self.registry
-        )
-        self.waiting = Gauge(
-            "edgegw_hub_records_waiting",
-            "Records that the box still has to send.",
-            ["box"],
-            registry=self.registry,
-        )
-        self.beat_age = Gauge(
-            "edgegw_hub_beat_age_seconds", "Since the box was last heard.", ["box"], registry=self.registry
-        )
-        self.suspense = Gauge(
-            "edgegw_hub_suspense_items", "Items that wait for their owner.", registry=self.registry
-        )
+        super().__init__("edgegw_hub")
+        self.messages = self.counter("messages", "Authentic messages by verdict.", "type", "verdict")
+        self.pushes = self.counter("pushes", "Packages of records by verdict.", "verdict")
+        self.pulled = self.counter("records_pulled", "Records given back to boxes that had lost them.", "box")
+        self.records = self.gauge("records", "Records held of the live epoch.", "box")
+        self.beat_age = self.gauge("beat_age_seconds", "Since the box was last heard.", "box")
+        self.suspense = self.gauge("suspense_items", "Items that wait for their owner.")
 
 
 class Hub:
@@ -128,7 +87,7 @@ class Hub:
         self._clock_ns = clock_ns
         self._sites = Sites()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hub-sql")
-        self.metrics = Metrics()
+        self.metrics = HubMetrics()
         with engine.begin() as connection:
             register_boxes(connection, keyring)
 
@@ -154,29 +113,16 @@ class Hub:
             envelope = read_envelope(data)
             key = self._keyring.boxes.get(envelope.box)
             if key is None or envelope.bank != self._keyring.bank:
-                raise NotPinned(f"no key is pinned for {envelope.bank}/{envelope.box}")
-            message = open_envelope(key.verify, envelope, direction=Direction.TO_HUB)
-            reply = self._reply(envelope, message)
-            return seal_envelope(
-                self._keyring.key.sign,
-                reply,
-                direction=Direction.TO_BOX,
-                bank=envelope.bank,
-                box=envelope.box,
-                session=envelope.session,
-                counter=envelope.counter,
+                raise NotPinned(envelope)
+            return signed_reply(
+                envelope,
+                key=self._keyring.key,
+                box_key=key,
+                opened=self._open,
+                beaten=lambda beat: self._beat(envelope, beat),
             )
 
-    def _reply(self, envelope: Envelope, message: object) -> Opened | Beaten:
-        if isinstance(message, Open):
-            return self._open(envelope, message)
-        if isinstance(message, Beat):
-            return self._beat(envelope, message)
-        raise ExchangeError("a box sends Open or Beat")
-
-    def _open(self, envelope: Envelope, message: Open) -> Opened:
-        if (message.bank, message.box, 0) != (envelope.bank, envelope.box, envelope.counter):
-            raise ExchangeError("an opening has counter 0 and names its envelope's bank and box")
+    def _open(self, message: Open) -> Opened:
         candidate = os.urandom(SESSION_BYTES)
         opened = self._transact(lambda c: open_session(c, self._keyring, message, candidate=candidate))
         self.metrics.messages.labels("open", opened.verdict.value).inc()
@@ -222,55 +168,21 @@ HUB: Final = web.AppKey("hub", Hub)
 
 def make_app(hub: Hub) -> web.Application:
     """The application; bind it to loopback or behind the bank's own TLS."""
-    app = web.Application(client_max_size=ENVELOPE_BYTES_MAX)
+    app = exchange_app(hub, name="hub", compressed=True)
     app[HUB] = hub
-    app.router.add_post(EXCHANGE_PATH, _exchange)
     app.router.add_get(SITE_PATH + "{digest:[0-9a-f]{64}}", _site)
     app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/metrics", _metrics)
-    app.router.add_get("/v1/status", _status)
-    app.router.add_get("/v1/accounts/{account_id}", _account)
-    app.cleanup_ctx.append(_closing)
+    app.router.add_get("/metrics", operators_only(_metrics))
+    app.router.add_get("/v1/status", operators_only(_status))
+    app.router.add_get("/v1/accounts/{account_id}", operators_only(_account))
     return app
-
-
-async def _closing(app: web.Application) -> AsyncIterator[None]:
-    yield
-    app[HUB].close()
-
-
-def _problem(status: int, code: str, message: str, hint: str) -> web.Response:
-    body = {"type": "about:blank", "status": status, "code": code, "message": message, "hint": hint}
-    return web.Response(
-        status=status, body=msgspec.json.encode(body), content_type="application/problem+json"
-    )
-
-
-async def _exchange(request: web.Request) -> web.Response:
-    hub = request.app[HUB]
-    data = await request.read()
-    try:
-        reply = await hub.exchange(data)
-    except ExchangeError as problem:
-        hub.metrics.refused.labels("malformed").inc()
-        _log.warning("message_refused", remote=request.remote, problem=str(problem))
-        return _problem(
-            400, "malformed_message", str(problem), "Both sides must run versions that know each other."
-        )
-    except NotPinned as problem:
-        hub.metrics.refused.labels("not_pinned").inc()
-        _log.warning("message_refused", remote=request.remote, problem=str(problem))
-        return _problem(403, "box_not_pinned", str(problem), "Pin the box's key in the hub's settings.")
-    response = web.Response(body=reply, content_type="application/msgpack")
-    response.enable_compression()
-    return response
 
 
 async def _site(request: web.Request) -> web.Response:
     digest = request.match_info["digest"]
     body = await request.app[HUB].run(lambda c: bundle_of(c, digest))
     if body is None:
-        return _problem(404, "site_not_found", f"no bundle {digest}", "Use the digest of a site directive.")
+        return problem(404, "site_not_found", f"no bundle {digest}", "Use the digest of a site directive.")
     response = web.Response(body=body, content_type="application/json")
     response.enable_compression()
     return response
@@ -281,22 +193,7 @@ async def _healthz(request: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
-def _refuse_from_afar(request: web.Request) -> web.Response | None:
-    try:
-        is_near = ipaddress.ip_address(request.remote or "").is_loopback
-    except ValueError:
-        is_near = False
-    if is_near:
-        return None
-    return _problem(
-        403, "operators_only", "this is for operators on the hub's own machine", "Use the hub's console."
-    )
-
-
 async def _metrics(request: web.Request) -> web.Response:
-    refusal = _refuse_from_afar(request)
-    if refusal is not None:
-        return refusal
     hub = request.app[HUB]
     boxes, items = await hub.run(lambda c: (_boxes(c), _count(c)))
     now_ns = time.time_ns()
@@ -306,7 +203,7 @@ async def _metrics(request: web.Request) -> web.Response:
         if box.beat_at_ns:
             hub.metrics.beat_age.labels(box.box).set((now_ns - box.beat_at_ns) / 1e9)
     hub.metrics.suspense.set(items)
-    return web.Response(body=generate_latest(hub.metrics.registry), content_type="text/plain")
+    return hub.metrics.response()
 
 
 def _boxes(connection: Connection) -> list[BoxStatus]:
@@ -333,9 +230,6 @@ def _count(connection: Connection) -> int:
 
 
 async def _status(request: web.Request) -> web.Response:
-    refusal = _refuse_from_afar(request)
-    if refusal is not None:
-        return refusal
     hub = request.app[HUB]
     boxes, items, wrong, lost = await hub.run(lambda c: (_boxes(c), _count(c), violations(c), lost_site(c)))
     body = {
@@ -345,20 +239,17 @@ async def _status(request: web.Request) -> web.Response:
         "violations": wrong,
         "lost_site": None if lost is None else {"version": lost.version, "digest": lost.digest},
     }
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
+    return json_response(body)
 
 
 async def _account(request: web.Request) -> web.Response:
-    refusal = _refuse_from_afar(request)
-    if refusal is not None:
-        return refusal
     account_id = request.match_info["account_id"]
     found = await request.app[HUB].run(lambda c: _account_of(c, account_id))
     if found is None:
-        return _problem(
+        return problem(
             404, "account_not_found", f"no account {account_id}", "The published site lists the accounts."
         )
-    return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+    return json_response(found)
 
 
 def _account_of(connection: Connection, account_id: str) -> dict[str, object] | None:

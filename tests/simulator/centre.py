@@ -16,7 +16,8 @@ from typing import Final, TypeVar
 from sqlalchemy import Connection, Engine
 
 from edgegw.core.messages import ExchangeError
-from edgegw.hub.app import Hub, NotPinned
+from edgegw.exchange_http import NotPinned
+from edgegw.hub.app import Hub
 from edgegw.hub.database import open_database
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.site import bundle_of

@@ -32,7 +32,8 @@ LAYERS: dict[str, frozenset[str]] = {
     # An adapter asks who speaks before it asks for anything to be decided.
     "payments.protocols": frozenset({"core", "errors", "ledger", "payments", "access"}),
     "payments.rules": frozenset({"core", "errors", "payments"}),
-    "hub": frozenset({"core", "errors", "access", "config"}),
+    "exchange_http": frozenset({"core", "errors", "access"}),
+    "hub": frozenset({"core", "errors", "access", "config", "exchange_http"}),
     "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
     "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
@@ -40,7 +41,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "mirrored": frozenset(
         {"core", "errors", "config", "access", "ledger", "pinned", "ledger_source", "uplink"}
     ),
-    "mirror": frozenset({"core", "errors", "access", "ledger"}),
+    "mirror": frozenset({"core", "errors", "access", "ledger", "exchange_http"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
     "audit": frozenset({"core", "errors", "ledger"}),
     "app": frozenset(
