@@ -11,6 +11,7 @@ import pytest
 
 from edgegw.config.box import BoxSettings, load_box
 from edgegw.config.hub import load_hub
+from edgegw.config.listen import addresses
 from edgegw.config.options import SettingsError, options_of
 from edgegw.config.site import load_site_bundle
 from edgegw.core.decide import OWN_PREFIXES
@@ -128,7 +129,7 @@ def test_the_hub_settings_refuse_a_port_and_an_address_that_cannot_be(tmp_path: 
         load_hub(write(tmp_path, text))
     assert [fault.split(":")[0] for fault in caught.value.faults] == ["listen = 127.0.0.1", "listen = h"]
     hub = load_hub(write(tmp_path, 'bank = "b1"\nlisten = ["[::1]:86"]\n'))
-    assert hub.addresses() == (("::1", 86),)
+    assert addresses(hub.listen) == (("::1", 86),)
 
 
 # --- the site -----------------------------------------------------------------------------------------------

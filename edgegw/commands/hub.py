@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import os
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +18,11 @@ import click
 
 from edgegw.commands import SettingsPath, hub_settings_option, progress_bar, serve_until_end
 from edgegw.config.hub import HubSettings, load_hub
+from edgegw.config.listen import addresses
 from edgegw.config.options import SettingsError
 from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
-    from aiohttp import web
     from sqlalchemy import Connection, Engine
 
     from edgegw.hub.keyring import Keyring
@@ -101,6 +99,7 @@ def hub(settings: Path) -> None:
 
 async def serve_hub(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
+    from edgegw.commands.serving import serve
     from edgegw.hub.app import Hub, make_app
     from edgegw.hub.database import DatabaseError, sole_process
 
@@ -109,37 +108,10 @@ async def serve_hub(settings: HubSettings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with sole_process(path), _database(settings) as engine:
-            await _serve(make_app(Hub(engine, keyring)), settings)
+            application = make_app(Hub(engine, keyring))
+            await serve(application, addresses(settings.listen), name="hub", bank=settings.bank)
     except DatabaseError as problem:
         raise OperatingError(str(problem), hint="One hub process serves one SQLite file.") from None
-
-
-async def _serve(application: web.Application, settings: HubSettings) -> None:
-    import structlog
-    from aiohttp import web
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=5.0)
-    await runner.setup()
-    log = structlog.get_logger("edgegw.hub")
-    try:
-        for host, port in settings.addresses():
-            try:
-                await web.TCPSite(runner, host, port).start()
-            except OSError as problem:
-                raise OperatingError(
-                    f"listen: {host}:{port} cannot be had: {problem.strerror or problem}",
-                    hint="Give listen another address, or stop the process that has this one.",
-                ) from None
-        addresses = [f"{name[0]}:{name[1]}" for name in runner.addresses]
-        log.info("open", bank=settings.bank, pid=os.getpid(), addresses=addresses)
-        await stop.wait()
-    finally:
-        await runner.cleanup()
-    log.info("stopped", bank=settings.bank)
 
 
 @click.command()

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from edgegw.commands import SettingsPath, serve_until_end
+from edgegw.config.listen import addresses
 from edgegw.config.mirror import MirrorSettings, load_mirror
-from edgegw.errors import OperatingError
-
-if TYPE_CHECKING:
-    from aiohttp import web
-
-    from edgegw.mirror.app import Mirror
 
 
 @click.command()
@@ -43,6 +35,7 @@ async def serve_mirror(settings: MirrorSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
     from edgegw.access import sm2
     from edgegw.access.keys import load_signing_key
+    from edgegw.commands.serving import serve
     from edgegw.mirror.app import Mirror, make_app
     from edgegw.mirror.keeper import Keeper, Keys
     from edgegw.pinned import pinned_boxes, pinned_key
@@ -61,36 +54,10 @@ async def serve_mirror(settings: MirrorSettings) -> None:
         mirror = Mirror(key, keepers, boxes, bank=settings.bank)
         application = make_app(mirror)
         opened.pop_all()
-        await _serve(application, mirror, settings)
-
-
-async def _serve(application: web.Application, mirror: Mirror, settings: MirrorSettings) -> None:
-    import structlog
-    from aiohttp import web
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=5.0)
-    await runner.setup()
-    log = structlog.get_logger("edgegw.mirror")
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        for host, port in settings.addresses():
-            try:
-                await web.TCPSite(runner, host, port).start()
-            except OSError as problem:
-                raise OperatingError(
-                    f"listen: {host}:{port} cannot be had: {problem.strerror or problem}",
-                    hint="Give listen another address, or stop the process that has this one.",
-                ) from None
-        addresses = [f"{name[0]}:{name[1]}" for name in runner.addresses]
-        log.info("open", bank=settings.bank, pid=os.getpid(), addresses=addresses)
-        await asyncio.wait((stopping, mirror.failed), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        stopping.cancel()
-        await runner.cleanup()
-    if mirror.failed.done():
-        mirror.failed.result()
-    log.info("stopped", bank=settings.bank)
+        await serve(
+            application,
+            addresses(settings.listen),
+            name="mirror",
+            bank=settings.bank,
+            failed=mirror.failed,
+        )

@@ -9,7 +9,7 @@ import msgspec
 
 from edgegw.config.box import LogTable, Name
 from edgegw.config.files import read_toml
-from edgegw.config.hub import Address
+from edgegw.config.listen import Listen, faults_of
 from edgegw.config.options import SettingsError, read_table, with_paths
 
 
@@ -32,10 +32,7 @@ class MirrorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             description="`[boxes]`: each box's name and its pinned public key, the one line of its .pub file."
         ),
     ] = {}
-    listen: Annotated[
-        tuple[Address, ...],
-        msgspec.Meta(min_length=1, description="Where to listen, host:port each; port 0 takes a free one."),
-    ] = ("127.0.0.1:8610",)
+    listen: Listen = ("127.0.0.1:8610",)
     data_dir: Annotated[
         str,
         msgspec.Meta(min_length=1, description="Directory of the journals, one directory for each box."),
@@ -46,22 +43,13 @@ class MirrorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = "secrets/mirror.pem"
     log: LogTable = LogTable()
 
-    def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Host and port of each place to listen."""
-        split = (one.rpartition(":") for one in self.listen)
-        return tuple((host.strip("[]"), int(port)) for host, _, port in split)
-
 
 def load_mirror(path: Path) -> MirrorSettings:
     """The mirror's settings from a file, paths made absolute; raises SettingsError with every fault."""
     faults: list[str] = []
     settings = read_table(MirrorSettings, read_toml(path), faults)
     if settings is not None:
-        faults += [
-            f"listen = {host}:{port}: a port is at most 65535"
-            for host, port in settings.addresses()
-            if port > 65_535
-        ]
+        faults += faults_of(settings.listen)
         if bool(settings.hub_key) == bool(settings.hub_key_file):
             faults.append("hub_key, hub_key_file: give one of them, the hub's public key or its file")
         if not settings.boxes:

@@ -1,0 +1,32 @@
+"""Where a server listens: the option that the hub's and the mirror's settings have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+import msgspec
+
+ADDRESS_PATTERN: Final = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z"
+Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
+Listen = Annotated[
+    tuple[Address, ...],
+    msgspec.Meta(min_length=1, description="Where to listen, host:port each; port 0 takes a free one."),
+]
+PORT_MAX: Final = 65_535
+
+
+def addresses(listen: Listen) -> tuple[tuple[str, int], ...]:
+    """Host and port of each place to listen."""
+    split = (one.rpartition(":") for one in listen)
+    return tuple((host.strip("[]"), int(port)) for host, _, port in split)
+
+
+def faults_of(listen: Listen) -> Iterator[str]:
+    """What is wrong with them, a line each."""
+    for host, port in addresses(listen):
+        if port > PORT_MAX:
+            yield f"listen = {host}:{port}: a port is at most {PORT_MAX}"
+    for one in sorted({one for one in listen if listen.count(one) > 1}):
+        if not one.endswith(":0"):
+            yield f"listen = {one}: it stands there twice; keep one"
