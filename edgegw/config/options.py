@@ -8,6 +8,7 @@ settings file.
 from __future__ import annotations
 
 import ast
+import datetime
 import difflib
 import functools
 import inspect
@@ -97,6 +98,10 @@ def row_struct_in(hint: Any) -> type[msgspec.Struct] | None:
 
 
 def _bare(hint: Any) -> Any:
+    """A type without its bounds, and without the mark of a table that may be left out."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        given = [part for part in typing.get_args(hint) if part is not msgspec.UnsetType]
+        hint = given[0] if len(given) == 1 else hint
     return typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
 
 
@@ -194,6 +199,7 @@ def _name_of(bare: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_name_of(part) for part in parts if part is not type(None))
     names: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    names[datetime.date] = "date"
     return names.get(bare, str(bare))
 
 

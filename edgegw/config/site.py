@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -17,9 +18,11 @@ import msgspec
 
 from edgegw.config.files import read_toml
 from edgegw.config.options import SettingsError, read_table
+from edgegw.core.book import BANK
 from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
-from edgegw.core.site import Site, decode_site
+from edgegw.core.site import PARTICIPANT_PATTERN, WEEKDAYS, Site, decode_site
+from edgegw.zones import UnknownZone, load_zone
 
 PUBLIC_KEY_BYTES: Final = 32
 
@@ -75,6 +78,8 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
         *_account_faults(site, boxes),
         *_reference_faults(site),
         *_rule_faults(site),
+        *_calendar_faults(site),
+        *_cap_faults(site),
     ]
 
 
@@ -109,6 +114,11 @@ def _account_faults(site: Site, boxes: Collection[str] | None) -> Iterator[str]:
             yield f"{where}.currency = {account.currency}: it is not in currencies; add it there"
         if boxes is not None and account.home and account.home not in boxes:
             yield f"{where}.home = {account.home}: no box of this hub; pin its key first, or leave home out"
+        if account.participant and not re.match(PARTICIPANT_PATTERN, account.participant):
+            yield (
+                f"{where}.participant = {account.participant}: it is no name; use 1 to 35 letters, digits"
+                " or ._- (a BIC fits)"
+            )
         if not account.floor:
             yield f"{where}.floor = false: only the books' own accounts go without; leave it out"
 
@@ -159,6 +169,38 @@ def _rule_faults(site: Site) -> Iterator[str]:
             yield (
                 f"stand_in[{rule.currency}].account_minor = {rule.account_minor}: more than box_minor"
                 f" = {rule.box_minor}; lower it or raise that"
+            )
+
+
+def _calendar_faults(site: Site) -> Iterator[str]:
+    calendar = site.calendar
+    if calendar is msgspec.UNSET:
+        return
+    try:
+        load_zone(calendar.zone)
+    except UnknownZone as problem:
+        yield f"calendar.zone = {calendar.zone}: {problem}"
+    if list(calendar.cut_offs) != sorted(set(calendar.cut_offs)):
+        times = ", ".join(calendar.cut_offs)
+        yield f"calendar.cut_offs = {times}: they must rise; write each once, the earliest first"
+    if len(set(calendar.weekend)) == len(WEEKDAYS):
+        yield "calendar.weekend: it has all seven days, so no window would close; leave the business days out"
+    for field in ("weekend", "holidays", "working_days"):
+        yield from _repeated(f"calendar.{field}", map(str, getattr(calendar, field)))
+    for day in set(calendar.holidays) & set(calendar.working_days):
+        yield f"calendar.working_days = {day}: it is one of calendar.holidays too; keep one"
+
+
+def _cap_faults(site: Site) -> Iterator[str]:
+    caps = () if site.net_debit_caps is msgspec.UNSET else site.net_debit_caps
+    known = {(account.participant or BANK, account.currency) for account in site.accounts}
+    known |= {(BANK, rule.code) for rule in site.currencies}
+    yield from _repeated("net_debit_caps[]", [f"{cap.participant} {cap.currency}" for cap in caps])
+    for cap in caps:
+        if (cap.participant, cap.currency) not in known:
+            yield (
+                f"net_debit_caps[].participant = {cap.participant}: no account in {cap.currency} names it;"
+                " mend the name or leave the cap out"
             )
 
 

@@ -52,6 +52,8 @@ class Effect(msgspec.Struct, frozen=True):
     reason: str = ""
     legs: tuple[Leg, ...] = ()
     accounts: tuple[Account, ...] = ()
+    has_calendar: bool = False
+    """Whether the site that it puts in force closes windows by a calendar."""
 
 
 def apply_directive(
@@ -77,9 +79,18 @@ def apply_directive(
         reason=effect.reason,
         legs=effect.legs,
         accounts=effect.accounts,
+        cut_off_ns=_counts_from_ns(book, stamp, body) if effect.has_calendar else 0,
     )
     book.note(record)
     return record
+
+
+def _counts_from_ns(book: Book, stamp: Stamp, body: bytes) -> int:
+    """Since when a site's cut-offs count here: whatever was due before has been closed. The first calendar
+    of an epoch takes the hub's word for the time too, because a new box may have no clock yet."""
+    if book.cut_off_ns:
+        return max(book.cut_off_ns, stamp.wall_ns)
+    return max(stamp.wall_ns, decode_directive(body).wall_ns)
 
 
 def _verbatim(body: bytes) -> msgspec.Raw:
@@ -162,7 +173,7 @@ def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
     if changed is not None:
         return Effect(REFUSED, f"account {changed!r} cannot change its currency or floor")
     book.use_site(site)
-    return Effect(APPLIED, "", (), opened)
+    return Effect(APPLIED, "", (), opened, has_calendar=site.calendar is not msgspec.UNSET)
 
 
 def _same_money(old: Account, new: Account) -> bool:

@@ -190,6 +190,8 @@ class Book:
     _TABLES: Final = ("accounts", "barred", "frozen", "kept", "positions", "spent", "stand_ins", "stood")
     _SCALARS: Final = (
         "at_ns",
+        "business_date",
+        "cut_off_ns",
         "durability",
         "epoch",
         "mode",
@@ -205,6 +207,10 @@ class Book:
 
     at_ns: int
     """The box's own time at the last record."""
+    business_date: str
+    """Of the window that was closed last by the site's calendar, "" before the first."""
+    cut_off_ns: int
+    """The calendar's cut-offs up to this moment are done; 0 while the site has none."""
     durability: Durability
     epoch: int
     seq: int
@@ -254,6 +260,8 @@ class Book:
 
     def _start(self) -> None:
         self.at_ns = 0
+        self.business_date = ""
+        self.cut_off_ns = 0
         self.durability = Durability.LOCAL
         self.epoch = 0
         self.seq = -1
@@ -488,6 +496,8 @@ class Book:
         elif isinstance(record, WindowClosed):
             self.window = record.window + 1
             self.window_transfers = 0
+            if record.cut_off_ns:
+                self.cut_off_ns, self.business_date = record.cut_off_ns, record.business_date
             for key, _ in list(self.positions.items()):
                 _drop(self.positions, key)
         elif isinstance(record, Refusal):
@@ -575,6 +585,7 @@ class Book:
             self._settle_stand_in(transfer_id(epoch=directive.epoch, seq=directive.at_seq, leg=0))
         elif isinstance(directive, SiteDirective):
             self.site_version, self.site_digest = directive.version, directive.digest
+            self.cut_off_ns = record.cut_off_ns or self.cut_off_ns
         elif isinstance(directive, FreezeDirective):
             if directive.frozen:
                 self.frozen[directive.account_id] = directive.reason

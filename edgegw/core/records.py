@@ -250,6 +250,8 @@ class DirectiveApplied(RecordHead, frozen=True, kw_only=True, tag="directive"):
     reason: str = ""
     legs: tuple[Leg, ...] = ()
     accounts: tuple[Account, ...] = ()
+    cut_off_ns: int = 0
+    """Of a site with a calendar: the moment since which its cut-offs count here, nanoseconds since 1970."""
 
 
 class ModeChanged(RecordHead, frozen=True, kw_only=True, tag="mode"):
@@ -276,6 +278,10 @@ class WindowClosed(RecordHead, frozen=True, kw_only=True, tag="window"):
     transfers: int
     positions: tuple[Position, ...]
     closed_by: str
+    """`calendar`, or who ordered it."""
+    cut_off_ns: int = 0
+    """The moment of the calendar's cut-off that this close is or stands for, nanoseconds since 1970; 0 where
+    the site has no calendar."""
 
 
 class ClockStep(RecordHead, frozen=True, kw_only=True, tag="clock"):

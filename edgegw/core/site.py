@@ -7,13 +7,16 @@ A bundle is one JSON document, named by its SM3 digest in a `site` directive, ap
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import date
+from typing import Annotated, Final
 
 import msgspec
 
 from edgegw.core.records import UNREADABLE, Account, AccountId, AmountMinor, Currency
 
 NotNegative = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+PARTICIPANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,34}\Z"
+"""So that `settlement:<participant>:<currency>` is an account's id."""
 
 
 class CurrencyRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,6 +103,49 @@ class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """For each account, at most."""
 
 
+WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+"""As `datetime.date.weekday` counts them."""
+
+
+class CalendarRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When every box's window closes by itself, with the line up or down (DESIGN §9: business dates come
+    from the window). Without this table a person closes windows."""
+
+    zone: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}\Z",
+            description="The time zone of the cut-offs by its IANA name, as in Asia/Shanghai.",
+        ),
+    ]
+    cut_offs: Annotated[
+        tuple[Annotated[str, msgspec.Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z")], ...],
+        msgspec.Meta(min_length=1, max_length=96),
+    ]
+    """Local times (HH:MM), rising; at each the open window closes. After the last one the next business day
+    has begun."""
+    weekend: tuple[Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(WEEKDAYS)})\Z")], ...] = (
+        "saturday",
+        "sunday",
+    )
+    """Days of the week without cut-offs."""
+    holidays: tuple[date, ...] = ()
+    """Other days without cut-offs."""
+    working_days: tuple[date, ...] = ()
+    """Days of a weekend that have cut-offs all the same."""
+
+
+class NetDebitCap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a participant's settlement account may go below zero when cycles are settled. Without one
+    there is no limit."""
+
+    participant: Annotated[str, msgspec.Meta(pattern=PARTICIPANT_PATTERN)]
+    """As `accounts[].participant` names it; `bank` is the bank itself."""
+    currency: Currency
+    cap_minor: NotNegative
+    """What is beyond it waits until cover arrives."""
+
+
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One site bundle."""
 
@@ -120,6 +166,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     allowances: tuple[AllowanceRule, ...] = ()
     late_decline_liable: Annotated[str, msgspec.Meta(pattern=r"^(merchant|branch)\Z")] = "merchant"
     """Who bears a stand-in that the centre declines: `merchant` or `branch`."""
+    # A bundle without these two is the same bytes as before they existed, so that older boxes take it.
+    calendar: CalendarRule | msgspec.UnsetType = msgspec.UNSET
+    """When windows close by themselves; without it a person closes them."""
+    net_debit_caps: tuple[NetDebitCap, ...] | msgspec.UnsetType = msgspec.UNSET
+    """How far settlement may take participants below zero."""
 
 
 _decoder = msgspec.json.Decoder(Site)

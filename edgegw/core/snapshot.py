@@ -41,6 +41,8 @@ class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     stand_ins: list[tuple[str, StandIn]]
     stood: list[tuple[str, Stood]]
     durability: Durability = Durability.LOCAL
+    business_date: str = ""
+    cut_off_ns: int = 0
 
 
 def dump(book: Book) -> bytes:
@@ -71,6 +73,8 @@ def dump(book: Book) -> bytes:
             ),
             stood=sorted(book.stood.items(), key=lambda row: row[0]),
             durability=book.durability,
+            business_date=book.business_date,
+            cut_off_ns=book.cut_off_ns,
         )
     )
 
@@ -114,6 +118,7 @@ def _book_of(i: BookImage, history: History | None) -> Book:
     book.site_digest, book.site_version = i.site_digest, i.site_version
     book.window, book.window_transfers = i.window, i.window_transfers
     book.durability = i.durability
+    book.business_date, book.cut_off_ns = i.business_date, i.cut_off_ns
     for account, debits_pending, debits_posted, credits_pending, credits_posted in i.accounts:
         book.open_accounts((account,))
         book.ledger.balances[account_key(account.id)] = Balance(

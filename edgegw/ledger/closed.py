@@ -19,6 +19,7 @@ from edgegw.ledger import received
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import first_answer, normalised
 from edgegw.ledger.store import Bundle, Store
+from edgegw.ledger.windows import NotClosed
 
 ParseKey = Callable[[str], VerifyingKey]
 """The one-line text of a public key to the key; raises ValueError."""
@@ -72,7 +73,13 @@ class ClosedPen:
     def _outcome(self, request: Request, known: bytes | Pruned | None) -> Outcome:
         return self.closed_for_payments() if known is None else first_answer(known, request)
 
-    async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:  # noqa: ARG002
+    async def close_window(
+        self,
+        *,
+        business_date: str,  # noqa: ARG002
+        closed_by: str,  # noqa: ARG002
+        window: int = 0,  # noqa: ARG002
+    ) -> WindowClosed | NotClosed:
         """Never: nothing is written."""
         raise self._trouble
 

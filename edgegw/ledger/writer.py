@@ -50,12 +50,14 @@ from edgegw.errors import (
     Overloaded,
     StorageFull,
 )
+from edgegw.ledger import windows
 from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised
 from edgegw.ledger.rows import position_of
 from edgegw.ledger.store import Bundle, DirectivesEnd, Entry, Image
+from edgegw.ledger.windows import NotClosed
 
 T = TypeVar("T")
 
@@ -130,6 +132,7 @@ class Pen:
         self.failure: OperatingError | BrokenInvariant | None = None
         self.awaited: Awaited = lambda _: False
         """Whether somebody still waits for the grant of this request id; the line says so."""
+        self.windows = windows.Windows()
         self.coverage = Coverage()
         """Says when what is on disk may be told."""
         self.on_commit: list[Callable[[], None]] = []
@@ -331,25 +334,15 @@ class Pen:
 
         await self._submit(Job(run))
 
-    async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:
-        """Close the open window; its positions are in the record, and the next one is open. Raises
-        OutcomeUnknown when it is closed, but may not be told yet."""
-
-        def run(batch: Batch) -> WindowClosed:
-            book = batch.book
-            record = WindowClosed(
-                **batch.head(),
-                window=book.window,
-                business_date=business_date,
-                transfers=book.window_transfers,
-                positions=book.net_positions(),
-                closed_by=closed_by,
-            )
-            batch.note_and_write(record)
-            return record
-
+    async def close_window(
+        self, *, business_date: str, closed_by: str, window: int = 0
+    ) -> WindowClosed | NotClosed:
+        """Close this window (0: the open one); its positions are in the record, and the next one is open.
+        Raises OutcomeUnknown when it is closed, but may not be told yet."""
+        run = windows.order(window=window, business_date=business_date, closed_by=closed_by)
         closed = await self._submit(Job(run))
-        await self.covered((closed.epoch, closed.seq + 1))
+        if isinstance(closed, WindowClosed):
+            await self.covered((closed.epoch, closed.seq + 1))
         return closed
 
     async def operator(self, *, operator: str, action: str, detail: str) -> None:
@@ -365,13 +358,16 @@ class Pen:
         return await self._submit(Job(run, alone=True))
 
     async def tick(self) -> None:
-        """Expire holds whose time is up and note a step of the wall clock; called about once a second."""
+        """Expire holds whose time is up, close windows whose cut-off has passed, and note a step of the wall
+        clock; called about once a second."""
         desk = self.desk
         at_ns = desk.time.now_ns()
         if desk.book.epoch == 0:
             return
         if due(desk.book.ledger, at_ns=at_ns):
             await self._submit(Job(_expire))
+        if self.windows.is_due(desk.book, wall_ns=desk.clock.wall_ns()):
+            await self._submit(Job(self.windows.close_due))
         ahead_ns = desk.clock.wall_ns() - at_ns
         if abs(ahead_ns - self._wall_ahead_ns) > CLOCK_STEP_NS:
             self._wall_ahead_ns = ahead_ns
@@ -499,6 +495,8 @@ class Pen:
             if identities:
                 batch.known = self.desk.store.find(identities)
             for job in jobs:
+                if not job.alone:  # a snapshot is of the book as it is on disk
+                    self.windows.close_due(batch)
                 job.work(batch)
             self._append(batch)
         except BaseException:

@@ -106,6 +106,13 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "group_mixed", 409, "Part of the group is decided", "Send the group as it was first, or with new ids."
     ),
     Problem(
+        "business_date_not_open",
+        409,
+        "The open window is not of that business date",
+        "The site's calendar gives each window its business date; send the one that the message names, or"
+        " leave the closing to the calendar.",
+    ),
+    Problem(
         "window_not_open", 409, "That window is not the open one", "GET /v1/status names the open window."
     ),
     Problem(

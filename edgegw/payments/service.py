@@ -21,6 +21,7 @@ from edgegw.core.records import Kind, Request, WindowClosed, parse_place
 from edgegw.core.site import Site
 from edgegw.errors import BrokenInvariant, OperatingError
 from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Recalled, Undecided
+from edgegw.ledger.windows import NotClosed
 from edgegw.payments import answer as answers
 from edgegw.payments.answer import Answer, answer_from, answer_from_pruned
 from edgegw.payments.history import History
@@ -49,8 +50,10 @@ class Pen(Protocol):
     ) -> list[Outcome]:
         """One outcome for each request, in their order; linked: all or nothing."""
 
-    async def close_window(self, *, business_date: str, closed_by: str) -> WindowClosed:
-        """Close the open window and open the next one."""
+    async def close_window(
+        self, *, business_date: str, closed_by: str, window: int = 0
+    ) -> WindowClosed | NotClosed:
+        """Close this window (0: the open one) and open the next one."""
 
     async def covered(self, *places: tuple[int, int]) -> None:
         """Return once records up to these (epoch, size), or all that a reader can have seen, may be told;
@@ -396,9 +399,17 @@ class Gateway:
                 if not self.book.mode.clears:
                     raise Unanswered("not_clearing", f"the box is {self.book.mode}: {self.book.mode_reason}")
                 try:
-                    return await self._pen.close_window(business_date=business_date, closed_by=by)
+                    closed_now = await self._pen.close_window(
+                        window=window, business_date=business_date, closed_by=by
+                    )
                 except (OperatingError, BrokenInvariant) as error:
                     raise undecided_by(error) from error
+                if isinstance(closed_now, WindowClosed):
+                    return closed_now
+                if closed_now.code != "window_not_open":
+                    raise Unanswered(
+                        closed_now.code, closed_now.detail, field="business_date", value=business_date
+                    )
         closed = await self.history.window(window)
         await self.covered()
         if closed is None or closed.business_date != business_date:

@@ -28,6 +28,7 @@ from edgegw.core.site import decode_site
 from edgegw.uplink.asks import Outcome
 from edgegw.uplink.ports import HeldDirectives, Identity
 from edgegw.uplink.transport import LineFault, NotThere, Transport
+from edgegw.zones import UnknownZone, load_zone
 
 SITE_TRIES_MAX: Final = 3
 """So often another bundle than the one named, or none, is taken for the line's fault; then it is the
@@ -164,4 +165,10 @@ def _open_bundle(body: bytes, digest: str) -> SiteBundle:
     found = journal.sm3(body).hex()
     if found != digest:
         raise ExchangeError(f"the address gave a bundle with digest {found}")
-    return SiteBundle(body, decode_site(body))
+    site = decode_site(body)
+    if site.calendar is not msgspec.UNSET:
+        try:
+            load_zone(site.calendar.zone)
+        except UnknownZone as problem:
+            raise msgspec.ValidationError(f"{problem} - at `$.calendar.zone`") from None
+    return SiteBundle(body, site)

@@ -16,6 +16,7 @@ from edgegw.core import journal
 from edgegw.core.exchange import Directives, SiteBundle
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, leaf_hash
 from edgegw.core.records import GrantDirective, Kind, Mode, Request, SiteDirective, encode
+from edgegw.core.site import Site
 from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.start import Own, Ways, start
 from edgegw.ledger.store import Store
@@ -95,11 +96,13 @@ async def running(pen: Pen) -> AsyncIterator[Pen]:
         pen.desk.store.close()
 
 
-async def enrol(pen: Pen, *, granted_minor: int = 5_000) -> None:
+async def enrol(pen: Pen, *, granted_minor: int = 5_000, used: Site = SITE) -> None:
     """The epoch's link, the site, and money for anna."""
+    bundle = msgspec.json.encode(used)
+    digest = journal.sm3(bundle).hex()
     pen.commit_now(partial(pen.write_link, note="the link", epoch=1))
     head = {"v": 1, "bank": "demo", "box": "box-1", "incarnation": 1, "wall_ns": 0}
-    site = SiteDirective(**head, seq=0, version=1, digest=DIGEST, bytes=len(BUNDLE))  # type: ignore[arg-type]
+    site = SiteDirective(**head, seq=0, version=1, digest=digest, bytes=len(bundle))  # type: ignore[arg-type]
     grant = GrantDirective(**head, seq=1, account_id="anna", currency="CNY", amount_minor=granted_minor)  # type: ignore[arg-type]
     bodies = (encode(site), encode(grant))
     leaves = []
@@ -108,7 +111,7 @@ async def enrol(pen: Pen, *, granted_minor: int = 5_000) -> None:
         leaf = leaf_hash(leaf, body)
         leaves.append(leaf)
         edge.append(leaf)
-    bundles = {DIGEST: SiteBundle(BUNDLE, SITE)}
+    bundles = {digest: SiteBundle(bundle, used)}
     await pen.apply_directives(Directives(1, 0, bodies, tuple(leaves), edge, "the hub's note", bundles))
     await pen.change_mode(Mode.ACTIVE, "opened")
 

@@ -20,12 +20,13 @@ FUNCTION_LINES_MAX = 70
 LAYERS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "core": frozenset(),
-    "config": frozenset({"core", "errors"}),
-    "ledger": frozenset({"core", "errors"}),
+    "zones": frozenset(),
+    "config": frozenset({"core", "errors", "zones"}),
+    "ledger": frozenset({"core", "errors", "zones"}),
     "access": frozenset({"core", "errors"}),
     "traffic": frozenset({"core", "errors"}),
     "observe": frozenset({"core", "errors"}),
-    "uplink": frozenset({"core", "errors"}),
+    "uplink": frozenset({"core", "errors", "zones"}),
     # The file, not the records: what moves the WAL is the ledger's.
     "replica": frozenset({"core", "errors", "config", "ledger"}),
     "payments": frozenset({"core", "errors", "ledger"}),

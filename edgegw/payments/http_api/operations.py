@@ -289,7 +289,14 @@ OPERATIONS: Final = (
         body=bodies.CloseBody,
         example=bodies.CloseBody(window=1, business_date="2026-11-21"),
         responses={200: Response("Closed; a repeat gives the same window.", bodies.WindowView)},
-        problems=("window_not_open", "not_decided", "outcome_unknown", "not_clearing", "storage_full"),
+        problems=(
+            "window_not_open",
+            "business_date_not_open",
+            "not_decided",
+            "outcome_unknown",
+            "not_clearing",
+            "storage_full",
+        ),
     ),
     Operation(
         name="list_notices",
