@@ -451,6 +451,7 @@ class _Beat:
             size = theirs.size if theirs.number == row.incarnation else 0
             package = package_after(
                 self._connection,
+                self._keyring,
                 box=row.box,
                 incarnation=row.incarnation,
                 size=size,

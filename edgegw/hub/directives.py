@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from edgegw.core import journal
 from edgegw.core.exchange import HeldLog, frontier_at
-from edgegw.core.journal import SIZE_MAX, Checkpoint, Frontier
+from edgegw.core.journal import Checkpoint, Frontier
 from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
 from edgegw.core.records import (
     ConfirmDirective,
@@ -29,6 +29,7 @@ from edgegw.hub.keyring import Keyring
 from edgegw.hub.schema import directive, directive_head
 
 DIRECTIVE_VERSION: Final = 1
+SITE_TYPE: Final = str(SiteDirective.__struct_config__.tag)
 
 
 class _Place(TypedDict):
@@ -196,16 +197,14 @@ class DirectiveLog:
             return
         self._connection.execute(insert(directive), self._rows)
         self._rows = []
-        root = self._frontier.root()
-        origin = journal.directives_origin(
-            bank=self._keyring.bank, box=self._box, incarnation=self.incarnation
-        )
         head = {
             "size": self.size,
-            "root": root,
+            "root": self._frontier.root(),
             "frontier": self._frontier.to_bytes(),
             "last_leaf": self._last_leaf,
-            "checkpoint": self._keyring.key.seal(Checkpoint(origin, self.size, root).body()),
+            "checkpoint": _note(
+                self._keyring, box=self._box, incarnation=self.incarnation, of=self._frontier
+            ),
         }
         if self._is_new:
             place = {
@@ -242,14 +241,20 @@ def epoch_of(connection: Connection, *, box: str, incarnation: int) -> int | Non
 
 def held_directives(connection: Connection, *, box: str, incarnation: int) -> HeldLog:
     """The log as a package of it that comes back is judged against it."""
-    leaves = _leaves(connection, box=box, incarnation=incarnation, size=SIZE_MAX)
-    frontier = Frontier()
-    frontier.extend(leaves)
+    head = _head_row(connection, box=box, incarnation=incarnation, lock=False)
+    frontier = Frontier() if head is None else Frontier.from_bytes(head.frontier)
+
+    def leaf_at(index: int) -> bytes:
+        table = directive.c
+        query = select(table.leaf).where(
+            table.box == box, table.incarnation == incarnation, table.seq == index
+        )
+        return bytes(connection.execute(query).scalar_one())
 
     def root_at(size: int) -> bytes | None:
         return directives_root_at(connection, box=box, incarnation=incarnation, size=size)
 
-    return HeldLog(incarnation, frontier, leaves.__getitem__, root_at)
+    return HeldLog(incarnation, frontier, leaf_at, root_at)
 
 
 def drop_after(connection: Connection, keyring: Keyring, *, box: str, incarnation: int, size: int) -> None:
@@ -264,7 +269,6 @@ def drop_after(connection: Connection, keyring: Keyring, *, box: str, incarnatio
     if not size:
         connection.execute(delete(directive_head).where(head))
         return
-    origin = journal.directives_origin(bank=keyring.bank, box=box, incarnation=incarnation)
     connection.execute(
         update(directive_head)
         .where(head)
@@ -273,7 +277,7 @@ def drop_after(connection: Connection, keyring: Keyring, *, box: str, incarnatio
             root=frontier.root(),
             frontier=frontier.to_bytes(),
             last_leaf=leaves[-1],
-            checkpoint=keyring.key.seal(Checkpoint(origin, size, frontier.root()).body()),
+            checkpoint=_note(keyring, box=box, incarnation=incarnation, of=frontier),
         )
     )
 
@@ -300,38 +304,47 @@ def _leaves(connection: Connection, *, box: str, incarnation: int, size: int) ->
 
 
 def package_after(
-    connection: Connection, *, box: str, incarnation: int, size: int, bytes_max: int
+    connection: Connection, keyring: Keyring, *, box: str, incarnation: int, size: int, bytes_max: int
 ) -> Package | None:
     """What a box that holds `size` directives lacks, as far as one package takes it (one directive at
-    least); None when it lacks nothing."""
+    least); None when it lacks nothing.
+
+    Its note covers just what is in it, and it ends before the next site directive, whose bundle the box may
+    have to wait for. So a box can always prove what it has applied to a hub that has lost it.
+    """
     head = _head_row(connection, box=box, incarnation=incarnation, lock=False)
     if head is None or head.size <= size:
         return None
     rows = connection.execute(
-        select(directive.c.body)
+        select(directive.c.body, directive.c.type)
         .where(directive.c.box == box, directive.c.incarnation == incarnation, directive.c.seq >= size)
         .order_by(directive.c.seq)
         .limit(PACKAGE_RECORDS_MAX)
     )
     bodies: list[bytes] = []
     package_bytes = 0
-    for body in rows.scalars():
+    for body, kind in rows:
         package_bytes += len(body)
-        if bodies and package_bytes > min(bytes_max, PACKAGE_BYTES_MAX):
+        if bodies and (package_bytes > min(bytes_max, PACKAGE_BYTES_MAX) or kind == SITE_TYPE):
             break
         bodies.append(body)
     end = size + len(bodies)
-    root, proof = head.root, []
+    root, checkpoint = head.root, head.checkpoint
     if end < head.size:
-        # A box far behind: the tree's nodes are made afresh. Nobody waits for a grant that is this far down
-        # the log.
-        node = journal.nodes_of(_leaves(connection, box=box, incarnation=incarnation, size=head.size))
-        root, proof = frontier_at(end, node).root(), journal.consistency_proof(end, head.size, node)
+        # A box far behind: the root is made afresh. Nobody waits for a grant that is this far down the log.
+        frontier = Frontier()
+        frontier.extend(_leaves(connection, box=box, incarnation=incarnation, size=end))
+        root, checkpoint = frontier.root(), _note(keyring, box=box, incarnation=incarnation, of=frontier)
     return Package(
         number=incarnation,
         old_size=size,
         records=tuple(bodies),
         root=root,
-        checkpoint=head.checkpoint,
-        proof=tuple(proof),
+        checkpoint=checkpoint,
+        proof=(),
     )
+
+
+def _note(keyring: Keyring, *, box: str, incarnation: int, of: Frontier) -> str:
+    origin = journal.directives_origin(bank=keyring.bank, box=box, incarnation=incarnation)
+    return keyring.key.seal(Checkpoint(origin, of.size, of.root()).body())

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from edgegw.core.book import PENDING, VOID
+from edgegw.core.journal import Frontier
 from edgegw.core.messages import Ask, LogHead, PackageVerdict, Verdict
 from edgegw.core.records import Account, ConfirmDirective, FreezeDirective, GrantDirective
 from edgegw.hub.operate import freeze, release_epoch
@@ -144,6 +145,46 @@ def test_a_risk_account_that_bore_a_loss_is_granted_its_allowance_again(world: W
     assert north.give_back(north.open()).verdict is Verdict.OK
     assert world.rows("SELECT account_id, amount_minor FROM loss") == [("A", 700)]
     assert outstanding_at(world, north)[f"risk:{NORTH}:{CNY}"] == 2 * RISK_MINOR
+
+
+@pytest.mark.parametrize("package_bytes_max", [1, 400], ids=["one by one", "some"])
+def test_a_box_that_took_a_part_of_a_package_hands_back_that_part(
+    world: World, tmp_path: Path, package_bytes_max: int
+) -> None:
+    """The line broke within a long catch-up: what is applied is spent, so it must come back to the books."""
+    box = world.box(NORTH)
+    journalled = len(box.directives)
+    path = back_up(world, tmp_path)
+    for number in range(4):
+        box.beat(Ask(f"{number}", "A", CNY, 100))
+    fresh = world.new_box(NORTH)
+    vars(fresh).update(vars(box), package_bytes_max=package_bytes_max)
+    fresh.incarnation, fresh.directives, fresh.directive_leaves = 0, [], []
+    fresh.directive_frontier, fresh.directives_note = Frontier(), ""
+    while len(fresh.directives) <= journalled:
+        fresh.beat()
+    granted = fresh.directives[journalled:]
+    assert len(granted) < 4
+    for directive in granted:
+        fresh.apply(directive)
+    world.restore(path)
+    assert fresh.give_back(fresh.open(), count=1).verdict is Verdict.OK
+    assert same(outstanding_at(world, fresh), at_the_box(fresh))
+    assert outstanding_at(world, fresh)["A"] == 100 * len(granted)
+
+
+def test_a_package_ends_before_a_directive_that_waits_for_its_bundle(world: World) -> None:
+    """The box applies what comes before it, and must hold the hub's word for just that."""
+    box = world.box(NORTH)
+    with world.engine.begin() as connection:
+        freeze(connection, world.keyring, account_id="HOME", frozen=True, reason="court", now_ns=1)
+    world.publish(a_site(2))
+    before = len(box.directives)
+    assert box.beat().more
+    assert [type(one) for one in box.directives[before:]] == [FreezeDirective]
+    note = world.hub_key.public.open(box.directives_note)
+    assert (note.size, note.root) == (len(box.directives), box.directive_frontier.root())
+    assert not box.beat().more
 
 
 def test_a_confirmation_that_was_lost_is_not_given_twice(world: World, tmp_path: Path) -> None:
