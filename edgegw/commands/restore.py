@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgegw.access.keys import VerifyingKey
     from edgegw.config.box import Box
     from edgegw.ledger.store import Head, Store
-    from edgegw.replica.copies import Copies
+    from edgegw.replica.generations import Generations
     from edgegw.replica.status import Drill
 
 RESTORED: Final = "restored"
@@ -45,6 +45,7 @@ class Sound(NamedTuple):
 
     path: Path
     target: str
+    place: str
     txid: str
     heads: list[Head]
 
@@ -59,6 +60,8 @@ class Restored(msgspec.Struct, kw_only=True):
 
     restored: bool
     target: str = ""
+    place: str = ""
+    """Where the copy stands at the target."""
     txid: str = ""
     epoch: int = 0
     size: int = 0
@@ -104,8 +107,7 @@ def _restore(box: Box, data: Path, wanted: str) -> Restored:
     """Try all targets, set aside what is there, put the best in its place."""
     tried: list[str] = []
     with _scratch(data, "restore-") as scratch:
-        found = [sound for one in _copies(box, wanted) if (sound := _best(box, one, scratch, tried))]
-        best = max(found, key=lambda sound: sound.length, default=None)
+        best = _best(box, wanted, scratch, tried)
         if best is not None:
             _disown(best.path)
         aside = _set_aside(data)
@@ -114,17 +116,41 @@ def _restore(box: Box, data: Path, wanted: str) -> Restored:
         )
         if best is not None:
             _put_in_place(best.path, data)
-            result.target, result.txid = best.target, best.txid
+            result.target, result.place, result.txid = best.target, best.place, best.txid
             result.epoch, result.size = best.length
     return result
 
 
-def _best(box: Box, copies: Copies, scratch: Path, tried: list[str]) -> Sound | None:
-    """The newest sound state of a target; None if there is none."""
+def _best(box: Box, wanted: str, scratch: Path, tried: list[str]) -> Sound | None:
+    """The longest sound copy of all targets and their generations; None if there is none."""
+    from edgegw.replica.copies import CopyError
+
+    best: Sound | None = None
+    for generations in _targets(box, wanted):
+        try:
+            held = generations.held()
+        except CopyError as problem:
+            tried.append(str(problem))
+            continue
+        for number in held:
+            sound = _newest(box, generations, number, scratch, tried)
+            if sound is None:
+                continue
+            if best is None or sound.length > best.length:
+                best, sound = sound, best
+            if sound is not None:
+                _remove(sound.path)
+    return best
+
+
+def _newest(box: Box, generations: Generations, number: int, scratch: Path, tried: list[str]) -> Sound | None:
+    """The newest sound state of a generation; None if there is none."""
     from edgegw.pinned import hub_key
     from edgegw.replica.copies import CopyError, newest_sound
+    from edgegw.replica.litestream import place_of
 
-    hub, name = hub_key(box.settings), copies.target.name
+    hub, copies = hub_key(box.settings), generations.copies(number)
+    name, place = copies.target.name, place_of(copies.target)
     kept: list[Path] = []
 
     def examine(txid: str) -> Sound | None:
@@ -143,14 +169,13 @@ def _best(box: Box, copies: Copies, scratch: Path, tried: list[str]) -> Sound | 
         for older in kept:
             _remove(older)
         kept[:] = [path]
-        return Sound(path, name, txid, sound)
+        return Sound(path, generations.name, place, txid, sound)
 
     try:
-        states = copies.txids()
+        return newest_sound(copies.txids(), examine)
     except CopyError as problem:
         tried.append(str(problem))
         return None
-    return newest_sound(states, examine)
 
 
 def _examined(path: Path, hub: VerifyingKey, *, bank: str, box: str) -> tuple[list[Head] | None, str]:
@@ -232,7 +257,8 @@ def _show(result: Restored, data: Path) -> None:
         click.echo(f"not sound: {line}")
     if result.restored:
         click.echo(
-            f"restored from {result.target}, state {result.txid}: epoch {result.epoch}, {result.size} records"
+            f"restored from {result.target} at {result.place}, state {result.txid}: epoch {result.epoch},"
+            f" {result.size} records"
         )
     else:
         click.echo(f"no sound copy: the ledger in {data} begins empty, and the mirror and the hub fill it")
@@ -252,70 +278,90 @@ def drill(settings: Path, target: str, as_json: bool) -> None:
     """Restore the newest copy beside the box, check it whole and hold it against the live journal.
 
     The box may run meanwhile, and does this by itself on its schedule. Nothing of it stays on the disk. Exit
-    code 1 when the copy is wrong, 3 when it cannot be had or there is no room to restore it.
+    code 1 when the copy is malformed: the running box then leaves it as it is and begins a new one beside it.
+    Exit code 3 when it cannot be had or there is no room to restore it.
 
     Example: edgegw drill box.toml
     """
+    from edgegw.replica.status import MALFORMED_HINT
+
     box = _box_with_targets(settings, target)
-    result = _drill(box, next(_copies(box, target)))
+    result = _drill(box, next(_targets(box, target)))
     _keep(Path(box.settings.data_dir), result)
     if as_json:
         print_json(result)
     elif result.well:
         click.echo(
-            f"{result.target}, state {result.txid}: well; epoch {result.epoch}, {result.size} records,"
-            f" {result.behind_records} behind the live journal"
+            f"{result.target} at {result.place}, state {result.txid}: well; epoch {result.epoch},"
+            f" {result.size} records, {result.behind_records} behind the live journal"
         )
     else:
-        click.echo(f"{result.target}: {result.problem}")
+        click.echo(f"{result.target} at {result.place}: {result.problem}")
+        if result.malformed:
+            click.echo(f"hint: {MALFORMED_HINT}")
     if not result.well:
         raise click.exceptions.Exit(ExitCode.FOUND if result.malformed else ExitCode.CANNOT)
 
 
-def _drill(box: Box, copies: Copies) -> Drill:
+def _drill(box: Box, generations: Generations) -> Drill:
     from edgegw.ledger.boot import LEDGER_NAME
     from edgegw.pinned import hub_key
-    from edgegw.replica.copies import CopyError
+    from edgegw.replica.copies import CopyError, MalformedCopy
+    from edgegw.replica.litestream import place_of
     from edgegw.replica.status import Drill
 
-    began_s, data, name = time.monotonic(), Path(box.settings.data_dir), copies.target.name
+    settings = box.settings
+    data, payments_bytes_min = Path(settings.data_dir), settings.disk.payments_bytes_min
+    began_s, number, place = time.monotonic(), 1, ""
 
-    def result(*, well: bool = False, problem: str = "", malformed: bool = False, txid: str = "") -> Drill:
-        seconds = time.monotonic() - began_s
+    def result(problem: str = "", *, malformed: bool = False, skipped: bool = False, txid: str = "") -> Drill:
         return Drill(
             at_s=int(time.time()),
-            well=well,
+            well=not problem,
             problem=problem,
             malformed=malformed,
-            target=name,
+            skipped=skipped,
+            target=generations.name,
+            generation=number,
+            place=place,
             txid=txid,
-            seconds=seconds,
+            seconds=time.monotonic() - began_s,
         )
 
-    lacking = _lacking_bytes(data / LEDGER_NAME, box.settings.disk.payments_bytes_min)
-    if lacking:
-        problem = f"no room to restore into: {lacking} bytes more are needed on the ledger's disk"
-        return msgspec.structs.replace(result(problem=problem), skipped=True)
+    def no_room() -> str:
+        lacking = _lacking_bytes(data / LEDGER_NAME, payments_bytes_min)
+        return (
+            f"no room to restore into: {lacking} bytes more are needed on the ledger's disk"
+            if lacking
+            else ""
+        )
+
+    if problem := no_room():
+        return result(problem, skipped=True)
     with _scratch(data, "drill-") as scratch:
         path = scratch / LEDGER_NAME
         try:
-            states = copies.txids()
-            if not states:
-                return result(problem="the target holds no copy")
-            txid = states[0]
-            copies.restore(txid, path)
-        except CopyError as problem:
-            return result(problem=str(problem))
-        settings = box.settings
+            number = generations.current().number
+            copies = generations.copies(number)
+            place = place_of(copies.target)
+            txid = copies.restore_newest(path)
+        except MalformedCopy as found:
+            if problem := no_room():
+                return result(problem, skipped=True)
+            problem = f"state {found.txid} is malformed, it cannot be restored: {found}"
+            return result(problem, malformed=True, txid=found.txid)
+        except CopyError as found:
+            return result(str(found))
+        if not txid:
+            return result("the target holds no copy")
         heads, wrong = _examined(path, hub_key(settings), bank=settings.bank, box=settings.box)
         if heads is None:
-            return result(problem=f"state {txid} is malformed: {wrong}", malformed=True, txid=txid)
+            return result(f"state {txid} is malformed: {wrong}", malformed=True, txid=txid)
         behind, wrong = _compared(data, heads)
         if wrong:
-            return result(problem=f"state {txid}: {wrong}", malformed=True, txid=txid)
+            return result(f"state {txid}: {wrong}", malformed=True, txid=txid)
         epoch, size = (heads[-1].epoch, heads[-1].size) if heads else (0, 0)
-        well = result(well=True, txid=txid)
-        return msgspec.structs.replace(well, epoch=epoch, size=size, behind_records=behind)
+        return msgspec.structs.replace(result(txid=txid), epoch=epoch, size=size, behind_records=behind)
 
 
 def _lacking_bytes(ledger: Path, payments_bytes_min: int) -> int:
@@ -377,15 +423,16 @@ def _box_with_targets(path: Path, target: str) -> Box:
     return box
 
 
-def _copies(box: Box, wanted: str) -> Iterator[Copies]:
+def _targets(box: Box, wanted: str) -> Iterator[Generations]:
     """The targets that are to be tried, in the order of the settings."""
     from edgegw.ledger.boot import LEDGER_NAME
-    from edgegw.replica.copies import Copies
+    from edgegw.replica.copies import Ledger
+    from edgegw.replica.generations import Generations
 
     table, data = box.settings.replica, Path(box.settings.data_dir)
     for target in table.targets:
         if not wanted or target.name == wanted:
-            yield Copies(table, target, data=data, ledger=data / LEDGER_NAME)
+            yield Generations(table, target, Ledger(data, data / LEDGER_NAME))
 
 
 @contextmanager

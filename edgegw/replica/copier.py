@@ -80,9 +80,12 @@ class Copier:
             drill = status.drill
             return {
                 "state": status.state.value,
-                "alarm": status.state.alarm,
+                "alarm": status.alarm,
+                "malformed": status.malformed,
                 "reason": status.reason,
+                "hint": status.hint,
                 "target": status.target,
+                "place": status.place,
                 "txid": status.txid,
                 "replicated_txid": status.replicated_txid,
                 "lag_seconds": round(status.lag_seconds, 3),
@@ -104,7 +107,7 @@ class Copier:
             return {}
         return {
             "edgegw_replica_well": lambda: int(status.state is State.WELL),
-            "edgegw_replica_alarm": lambda: int(status.state.alarm),
+            "edgegw_replica_alarm": lambda: int(status.alarm),
             "edgegw_replica_txid": lambda: status.txid,
             "edgegw_replica_replicated_txid": lambda: status.replicated_txid,
             "edgegw_replica_lag_seconds": lambda: status.lag_seconds,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,6 +25,26 @@ class CopyError(Exception):
     """A target does not answer, or does not give the state that was asked for."""
 
 
+class NoAnswer(CopyError):
+    """It took too long."""
+
+
+class MalformedCopy(CopyError):
+    """The target answers and lists a state, and that cannot be restored."""
+
+    def __init__(self, txid: str, problem: CopyError) -> None:
+        super().__init__(str(problem))
+        self.txid = txid
+
+
+class Ledger(NamedTuple):
+    """Whose copies they are."""
+
+    data: Path
+    """The box's data directory."""
+    path: Path
+
+
 class _File(msgspec.Struct):
     level: int
     max_txid: str
@@ -33,10 +53,10 @@ class _File(msgspec.Struct):
 class Copies:
     """What one target holds of a ledger."""
 
-    def __init__(self, table: ReplicaTable, target: ReplicaTarget, *, data: Path, ledger: Path) -> None:
+    def __init__(self, table: ReplicaTable, target: ReplicaTarget, ledger: Ledger) -> None:
         self.target = target
-        self._ledger = ledger
-        self._settings = litestream.write_settings(table, target, data=data, ledger=ledger)
+        self._ledger = ledger.path
+        self._settings = litestream.write_settings(table, target, data=ledger.data, ledger=ledger.path)
 
     def txids(self) -> list[str]:
         """The states that the target holds, newest first; raises CopyError."""
@@ -53,6 +73,27 @@ class Copies:
         words = ("restore", "-no-expand-env", "-config", str(self._settings), "-txid", txid)
         self._run(RESTORE_TIMEOUT_S, *words, "-o", str(output), str(self._ledger))
 
+    def restore_newest(self, output: Path) -> str:
+        """Write the newest state to a new file; its txid, "" where the target holds none.
+
+        Raises MalformedCopy where a target that answers before and after does not give it, and that twice:
+        files may be merged meanwhile. Raises CopyError.
+        """
+        for last in (False, True):
+            states = self.txids()
+            if not states:
+                return ""
+            try:
+                self.restore(states[0], output)
+            except NoAnswer:
+                raise
+            except CopyError as problem:
+                if last and self.txids():
+                    raise MalformedCopy(states[0], problem) from None
+            else:
+                return states[0]
+        return ""
+
     def _run(self, timeout_s: float, *words: str) -> bytes:
         command = litestream.launched(litestream.binary(), *words)
         try:
@@ -60,7 +101,7 @@ class Copies:
                 command, capture_output=True, check=False, timeout=timeout_s, env=litestream.environment()
             )
         except subprocess.TimeoutExpired:
-            raise CopyError(f"{self.target.name}: no answer within {timeout_s:.0f} s") from None
+            raise NoAnswer(f"{self.target.name}: no answer within {timeout_s:.0f} s") from None
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it says nothing"]
             raise CopyError(f"{self.target.name}: {lines[-1]}")

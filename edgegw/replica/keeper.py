@@ -2,8 +2,9 @@
 
 It never hinders a start or a payment: what goes wrong here is an alarm and another try. While litestream runs
 it alone makes checkpoints; while it does not, the box does, and the next one begins with a whole copy, unless
-it ended in order (`replica.intact`). Leaves out what the positions mean (`replica.progress`) and the drills
-(`replica.drills`).
+it ended in order (`replica.intact`). A copy that was found malformed is left as it is, and begins anew beside
+itself (`replica.generations`). Leaves out what the positions mean (`replica.progress`) and the drills, which
+find that out (`replica.drills`).
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from edgegw.config.replica import ReplicaTable, ReplicaTarget
 from edgegw.errors import OperatingError
 from edgegw.replica import litestream
 from edgegw.replica.control import Busy, Control, ControlError
+from edgegw.replica.copies import CopyError, Ledger
+from edgegw.replica.generations import Generations, in_place
 from edgegw.replica.intact import Intact
 from edgegw.replica.progress import Progress
-from edgegw.replica.status import State, Status
+from edgegw.replica.status import Drill, State, Status
 
 PAUSE_S: Final = 0.5
 BACKOFF_FIRST_S: Final = 0.5
@@ -45,16 +48,8 @@ WAL_WORTH_BYTES: Final = 4 * 2**20
 """The box leaves a shorter WAL alone."""
 EMPTY_TRIES: Final = 40
 
-HINTS: Final = {
-    State.STUCK: (
-        "Check the target: its disk, its server, its credentials. What waits is on the box's disk. Where a"
-        " file is named as corrupted: stop the box, move the target's folder and the box's data/litestream"
-        " aside, start it again; the copy then begins anew."
-    ),
-    State.SILENT: "The box kills it soon and starts it again; if that goes on, look at the machine's load.",
-    State.DEAD: "The box starts it again; its last words are in the log as litestream_said.",
-    State.NO_ROOM: "Make room on the ledger's disk; the copy then begins anew by itself.",
-}
+RENEW_EACH_S: Final = 3600
+"""A copy begins anew so often at most: each is a whole one, and the damaged ones stay at the target."""
 
 _log = structlog.get_logger("edgegw.replica")
 
@@ -98,6 +93,7 @@ class Keeper:
         free_bytes: Callable[[], int],
         room_bytes_min: int,
         clock_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.status = Status()
         self._table = table
@@ -109,17 +105,25 @@ class Keeper:
         self._free_bytes = free_bytes
         self._room_bytes_min = room_bytes_min
         self._clock_s = clock_s
+        self._wall_s = wall_s
         self._alarm_s = table.alarm_ms / 1_000
         self._poll_s = min(1.0, self._alarm_s / 4)
         self._intact = Intact(self._data / litestream.FOLDER, wal=self._wal)
         self._child: asyncio.subprocess.Process | None = None
         self._chosen = 0
+        self._place = table.targets[0]
         self._last_words = ""
-        self._renewing = False
+        self._begun_s = 0
+        self._renewing = ""
+        """The target whose copy is to begin anew."""
 
-    def renew(self) -> None:
-        """Let the copy begin anew: what is there was found malformed."""
-        self._renewing = True
+    def renew(self, drill: Drill) -> None:
+        """Let the copy that was drilled begin anew, if it is the one that is written to and has not begun
+        anew within RENEW_EACH_S."""
+        status = self.status
+        drilled = (drill.target, drill.generation) == (status.target, status.generation)
+        if drilled and self._wall_s() - self._begun_s >= RENEW_EACH_S:
+            self._renewing = drill.target
 
     async def run(self) -> None:
         """Keep litestream at work until cancelled."""
@@ -134,7 +138,7 @@ class Keeper:
             began_s = self._clock_s()
             try:
                 ended = await self._one(self._table.targets[self._chosen])
-            except (OperatingError, OSError) as problem:
+            except (CopyError, OperatingError, OSError) as problem:
                 ended = str(problem)
             if ended is None:
                 continue
@@ -154,7 +158,7 @@ class Keeper:
             await _ended(child, litestream.SHUTDOWN_S + 5.0 if in_order else 0.0)
         try:
             if in_order and child is not None and child.returncode == 0:
-                self._intact.begin(self.status.target)
+                self._intact.begin(self._place.name)
         except OSError as problem:
             _log.warning("replica_mark", problem=str(problem))
         self._say(State.OFF, "")
@@ -163,10 +167,17 @@ class Keeper:
 
     async def _one(self, target: ReplicaTarget) -> str | None:
         """Run litestream until it ends or must end; why, or None when that is no fault."""
-        self._say(State.STARTING, "", target=target.name)
-        await self._prepare(target)
+        try:
+            place = await self._put(target)
+        except CopyError:
+            self._choose_next()
+            self._intact.end()
+            await asyncio.to_thread(self._checkpoints.truncate)
+            raise
+        self._say(State.STARTING, "")
+        await self._prepare(place)
         path = await asyncio.to_thread(
-            litestream.write_settings, self._table, target, data=self._data, ledger=self._ledger
+            litestream.write_settings, self._table, place, data=self._data, ledger=self._ledger
         )
         words = ("replicate", "-no-expand-env", "-config", str(path))
         self._child = child = await asyncio.create_subprocess_exec(
@@ -181,7 +192,7 @@ class Keeper:
         listening = asyncio.create_task(self._listen(child))
         control = Control(litestream.socket_path(self._data), ledger=self._ledger)
         try:
-            return await self._watch(child, control, target)
+            return await self._watch(child, control, place)
         except Exception:
             # Two at one ledger would each move what the other has not read.
             await _ended(child, 0.0)
@@ -191,6 +202,26 @@ class Keeper:
             if child.returncode is not None:
                 await listening
                 self._child = None
+
+    async def _put(self, target: ReplicaTarget) -> ReplicaTarget:
+        """The target with the place where its copy stands, or begins anew; raises CopyError."""
+        generations = Generations(self._table, target, Ledger(self._data, self._ledger))
+        generation = await asyncio.to_thread(generations.current)
+        if self._renewing == target.name:
+            left, now_s = in_place(target, generation.number), int(self._wall_s())
+            generation = await asyncio.to_thread(generations.begin_next, generation, now_s=now_s)
+            self._renewing = ""
+            place = in_place(target, generation.number)
+            new, old = litestream.place_of(place), litestream.place_of(left)
+            _log.warning("replica_begins_anew", target=target.name, place=new, left=old)
+        else:
+            generations.keep(generation)
+            place = in_place(target, generation.number)
+        self._place, self._begun_s = place, generation.begun_s
+        status = self.status
+        status.target, status.generation = target.name, generation.number
+        status.place = litestream.place_of(place)
+        return place
 
     async def _prepare(self, target: ReplicaTarget) -> None:
         """Empty the WAL if litestream must begin with a whole copy; from here on it alone checkpoints."""
@@ -218,7 +249,7 @@ class Keeper:
                     self._choose_next()
                 said = f": {self._last_words}" if self._last_words else ""
                 return f"litestream ended with exit code {child.returncode}{said}"
-            if self._why_not() is not None or self._renewing:
+            if self._why_not() is not None or self._renewing == self.status.target:
                 await self._end_for_good(child)
                 return None
             await self._look(control, progress, target)
@@ -230,7 +261,7 @@ class Keeper:
             if len(self._table.targets) > 1 and stuck_s > STUCK_FOR_ALARMS * self._alarm_s:
                 self._choose_next()
                 await _ended(child, 1.0)
-                return f"{target.name} takes no copy; the next target is tried"
+                return f"{self.status.target} takes no copy; the next target is tried"
 
     def _choose_next(self) -> None:
         """Let the next try be with the next target, where there is another."""
@@ -251,6 +282,7 @@ class Keeper:
         now_s = self._clock_s()
         status, position = self.status, progress.position
         status.txid, status.replicated_txid = position.txid, position.replicated_txid
+        status.complaint = progress.complaint
         status.lag_seconds = progress.lag_s(now_s)
         status.wal_bytes = self._checkpoints.wal_bytes
         status.lag_bytes = await asyncio.to_thread(
@@ -295,9 +327,8 @@ class Keeper:
         """End litestream, and where room is short throw away what it has not copied."""
         await _ended(child, 2.0)
         if self._free_bytes() < self._room_bytes_min:
-            folder = litestream.state_folder(self._data, self._table.targets[self._chosen])
+            folder = litestream.state_folder(self._data, self._place)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        self._renewing = False
 
     async def _wait_down(self, pause_s: float) -> None:
         """The pause before the next try, in which the box makes the checkpoints."""
@@ -319,15 +350,15 @@ class Keeper:
 
     # --- saying it ------------------------------------------------------------------------------------------
 
-    def _say(self, state: State, reason: str, *, target: str | None = None) -> None:
+    def _say(self, state: State, reason: str) -> None:
         """Keep it, and log it when the state is another one."""
         status = self.status
-        status.target = status.target if target is None else target
         before, status.state, status.reason = status.state, state, reason
+        status.complaint = status.complaint if state is State.STUCK else ""
         if state is before:
             return
         if state.alarm:
-            _log.error(f"replica_{state.value}", target=status.target, problem=reason, hint=HINTS[state])
+            _log.error(f"replica_{state.value}", target=status.target, problem=reason, hint=state.hint)
         elif state is State.WELL:
             _log.info("replica_well", target=status.target)
 

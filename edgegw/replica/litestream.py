@@ -69,6 +69,20 @@ def state_folder(data: Path, target: ReplicaTarget) -> Path:
     return data / FOLDER / target.name
 
 
+def path_of(target: ReplicaTarget) -> str:
+    """The directory at an SFTP server, or the key prefix in a bucket."""
+    return target.path or ("edgegw" if target.kind == "s3" else "")
+
+
+def place_of(target: ReplicaTarget) -> str:
+    """Where a target's copy stands, for an operator."""
+    if target.kind == "file":
+        return target.copy_dir
+    if target.kind == "sftp":
+        return f"sftp://{target.host}/{path_of(target).lstrip('/')}"
+    return f"s3://{target.bucket}/{path_of(target)}"
+
+
 def socket_path(data: Path) -> Path:
     """Where a running litestream answers: in the data directory if the kernel takes so long a path."""
     near = data / FOLDER / "control.sock"
@@ -139,7 +153,7 @@ def _place(target: ReplicaTarget) -> dict[str, Any]:
         return place | {
             "password": _line_of(password) if password else os.environ.get("EDGEGW_SFTP_PASSWORD", "")
         }
-    place = {"type": "s3", "bucket": target.bucket, "path": target.path or "edgegw"}
+    place = {"type": "s3", "bucket": target.bucket, "path": path_of(target)}
     if target.endpoint:
         place |= {"endpoint": target.endpoint, "force-path-style": True}
     if target.region:

@@ -32,6 +32,27 @@ class State(enum.Enum):
         """Whether an operator must look."""
         return self not in (State.OFF, State.STARTING, State.WELL)
 
+    @property
+    def hint(self) -> str:
+        """What an operator does about it; "" where nothing is to be done."""
+        return _HINTS.get(self, "")
+
+
+_HINTS: Final = {
+    State.STUCK: (
+        "Check the target: its disk, its server, its credentials. What waits is on the box's disk. The box"
+        " restores what is at the target meanwhile: if that is malformed, it begins a new copy beside it."
+    ),
+    State.SILENT: "The box kills it soon and starts it again; if that goes on, look at the machine's load.",
+    State.DEAD: "The box starts it again; its last words are in the log as litestream_said.",
+    State.NO_ROOM: "Make room on the ledger's disk; the copy then begins anew by itself.",
+}
+MALFORMED_HINT: Final = (
+    "The box begins a new copy beside it by itself, at most once an hour, and restores that soon; `edgegw"
+    " drill` does it now. What is there stays for you to look at. Found again and again: check the target's"
+    " disk."
+)
+
 
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
     """What a restore drill found."""
@@ -41,10 +62,15 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     well: bool
     problem: str = ""
     malformed: bool = False
-    """Whether the copy came and was wrong; otherwise it did not come at all."""
+    """Whether the copy is wrong: it came and did not pass, or it is at the target and cannot be restored.
+    Otherwise it was not to be had."""
     skipped: bool = False
     """There was no room to restore into; nothing is said of the copy."""
     target: str = ""
+    generation: int = 1
+    """Which of the target's copies: it begins anew beside one that was malformed."""
+    place: str = ""
+    """Where that one stands."""
     txid: str = ""
     epoch: int = 0
     size: int = 0
@@ -59,7 +85,12 @@ class Status(msgspec.Struct, kw_only=True):
 
     state: State = State.OFF
     reason: str = ""
+    complaint: str = ""
+    """What a stuck litestream says instead of a position."""
     target: str = ""
+    generation: int = 1
+    place: str = ""
+    """Where the copy stands, for an operator."""
     txid: int = 0
     replicated_txid: int = 0
     lag_seconds: float = 0.0
@@ -69,3 +100,18 @@ class Status(msgspec.Struct, kw_only=True):
     wal_bytes: int = 0
     restarts: int = 0
     drill: Drill | None = None
+
+    @property
+    def malformed(self) -> bool:
+        """Whether the last drill found the copy malformed, and none has found it well since."""
+        return self.drill is not None and self.drill.malformed
+
+    @property
+    def alarm(self) -> bool:
+        """Whether an operator must look."""
+        return self.state.alarm or self.malformed
+
+    @property
+    def hint(self) -> str:
+        """What an operator does about it; "" where nothing is to be done."""
+        return self.state.hint or (MALFORMED_HINT if self.malformed else "")

@@ -13,7 +13,8 @@ import apsw
 from edgegw.config.replica import ReplicaTable, ReplicaTarget
 from edgegw.ledger import schema
 from edgegw.ledger.checkpoints import Checkpoints
-from edgegw.replica.copies import Copies
+from edgegw.replica.copies import Ledger
+from edgegw.replica.generations import Generations
 from edgegw.replica.keeper import Keeper
 from edgegw.replica.status import State
 from tests.waiting import until
@@ -87,7 +88,9 @@ class Kept:
         return await asyncio.to_thread(self._copied_rows, target)
 
     def _copied_rows(self, target: int) -> int:
-        copies = Copies(self.table, self.targets[target], data=self.data, ledger=self.path)
+        copies = Generations(self.table, self.targets[target], Ledger(self.data, self.path)).copies(
+            self.keeper.status.generation
+        )
         output = self.data / "restored.db"
         for suffix in ("", "-wal", "-shm"):
             Path(f"{output}{suffix}").unlink(missing_ok=True)

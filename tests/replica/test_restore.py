@@ -16,7 +16,7 @@ import pytest
 
 from edgegw.replica.drills import Drills
 from edgegw.replica.litestream import binary
-from edgegw.replica.status import State, Status
+from edgegw.replica.status import Drill, State, Status
 from tests.processes import START_SECONDS, Branch
 from tests.waiting import until, wait_until
 
@@ -126,8 +126,8 @@ def test_a_copy_that_is_damaged_gives_way_to_an_older_one_and_nothing_is_deleted
     damaged = bytearray(newest.read_bytes())
     damaged[len(damaged) // 2] ^= 0xFF
     newest.write_bytes(damaged)
-    drill = json.loads(branch.run("drill", branch.path("box.toml"), "--json", code=3))
-    assert not drill["well"]
+    drill = json.loads(branch.run("drill", branch.path("box.toml"), "--json", code=1))
+    assert (drill["well"], drill["malformed"]) == (False, True)
     said = restored(branch)
     assert said["restored"]
     assert newest.name.partition("-")[0] in said["tried"][0]
@@ -172,19 +172,21 @@ async def test_a_copy_that_restores_and_is_wrong_fails_the_drill_begins_anew_and
     assert "intact" in os.listdir(branch.path("data/litestream")), "it goes on where it was"
     sound = json.loads(branch.run("drill", branch.path("box.toml"), "--json"))
     forged(branch)
-    renewed: list[bool] = []
+    renewed: list[Drill] = []
     status = Status(state=State.WELL, target="disk")
     drills = Drills(
         status,
         settings=Path(branch.path("box.toml")),
         hours=1,
         data=Path(branch.path("data")),
-        renew=lambda: renewed.append(True),
+        renew=renewed.append,
     )
     assert status.drill is not None
     assert status.drill.well, "the last drill is known before the next"
     drill = await drills.once("disk")
-    assert (drill.well, drill.malformed, renewed) == (False, True, [True])
+    assert (drill.well, drill.malformed) == (False, True)
+    drills._look()
+    assert renewed == [drill]
     assert "record" in drill.problem
     said = await asyncio.to_thread(restored, branch)
     assert (said["txid"], said["size"]) == (sound["txid"], sound["size"])
@@ -201,7 +203,7 @@ async def test_drills_come_soon_and_on_schedule_beside_the_running_box(branch: B
         settings=Path(branch.path("box.toml")),
         hours=1e-5,
         data=Path(branch.path("data")),
-        renew=lambda: None,
+        renew=lambda _: None,
         first_s=(0.0, 0.0),
     )
     work = asyncio.create_task(drills.run())

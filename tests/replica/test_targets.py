@@ -1,5 +1,7 @@
 """Every kind of target takes a copy and gives it back: litestream with real SFTP and S3 servers."""
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +12,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from edgegw.config.replica import ReplicaTarget
-from edgegw.replica.copies import Copies, CopyError, newest_sound
-from edgegw.replica.status import State
+from edgegw.replica.copies import Copies, CopyError, Ledger, newest_sound
+from edgegw.replica.generations import Generation, Generations
+from edgegw.replica.status import Drill, State
 from tests.replica.kept import Kept
+from tests.waiting import until
 
 SECRET = "s3cr$t ${HOME} 'quoted' \"twice\": yes"
 
@@ -87,6 +91,26 @@ async def test_an_sftp_server_takes_a_copy_and_gives_it_back(tmp_path: Path) -> 
             await kept.until(State.WELL)
             await kept.until_copied()
         assert await kept.copied_rows() == kept.rows
+        await begins_anew(kept)
+
+
+async def begins_anew(kept: Kept) -> None:
+    """The copy goes on beside the one that is there, and whoever comes without a disk finds both."""
+    generations = Generations(kept.table, kept.targets[0], Ledger(kept.data, kept.path))
+    first = await asyncio.to_thread(generations.copies(1).txids)
+    kept.reopen()
+    async with kept.running() as keeper:
+        await kept.until(State.WELL)
+        keeper.renew(Drill(at_s=1, well=False, malformed=True, target=kept.targets[0].name))
+        await until(lambda: keeper.status.generation == 2, "the next generation", timeout_seconds=20)
+        await kept.until(State.WELL)
+        await kept.until_copied()
+        assert await kept.copied_rows() == kept.rows
+    assert set(first) <= set(await asyncio.to_thread(generations.copies(1).txids))
+    shutil.rmtree(kept.data / "litestream")
+    assert await asyncio.to_thread(generations.held) == [2, 1]
+    assert await asyncio.to_thread(generations.current) == Generation(2)
+    assert keeper.status.place.endswith("box-1/generation-2")
 
 
 async def test_another_sftp_server_in_its_place_gets_nothing(tmp_path: Path) -> None:
@@ -130,6 +154,7 @@ async def test_s3_compatible_storage_takes_a_copy_and_gives_it_back(tmp_path: Pa
         await kept.until(State.WELL)
         await kept.until_copied()
     assert await kept.copied_rows() == kept.rows
+    await begins_anew(kept)
 
 
 def test_a_secret_stands_in_no_file_that_others_may_read(tmp_path: Path) -> None:
@@ -146,7 +171,7 @@ def test_a_secret_stands_in_no_file_that_others_may_read(tmp_path: Path) -> None
         password_file=str(tmp_path / "password"),
     )
     kept = Kept(tmp_path, target)
-    Copies(kept.table, target, data=kept.data, ledger=kept.path)
+    Copies(kept.table, target, Ledger(kept.data, kept.path))
     kept.writer.close()
     modes = {path.stat().st_mode & 0o077 for path in (kept.data / "litestream").rglob("*") if path.is_file()}
     assert modes == {0}
@@ -167,7 +192,7 @@ def test_a_target_that_does_not_answer_is_told_by_its_name(tmp_path: Path) -> No
     kept = Kept(tmp_path, target)
     kept.writer.close()
     with pytest.raises(CopyError, match="store: "):
-        Copies(kept.table, target, data=kept.data, ledger=kept.path).txids()
+        Copies(kept.table, target, Ledger(kept.data, kept.path)).txids()
 
 
 @pytest.mark.parametrize("bad", [0, 1, 2, 5, 30, 99])

@@ -274,8 +274,14 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """`off`, `starting`, `well`, `stuck`, `silent`, `dead` or `no_room`."""
     alarm: bool
     """Whether an operator must look."""
+    malformed: bool
+    """Whether the last drill found the copy malformed."""
     reason: str
+    hint: str
+    """What an operator does about it; "" where nothing is to be done."""
     target: str
+    place: str
+    """Where the copy stands at the target."""
     txid: int
     """What litestream has read of the ledger, in its own numbers."""
     replicated_txid: int
