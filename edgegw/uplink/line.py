@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import secrets
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
 from edgegw.core import journal
 from edgegw.core.exchange import CARRIES_ON, VERDICT_EVENT, Event, SiteBundle, next_mode
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
-    SESSION_BYTES,
     Beat,
     Beaten,
     ExchangeError,
@@ -48,10 +44,10 @@ from edgegw.uplink.outbox import (
 )
 from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings, Pen
 from edgegw.uplink.rehydrate import Keeper, rehydrate
-from edgegw.uplink.session import Reopen, Session, Wire, directives_head, open_session, opening
+from edgegw.uplink.session import Reopen, Session, Sources, Wire, check_cosigned, directives_head, opening
 from edgegw.uplink.status import HINTS, LineStatus
 from edgegw.uplink.threads import in_thread
-from edgegw.uplink.transport import LineFault, Transport
+from edgegw.uplink.transport import LineFault
 
 PACKAGE_BYTES_MIN: Final = 1 << 14
 """A line too slow for this much within one answer's time counts as down."""
@@ -62,15 +58,6 @@ DETAIL_LENGTH_MAX: Final = 200
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-
-class Sources(NamedTuple):
-    """Where clocks and chance come from; the defaults are the machine's."""
-
-    now_ns: Callable[[], int] = time.monotonic_ns
-    wall_s: Callable[[], int] = lambda: int(time.time())
-    chance: Callable[[], float] = random.random
-    token: Callable[[int], bytes] = secrets.token_bytes
 
 
 class ClosedLedger(Keeper, Protocol):
@@ -102,8 +89,6 @@ class Line:
     ) -> None:
         """keeper: takes the box's past back, for a ledger that is closed; no directive is applied to it then.
         link_waits: why a new epoch must not begin yet, "" when it may; it is asked for again."""
-        if not settings.addresses:
-            raise ValueError("the line has no hub address; name at least one with its priority")
         self._identity = identity
         self._settings = settings
         self._source = source
@@ -111,11 +96,10 @@ class Line:
         self._keeper = keeper
         self._link_waits = link_waits
         self._sources = sources or Sources()
-        self._transport = Transport(settings, tls=tls)
-        self._wire = Wire(identity, self._transport)
-        self._inbox = Inbox(identity, self._transport)
+        self._wire = Wire(identity, settings, self._sources, tls)
+        self._inbox = Inbox(identity, self._wire.transport)
         self._asks = Asks(boot=identity.boot, timeout_ms=settings.centre_timeout_ms)
-        self._addresses = [address for _, address in sorted(settings.addresses)]
+        self._addresses = self._wire.addresses
         self._turn = 0
         self._failures = 0
         self._rounds = 0
@@ -199,7 +183,7 @@ class Line:
         except TimeoutError:
             return
         finally:
-            await self._transport.close()
+            await self._wire.transport.close()
 
     # --- the task ---
 
@@ -221,7 +205,7 @@ class Line:
             self._asks.give_up()
             if self._fetch is not None:
                 self._fetch.cancel()
-            await self._transport.close()
+            await self._wire.transport.close()
 
     async def _turn_on(self, address: str) -> None:
         """One address, from its opening until it fails or a better one answers; then choose the next one."""
@@ -251,14 +235,7 @@ class Line:
         self._turn = 0
         self._asks.give_up()
         await self._happened(Event.LINE_LOST, problem)
-        await asyncio.sleep(self._backoff_s())
-
-    def _backoff_s(self) -> float:
-        """Twice as long each round, up to backoff_ms_max, and between half of it and all of it by chance."""
-        longest_ms = min(
-            self._settings.heartbeat_ms << min(self._rounds - 1, 16), self._settings.backoff_ms_max
-        )
-        return longest_ms / 1_000 * (0.5 + self._sources.chance() / 2)
+        await asyncio.sleep(self._wire.backoff_s(self._rounds))
 
     async def _read(self, read: Callable[[], _T]) -> _T:
         """Read the ledger in a worker thread; one at a time."""
@@ -281,8 +258,7 @@ class Line:
     async def _ask_opened(self, address: str) -> Opened:
         message = await self._read(lambda: opening(self._source, self._identity, self.mode))
         self._epoch = message.epoch
-        nonce = self._sources.token(SESSION_BYTES)
-        return await open_session(self._wire, address, message, nonce=nonce)
+        return await self._wire.open(address, message)
 
     def _take_link(self, note: str) -> NoReturn:
         """End in order: the next epoch has a pen and a line of its own (`ledger.start.begin_epoch`)."""
@@ -540,15 +516,7 @@ class Line:
         self._hub_directives = held
 
     async def _keep_cosignature(self, head: LogHead, note: str) -> None:
-        who = self._identity
-        key = who.hub_key
-        try:
-            signed = journal.check_cosignature(note, name=key.name, key_id=key.key_id, verify=key.verify)
-        except journal.NoteError as problem:
-            raise ExchangeError(f"the hub's cosignature: {problem}") from None
-        origin = journal.journal_origin(bank=who.bank, box=who.box, epoch=head.number)
-        if signed.checkpoint != journal.Checkpoint(origin, head.size, head.root):
-            raise ExchangeError(f"the hub cosigned something else than size {head.size} of {origin}")
+        check_cosigned(self._identity, note, head, root=head.root, by="hub")
         await self._wrote(self._pen.keep_cosignature(epoch=head.number, size=head.size, note=note))
 
     async def _take_directives(self, session: Session, beaten: Beaten, held: HeldDirectives) -> bool:

@@ -15,12 +15,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Protocol
 
-from edgegw.core import journal
 from edgegw.core.exchange import CARRIES_ON, VERDICT_EVENT, Event, frontier_at
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
     PACKAGE_RECORDS_MAX,
-    SESSION_BYTES,
     Beat,
     Beaten,
     ExchangeError,
@@ -31,13 +29,12 @@ from edgegw.core.messages import (
 )
 from edgegw.core.records import Mode
 from edgegw.errors import Behind, RecordPruned
-from edgegw.uplink.line import Sources
 from edgegw.uplink.outbox import EditedRecord, OtherHistory, ends_early, other_history, pack
 from edgegw.uplink.ports import Head, Identity, Journal, LineSettings
 from edgegw.uplink.rehydrate import Keeper, rehydrate
-from edgegw.uplink.session import Reopen, Session, Wire, open_session, opening
+from edgegw.uplink.session import Reopen, Session, Sources, Wire, check_cosigned, opening
 from edgegw.uplink.threads import in_thread
-from edgegw.uplink.transport import LineFault, Transport
+from edgegw.uplink.transport import LineFault
 
 TIPS_MAX: Final = 1_024
 """Heads of COMMITs that the mirror lacks; with more, a package ends inside of what the next head signs."""
@@ -100,8 +97,6 @@ class Mirror:
     ) -> None:
         """identity: with the mirror's pinned key in the place of the hub's. keep_note: takes (epoch, cosigned
         note) now and then. keeper: takes the box's past back, for a ledger that is closed."""
-        if not settings.addresses:
-            raise ValueError("the mirror has no address; name at least one with its priority")
         self._identity = identity
         self._settings = settings
         self._source = source
@@ -110,9 +105,7 @@ class Mirror:
         self._keep_note = keep_note
         self._keeper = keeper
         self._sources = sources or Sources()
-        self._transport = Transport(settings, tls=tls)
-        self._wire = Wire(identity, self._transport)
-        self._addresses = [address for _, address in sorted(settings.addresses)]
+        self._wire = Wire(identity, settings, self._sources, tls)
         self._turn = 0
         self._rounds = 0
         self._moved = asyncio.Event()
@@ -139,7 +132,7 @@ class Mirror:
         """
         try:
             while True:
-                address = self._addresses[self._turn]
+                address = self._wire.addresses[self._turn]
                 try:
                     await self._talk(await self._opened(address))
                 except Reopen:
@@ -148,24 +141,16 @@ class Mirror:
                     self._failed(address, str(problem))
                 except RecordPruned as problem:
                     self._failed(address, f"it lacks what this box has no more: {problem}")
-                await asyncio.sleep(self._backoff_s())
+                await asyncio.sleep(self._wire.backoff_s(self._rounds - 1))  # a first failure costs nothing
         finally:
-            await self._transport.close()
+            await self._wire.transport.close()
 
     def _failed(self, address: str, problem: str) -> None:
         self.address = ""
         self._coverage.said = problem
-        self._turn = (self._turn + 1) % len(self._addresses)
+        self._turn = (self._turn + 1) % len(self._wire.addresses)
         self._rounds += 1
         _log.info("mirror address failed", extra={"address": address, "problem": problem})
-
-    def _backoff_s(self) -> float:
-        """Nothing at first, then twice as long each time up to backoff_ms_max, half of it by chance."""
-        if self._rounds <= 1:
-            return 0.0
-        settings = self._settings
-        longest_ms = min(settings.heartbeat_ms << min(self._rounds - 2, 16), settings.backoff_ms_max)
-        return longest_ms / 1_000 * (0.5 + self._sources.chance() / 2)
 
     # --- opening ---
 
@@ -182,8 +167,7 @@ class Mirror:
     async def _open(self, address: str) -> Session:
         message = await in_thread(lambda: opening(self._source, self._identity, self._line.mode))
         self._epoch = message.epoch
-        nonce = self._sources.token(SESSION_BYTES)
-        opened = await open_session(self._wire, address, message, nonce=nonce)
+        opened = await self._wire.open(address, message)
         if opened.verdict not in CARRIES_ON:
             raise LineFault(f"{address}: the mirror says {opened.verdict}: {opened.reason}")
         self._coverage.answered()
@@ -288,16 +272,8 @@ class Mirror:
 
     def _check_cosignature(self, head: LogHead, push: Package, note: str) -> None:
         """The mirror's pinned key must have signed for just what this box has; raises ExchangeError."""
-        who = self._identity
-        key = who.hub_key
-        try:
-            signed = journal.check_cosignature(note, name=key.name, key_id=key.key_id, verify=key.verify)
-        except journal.NoteError as problem:
-            raise ExchangeError(f"the mirror's cosignature: {problem}") from None
-        origin = journal.journal_origin(bank=who.bank, box=who.box, epoch=head.number)
         root = push.root if head.size == push.size else _root_at(self._source, head)
-        if signed.checkpoint != journal.Checkpoint(origin, head.size, root):
-            raise ExchangeError(f"the mirror cosigned something else than size {head.size} of {origin}")
+        check_cosigned(self._identity, note, head, root=root, by="mirror")
 
 
 class _NotToBeHad(Exception):

@@ -1,15 +1,23 @@
-"""A session with the hub at one address: opened, then one message after the other, each signed and answered.
+"""A session with the hub or the mirror at one address: opened, then one signed message after the other.
 
-Owns envelopes, counters and what the hub holds as far as this session was told. What an answer means for the
-box is in `uplink.line`; the order of messages is in `core.messages`.
+Owns the addresses and the pauses between them, envelopes, counters, and what the other side holds as far as
+this session was told. What an answer means for the box is in `uplink.line` and `uplink.mirror`; the order of
+messages is in `core.messages`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+import secrets
+import ssl
+import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
+from edgegw.core import journal
 from edgegw.core.exchange import CARRIES_ON
 from edgegw.core.messages import (
     SESSION_BYTES,
@@ -27,7 +35,7 @@ from edgegw.core.messages import (
     seal_envelope,
 )
 from edgegw.core.records import Mode
-from edgegw.uplink.ports import HeldDirectives, Identity, Journal
+from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings
 from edgegw.uplink.transport import Transport
 
 
@@ -35,22 +43,61 @@ class Reopen(Exception):
     """The other side does not know this session; nothing is wrong with the line."""
 
 
-class Wire:
-    """Signed messages to a hub address and its signed answers; counts bytes."""
+class Sources(NamedTuple):
+    """Where clocks and chance come from; the defaults are the machine's."""
 
-    def __init__(self, identity: Identity, transport: Transport) -> None:
+    now_ns: Callable[[], int] = time.monotonic_ns
+    wall_s: Callable[[], int] = lambda: int(time.time())
+    chance: Callable[[], float] = random.random
+    token: Callable[[int], bytes] = secrets.token_bytes
+
+
+class Wire:
+    """Signed messages to an address of the hub, or the mirror, and its signed answers; counts bytes."""
+
+    def __init__(
+        self, identity: Identity, settings: LineSettings, sources: Sources, tls: ssl.SSLContext | None
+    ) -> None:
+        if not settings.addresses:
+            raise ValueError("there is no address; name at least one with its priority")
         self.identity = identity
+        self.addresses = [address for _, address in sorted(settings.addresses)]
+        """The best priority first."""
+        self.transport = Transport(settings, tls=tls)
         self.sent_bytes = 0
         """As they went over the wire, compressed."""
         self.sent_bytes_raw = 0
         self.received_bytes = 0
         """After decompression."""
-        self._transport = transport
+        self._settings = settings
+        self._sources = sources
+
+    async def open(self, address: str, message: Open) -> Opened:
+        """The signed answer to an opening; raises LineFault or ExchangeError."""
+        nonce = self._sources.token(SESSION_BYTES)
+        answer = await self.ask(address, message, session=nonce, counter=0)
+        if not isinstance(answer, Opened):
+            raise ExchangeError(f"the hub answered an opening with {type(answer).__name__}")
+        if answer.verdict in CARRIES_ON:
+            if not VERSION_OLDEST <= answer.version <= VERSION:
+                raise ExchangeError(f"the hub chose wire version {answer.version}")
+            if len(answer.session) != SESSION_BYTES:
+                raise ExchangeError(f"the hub gave a session of {len(answer.session)} bytes")
+        return answer
+
+    def backoff_s(self, rounds: int) -> float:
+        """How long to wait after so many rounds in vain, 0 for none: twice as long each, up to
+        backoff_ms_max, and between half of it and all of it by chance."""
+        if rounds < 1:
+            return 0.0
+        settings = self._settings
+        longest_ms = min(settings.heartbeat_ms << min(rounds - 1, 16), settings.backoff_ms_max)
+        return longest_ms / 1_000 * (0.5 + self._sources.chance() / 2)
 
     async def ask(self, address: str, message: Message, *, session: bytes, counter: int) -> Message:
         """The hub's answer to exactly this message; raises LineFault or ExchangeError."""
         sealed = await asyncio.to_thread(self._seal, message, session, counter)
-        sent = await self._transport.exchange(address, sealed)
+        sent = await self.transport.exchange(address, sealed)
         self.sent_bytes += sent.sent_bytes
         self.sent_bytes_raw += len(sealed)
         self.received_bytes += len(sent.answer)
@@ -145,14 +192,13 @@ def directives_head(directives: HeldDirectives) -> LogHead:
     return LogHead(directives.incarnation, size, directives.frontier.root() if size else b"")
 
 
-async def open_session(wire: Wire, address: str, message: Open, *, nonce: bytes) -> Opened:
-    """The hub's signed answer to an opening; raises LineFault or ExchangeError."""
-    answer = await wire.ask(address, message, session=nonce, counter=0)
-    if not isinstance(answer, Opened):
-        raise ExchangeError(f"the hub answered an opening with {type(answer).__name__}")
-    if answer.verdict in CARRIES_ON:
-        if not VERSION_OLDEST <= answer.version <= VERSION:
-            raise ExchangeError(f"the hub chose wire version {answer.version}")
-        if len(answer.session) != SESSION_BYTES:
-            raise ExchangeError(f"the hub gave a session of {len(answer.session)} bytes")
-    return answer
+def check_cosigned(identity: Identity, note: str, head: LogHead, *, root: bytes, by: str) -> None:
+    """The pinned key must have signed for this size of an epoch and just this root; raises ExchangeError."""
+    key = identity.hub_key
+    try:
+        signed = journal.check_cosignature(note, name=key.name, key_id=key.key_id, verify=key.verify)
+    except journal.NoteError as problem:
+        raise ExchangeError(f"the {by}'s cosignature: {problem}") from None
+    origin = journal.journal_origin(bank=identity.bank, box=identity.box, epoch=head.number)
+    if signed.checkpoint != journal.Checkpoint(origin, head.size, root):
+        raise ExchangeError(f"the {by} cosigned something else than size {head.size} of {origin}")

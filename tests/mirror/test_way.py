@@ -20,10 +20,10 @@ from edgegw.mirror import keeper as keeper_module
 from edgegw.mirror.app import Mirror as MirrorServer
 from edgegw.mirror.app import make_app
 from edgegw.mirror.keeper import Keeper, Keys
-from edgegw.uplink.line import Sources
 from edgegw.uplink.mirror import Mirror
 from edgegw.uplink.outbox import EditedRecord
 from edgegw.uplink.ports import Head, Identity
+from edgegw.uplink.session import Sources
 from tests.core.authors import BANK, BOX, new_key
 from tests.mirror.boxes import DEVICE_KEY, HUB_KEY, MIRROR_KEY, Epoch
 from tests.uplink.box import FAST

@@ -26,8 +26,9 @@ from edgegw.access.keys import SigningKey
 from edgegw.ledger import anchor as anchor_module
 from edgegw.ledger.anchor import INTERVAL_S, Anchor
 from edgegw.ledger.store import Store
-from edgegw.uplink import line as line_module
-from edgegw.uplink.line import Line, Sources
+from edgegw.uplink import session as session_module
+from edgegw.uplink.line import Line
+from edgegw.uplink.session import Sources
 from tests.simulator.loop import Died, Life, living, passed
 
 
@@ -286,7 +287,7 @@ def open_seams() -> Iterator[None]:
         (Anchor, "start", _follow_anchor),
         (Store, "_commit", _commit),
         (Store, "__init__", _opened_store),
-        (line_module, "Transport", _transport),
+        (session_module, "Transport", _transport),
         (hub_app, "os", types.SimpleNamespace(urandom=_urandom)),
         (hub_app.Hub, "_transact", _transact),
     ]

@@ -11,8 +11,9 @@ from edgegw.core.exchange import Directives, SiteBundle
 from edgegw.core.messages import LogHead, Package, open_link
 from edgegw.core.records import GrantDirective, Mode, SiteDirective, decode_directive
 from edgegw.errors import Behind, NewEpoch, StorageBusy
-from edgegw.uplink.line import Line, Sources
+from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Head, HeldDirectives, Identity, LineSettings
+from edgegw.uplink.session import Sources
 from tests.core.authors import BANK, BOX, Author, new_key
 
 FAST = LineSettings(

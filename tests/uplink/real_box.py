@@ -21,8 +21,9 @@ from edgegw.ledger.start import Own, Ways, begin_epoch, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
 from edgegw.ledger_source import LedgerSource
-from edgegw.uplink.line import Line, Sources
+from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity
+from edgegw.uplink.session import Sources
 from tests.hub.simulated_box import BANK
 from tests.hub.world import NORTH, World
 from tests.uplink.box import FAST
