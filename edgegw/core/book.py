@@ -76,6 +76,8 @@ LEG_CODE: Final = 1
 BANK: Final = "bank"
 """The participant of accounts that name none, and of the books' own accounts."""
 
+CENTRE_PREFIX: Final = "centre:"
+
 RECORD_STEP_NS: Final = 1 << 16
 """The box's own time moves at least this far between records, so that every leg has a time of its own."""
 
@@ -101,7 +103,7 @@ def ledger_number(currency: str) -> int:
 
 def centre_account(currency: str) -> str:
     """The counter-account of everything that is not in this box: grants come from it, returns go to it."""
-    return f"centre:{currency}"
+    return f"{CENTRE_PREFIX}{currency}"
 
 
 def risk_account(box: str, currency: str) -> str:
@@ -516,7 +518,7 @@ class Book:
 
     def _note_positions(self, legs: tuple[Leg, ...]) -> None:
         for leg in legs:
-            if leg.flags & (PENDING | VOID):
+            if not is_between_participants(leg):
                 continue
             account = self.accounts[leg.debit_account_id]
             debit = (account.participant or BANK, account.currency)
@@ -653,6 +655,13 @@ def _posted(state: ledger.State, moved: LedgerTransfer, *, at_ns: int) -> Create
 
 KEPT: Final = "kept"
 REFUSED: Final = "refused"
+
+
+def is_between_participants(leg: Leg) -> bool:
+    """Whether a leg counts in a window's positions: what is held or given up moves nothing, and an allowance
+    that comes from the centre or goes back there leaves everybody's money with the same participant."""
+    ends = (leg.debit_account_id, leg.credit_account_id)
+    return not leg.flags & (PENDING | VOID) and not any(end.startswith(CENTRE_PREFIX) for end in ends)
 
 
 def legs_of(record: Record) -> tuple[Leg, ...]:

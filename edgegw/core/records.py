@@ -263,7 +263,8 @@ class ModeChanged(RecordHead, frozen=True, kw_only=True, tag="mode"):
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True):
-    """A participant's net amount in a window: credits less debits, minor units."""
+    """A participant's net amount in a window: credits less debits, minor units; what moves between the centre and
+    a box of the same money is neither."""
 
     participant: str
     currency: str

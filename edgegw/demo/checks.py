@@ -191,7 +191,7 @@ def _windows(evidence: Evidence) -> Iterator[str]:
             legs += 1
             if record.said["window"] != window:
                 yield f"record {record.place} names window {record.said['window']}, the open one was {window}"
-            if flags & (PENDING | VOID):
+            if flags & (PENDING | VOID) or "centre" in (debit.partition(":")[0], credit.partition(":")[0]):
                 continue
             for account, sign in ((debit, -1), (credit, 1)):
                 home = day.homes.get(account, BOX)

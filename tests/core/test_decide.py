@@ -456,6 +456,15 @@ def test_positions_count_what_was_posted_by_participant(box: Box) -> None:
     assert _rows(box) == []
 
 
+def test_an_allowance_that_comes_or_goes_is_no_position(box: Box) -> None:
+    """What the centre grants, and what goes home to it, leaves the money with the same participant: as a
+    position it would be settled between banks though nobody has paid."""
+    box.grant("shop", 1_000)
+    assert _rows(box) == []
+    cleared(box.pay("shop", "away", 100))
+    assert _rows(box) == [("bank", "CNY", 100), ("shops", "CNY", -100)]
+
+
 def _rows(box: Box) -> list[tuple[str, str, int]]:
     return [(row.participant, row.currency, row.net_minor) for row in box.book.net_positions()]
 

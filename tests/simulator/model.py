@@ -174,7 +174,7 @@ class Model:
         state.free[debit] -= amount
         state.free[credit] += amount
         sides = [self._side(debit), self._side(credit)]
-        if sides[0] != sides[1]:
+        if sides[0] != sides[1] and not any(name.startswith("centre:") for name in (debit, credit)):
             state.positions[sides[0]] -= amount
             state.positions[sides[1]] += amount
 
