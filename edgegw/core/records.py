@@ -263,8 +263,8 @@ class ModeChanged(RecordHead, frozen=True, kw_only=True, tag="mode"):
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True):
-    """A participant's net amount in a window: credits less debits, minor units; what moves between the centre and
-    a box of the same money is neither."""
+    """A participant's net amount in a window: credits less debits, minor units. What moves between centre and
+    box of one account's money is neither."""
 
     participant: str
     currency: str
