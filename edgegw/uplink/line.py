@@ -32,14 +32,13 @@ from edgegw.core.records import Mode
 from edgegw.errors import Behind, NewEpoch, Next, OperatingError
 from edgegw.uplink.asks import Asks, Outcome
 from edgegw.uplink.cosignatures import without_cosignature
+from edgegw.uplink.handback import HandBack, Returning
 from edgegw.uplink.inbox import Inbox, answers
 from edgegw.uplink.outbox import (
     EditedRecord,
     OtherHistory,
     Outgoing,
-    Returning,
     collect,
-    hand_back,
     other_history,
 )
 from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings, Pen
@@ -112,6 +111,7 @@ class Line:
         """What the hub says that it has, when it has lost some."""
         self._hub_asked: LogHead | None = None
         """As it stood when the hub was asked whether they are the same as here."""
+        self._hand_back: HandBack | None = None
         self._asking = False
         self._moved = asyncio.Event()
         self._asked = asyncio.Event()
@@ -419,12 +419,18 @@ class Line:
 
     async def _returning(self) -> Returning | None:
         """What the hub has directed and lost goes first: it cannot judge the records without."""
-        said = self._hub_directives
         if not self._hub_behind:
+            self._hand_back = None
             return None
-        return await self._read(
-            lambda: hand_back(self._source, said, asked=said == self._hub_asked, bytes_max=self._bytes_max)
-        )
+        back = self._hand_back = self._hand_back or HandBack(self._source)
+        said, bytes_max = self._hub_directives, self._bytes_max
+        try:
+            return await self._read(
+                lambda: back.next(said, asked=said == self._hub_asked, bytes_max=bytes_max)
+            )
+        except EditedRecord as problem:
+            await self._happened(Event.RECORD_EDITED, str(problem))
+            return None
 
     async def _compose(self, session: Session, outgoing: Outgoing, held: HeldDirectives) -> Beat:
         directives = directives_head(held)
@@ -508,6 +514,8 @@ class Line:
 
     def _take_handed_back(self, session: Session, package: Package, beaten: Beaten) -> None:
         held = beaten.incarnation
+        if not self._hub_behind:
+            return  # a fork or a quarantine was found meanwhile: the mode says it
         if held is None or (held == self._hub_directives and not self._asking):
             raise LineFault(
                 f"{session.address}: the hub does not take back its directives from"

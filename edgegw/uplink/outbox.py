@@ -1,5 +1,4 @@
-"""What the hub lacks of the journal, and of its own directives where it has lost them: read, checked, packed.
-Nothing that was changed by hand leaves the box.
+"""What the hub lacks of the journal: read, checked, packed. Nothing that was changed by hand leaves the box.
 
 Runs in a worker thread over committed state. Each record is hashed again from the leaf before it, compared
 with what is stored beside it, and the root that these leaves give must lead to the head that the box has
@@ -14,9 +13,9 @@ from typing import NamedTuple
 
 from edgegw.core import journal
 from edgegw.core.exchange import frontier_at
-from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
+from edgegw.core.messages import PACKAGE_RECORDS_MAX, LogHead, Package
 from edgegw.errors import RecordPruned
-from edgegw.uplink.ports import Head, HeldDirectives, Journal
+from edgegw.uplink.ports import Head, Journal
 
 
 class EditedRecord(Exception):
@@ -99,74 +98,6 @@ def ends_early(head: Head) -> bool:
         return journal.parse_checkpoint(head.checkpoint)[0].size > head.size
     except journal.NoteError:
         return False
-
-
-class Returning(NamedTuple):
-    """A package of the hub's own directives; `asks` when it only asks whether the hub's are the same."""
-
-    package: Package
-    asks: bool
-
-
-def hand_back(source: Journal, held: LogHead, *, asked: bool, bytes_max: int) -> Returning | None:
-    """The next package of the hub's own directives for a hub that says that it holds so many; None when it
-    lacks none.
-
-    Where the hub's may be others, the last one that both have goes first: it says whether they are. Once
-    asked, this is not done again.
-    """
-    for end in source.incarnations():
-        if end.incarnation < held.number:
-            continue
-        known = held if end.incarnation == held.number else LogHead(end.incarnation)
-        leaves = _directive_leaves(source, end)
-        both = min(known.size, len(leaves))
-        same = known.size == both and (not both or _root(leaves[:both]) == known.root)
-        if same and both < len(leaves):
-            return Returning(_pack_directives(source, end, leaves, both, bytes_max), False)
-        if not same and not asked:
-            return Returning(_pack_directives(source, end, leaves, max(0, both - 1), bytes_max), True)
-    return None
-
-
-def _root(leaves: Sequence[bytes]) -> bytes:
-    frontier = journal.Frontier()
-    frontier.extend(leaves)
-    return frontier.root()
-
-
-def _pack_directives(
-    source: Journal, end: HeldDirectives, leaves: list[bytes], start: int, bytes_max: int
-) -> Package:
-    rows = source.directive_records(
-        incarnation=end.incarnation, start=start, limit=PACKAGE_RECORDS_MAX, bytes_max=bytes_max
-    )
-    rows = rows[: len(leaves) - start]
-    stop = start + len(rows)
-    return Package(
-        number=end.incarnation,
-        old_size=start,
-        records=tuple(body for _, _, body in rows),
-        root=_root(leaves[:stop]),
-        checkpoint=end.checkpoint,
-        proof=tuple(journal.consistency_proof(stop, len(leaves), journal.nodes_of(leaves))),
-    )
-
-
-def _directive_leaves(source: Journal, end: HeldDirectives) -> list[bytes]:
-    """All leaves of an incarnation: handing back is rare, and the log is short beside a journal."""
-    leaves: list[bytes] = []
-    while len(leaves) < end.frontier.size:
-        rows = source.directive_records(
-            incarnation=end.incarnation,
-            start=len(leaves),
-            limit=PACKAGE_RECORDS_MAX,
-            bytes_max=PACKAGE_BYTES_MAX,
-        )
-        if not rows:
-            raise EditedRecord(f"directive {end.incarnation}/{len(leaves)} is missing")
-        leaves += [leaf for _, leaf, _ in rows]
-    return leaves[: end.frontier.size]
 
 
 def pack(source: Journal, head: Head, have: LogHead, bytes_max: int) -> Package:
