@@ -2,9 +2,10 @@
 say."""
 
 import base64
+import enum
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
@@ -28,12 +29,20 @@ url = "http://127.0.0.1:8600"
 """
 
 
+class Colour(enum.Enum):
+    """Values of an option, as a class."""
+
+    RED = "red"
+
+
 class Way(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A way in, for these tests."""
 
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535, description="Port to listen on.")] = 1
     key_file: Annotated[str, msgspec.Meta(description="A secret.")] = "secrets/way.key"
     keys_directory: Annotated[str, msgspec.Meta(description="Secrets.")] = ""
+    days: Annotated[tuple[Literal["monday", "sunday"], ...], msgspec.Meta(description="Days.")] = ()
+    colour: Annotated[Colour, msgspec.Meta(description="Its colour.")] = Colour.RED
 
 
 def write(folder: Path, text: str, name: str = "box.toml") -> Path:
@@ -77,6 +86,26 @@ def test_every_fault_is_said_at_once_with_its_value_and_the_mend(tmp_path: Path)
         (("http://127.0.0.1:8600", "127.0.0.1:8600"), "hub.addresses[0].url = "),
         (("[way]", '[[hub.addresses]]\nurl = "http://other:1"\n[way]'), "hub.addresses[].priority = 0"),
         (("[way]", "[wya]"), "wya: there is no such option"),
+        (
+            ("[way]", '[mirror]\ndurability = "Mirored"\n[way]'),
+            'durability = "Mirored": it must be one of "local", "mirrored"; did you mean mirrored? When',
+        ),
+        (
+            ("[way]", "[mirror]\nwhen_away = 3\n[way]"),
+            'mirror.when_away = 3: it must be one of "alone", "refuse". With',
+        ),
+        (
+            ("[way]", '[[replica.targets]]\nname = "x"\nkind = "ftp"\n[way]'),
+            'replica.targets[0].kind = "ftp": it must be one of "file", "sftp", "s3"; did you mean sftp? A',
+        ),
+        (
+            ("[way]", '[way]\ndays = ["monday", "sonday"]'),
+            'days = ["monday","sonday"]: it must be one of "monday", "sunday"; did you mean sunday? Days.',
+        ),
+        (
+            ("[way]", '[way]\ncolour = "rad"'),
+            'way.colour = "rad": it must be one of "red"; did you mean red?',
+        ),
         (("[way]", ""), "no way in is open; give a table [way]"),
         (("[way]", "way = 3"), "hub.addresses[0].way: there is no such option"),
         (("[hub]", 'anchor_dir = "data"\n[hub]'), "it is data_dir as well"),
@@ -178,6 +207,14 @@ ACCOUNT = {"id": "alice", "currency": "CNY"}
         ({"clients": [{"name": "till", "public_key": "x"}]}, "clients[till].public_key = x: it is not 32"),
         ({"clients": [{"name": "till"}]}, "clients[0].public_key: it is missing"),
         ({"version": 0}, "version = 0: "),
+        (
+            {"late_decline_liable": "shop"},
+            'late_decline_liable = "shop": it must be one of "merchant", "branch". Who bears',
+        ),
+        (
+            {"calendar": {"zone": "Asia/Shanghai", "cut_offs": ["22:00"], "weekend": ["sundy"]}},
+            "did you mean sunday? Days of the week",
+        ),
         ({"acounts": []}, "acounts: there is no such option; did you mean accounts?"),
         (
             {"limits": [{"currency": "CNY", "payment_minor": 2, "window_minor": 1}]},

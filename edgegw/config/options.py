@@ -10,9 +10,11 @@ from __future__ import annotations
 import ast
 import datetime
 import difflib
+import enum
 import functools
 import inspect
 import itertools
+import re
 import textwrap
 import types
 import typing
@@ -26,6 +28,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 PATH_SUFFIXES: Final = ("_file", "_dir", "_directory")
 _SHOWN_CHARACTERS_MAX: Final = 80
+_LISTED: Final = re.compile(r"\^\(([a-z_]+(?:\|[a-z_]+)+)\)\\Z")
+"""A pattern that only lists the values."""
 
 
 class SettingsError(Exception):
@@ -78,8 +82,33 @@ def _read(hint: Any, value: Any, faults: list[str], *, where: str, mend: str) ->
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as problem:
-        faults.append(f"{where} = {_shown(value)}: {_sentence(problem)} {mend}".rstrip())
+        choices = _choices(hint)
+        wrong = _one_of(value, choices) if choices else _sentence(problem)
+        faults.append(f"{where} = {_shown(value)}: {wrong} {mend}".rstrip())
         return None
+
+
+def _choices(hint: Any) -> list[Any]:
+    """The values that an option, or each entry of its list, may have; none where they cannot be counted."""
+    bare = _bare(hint)
+    origin, parts = typing.get_origin(bare), typing.get_args(bare)
+    for meta in typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ():
+        listed = _LISTED.fullmatch(meta.pattern or "") if isinstance(meta, msgspec.Meta) else None
+        if listed:
+            return listed[1].split("|")
+    if origin is typing.Literal:
+        return list(parts)
+    if isinstance(bare, type) and issubclass(bare, enum.Enum):
+        return [one.value for one in bare]
+    return _choices(parts[0]) if origin in (tuple, list) else []
+
+
+def _one_of(value: object, choices: list[Any]) -> str:
+    """What is wrong with a value that is none of the choices, or a list with such a one."""
+    wrong = next((one for one in value if one not in choices), "") if isinstance(value, list) else value
+    near = difflib.get_close_matches(str(wrong).lower(), map(str, choices), n=1, cutoff=0.6)
+    meant = f"; did you mean {near[0]}?" if near else "."
+    return f"it must be one of {', '.join(_shown(one) for one in choices)}{meant}"
 
 
 def struct_in(hint: Any) -> type[msgspec.Struct] | None:
