@@ -186,6 +186,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
 
     directives: LogHead
     """How far the box has applied them."""
+    held: LogHead | None = None
+    """What the hub holds of the newest epoch's journal, by its own last word in this session."""
     push: Package | None = None
     asks: tuple[Ask, ...] = ()
     directives_cosignature: str = ""

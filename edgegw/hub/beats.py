@@ -39,6 +39,7 @@ from edgegw.hub.journals import (
     Pulled,
     held_log,
     journal_head_of,
+    journal_root_at,
     mark_forked,
     move_head,
     pulled_package,
@@ -124,6 +125,8 @@ def _why_again(connection: Connection, row: BoxRow, beat: Beat, verdict: Verdict
         return "the hub holds all again that it had lost"
     if verdict is Verdict.OK and (row.taking_back or not _agrees(connection, row, beat.directives)):
         return "the hub has lost what it once directed"
+    if verdict is not Verdict.HUB_BEHIND and beat.held is not None and not _holds(connection, row, beat.held):
+        return "the hub has lost what it once held"
     return ""
 
 
@@ -134,6 +137,13 @@ def _agrees(connection: Connection, row: BoxRow, theirs: LogHead) -> bool:
     if (theirs.number, theirs.size) == (own.number, own.size):
         return theirs.root == own.root
     return (theirs.number, theirs.size) < (own.number, own.size)
+
+
+def _holds(connection: Connection, row: BoxRow, said: LogHead) -> bool:
+    """The same of the records: a box that has nothing to push meets no gap, however much was lost."""
+    if not said.size:
+        return True
+    return journal_root_at(connection, box=row.box, epoch=said.number, size=said.size) == said.root
 
 
 def _pulled(connection: Connection, row: BoxRow, beat: Beat) -> Pulled:

@@ -443,6 +443,7 @@ class Line:
         idle = outgoing.package is None and handed_back is None
         return Beat(
             directives=directives,
+            held=session.held.get(self._epoch),
             push=outgoing.package if handed_back is None else None,
             pull=await self._to_cosign(session) if idle else None,
             handed_back=handed_back,

@@ -96,6 +96,8 @@ class SimulatedBox:
         self.cosignature = ""
         self.session = b""
         self.counter = 0
+        self.said: LogHead | None = None
+        """What the hub holds of the newest epoch, by its last word in this session."""
         self.incarnation = 0
         self.directives: list[Directive] = []
         self.directives_note = ""
@@ -260,6 +262,7 @@ class SimulatedBox:
             self.write(Link(**self.head(), note=opened.link))
             return self.open()  # the new epoch's line is an ordinary one
         self.session, self.counter = opened.session, 0
+        self.said = next((head for head in opened.journals if head.number == self.epoch), None)
         return opened
 
     def epochs(self) -> list[int]:
@@ -370,6 +373,7 @@ class SimulatedBox:
         size = self.directive_frontier.size
         message = Beat(
             directives=LogHead(self.incarnation, size, self.directive_frontier.root() if size else b""),
+            held=self.said,
             push=push,
             asks=asks,
             waiting=len(self.bodies) - self.held,
@@ -380,6 +384,7 @@ class SimulatedBox:
         assert isinstance(beaten, Beaten)
         if beaten.push in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE) and beaten.journal is not None:
             self.held = beaten.journal.size
+            self.said = beaten.journal if beaten.journal.number == self.epoch else self.said
             self.cosignature = beaten.cosignature
         if beaten.directives is not None:
             self._take(beaten.directives)

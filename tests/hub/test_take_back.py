@@ -110,6 +110,20 @@ def test_a_restored_hub_is_found_under_a_living_session(world: World, tmp_path: 
     assert world.money("A") == (1_000, 1_000, 0)
 
 
+def test_a_restored_hub_is_found_by_a_box_that_has_nothing_to_say(world: World, tmp_path: Path) -> None:
+    """The last commits held records alone, and the night is quiet: what was answered stays with the box."""
+    box = world.box(NORTH)
+    box.sync(Ask("1", "A", CNY, 300))
+    path = back_up(world, tmp_path)
+    box.pay("A", "SHOP", 100)
+    box.sync()
+    world.restore(path)
+    assert box.beat().verdict is Verdict.REOPEN
+    box.give_back(box.open())
+    assert box.beat().verdict is Verdict.OK
+    assert world.money("SHOP") == (100, 0, 100)
+
+
 def test_what_was_granted_elsewhere_meanwhile_is_a_named_loss(world: World, tmp_path: Path) -> None:
     """After the restore the south got the money that the north holds: the branch bears it, nobody else."""
     north, south = world.box(NORTH), world.box(SOUTH)
