@@ -5,7 +5,20 @@ from __future__ import annotations
 import click
 
 from edgegw import __version__
-from edgegw.commands import ExitCode, Program, audit, box, hub, keys, ledger, mirror, prune, restore, settings
+from edgegw.commands import (
+    ExitCode,
+    Program,
+    audit,
+    box,
+    hub,
+    keys,
+    ledger,
+    mirror,
+    prune,
+    reconcile,
+    restore,
+    settings,
+)
 
 EPILOG = "Exit codes: " + " ".join(f"{int(code)} - {code.meaning}" for code in ExitCode)
 
@@ -44,6 +57,7 @@ for command in (
     settings.site,
     hub.post,
     hub.order,
+    reconcile.reconcile,
     box.window,
 ):
     main.add_command(command)

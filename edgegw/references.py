@@ -32,6 +32,7 @@ from edgegw.payments import protocols, rules
 from edgegw.payments.http_api.operations import OPERATIONS, Operation
 from edgegw.payments.iso8583 import messages
 from edgegw.payments.problems import PROBLEMS
+from edgegw.reconcile import classes, core_file
 
 REFERENCE: Final = "REFERENCE.md"
 TEXT_COLUMNS_MAX: Final = 200
@@ -53,6 +54,7 @@ def tables() -> Iterator[Table]:
     """Every table, in the order of the file."""
     yield from _settings()
     yield from _commands()
+    yield from _reconciliation()
     yield from _answers()
     yield from _journal()
     yield from _metrics()
@@ -114,6 +116,28 @@ def _commands() -> Iterator[Table]:
     )
     codes = tuple((str(int(code)), code.meaning) for code in ExitCode)
     yield Table("Exit codes", "Of every command.", ("code", "meaning"), codes)
+
+
+def _reconciliation() -> Iterator[Table]:
+    yield Table(
+        "The bank core's list",
+        "The CSV file for `edgegw reconcile --core`: UTF-8, these columns in this order, one posting a line."
+        " A line of another channel may leave client, request_id, box and accounts empty.",
+        ("column", "form", "what it is"),
+        tuple((f"`{column.name}`", column.words, column.meaning) for column in core_file.COLUMNS),
+    )
+    yield Table(
+        "Breaks",
+        "What `edgegw reconcile` finds; a break has one class.",
+        ("class", "what it is", "who mends it"),
+        tuple((f"`{one.name}`", one.definition, one.mend) for one in classes.BREAKS),
+    )
+    yield Table(
+        "What a reconciliation tells apart",
+        "Counted, and no breaks.",
+        ("class", "what it is"),
+        tuple((f"`{one.name}`", one.definition) for one in classes.APART),
+    )
 
 
 def _leaves(

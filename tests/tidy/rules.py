@@ -45,6 +45,8 @@ LAYERS: dict[str, frozenset[str]] = {
     "mirror": frozenset({"core", "errors", "access", "ledger", "exchange_http"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
     "audit": frozenset({"core", "errors", "ledger"}),
+    # It reads all three sides as files; no box or hub runs in its process.
+    "reconcile": frozenset({"core", "errors", "access", "ledger", "hub"}),
     "app": frozenset(
         {
             "core",

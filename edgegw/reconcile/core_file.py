@@ -1,0 +1,134 @@
+"""The bank core's list: a CSV file of fixed columns, read strictly and line by line.
+
+One line is one posting of the core. Lines of other channels need not carry our identity and are only counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from edgegw.core.records import AMOUNT_MINOR_MAX
+
+
+class Column(NamedTuple):
+    """A column of the file: what it must look like, and what it is."""
+
+    name: str
+    pattern: str
+    words: str
+    meaning: str
+
+
+STATUSES: Final = ("posted", "held", "released", "declined", "reversed")
+_ACCOUNT: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,33}"
+_ACCOUNT_WORDS: Final = "1 to 34 letters, digits or ._:-"
+COLUMNS: Final = (
+    Column("value_date", r"\d{4}-\d{2}-\d{2}", "a day as 2030-01-31", "The day that the core booked it for."),
+    Column("core_reference", r"[!-~]{1,64}", "1 to 64 printable characters", "The core's own id; unique."),
+    Column(
+        "channel", r"[!-~]{1,64}", "1 to 64 printable characters", "Where it came from; ours is --channel."
+    ),
+    Column("client", r"[ -~]{1,128}", "a client's name", "The client that asked, as the gateway knows it."),
+    Column("request_id", r"[0-9a-f]{32}", "32 lower-case hex digits", "The client's id of the payment."),
+    Column("box", r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a box's name", "The box that cleared it."),
+    Column("debit_account_id", _ACCOUNT, _ACCOUNT_WORDS, "Who paid."),
+    Column("credit_account_id", _ACCOUNT, _ACCOUNT_WORDS, "Who was paid."),
+    Column("currency", r"[A-Z]{3}", "three capital letters", "ISO 4217."),
+    Column("amount_minor", r"[1-9][0-9]{0,18}", "a whole number of minor units above 0", "The amount."),
+    Column("status", "|".join(STATUSES), f"one of {', '.join(STATUSES)}", "What became of it in the core."),
+)
+NAMES: Final = tuple(column.name for column in COLUMNS)
+FOREIGN_MAY_LACK: Final = frozenset({"client", "request_id", "box", "debit_account_id", "credit_account_id"})
+"""What a line of another channel may leave empty."""
+_SEPARATOR: Final = "\x1f"
+_OURS: Final = re.compile(_SEPARATOR.join(f"(?:{column.pattern})" for column in COLUMNS))
+FAULTS_MAX: Final = 20
+
+CoreRow = tuple[int, str, str, str, str, str, str, str, str, str, str, int, str]
+"""A row of the workspace's `core`."""
+
+
+class CoreFileError(ValueError):
+    """The file is not as it must be; `faults` name line, field, value and mend."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def read_core(path: Path, *, channel: str, first_line: int = 0) -> Iterator[CoreRow]:
+    """The lines of a file as rows; numbers begin behind first_line. Raises CoreFileError with the first
+    faults."""
+    reader = _Reader(channel, path.name, first_line)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from reader.rows(file)
+    except (OSError, UnicodeDecodeError) as problem:
+        raise CoreFileError([f"it cannot be read: {problem}; give a CSV file in UTF-8"]) from None
+    if reader.faults:
+        raise CoreFileError(reader.faults)
+
+
+class _Reader:
+    def __init__(self, channel: str, source: str, first_line: int) -> None:
+        self._channel = channel
+        self._source = source
+        self._first_line = first_line
+        self._days: set[str] = set()
+        self.faults: list[str] = []
+
+    def rows(self, file: Iterator[str]) -> Iterator[CoreRow]:
+        """The rows that are as they must be; of the others the faults are kept."""
+        lines = csv.reader(file, strict=True)
+        try:
+            header = next(lines, None)
+            if header is None or tuple(header) != NAMES:
+                raise CoreFileError([f"line 1: it is {','.join(header or [])!r}; write {','.join(NAMES)}"])
+            for row in lines:
+                if self._is_well(row, lines.line_num):
+                    day, *texts, amount, status = row
+                    number = self._first_line + lines.line_num
+                    yield (number, self._source, day, *texts, int(amount), status)  # type: ignore[misc]
+                elif len(self.faults) >= FAULTS_MAX:
+                    return
+        except csv.Error as problem:
+            self.faults.append(f'line {lines.line_num}: it is no CSV: {problem}; quote fields with "')
+
+    def _is_well(self, row: list[str], line: int) -> bool:
+        ours = _OURS.fullmatch(_SEPARATOR.join(row)) is not None
+        if ours and len(row) == len(NAMES) and self._is_day(row[0]) and self._fits(row[-2]):
+            return True
+        before = len(self.faults)
+        self.faults += self._faults_of(row, line)
+        return len(self.faults) == before
+
+    def _is_day(self, text: str) -> bool:
+        if text not in self._days:
+            try:
+                datetime.date.fromisoformat(text)
+            except ValueError:
+                return False
+            self._days.add(text)
+        return True
+
+    @staticmethod
+    def _fits(amount: str) -> bool:
+        return len(amount) < len(str(AMOUNT_MINOR_MAX)) or int(amount) <= AMOUNT_MINOR_MAX
+
+    def _faults_of(self, row: list[str], line: int) -> Iterator[str]:
+        if len(row) != len(NAMES):
+            yield f"line {line}: it has {len(row)} fields; write {len(NAMES)}: {','.join(NAMES)}"
+            return
+        is_foreign = row[NAMES.index("channel")] != self._channel
+        for column, text in zip(COLUMNS, row, strict=True):
+            if not text and is_foreign and column.name in FOREIGN_MAY_LACK:
+                continue
+            fault = not re.fullmatch(column.pattern, text)
+            fault = fault or (column.name == "value_date" and not self._is_day(text))
+            if fault or (column.name == "amount_minor" and not self._fits(text)):
+                yield f"line {line}: {column.name} is {text!r}; write {column.words}"

@@ -1,0 +1,247 @@
+"""Payments against the bank core's list, by their identity; and identities that were cleared twice."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from edgegw.reconcile.breaks import payment_of, set_apart, write_breaks
+from edgegw.reconcile.workspace import SEQ_BITS, Workspace
+
+SIDES: Final = ("journal", "hub")
+_CLEARED: Final = "('posted', 'held', 'settled', 'waiting', 'declined')"
+"""States of a payment that was not refused and not taken back."""
+_ALLOWED: Final = """CASE row.state
+    WHEN 'posted' THEN core.status = 'posted' OR (core.status = 'reversed'
+        AND coalesce((SELECT amount_minor FROM given_back WHERE given_back.place = row.place), 0)
+            = row.amount_minor)
+    WHEN 'refused' THEN core.status = 'declined'
+    WHEN 'held' THEN core.status = 'held'
+    WHEN 'waiting' THEN core.status = 'held'
+    WHEN 'declined' THEN core.status IN ('declined', 'released', 'reversed')
+    ELSE core.status IN ('released', 'declined') END"""
+_SWAPPED: Final = """row.debit_account_id = core.credit_account_id
+    AND row.credit_account_id = core.debit_account_id AND row.debit_account_id <> core.debit_account_id"""
+_FIELDS: Final = (
+    (
+        "currency_differs",
+        "row.currency <> core.currency",
+        "'currency ' || row.currency || ' here, ' || core.currency || ' in the core'",
+    ),
+    ("direction_swapped", _SWAPPED, "'from ' || row.debit_account_id || ' here, to it in the core'"),
+    (
+        "account_differs",
+        (
+            "(row.debit_account_id <> core.debit_account_id"
+            f" OR row.credit_account_id <> core.credit_account_id) AND NOT ({_SWAPPED})"
+        ),
+        (
+            "'from ' || row.debit_account_id || ' to ' || row.credit_account_id || ' here, from '"
+            " || core.debit_account_id || ' to ' || core.credit_account_id || ' in the core'"
+        ),
+    ),
+    (
+        "amount_differs",
+        "row.amount_minor <> core.amount_minor",
+        "'amount_minor ' || row.amount_minor || ' here, ' || core.amount_minor || ' in the core'",
+    ),
+    ("box_differs", "log.box <> core.box", "'box ' || log.box || ' here, ' || core.box || ' in the core'"),
+    (
+        "business_date_differs",
+        "closed.business_date <> core.value_date",
+        (
+            "'business date ' || closed.business_date || ' of window ' || row.window || ' here, value date '"
+            " || core.value_date || ' in the core'"
+        ),
+    ),
+)
+
+
+def match_identities(workspace: Workspace) -> None:
+    """Identities that were cleared at two places; the first one counts from here on."""
+    for side in SIDES:
+        workspace.index(side, "request_id", "client", where="counted")
+    workspace.run("CREATE TABLE second(place INTEGER PRIMARY KEY, first INTEGER)")
+    workspace.run("CREATE TABLE twice(request_id TEXT, client TEXT, PRIMARY KEY(request_id, client))")
+    for side in SIDES:
+        workspace.run(
+            f"""INSERT OR IGNORE INTO twice SELECT request_id, client FROM {side} WHERE counted
+            GROUP BY request_id, client HAVING count(*) > 1"""
+        )
+    workspace.run(
+        """INSERT OR IGNORE INTO twice SELECT hub.request_id, hub.client FROM hub JOIN journal
+        ON journal.request_id = hub.request_id AND journal.client = hub.client
+        WHERE hub.counted AND journal.counted"""
+    )
+    rows = " UNION ALL ".join(
+        f"""SELECT '{side}' AS side, row.place, row.client, row.request_id, row.state, row.wall_ns,
+            row.amount_minor, row.currency, row.seq, log.box, log.epoch, {_identified(side)} AS identified
+        FROM twice JOIN {side} AS row ON row.request_id = twice.request_id AND row.client = twice.client
+            AND row.counted JOIN log ON log.log = row.log"""
+        for side in SIDES
+    )
+    workspace.run(f"CREATE TABLE same_identity AS {rows}")
+    workspace.run(
+        """INSERT INTO second SELECT place, first FROM (
+            SELECT place, box, epoch, seq, first_value(place) OVER one AS first,
+                row_number() OVER one AS number FROM same_identity
+            WINDOW one AS (PARTITION BY request_id, client ORDER BY identified DESC, wall_ns, place)
+        ) WHERE number > 1"""
+    )
+    # The same record in two histories of a fork is one payment.
+    other = """FROM second JOIN same_identity AS row ON row.place = second.place
+        JOIN same_identity AS first ON first.place = second.first
+        WHERE (row.box <> first.box OR row.epoch <> first.epoch OR row.place >> 40 = first.place >> 40)"""
+    about = {
+        **payment_of("row", "row"),
+        "journal_place": "iif(row.side = 'journal', row.place, NULL)",
+        "hub_place": "iif(row.side = 'hub', row.place, NULL)",
+    }
+    where = (
+        "row.state || ' here, ' || first.state || ' before at ' || first.box || ' ' || first.epoch || '/'"
+        " || first.seq"
+    )
+    write_breaks(
+        workspace,
+        "duplicate_at_fleet",
+        f"{other} AND row.state IN {_CLEARED} AND first.state IN {_CLEARED}",
+        **about,
+        detail=where,
+    )
+    write_breaks(
+        workspace,
+        "status_differs",
+        f"{other} AND row.state IN {_CLEARED} AND first.state = 'refused'",
+        **about,
+        detail=where,
+    )
+
+
+def _identified(side: str) -> str:
+    if side == "hub":
+        return "row.identified"
+    return f"""coalesce((SELECT hub.identified FROM pair JOIN hub
+        ON hub.place = (pair.hub_log << {SEQ_BITS} | row.seq)
+        WHERE pair.journal_log = row.log AND row.seq >= pair.first_seq AND row.seq < pair.end_seq), 0)"""
+
+
+def match_core(workspace: Workspace) -> None:
+    """Every line of our channel beside the payment of its identity, and every payment beside its line."""
+    workspace.run("CREATE TABLE extra(line INTEGER PRIMARY KEY, first INTEGER)")
+    workspace.run("CREATE TABLE matched(line INTEGER PRIMARY KEY, place INTEGER)")
+    _duplicates(workspace)
+    for side in SIDES:
+        workspace.run(
+            f"""INSERT OR IGNORE INTO matched SELECT core.line, row.place FROM core
+            JOIN {side} AS row ON row.request_id = core.request_id AND row.client = core.client
+                AND row.counted
+            WHERE core.ours AND core.line NOT IN (SELECT line FROM extra)
+                AND row.place NOT IN (SELECT place FROM second)"""
+        )
+    workspace.index("matched", "place")
+    workspace.index("window_closed", "box", "window")
+    _only_in_core(workspace)
+    for side in SIDES:
+        _compared(workspace, side)
+        _missing(workspace, side)
+    set_apart(workspace, "other_channel", "FROM core AS row WHERE NOT ours", amount="row.amount_minor")
+
+
+def _duplicates(workspace: Workspace) -> None:
+    for columns in ("request_id, client", "core_reference"):
+        names = columns.split(", ")
+        same = " AND ".join(f"again.{name} = first.{name}" for name in names)
+        workspace.run(
+            f"""INSERT OR IGNORE INTO extra SELECT again.line, first.line FROM (
+                SELECT {columns}, min(line) AS line FROM core WHERE ours GROUP BY {columns}
+                HAVING count(*) > 1
+            ) AS first JOIN core AS again ON {same} AND again.ours AND again.line > first.line"""
+        )
+    write_breaks(
+        workspace,
+        "duplicate_in_core",
+        """FROM extra JOIN core ON core.line = extra.line JOIN core AS first ON first.line = extra.first""",
+        **_of_core(),
+        detail="'as line ' || first.line || ', reference ' || first.core_reference",
+    )
+
+
+def _of_core() -> dict[str, str]:
+    return {
+        "amount_minor": "core.amount_minor",
+        "currency": "core.currency",
+        "box": "core.box",
+        "client": "core.client",
+        "request_id": "core.request_id",
+        "core_line": "core.line",
+    }
+
+
+def _only_in_core(workspace: Workspace) -> None:
+    write_breaks(
+        workspace,
+        "only_in_core",
+        """FROM core LEFT JOIN matched ON matched.line = core.line
+        WHERE core.ours AND matched.line IS NULL AND core.status IN ('posted', 'held', 'reversed')
+            AND core.line NOT IN (SELECT line FROM extra)""",
+        **_of_core(),
+        detail="core.status || ' in the core, unknown here'",
+    )
+
+
+def _compared(workspace: Workspace, side: str) -> None:
+    both = f"""FROM matched JOIN core ON core.line = matched.line
+        JOIN {side} AS row ON row.place = matched.place JOIN log ON log.log = row.log"""
+    about = {**payment_of("row", "log"), f"{side}_place": "row.place", "core_line": "core.line"}
+    reversed_there = "row.state = 'posted' AND core.status = 'reversed'"
+    for name, condition in (
+        ("reversed_only_in_core", reversed_there),
+        ("status_differs", f"NOT ({reversed_there})"),
+    ):
+        write_breaks(
+            workspace,
+            name,
+            f"{both} WHERE NOT ({_ALLOWED}) AND {condition}",
+            **about,
+            detail="row.state || ' here, ' || core.status || ' in the core'",
+        )
+    fields = f"""{both}
+        LEFT JOIN window_closed AS closed ON closed.box = log.box AND closed.window = row.window
+        WHERE core.status IN ('posted', 'held', 'reversed') AND row.state IN ('posted', 'held', 'waiting')"""
+    # One pass finds the few that differ at all; the classes are told of those.
+    workspace.run(
+        f"""CREATE TABLE {side}_unlike AS SELECT matched.line, matched.place {fields}
+        AND (row.currency <> core.currency OR row.debit_account_id <> core.debit_account_id
+            OR row.credit_account_id <> core.credit_account_id OR row.amount_minor <> core.amount_minor
+            OR log.box <> core.box OR closed.business_date <> core.value_date)"""
+    )
+    few = fields.replace("FROM matched", f"FROM {side}_unlike AS matched", 1)
+    for name, condition, detail in _FIELDS:
+        write_breaks(workspace, name, f"{few} AND {_ALLOWED} AND {condition}", **about, detail=detail)
+
+
+def _missing(workspace: Workspace, side: str) -> None:
+    due = f"""FROM {side} AS row JOIN log ON log.log = row.log
+        LEFT JOIN matched ON matched.place = row.place
+        WHERE row.counted AND row.state = 'posted' AND matched.place IS NULL AND row.seq < log.hub_size
+            AND row.place NOT IN (SELECT place FROM second)"""
+    about = {**payment_of("row", "log"), f"{side}_place": "row.place"}
+    slash = "instr(row.original, '/')"
+    told_at_the_original = f"""EXISTS (SELECT 1 FROM log AS its JOIN matched AS known
+        ON known.place = (its.log << {SEQ_BITS} | CAST(substr(row.original, {slash} + 1) AS INTEGER))
+        JOIN core ON core.line = known.line
+        WHERE its.box = log.box AND its.epoch = CAST(substr(row.original, 1, {slash} - 1) AS INTEGER)
+            AND core.status = 'reversed')"""
+    write_breaks(
+        workspace,
+        "reversed_only_here",
+        f"{due} AND row.kind = 'reversal' AND NOT {told_at_the_original}",
+        **about,
+        detail="'reverses ' || row.original",
+    )
+    write_breaks(
+        workspace,
+        "missing_in_core",
+        f"{due} AND row.kind <> 'reversal'",
+        **about,
+        detail="row.kind || ' ' || log.epoch || '/' || row.seq",
+    )

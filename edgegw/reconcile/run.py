@@ -1,0 +1,46 @@
+"""One reconciliation from its sides to its breaks, in the order in which one finding explains another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from edgegw.reconcile.breaks import add_evidence
+from edgegw.reconcile.centre import Centre
+from edgegw.reconcile.journals import open_journals
+from edgegw.reconcile.load import Loader, Progress
+from edgegw.reconcile.matching_books import match_books
+from edgegw.reconcile.matching_core import match_core, match_identities
+from edgegw.reconcile.matching_journals import match_records, resolve
+from edgegw.reconcile.report import write_summary
+from edgegw.reconcile.workspace import Workspace
+
+
+def reconcile(
+    workspace: Workspace,
+    engine: Engine,
+    *,
+    journals: Sequence[Path],
+    core_files: Sequence[Path],
+    channel: str,
+    suspense_hours: int,
+    now_ns: int,
+    progress: Progress,
+) -> None:
+    """Fill a workspace with the sides and all breaks between them. Raises ExportError, CoreFileError and
+    OperatingError for what is no side at all; what is wrong within one is a break."""
+    loader = Loader(workspace, Centre(engine), progress=progress)
+    with ExitStack() as stack:
+        loader.load_core(core_files, channel=channel)
+        loader.load(open_journals(list(journals), stack))
+    match_records(workspace)
+    match_identities(workspace)
+    resolve(workspace)
+    if core_files:
+        match_core(workspace)
+    match_books(workspace, suspense_hours=suspense_hours, now_ns=now_ns)
+    add_evidence(workspace, has_core=bool(core_files))
+    write_summary(workspace)

@@ -1,0 +1,406 @@
+"""Three sides that agree: a real box and a second one, their hub, and a bank core that keeps its own list.
+
+Ledger, pen, line and hub are the product's; the core's list is written here from what the clients asked for
+and what they were told, not from any record. Nothing here knows how differences are found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from edgegw.access import sm2
+from edgegw.core import journal
+from edgegw.core.export import journal_lines
+from edgegw.core.journal import Checkpoint
+from edgegw.core.messages import Ask
+from edgegw.core.records import Account, Kind, Mode, Request, Transfer
+from edgegw.core.site import StandInRule
+from edgegw.hub.database import open_database
+from edgegw.ledger.export import export_journal
+from edgegw.ledger.outcomes import Decision
+from edgegw.ledger.store import Store
+from tests.hub.simulated_box import BANK, CNY, SimulatedBox
+from tests.hub.world import NORTH, SOUTH, World, a_site
+from tests.uplink.real_box import Port, RealBox, synced
+from tests.waiting import until
+
+HEADER: Final = (
+    "value_date",
+    "core_reference",
+    "channel",
+    "client",
+    "request_id",
+    "box",
+    "debit_account_id",
+    "credit_account_id",
+    "currency",
+    "amount_minor",
+    "status",
+)
+FIRST_DAY, SECOND_DAY, OPEN_DAY = "2030-01-02", "2030-01-03", "2030-01-04"
+ACCOUNTS: Final = (
+    Account(id="A", currency=CNY),
+    Account(id="B", currency=CNY),
+    Account(id="C", currency=CNY),
+    Account(id="SHOP", currency=CNY, home=NORTH, participant="shops"),
+    Account(id="CAFE", currency=CNY, home=NORTH, participant="cafes"),
+    Account(id="FAR", currency=CNY, home=SOUTH),
+    Account(id="FARSHOP", currency=CNY, home=SOUTH),
+)
+RISK_MINOR: Final = 5_000
+
+
+@dataclass(frozen=True)
+class CoreLine:
+    """One posting of the bank core."""
+
+    value_date: str
+    request_id: str
+    box: str
+    debit: str
+    credit: str
+    amount_minor: int
+    status: str = "posted"
+    currency: str = CNY
+    client: str = "till"
+    channel: str = "edgegw"
+    reference: str = ""
+
+    def cells(self, number: int) -> tuple[str, ...]:
+        """As it stands in the file."""
+        return (
+            self.value_date,
+            self.reference or f"core-{number:06d}",
+            self.channel,
+            self.client,
+            self.request_id,
+            self.box,
+            self.debit,
+            self.credit,
+            self.currency,
+            str(self.amount_minor),
+            self.status,
+        )
+
+
+@dataclass
+class Sides:
+    """The files of one reconciliation."""
+
+    folder: Path
+    core: list[CoreLine] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> Path:
+        """The real box's data directory."""
+        return self.folder / "north"
+
+    @property
+    def journal(self) -> Path:
+        """The real box's exported journal."""
+        return self.folder / "north.journal"
+
+    @property
+    def south(self) -> Path:
+        """The other box's exported journal."""
+        return self.folder / "south.journal"
+
+    @property
+    def hub(self) -> Path:
+        """The hub's database."""
+        return self.folder / "hub.db"
+
+    @property
+    def core_file(self) -> Path:
+        """The core's list."""
+        return self.folder / "core.csv"
+
+    def write_core(self) -> None:
+        """Write the core's list as it stands now."""
+        with self.core_file.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(HEADER)
+            writer.writerows(line.cells(number) for number, line in enumerate(self.core))
+
+    def copy(self, folder: Path) -> Sides:
+        """The same sides again, to be changed."""
+        shutil.copytree(self.folder, folder)
+        return Sides(folder, list(self.core))
+
+
+class Branch:
+    """A day in two branches; every answer goes into the core's list as a bank would book it."""
+
+    def __init__(self, world: World, box: RealBox, port: Port) -> None:
+        self.world, self.box, self.port = world, box, port
+        self.lines: list[CoreLine] = []
+        self.day = FIRST_DAY
+        self._number = 0
+
+    def new_id(self) -> str:
+        """An id that nobody has used."""
+        self._number += 1
+        return f"{self._number:032x}"
+
+    async def ask(self, kind: Kind, *, id: str = "", **fields: object) -> tuple[str, Transfer | None]:
+        """One request; its id, and its record where it was cleared."""
+        request = Request(kind=kind, id=id or self.new_id(), **fields)  # type: ignore[arg-type]
+        (outcome,) = await self.box.ask(request)
+        assert isinstance(outcome, Decision), outcome
+        return request.id, outcome.record if isinstance(outcome.record, Transfer) else None
+
+    async def pay(self, debit: str, credit: str, amount_minor: int) -> str:
+        """A payment that is cleared and booked by the core."""
+        id, record = await self.ask(
+            Kind.PAYMENT,
+            debit_account_id=debit,
+            credit_account_id=credit,
+            amount_minor=amount_minor,
+            currency=CNY,
+        )
+        assert record is not None, (debit, credit)
+        self.booked(id, debit, credit, amount_minor)
+        return id
+
+    def booked(self, id: str, debit: str, credit: str, amount_minor: int, status: str = "posted") -> None:
+        """One line more in the core."""
+        self.lines.append(CoreLine(self.day, id, NORTH, debit, credit, amount_minor, status))
+
+    async def give_back(self, original: str, debit: str, credit: str, amount_minor: int) -> None:
+        """A reversal that moves money."""
+        id, record = await self.ask(
+            Kind.REVERSAL,
+            original_client="till",
+            original_id=original,
+            amount_minor=amount_minor,
+            currency=CNY,
+        )
+        assert record is not None
+        self.booked(id, debit, credit, amount_minor)
+
+    async def hold(self, amount_minor: int) -> str:
+        """A hold on A for SHOP."""
+        id, record = await self.ask(
+            Kind.HOLD,
+            debit_account_id="A",
+            credit_account_id="SHOP",
+            amount_minor=amount_minor,
+            currency=CNY,
+            timeout_s=86_400,
+        )
+        assert record is not None
+        return id
+
+    async def resolve(self, kind: Kind, hold: str, amount_minor: int = 0) -> None:
+        """Post (so much of) a hold, or void it."""
+        id, record = await self.ask(
+            kind, original_client="till", original_id=hold, amount_minor=amount_minor, currency=CNY
+        )
+        assert record is not None
+        if kind is Kind.POST:
+            self.booked(id, "A", "SHOP", amount_minor)
+
+    async def stand_in(self, amount_minor: int, *, payer: str = "B") -> str:
+        """A payment of B, whose money is at the centre, while the line is down."""
+        id, record = await self.ask(
+            Kind.PAYMENT,
+            debit_account_id=payer,
+            credit_account_id="CAFE",
+            amount_minor=amount_minor,
+            currency=CNY,
+        )
+        assert record is not None
+        assert record.cleared_by == "stand_in"
+        return id
+
+    async def close_window(self, next_day: str) -> None:
+        """The window's end; what follows is of the next day."""
+        closed = await self.box.pen.close_window(business_date=self.day, closed_by="manager")
+        assert getattr(closed, "business_date", "") == self.day, closed
+        self.day = next_day
+
+    async def go_offline(self) -> None:
+        """The line is cut."""
+        await self.port.close()
+        await until(lambda: self.box.pen.mode is Mode.OFFLINE, "the outage")
+
+    async def come_back(self) -> None:
+        """The line is back, and both sides have said all."""
+        await self.port.open()
+        await self.agree()
+
+    async def agree(self) -> None:
+        """Hub and box hold the same, and no directive is under way."""
+
+        def applied() -> bool:
+            open_words = "SELECT count(*) FROM directive WHERE outcome = '' AND box = :box"
+            stand_ins = "SELECT count(*) FROM stand_in WHERE settled = 0"
+            return self.world.row(open_words, box=NORTH) == (0,) and self.world.row(stand_ins) == (0,)
+
+        await synced(self.box, self.world)
+        await until(applied, "every directive to be applied")
+        await synced(self.box, self.world)
+
+
+def _site(version: int, **changes: object) -> object:
+    rule = StandInRule(
+        currency=CNY,
+        floor_minor=1_000,
+        account_minor=3_000,
+        account_count=20,
+        box_minor=RISK_MINOR,
+        offline_seconds_max=3_600,
+    )
+    return a_site(version, accounts=ACCOUNTS, stand_in=(rule,), **changes)
+
+
+def make_sides(folder: Path) -> Sides:
+    """A morning, two closed windows, two outages with stand-ins of every fate; a tail that is in flight."""
+    live = folder / "live"
+    live.mkdir(parents=True)
+    world = World(open_database(live / "hub.db"))
+    lines, south = asyncio.run(_a_day(world, live / "north"))
+    world.back_up(folder / "hub.db")
+    world.hub.close()
+    world.engine.dispose()
+    return _written(folder, world, lines, south)
+
+
+async def _a_day(world: World, north: Path) -> tuple[list[CoreLine], SimulatedBox]:
+    world.publish(_site(1))  # type: ignore[arg-type]
+    for account_id, amount_minor in (("A", 90_000), ("B", 1_000), ("C", 50_000), ("FAR", 5_000)):
+        world.fund(account_id, amount_minor)
+    port = Port(world)
+    await port.open()
+    key = world.devices[NORTH]
+    box = RealBox(north, world, port, key=type(key)(f"{BANK}/north/checkpoint", key._private), boot="b1")
+    try:
+        await synced(box, world)
+        await until(lambda: box.available(f"risk:{NORTH}:{CNY}") == RISK_MINOR, "the risk allowance")
+        branch = Branch(world, box, port)
+        await _a_morning(branch)
+        await _first_outage(branch)
+        await _second_outage(branch)
+        south = world.box(SOUTH)
+        branch.lines += _at_south(south)
+        await branch.go_offline()
+        await branch.pay("A", "CAFE", 41)
+        await branch.stand_in(42)
+        await branch.hold(43)
+        del branch.lines[-1]  # the hub has not heard of it, so the core has not either
+    finally:
+        await box.stop()
+        await port.close()
+    return branch.lines, south
+
+
+async def _a_morning(branch: Branch) -> None:
+    await branch.box.line.ask(account_id="A", currency=CNY, amount_minor=60_000)
+    paid = [await branch.pay("A", ("SHOP", "CAFE")[number % 2], 100 + number) for number in range(24)]
+    for number in range(4):
+        await branch.pay("A", "FAR", 200 + number)  # homed elsewhere: the right goes back to the centre
+    await branch.give_back(paid[0], "SHOP", "A", 30)
+    await branch.give_back(paid[2], "SHOP", "A", 102)
+    held = [await branch.hold(300 + number) for number in range(6)]
+    await branch.resolve(Kind.POST, held[0], 300)
+    await branch.resolve(Kind.POST, held[1], 150)
+    await branch.resolve(Kind.VOID, held[2])
+    await branch.close_window(SECOND_DAY)
+    for number in range(12):
+        await branch.pay("A", ("SHOP", "CAFE")[number % 2], 400 + number)
+    await branch.resolve(Kind.POST, held[3], 303)
+    for _ in range(3):
+        _, record = await branch.ask(
+            Kind.PAYMENT,
+            debit_account_id="NOBODY",
+            credit_account_id="SHOP",
+            amount_minor=77,
+            currency=CNY,
+        )
+        assert record is None
+    await branch.close_window(OPEN_DAY)
+    for number in range(12):
+        await branch.pay("A", ("SHOP", "CAFE")[number % 2], 500 + number)
+
+
+async def _first_outage(branch: Branch) -> None:
+    """B has 1 000: two stand-ins are confirmed, one is declined late, one is taken back."""
+    await branch.go_offline()
+    for amount_minor in (300, 301):
+        branch.booked(await branch.stand_in(amount_minor), "B", "CAFE", amount_minor)
+    await branch.stand_in(900)
+    taken_back = await branch.stand_in(250)
+    id, record = await branch.ask(
+        Kind.REVERSAL, original_client="till", original_id=taken_back, amount_minor=250, currency=CNY
+    )
+    assert record is not None
+    branch.booked(id, "B", "CAFE", 250, "released")  # the core may say so; it moved nothing
+    await branch.come_back()
+
+
+async def _second_outage(branch: Branch) -> None:
+    """A late decline that the branch bears."""
+    branch.world.publish(_site(2, late_decline_liable="branch"))  # type: ignore[arg-type]
+    await branch.agree()
+    await branch.go_offline()
+    borne = await branch.stand_in(950)
+    await branch.come_back()
+    branch.booked(borne, f"receivable:{NORTH}:{CNY}", "CAFE", 950)
+    await branch.agree()
+
+
+def _at_south(south: SimulatedBox) -> list[CoreLine]:
+    """The other box: payments from allowance."""
+    south.sync(Ask("1", "C", CNY, 20_000))
+    lines = []
+    for number in range(12):
+        id = f"{1_000_000 + number:032x}"
+        south.pay("C", "FARSHOP", 600 + number, request_id=id)
+        lines.append(CoreLine(OPEN_DAY, id, SOUTH, "C", "FARSHOP", 600 + number))
+    for number in range(4):
+        south.refuse(f"{2_000_000 + number:032x}")
+    south.sync()
+    return lines
+
+
+def _written(folder: Path, world: World, lines: list[CoreLine], south: SimulatedBox) -> Sides:
+    sides = Sides(folder, lines)
+    shutil.copytree(folder / "live" / "north", sides.ledger)
+    store = Store.open_reader(sides.ledger / "ledger.db")
+    try:
+        with sides.journal.open("wb") as file:
+            export_journal(store, file, epoch=1, progress=lambda *_: None)
+    finally:
+        store.close()
+    write_exported(south, sides.south)
+    shutil.rmtree(folder / "live")
+    sm2.store_private_key(folder / "hub.pem", world.hub_key._private)
+    (folder / "hub.toml").write_text(f'bank = "{BANK}"\ndatabase_file = "hub.db"\nkey_file = "hub.pem"\n')
+    # Another channel's lines need not carry our identity.
+    sides.core += [
+        replace(line, channel="counter", request_id="", client="", box="", reference=f"counter-{number}")
+        for number, line in enumerate(lines[:5])
+    ]
+    sides.write_core()
+    return sides
+
+
+def write_exported(box: SimulatedBox, path: Path) -> None:
+    """The journal of a box that has no ledger file, as `edgegw journal export` writes it."""
+    origin = journal.journal_origin(bank=BANK, box=box.name, epoch=box.epoch)
+    leaves = journal.chain(journal.FIRST_PREVIOUS, box.bodies)
+    head = Checkpoint(origin, len(box.bodies), box.root(len(box.bodies)))
+    with path.open("wb") as file:
+        file.writelines(
+            journal_lines(
+                origin,
+                list(zip(box.bodies, leaves, strict=True)),
+                checkpoint=box.key.seal(head.body()),
+                cosignatures=[],
+            )
+        )
