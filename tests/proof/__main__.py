@@ -3,12 +3,13 @@
     python -m tests.proof [--only NAME ...] [--again] [--short]
 
 Writes logs and results below `proof-run/`, tests/RESULTS.md at the end, and exits with 1 when anything is
-short of what is asked. Interrupted, it goes on where it was.
+short of what is asked, or was measured with an older source. Interrupted, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,9 @@ def main() -> int:
             print(f"    {', '.join(step.asked)}\n    python {step.command}")
         return 0
     run = Run(chosen.home, source=source_digest(), short=chosen.short, say=partial(print, flush=True))
+    # Whatever ends the runner ends its steps: left alone, they would disturb the next run.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     if not chosen.report:
         try:
             run.play(steps, again=chosen.again)

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from tests.proof.figures import LACKS, Figures
 from tests.proof.machine import ROOT, commit, described
-from tests.proof.runner import Run, verdict
+from tests.proof.runner import Run
 from tests.proof.steps import Step
 
 RESULTS: Final = ROOT / "tests/RESULTS.md"
 WIDTH: Final = 150
-"""Columns of the table, also where nobody's terminal says how many there are."""
+"""Columns of the table where no terminal says how many there are."""
 _ROW: Final = re.compile(r"^\| `(?P<name>[a-z0-9-]+)` \| (?P<claim>[^|]+) \|", re.MULTILINE)
 _HEAD: Final = """\
 # Measured
@@ -40,17 +40,21 @@ def told(figures: Figures) -> str:
 
 
 def show(steps: Sequence[Step], run: Run) -> bool:
-    """Print claim, command, asked, measured and verdict of each step; whether all hold."""
+    """Print claim, command, asked, measured and verdict of each step, and what is red once more with its log;
+    whether all hold."""
     table = Table(show_lines=True)
     for column in ("claim", "command", "asked", "measured", "verdict"):
         table.add_column(column, overflow="fold")
-    all_hold = True
+    red, lacking = [], 0
     for step in steps:
         result = run.result(step)
-        holds, words = verdict(step, result, short=run.short)
-        all_hold &= holds
+        holds, words = run.verdict(step)
+        if not holds:
+            red.append(f"{step.name}: {words}; {run.log(step)}")
+        lacks = holds and result is not None and bool(result.lacks)
+        lacking += lacks
         measured = told(result.figures) if result else ""
-        mark = "[green]" if holds else "[red]"
+        mark = "[yellow]" if lacks else "[green]" if holds else "[red]"
         table.add_row(
             f"[bold]{step.name}[/]\n{step.claim}",
             run.command(step),
@@ -59,9 +63,14 @@ def show(steps: Sequence[Step], run: Run) -> bool:
             mark + words,
         )
     console = Console()
-    console.width = max(console.width, WIDTH)
+    if not console.is_terminal:
+        console.width = WIDTH
     console.print(table)
-    return all_hold
+    for line in red:
+        print(line)
+    held = len(steps) - len(red) - lacking
+    print(f"{held} of {len(steps)} hold, {lacking} not on this machine, {len(red)} red or not measured")
+    return not red
 
 
 def document(steps: Iterable[Step], run: Run, machine: dict[str, str]) -> str:
@@ -72,9 +81,7 @@ def document(steps: Iterable[Step], run: Run, machine: dict[str, str]) -> str:
     rows = []
     for step in steps:
         result = run.result(step)
-        words = verdict(step, result)[1]
-        if result is not None and result.source != run.source:
-            words += " (with an older source)"
+        words = run.verdict(step)[1]
         measured, took, ended = (
             (told(result.figures), f"{result.seconds:.0f} s", result.ended) if result else ("", "", "")
         )

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +66,13 @@ def verdict(step: Step, result: Result | None, *, short: bool = False) -> tuple[
     return not found, "; ".join(found) or "holds"
 
 
+def minutes(steps: Iterable[Step]) -> int:
+    """About how long steps take together."""
+    waiting = list(steps)
+    beside = sum(step.minutes for step in waiting if not step.alone)
+    return -(-beside // LANES) + sum(step.minutes for step in waiting if step.alone)
+
+
 def source_digest(root: Path = ROOT) -> str:
     """One digest over every file that a proof may depend on."""
     summed = hashlib.sha256()
@@ -84,7 +92,7 @@ class Run:
         self.short = short
         self.say = say
         self.source = source
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[Step, subprocess.Popen[bytes]] = {}
         self._room = threading.Condition()
         self._running = 0
         self._stopping = False
@@ -94,12 +102,22 @@ class Run:
         path = self._path(step, "json")
         return msgspec.json.decode(path.read_bytes(), type=Result) if path.exists() else None
 
+    def log(self, step: Step) -> Path:
+        """What the step's command printed."""
+        return self._path(step, "log")
+
+    def verdict(self, step: Step) -> tuple[bool, str]:
+        """Whether what is asked was reached with this very source, and in words what was not."""
+        result = self.result(step)
+        holds, words = verdict(step, result, short=self.short)
+        if result is None or result.source == self.source:
+            return holds, words
+        return False, f"{words} (with an older source)"
+
     def is_done(self, step: Step) -> bool:
         """Whether the step holds for this source and need not run again."""
         result = self.result(step)
-        if result is None or result.source != self.source or result.command != self.command(step):
-            return False
-        return verdict(step, result, short=self.short)[0]
+        return result is not None and result.command == self.command(step) and self.verdict(step)[0]
 
     def command(self, step: Step) -> str:
         """What the step runs, after `python`."""
@@ -115,6 +133,9 @@ class Run:
             for step in due:
                 self._path(step, "state").unlink(missing_ok=True)
         due.sort(key=lambda step: (step.alone, -step.minutes))
+        if due:
+            about = "" if self.short else f", about {minutes(due)} min"
+            self.say(f"{len(due)} of {len(steps)} steps to run{about}; logs in {self.home}")
         try:
             self._play(due)
         except KeyboardInterrupt:
@@ -132,13 +153,14 @@ class Run:
                 self._room.wait(timeout=1.0)
             if time.monotonic() - told > PROGRESS_S:
                 told = time.monotonic()
-                self._progress(len(due))
+                self._progress(due)
 
-    def _progress(self, waiting: int) -> None:
-        for name in list(self._children):
-            lines = (self.home / f"{name}.log").read_text(errors="replace").strip().splitlines()
-            self.say(f"  {name} goes on: {lines[-1][:100] if lines else 'nothing said yet'}")
-        self.say(f"  {waiting} steps wait")
+    def _progress(self, waiting: list[Step]) -> None:
+        for step in list(self._children):
+            lines = self.log(step).read_text(errors="replace").strip().splitlines()
+            self.say(f"  {step.name} goes on: {lines[-1][:100] if lines else 'nothing said yet'}")
+        about = "" if self.short or not waiting else f", about {minutes(waiting)} min more"
+        self.say(f"  {len(waiting)} steps wait{about}")
 
     def _lane(self, step: Step) -> None:
         try:
@@ -150,7 +172,7 @@ class Run:
 
     def _step(self, step: Step) -> None:
         command = self.command(step)
-        figures_path, log = self._path(step, "figures"), self._path(step, "log")
+        figures_path, log = self._path(step, "figures"), self.log(step)
         figures_path.unlink(missing_ok=True)
         self._forget_state_of_other_source(step)
         self.say(f"{step.name}: python {command}")
@@ -165,9 +187,9 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            self._children[step.name] = child
+            self._children[step] = child
             status = child.wait()
-        del self._children[step.name]
+        del self._children[step]
         if not self._stopping:
             result = Result(
                 name=step.name,
@@ -192,7 +214,8 @@ class Run:
     def _stop(self) -> None:
         self._stopping = True
         for child in list(self._children.values()):
-            os.killpg(child.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
 
     def _path(self, step: Step, ending: str) -> Path:
         return self.home / f"{step.name}.{ending}"

@@ -149,6 +149,23 @@ def test_what_a_machine_cannot_do_is_said_and_is_no_failure(tmp_path: Path) -> N
     assert verdict(lacking, run.result(lacking)) == (True, "not on this machine: no loop mount")
 
 
+def test_the_end_counts_what_holds_and_names_the_log_of_what_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After an hour and a half nobody should search for what was red, or take a skip for a proof."""
+    steps = (
+        step(printing(lost=0), "lost == 0", name="well"),
+        step(printing(lost=1), "lost == 0", name="ill"),
+        step(printing(lacks="no loop mount"), "cuts >= 200", name="lacking"),
+    )
+    run, said = played(tmp_path, *steps)
+    assert said[0].startswith("3 of 3 steps to run, about 2 min")
+    assert not results.show(steps, run)
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == "1 of 3 hold, 1 not on this machine, 1 red or not measured"
+    assert told[-2] == f"ill: lost is 1, asked is == 0; {tmp_path / 'ill.log'}"
+
+
 def test_of_a_short_run_only_what_must_be_zero_is_asked(tmp_path: Path) -> None:
     """A short run counts fewer, but it loses none either."""
     few = step(printing(paid=1, lost=0), "paid >= 5", "lost == 0")
@@ -163,8 +180,10 @@ def test_a_verdict_of_an_older_source_says_so(tmp_path: Path) -> None:
     one = step(printing(lost=0), "lost == 0")
     played(tmp_path, one)
     assert "holds |" in results.document([one], run, {})
+    assert results.show([one], run)
     run.source = "another source"
     assert "holds (with an older source) |" in results.document([one], run, {})
+    assert not results.show([one], run)
 
 
 @pytest.mark.parametrize("one", STEPS, ids=lambda one: one.name)
