@@ -100,8 +100,8 @@ class Fenced(OperatingError):
     code = "fenced"
     next = Next.PAUSE
     default_hint = (
-        "Another boot or box has taken over. `edgegw status` shows the epochs; ask the centre before"
-        " clearing here again."
+        "Another boot or box has taken over, or the centre has put this one out of service: `edgegw status`"
+        " says why. What it wrote is still delivered; to clear again it needs a new epoch of the centre."
     )
 
 

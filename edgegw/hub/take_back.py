@@ -15,9 +15,10 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from edgegw.core.book import risk_account
-from edgegw.core.exchange import judge_handed_back
-from edgegw.core.messages import LogHead, Package, PackageVerdict
+from edgegw.core.exchange import PackageJudgement, judge_handed_back
+from edgegw.core.messages import ExchangeError, LogHead, Package, PackageVerdict
 from edgegw.core.records import (
+    UNREADABLE,
     ConfirmDirective,
     DeclineDirective,
     Directive,
@@ -50,7 +51,7 @@ from edgegw.hub.directives import (
 )
 from edgegw.hub.journals import keep_evidence
 from edgegw.hub.keyring import Keyring
-from edgegw.hub.receive import BoxRow
+from edgegw.hub.receive import ACTIVE, BEHIND, QUARANTINED, BoxRow
 from edgegw.hub.replay import Item
 from edgegw.hub.site import note_lost
 from edgegw.hub.stand_ins import StandIn, keep_word, wait_again
@@ -86,12 +87,15 @@ def take_handed_back(
     nothing."""
     held = held_directives(connection, box=row.box, incarnation=package.number)
     judged = judge_handed_back(package, held, bank=keyring.bank, box=row.box, key=keyring.key.public)
-    if judged.verdict is PackageVerdict.FORK:
-        drop_unheard(connection, keyring, row, package.number, other_checkpoint=package.checkpoint)
+    if judged.verdict in (PackageVerdict.GAP, PackageVerdict.DUPLICATE):
+        return HandedBack(judged.head, judged.reason)
+    if judged.verdict is PackageVerdict.FORK and drop_unheard(
+        connection, keyring, row, package.number, other_checkpoint=package.checkpoint
+    ):
         head = directives_held(connection, box=row.box, incarnation=package.number)
         return HandedBack(head, f"the hub held others, {judged.reason}: go on from {head.size}")
-    if judged.verdict is not PackageVerdict.ACCEPTED or not judged.records:
-        return HandedBack(judged.head, judged.reason)
+    if judged.verdict is not PackageVerdict.ACCEPTED:
+        return _give_up(connection, row, package, judged)
     epoch = epoch_of(connection, box=row.box, incarnation=package.number)
     if epoch is None:
         # Each epoch begins an incarnation, so the older one belongs to an older epoch.
@@ -99,7 +103,7 @@ def take_handed_back(
     log = DirectiveLog(
         connection, keyring, box=row.box, incarnation=package.number, epoch=epoch, wall_ns=now_ns
     )
-    directives = [decode_directive(body) for body in judged.records]
+    directives = _decoded(package.number, judged)
     _open_named(connection, row.box, directives)
     books = Books(connection, box=row.box, epoch=epoch, in_doubt=epoch != row.epoch)
     books.open(_accounts_of(row.box, directives))
@@ -112,6 +116,56 @@ def take_handed_back(
     books.write()
     row.incarnation = max(row.incarnation, package.number)
     return HandedBack(judged.head)
+
+
+def _decoded(incarnation: int, judged: PackageJudgement) -> list[Directive]:
+    directives: list[Directive] = []
+    for body in judged.records:
+        try:
+            directives.append(decode_directive(body))
+        except UNREADABLE as problem:
+            seq = judged.head.size - len(judged.records) + len(directives)
+            raise ExchangeError(
+                f"directive {incarnation}/{seq} that the hub has lost cannot be read ({problem}): run the"
+                " hub's version that wrote it"
+            ) from None
+    return directives
+
+
+def _give_up(connection: Connection, row: BoxRow, package: Package, judged: PackageJudgement) -> HandedBack:
+    """No directive of the hub's own stands in the way, and these cannot be proved all the same: let the
+    records come without them, under quarantine.
+
+    What they granted counts as never issued, so what was spent of it is a named loss of the risk account. A
+    log of a later number closes the one in question.
+    """
+    epoch = epoch_of(connection, box=row.box, incarnation=package.number) or row.epoch
+    reason = f"directives of incarnation {package.number} from {package.old_size} on: {judged.reason}"
+    if judged.checkpoint is not None:
+        row.incarnation = max(row.incarnation, package.number)
+        held = _checkpoint_of(connection, row.box, package.number)
+        if held:
+            keep_evidence(
+                connection,
+                box=row.box,
+                epoch=epoch,
+                reason=reason,
+                held_checkpoint=held,
+                other_checkpoint=package.checkpoint,
+            )
+    row.incarnation += 1
+    row.taking_back = False
+    if row.state in (ACTIVE, BEHIND):
+        row.state, row.reason = QUARANTINED, reason
+    return HandedBack(LogHead(row.incarnation), reason)
+
+
+def _checkpoint_of(connection: Connection, box: str, incarnation: int) -> str:
+    table = schema.directive_head.c
+    note: str | None = connection.execute(
+        select(table.checkpoint).where(table.box == box, table.incarnation == incarnation)
+    ).scalar_one_or_none()
+    return note or ""
 
 
 class _Effects:
@@ -213,17 +267,13 @@ class _Effects:
 
 def drop_unheard(
     connection: Connection, keyring: Keyring, row: BoxRow, incarnation: int, *, other_checkpoint: str
-) -> None:
+) -> bool:
     """The box holds other directives than the hub: shorten the log to those that its journal has applied, and
-    keep the head that the hub signs no more."""
+    keep the head that the hub signs no more. Whether there was anything to drop."""
     unheard = _unheard(connection, row.box, incarnation, from_seq=0)
     if not unheard:
-        return
-    held_checkpoint = connection.execute(
-        select(schema.directive_head.c.checkpoint).where(
-            schema.directive_head.c.box == row.box, schema.directive_head.c.incarnation == incarnation
-        )
-    ).scalar_one()
+        return False
+    held_checkpoint = _checkpoint_of(connection, row.box, incarnation)
     _undo(connection, row, incarnation, unheard)
     size = unheard[0].seq
     drop_after(connection, keyring, box=row.box, incarnation=incarnation, size=size)
@@ -235,6 +285,7 @@ def drop_unheard(
         held_checkpoint=held_checkpoint,
         other_checkpoint=other_checkpoint,
     )
+    return True
 
 
 def withdraw(connection: Connection, row: BoxRow, *, from_seq: int) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgegw.core import journal
 from edgegw.core.book import PENDING, VOID
 from edgegw.core.journal import Frontier
-from edgegw.core.messages import Ask, LogHead, PackageVerdict, Verdict
-from edgegw.core.records import Account, ConfirmDirective, FreezeDirective, GrantDirective
+from edgegw.core.messages import Ask, Beat, ExchangeError, LogHead, Package, PackageVerdict, Verdict
+from edgegw.core.records import Account, ConfirmDirective, FreezeDirective, GrantDirective, Mode, encode
 from edgegw.hub.operate import freeze, release_epoch
 from edgegw.hub.site import SiteError
-from tests.hub.simulated_box import SimulatedBox
+from tests.hub.simulated_box import BANK, SimulatedBox
 from tests.hub.world import ACCOUNTS, CNY, NORTH, RISK_MINOR, SOUTH, World, a_site
 
 
@@ -384,3 +385,83 @@ def come_in_step(box: SimulatedBox) -> bool:
     box.held = next(head.size for head in opened.journals if head.number == box.epoch)
     box.sync()
     return False
+
+
+# -- what cannot be taken back -------------------------------------------------------------------------------
+
+
+def edit_newest_directive(box: SimulatedBox) -> None:
+    """As by hand on the box's disk: a grant of twice as much."""
+    grant = box.directives[-1]
+    assert isinstance(grant, GrantDirective)
+    box.directives[-1] = msgspec.structs.replace(grant, amount_minor=2 * grant.amount_minor)
+    box.directive_frontier = Frontier()
+    bodies = [encode(one) for one in box.directives]
+    box.directive_leaves = journal.chain(journal.FIRST_PREVIOUS, bodies)
+    box.directive_frontier.extend(box.directive_leaves)
+
+
+def cover_more(world: World, box: SimulatedBox) -> None:
+    """The hub's note is over more directives than the box has, and nothing leads there."""
+    origin = journal.directives_origin(bank=BANK, box=box.name, incarnation=1)
+    size = box.directive_frontier.size + 2
+    box.directives_note = world.hub_key.seal(journal.Checkpoint(origin, size, bytes(32)).body())
+
+
+@pytest.mark.parametrize("fault", ["edited", "unproved"])
+def test_directives_that_cannot_be_proved_stop_nothing_and_are_seen(
+    world: World, tmp_path: Path, fault: str
+) -> None:
+    """The exchange goes on: the records come, the box is quarantined with the reason, and a new epoch ends
+    it."""
+    box = world.box(NORTH)
+    path = back_up(world, tmp_path)
+    box.sync(Ask("1", "A", CNY, 300))
+    if fault == "edited":
+        path = tmp_path / "later.db"
+        world.back_up(path)
+    box.pay("A", "SHOP", 100)
+    box.sync()
+    world.restore(path)
+    if fault == "edited":
+        edit_newest_directive(box)
+    else:
+        cover_more(world, box)
+    assert box.open().verdict is Verdict.HUB_BEHIND
+    beaten = box.hand_back(LogHead(1, len(box.directives) - 1))
+    assert beaten is not None
+    assert beaten.incarnation == LogHead(2)
+    assert "directives of incarnation 1 from" in beaten.reason
+    assert world.row("SELECT state, taking_back FROM box WHERE box = 'north'") == ("quarantined", 0)
+    assert box.give_back(box.open()).verdict is Verdict.FENCED
+    opened = box.open()
+    assert "quarantined: directives of incarnation 1 from" in opened.reason
+    assert world.money("SHOP") == (100, 0, 100)
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    assert box.open(mode=Mode.FENCED).verdict is Verdict.OK
+    assert box.epoch == 2
+    box.sync()
+    assert world.row("SELECT state FROM box WHERE box = 'north'") == ("active",)
+
+
+def test_a_directive_of_a_newer_hub_waits_for_that_hub(world: World, tmp_path: Path) -> None:
+    """A hub that went back to an older version must not forget what it cannot read, nor die of it."""
+    box = world.box(NORTH)
+    origin = journal.directives_origin(bank=BANK, box=NORTH, incarnation=1)
+    size = len(box.directives)
+    place = {"bank": BANK, "box": NORTH, "incarnation": 1, "seq": size, "wall_ns": 1}
+    body = msgspec.json.encode({"type": "of_the_future", "v": 1, **place})
+    leaves = [*box.directive_leaves, journal.leaf_hash(box.directive_leaves[-1], body)]
+    box.directive_frontier.append(leaves[-1])
+    root = box.directive_frontier.root()
+    box.directives_note = world.hub_key.seal(journal.Checkpoint(origin, size + 1, root).body())
+    assert box.open().verdict is Verdict.HUB_BEHIND
+    box.counter += 1
+    package = Package(
+        number=1, old_size=size, records=(body,), root=root, checkpoint=box.directives_note, proof=()
+    )
+    beat = Beat(directives=LogHead(1, size + 1, root), handed_back=package)
+    with pytest.raises(ExchangeError, match=f"directive 1/{size} .* run the hub's version that wrote it"):
+        box.send(beat, session=box.session, counter=box.counter)
+    assert box.open().verdict is Verdict.HUB_BEHIND
