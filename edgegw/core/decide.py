@@ -9,7 +9,7 @@ comes back. Identity (repeat, conflict) is decided before, by the pen, which als
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -86,6 +86,12 @@ class Funding(msgspec.Struct, frozen=True):
     """`granted`, `refused` or `timeout` once it was asked, "" before."""
     reason: str = ""
     """Why the line counts as down, for the record: `line_down` or `centre_timeout`."""
+    asked: Mapping[str, Funding] = {}
+    """The same for those payers of a linked group for whom the centre was asked."""
+
+    def of(self, request: Request) -> Funding:
+        """What holds for one member of a group."""
+        return self.asked.get(request.debit_account_id, self)
 
 
 class Short(msgspec.Struct, frozen=True):

@@ -75,7 +75,8 @@ class Requests:
         cleared: list[Transfer] = []
         for index, request in enumerate(self.requests):
             stamp = batch.stamp(index)
-            decided = decide(Context(layer, stamp, self.client, request, self.funding, batch.desk.rules))
+            funding = self.funding.of(request)
+            decided = decide(Context(layer, stamp, self.client, request, funding, batch.desk.rules))
             if isinstance(decided, Short):
                 return [decided] * len(self.requests)
             if isinstance(decided, Refusal):

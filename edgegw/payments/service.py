@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
@@ -346,10 +346,12 @@ class Gateway:
     ) -> list[Decided | Unanswered]:
         try:
             decisions = await self._pen.decide(client, requests, self._funding(), linked=True)
+            asked: dict[str, Funding] = {}
             for _ in range(ASKS_EACH_MAX):
                 if not any(isinstance(decision, Short) for decision in decisions):
                     break
-                funding = await self._ask_for_group(requests)
+                asked |= await self._ask_for_group(self._lacking(requests, asked))
+                funding = msgspec.structs.replace(self._funding(), asked=asked)
                 decisions = await self._pen.decide(client, requests, funding, linked=True)
         except (OperatingError, BrokenInvariant) as error:
             return [undecided_by(error)] * len(requests)
@@ -357,21 +359,33 @@ class Gateway:
             self._result(request, decision) for request, decision in zip(requests, decisions, strict=True)
         ]
 
-    async def _ask_for_group(self, requests: Sequence[Request]) -> Funding:
-        """One question for each account that the whole group leaves short; the worst answer counts for
-        all. When meanwhile no account is short, nobody is asked, and so the centre has granted nothing."""
-        funding = self._funding()
-        needs: dict[tuple[str, str], int] = {}
+    async def _ask_for_group(self, lacking: list[Short]) -> dict[str, Funding]:
+        """One question for each account, all at once; each answer counts for its own account alone."""
+        answers = await asyncio.gather(*map(self._ask, lacking))
+        return {short.account_id: funding for short, funding in zip(lacking, answers, strict=True)}
+
+    def _lacking(self, requests: Sequence[Request], asked: Mapping[str, Funding]) -> list[Short]:
+        """What payers lack for a group when its members are booked in their order. What the centre does not
+        give is paid by nobody here, so it is neither asked for again nor passed on."""
+        left: dict[str, int] = {}
+        lacking: dict[tuple[str, str], int] = {}
         for request in requests:
-            if request.kind in (Kind.PAYMENT, Kind.HOLD):
-                key = (request.debit_account_id, request.currency)
-                needs[key] = needs.get(key, 0) + request.amount_minor
-        for (account_id, currency), amount_minor in needs.items():
-            if self.book.available(account_id) < amount_minor:
-                funding = await self._ask(Short(account_id, currency, amount_minor))
-                if funding is not _GRANTED:
-                    break
-        return funding
+            payer, payee, amount_minor = (
+                request.debit_account_id,
+                request.credit_account_id,
+                request.amount_minor,
+            )
+            if left.setdefault(payer, self.book.available(payer)) < amount_minor:
+                if asked.get(payer, _GRANTED) is not _GRANTED:
+                    continue
+                key = (payer, request.currency)
+                lacking[key] = lacking.get(key, 0) + amount_minor
+                left[payer] += amount_minor
+            left[payer] -= amount_minor
+            account = self.book.accounts.get(payee)
+            if request.kind is Kind.PAYMENT and account is not None and self.book.homed_here(account):
+                left[payee] = left.setdefault(payee, self.book.available(payee)) + amount_minor
+        return [Short(account_id, currency, minor) for (account_id, currency), minor in lacking.items()]
 
     def _result(self, request: Request, outcome: Outcome) -> Decided | Unanswered:
         if isinstance(outcome, Decision):

@@ -250,6 +250,38 @@ async def test_a_group_that_was_covered_meanwhile_is_not_called_granted(branch: 
     assert branch.centre.asked == []
 
 
+async def test_a_group_is_not_refused_for_money_that_it_brings_itself(branch: Branch) -> None:
+    """The pupil pays on what the baker gives him; the centre need not have it twice."""
+    await branch.grant(PUPIL, 50)
+    branch.centre.money[BAKER] = 400
+    group = [
+        pay(50, debit_account_id=PUPIL, credit_account_id=ELSEWHERE),
+        pay(400),
+        pay(400, debit_account_id=PUPIL, credit_account_id=ELSEWHERE),
+    ]
+    results = await branch.gateway.decide_many(CLIENT, group, linked=True)
+    assert [result.answer.cleared_by for result in results if isinstance(result, Decided)] == [
+        ClearedBy.ALLOWANCE,
+        ClearedBy.CENTRE,
+        ClearedBy.ALLOWANCE,
+    ]
+    assert branch.centre.asked == [(BAKER, 400)]
+
+
+async def test_a_refused_group_names_the_member_whose_money_the_centre_refused(branch: Branch) -> None:
+    """Whoever has the money must not be told that he lacks it."""
+    await branch.grant(PUPIL, 50)
+    branch.centre.money[BAKER] = 400
+    group = [
+        pay(50, debit_account_id=PUPIL, credit_account_id=ELSEWHERE),
+        pay(400, credit_account_id=ELSEWHERE),
+        pay(400, debit_account_id=PUPIL, credit_account_id=ELSEWHERE),
+    ]
+    results = await branch.gateway.decide_many(CLIENT, group, linked=True)
+    reasons = [result.answer.reason for result in results if isinstance(result, Decided)]
+    assert reasons == ["linked_event_failed", "linked_event_failed", "insufficient_funds"]
+
+
 async def test_holds_are_posted_once(branch: Branch) -> None:
     """A hold that is posted twice takes the money twice."""
     await branch.grant(BAKER, 1000)

@@ -30,6 +30,7 @@ from tests.simulator.model import (
 
 BRANCH_SEQS = 1 << 48
 """The centre keeps the second history of an epoch behind the first one, so many places further."""
+LINKED = "linked_event_failed"
 NEAR_NS = 40_000_000_000
 """The line's loss is journalled about so long around the payments that met it."""
 TRANSIENT = {
@@ -190,17 +191,57 @@ def _audit_decisions(
             yield f"{where}: nobody sent {record['request']} as {identity}"
     if len(group) > 1 and len({record["type"] for record in group}) > 1:
         yield f"{where}: a linked group was decided in part"
-    wanted = [_decision(record) for record in group]
-    said: list[Any] = []
+    if len(group) > 1:
+        yield from _audit_group(model, group, down, where)
+        return
+    [record] = group
+    wanted, said = _decision(record), list[Any]()
     for funding in FUNDINGS:
-        predicted = _predicted(model, group, funding)
+        predicted = model.decide(record["client"], record["request"], record["at_ns"], funding)
         if predicted is not None and predicted == wanted:
-            if _plausible(model, group, funding[0], down):
+            if _plausible(model, record, funding[0], down):
+                if funding[0] == "granted" and wanted.get("cleared_by") == "centre":
+                    model.state.asked[_payer(model, record)] -= 1
                 return
             said.append(f"{funding[0]}, but the journal says otherwise of the line")
         elif predicted is not None and predicted not in said:
             said.append(predicted)
     yield f"{where}: decided {wanted}, the model says {said}"
+
+
+def _audit_group(model: Model, group: list[Plain], down: list[tuple[int, int]], where: str) -> Iterator[str]:
+    """Each member by itself, after those before it; what the centre says of a payer holds for the whole
+    group. Of a refused group those before the culprit would have been cleared."""
+    imagined, found = model.imagined(), defaultdict[str, set[str]](lambda: {name for name, _ in FUNDINGS})
+    culprit = next((at for at, one in enumerate(group) if one.get("code") != LINKED), len(group))
+    if culprit == len(group):
+        yield f"{where}: a linked group is refused, and no member for a reason of its own"
+    for index, record in enumerate(group):
+        refused, wanted = record["type"] == "refusal", _decision(record)
+        payer, at_ns = _payer(model, record), record["at_ns"]
+        if refused and index != culprit and wanted["code"] != LINKED:
+            yield f"{where}: member {index} of the group says {wanted}, after member {culprit}"
+        if refused and index > culprit:
+            continue
+        predicted = {
+            name: decided
+            for name, reason in FUNDINGS
+            if (decided := imagined.decide(record["client"], record["request"], at_ns, (name, reason)))
+        }
+        fits = {
+            name: decided
+            for name, decided in predicted.items()
+            if (decided["type"] == "transfer" if refused and index != culprit else decided == wanted)
+            and _plausible(model, record, name, down)
+        }
+        found[payer] &= set(fits)
+        if not found[payer]:
+            yield f"{where}: member {index} of the group: decided {wanted}, the model says {predicted}"
+            return
+        decided = fits[min(found[payer])]
+        imagined.take({**record, "detail": "", "window": imagined.state.window, **decided})
+    for payer in {_payer(model, one) for one in group if one.get("cleared_by") == "centre"}:
+        model.state.asked[payer] -= 1
 
 
 def _same(record: Plain, sent: Plain) -> bool:
@@ -222,41 +263,13 @@ def _decision(record: Plain) -> Plain:
     }
 
 
-def _predicted(model: Model, group: list[Plain], funding: tuple[str, str]) -> list[Plain] | None:
-    """What each member gets with this funding; None where the centre would have been asked first."""
-    if len(group) == 1:
-        record = group[0]
-        decided = model.decide(record["client"], record["request"], record["at_ns"], funding)
-        return None if decided is None else [decided]
-    imagined, decisions = model.imagined(), []
-    for index, record in enumerate(group):
-        decided = imagined.decide(record["client"], record["request"], record["at_ns"], funding)
-        if decided is None:
-            return None
-        if decided["type"] == "refusal":
-            linked = {"type": "refusal", "code": "linked_event_failed"}
-            return [decided if number == index else linked for number in range(len(group))]
-        decisions.append(decided)
-        imagined.take({**record, "detail": "", "window": imagined.state.window, **decided})
-    return decisions
-
-
-def _plausible(model: Model, group: list[Plain], funding: str, down: list[tuple[int, int]]) -> bool:
+def _plausible(model: Model, record: Plain, funding: str, down: list[tuple[int, int]]) -> bool:
     """Whether the journal allows that the centre was found like this."""
-    state, record = model.state, group[0]
     if funding == "down":
         return any(since <= record["at_ns"] <= until for since, until in down)
-    if funding not in ("granted", "refused"):
-        return True
-    if len(group) > 1:
-        return bool(state.granted if funding == "granted" else state.refused)
-    payer = _payer(model, record)
     if funding == "refused":
-        return payer in state.refused
-    if not state.asked[payer]:
-        return False
-    state.asked[payer] -= record["type"] == "transfer" and record["cleared_by"] == "centre"
-    return True
+        return _payer(model, record) in model.state.refused
+    return funding != "granted" or model.state.asked[_payer(model, record)] > 0
 
 
 def _payer(model: Model, record: Plain) -> str:

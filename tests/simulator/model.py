@@ -94,8 +94,6 @@ class State:
         self.site: Plain | None = None
         self.asked: dict[str, int] = defaultdict(int)
         """Grants that were asked for and applied, less those that a payment was cleared by."""
-        self.granted = False
-        """Whether any grant was asked for and applied."""
         self.refused: set[str] = set()
         """Accounts for which the centre has refused a grant."""
 
@@ -230,7 +228,6 @@ class Model:
             state.barred.pop(account, None)
             if said.get("request_id") and record["outcome"] == "applied":
                 state.asked[account] += 1
-                state.granted = True
 
     def _take_mode(self, record: Plain) -> None:
         state = self.state
