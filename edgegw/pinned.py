@@ -1,16 +1,23 @@
 """Keys that settings pin: read from the text or the file that an option names, or refused by its name.
 
-Box, hub and mirror all pin each other's public keys. Leaves out keys of one's own (`access.keys`).
+Box, hub and mirror all pin each other's public keys. `edgegw config check` opens all that a file names, one's
+own private keys too. Leaves out how those are kept (`access.keys`) and a replica's (`replica.key_files`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
-from edgegw.access.keys import VerifyingKey, load_verifying_key
+from edgegw.access.keys import VerifyingKey, load_signing_key, load_verifying_key
+from edgegw.access.sm2 import KeyFileError
 from edgegw.config.box import BoxSettings
+from edgegw.config.hub import HubSettings
+from edgegw.config.mirror import MirrorSettings
 from edgegw.config.options import SettingsError
+
+_SHOWN_CHARACTERS_MAX: Final = 80
 
 
 def pinned_key(option: str, *, text: str, file: str) -> VerifyingKey:
@@ -45,3 +52,54 @@ def pinned_boxes(bank: str, boxes: Mapping[str, str]) -> dict[str, VerifyingKey]
     if faults:
         raise SettingsError("boxes", faults)
     return keys
+
+
+# --- before anything runs -----------------------------------------------------------------------------------
+
+
+def box_key_faults(settings: BoxSettings) -> Iterator[str]:
+    """What is wrong with the keys that a box's settings name, a line each."""
+    hub, mirror = settings.hub, settings.mirror
+    yield from _pinned_faults("hub.key", text=hub.key, file=hub.key_file)
+    if mirror.addresses:
+        yield from _pinned_faults("mirror.key", text=mirror.key, file=mirror.key_file)
+    yield from _own_faults("device_key_file", settings.device_key_file)
+    if Path(settings.checkpoint_key_file).exists():
+        yield from _own_faults("checkpoint_key_file", settings.checkpoint_key_file)
+
+
+def hub_key_faults(settings: HubSettings) -> Iterator[str]:
+    """What is wrong with the keys that a hub's settings name, a line each."""
+    yield from _own_faults("key_file", settings.key_file)
+    yield from _boxes_faults(settings.bank, settings.boxes)
+
+
+def mirror_key_faults(settings: MirrorSettings) -> Iterator[str]:
+    """What is wrong with the keys that a mirror's settings name, a line each."""
+    yield from _own_faults("key_file", settings.key_file)
+    yield from _pinned_faults("hub_key", text=settings.hub_key, file=settings.hub_key_file)
+    yield from _boxes_faults(settings.bank, settings.boxes)
+
+
+def _pinned_faults(option: str, *, text: str, file: str) -> Iterator[str]:
+    try:
+        pinned_key(option, text=text, file=file)
+    except KeyFileError as problem:
+        yield f"{option}_file = {problem}; {problem.hint}"
+    except SettingsError as problem:
+        shown, mend = text[:_SHOWN_CHARACTERS_MAX], "copy the key's one line again from where it was made"
+        yield f"{option} = {shown}: {problem.faults[0]}; {mend}"
+
+
+def _own_faults(option: str, file: str) -> Iterator[str]:
+    try:
+        load_signing_key(Path(file), option)
+    except KeyFileError as problem:
+        yield f"{option} = {problem}; {problem.hint}"
+
+
+def _boxes_faults(bank: str, boxes: Mapping[str, str]) -> Iterator[str]:
+    try:
+        pinned_boxes(bank, boxes)
+    except SettingsError as problem:
+        yield from problem.faults

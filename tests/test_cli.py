@@ -3,9 +3,11 @@ what an operator mends."""
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncssh
 import click
 import pytest
 
@@ -88,6 +90,26 @@ def test_wrong_usage_is_exit_code_2_and_no_traceback(
     assert "Traceback" not in done.output
 
 
+MORE_KEYS = """[mirror]
+key_file = "{mirror}"
+[[mirror.addresses]]
+url = "http://127.0.0.1:9"
+[[replica.targets]]
+name = "store"
+kind = "sftp"
+host = "store"
+user = "box"
+path = "/copies"
+host_key_file = "{host}"
+private_key_file = "{login}"
+[[replica.targets]]
+name = "objects"
+kind = "s3"
+bucket = "copies"
+secret_access_key_file = "{secret}"
+"""
+
+
 @pytest.fixture
 def branch(tmp_path: Path) -> Branch:
     """Keys, settings and a published site, with nothing running."""
@@ -111,6 +133,57 @@ def test_settings_are_checked_by_what_is_in_them(branch: Branch) -> None:
     assert done.exit_code == ExitCode.USAGE
     assert "bank = 3" in done.stderr
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_keys_and_secrets_that_settings_name_are_opened_by_the_check(branch: Branch) -> None:
+    """A path with a slip passes the check, and is found on the day of the fire."""
+    key = branch.path("secrets/device.pub")
+    host_key = asyncssh.generate_private_key("ssh-ed25519")
+    wrong = {
+        "known-hosts": f"store {host_key.export_public_key().decode()}",
+        "host.pub": host_key.export_public_key().decode(),
+        "locked": host_key.export_private_key("pkcs8-pem", passphrase="p" * 8).decode(),
+        "login": host_key.export_private_key().decode(),
+        "empty": "\n",
+        "secret": "s3cret\n",
+        "mirror.pub": Path(key).read_text()[:-9],
+    }
+    for name, text in wrong.items():
+        Path(branch.path(name)).write_text(text)
+
+    def faults_with(**files: str) -> list[str]:
+        branch.more = MORE_KEYS.format(
+            **{"mirror": key, "host": "host.pub", "login": "login", "secret": "secret"} | files
+        )
+        branch.write_box(("127.0.0.1:9",))
+        said = edgegw("config", "check", branch.path("box.toml"))
+        assert said.exit_code == (ExitCode.USAGE if said.stderr else ExitCode.OK)
+        prefix = f"{branch.path('box.toml')}: "
+        return [line.removeprefix(prefix) for line in said.stderr.splitlines()]
+
+    assert faults_with() == []
+    for files, fault in (
+        ({"mirror": "none.pub"}, "mirror.key_file = {}none.pub: cannot be read (No such file"),
+        ({"mirror": "mirror.pub"}, "mirror.key_file = {}mirror.pub: "),
+        ({"host": "none"}, "replica.targets[store].host_key_file = {}none: it cannot be read (No such file"),
+        ({"host": "known-hosts"}, "replica.targets[store].host_key_file = {}known-hosts: it is no OpenSSH"),
+        ({"login": "locked"}, "replica.targets[store].private_key_file = {}locked: it has a passphrase"),
+        ({"login": "host.pub"}, "replica.targets[store].private_key_file = {}host.pub: it is no private key"),
+        ({"secret": "empty"}, "replica.targets[objects].secret_access_key_file = {}empty: it has 0 lines"),
+    ):
+        (found,) = faults_with(**files)
+        assert found.startswith(fault.format(f"{branch.folder}/")), (found, fault)
+        assert "; " in found, "what mends it"
+
+
+@pytest.mark.parametrize(("file", "option"), [("hub.toml", "key_file"), ("box.toml", "device_key_file")])
+def test_a_private_key_that_is_not_there_is_said_by_the_check(branch: Branch, file: str, option: str) -> None:
+    """The process would say so only at its next start."""
+    shutil.rmtree(branch.path("secrets"))
+    Path(branch.path("secrets")).mkdir()
+    said = edgegw("config", "check", branch.path(file))
+    assert said.exit_code == ExitCode.USAGE
+    assert f"{option} = {branch.path('secrets/')}" in said.stderr
 
 
 def test_publishing_and_posting_again_change_nothing(branch: Branch) -> None:

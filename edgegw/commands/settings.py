@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ def config() -> None:
 def config_check(ctx: click.Context, files: tuple[Path, ...]) -> None:
     """Check settings files of a box, a hub, a mirror or a site; every fault is a line with its mend.
 
-    A file's kind is seen from what is in it. Exit code 2 when there is a fault.
+    A file's kind is seen from what is in it. Every key and secret that it names is opened and parsed. Exit
+    code 2 when there is a fault.
 
     Example: edgegw config check box.toml site.json
     """
@@ -56,6 +59,8 @@ def _checked(path: Path) -> str:
     from edgegw.config.hub import load_hub
     from edgegw.config.mirror import load_mirror
     from edgegw.config.site import load_site_bundle
+    from edgegw.pinned import box_key_faults, hub_key_faults, mirror_key_faults
+    from edgegw.replica.key_files import key_file_faults
 
     table: dict[str, Any] = {} if path.suffix == ".json" else read_toml(path)
     if path.suffix == ".json" or "currencies" in table:
@@ -64,13 +69,23 @@ def _checked(path: Path) -> str:
         return f"sound settings of a site, version {site.version}, {size}"
     if isinstance(table.get("mirror"), str):
         mirror = load_mirror(path)
+        _sound(path, mirror_key_faults(mirror))
         return f"sound settings of mirror {mirror.mirror} of {mirror.bank}, {len(mirror.boxes)} boxes"
     if "box" in table or "hub" in table:
         box = load_box(path, protocol_shapes())
+        _sound(path, box_key_faults(box.settings), key_file_faults(box.settings.replica))
         ways = ", ".join(box.protocols)
         return f"sound settings of box {box.settings.box} of {box.settings.bank}, open to {ways}"
     hub = load_hub(path)
+    _sound(path, hub_key_faults(hub))
     return f"sound settings of the hub of {hub.bank}, {len(hub.boxes)} boxes"
+
+
+def _sound(path: Path, *faults: Iterable[str]) -> None:
+    """Raise SettingsError if there is any fault."""
+    found = list(itertools.chain(*faults))
+    if found:
+        raise SettingsError(str(path), found)
 
 
 @click.group()
