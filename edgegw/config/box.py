@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgegw.config.files import read_toml
-from edgegw.config.options import SettingsError, read_table, with_paths
+from edgegw.config.options import SettingsError, read_table, repeated, with_paths
 from edgegw.config.replica import ReplicaTable, faults_of
 from edgegw.core.journal import sm3
 
@@ -24,25 +24,25 @@ Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 DurationMs = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
 
 
-class HubAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One address of the hub."""
+class PeerAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One address of the hub or the mirror."""
 
     url: Annotated[
         str,
         msgspec.Meta(
             pattern=r"^https?://[^\s/]+/?\Z",
-            description="Where a hub process listens, as http://host:port or https://host:port.",
+            description="Where it listens, as http://host:port or https://host:port.",
         ),
     ]
     priority: Annotated[
-        int, msgspec.Meta(ge=0, le=999, description="The lowest is used while it answers; give each its own.")
+        int, msgspec.Meta(ge=0, le=999, description="The lowest is tried first; give each its own.")
     ] = 0
 
 
 class HubTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[hub]`: who the centre is."""
 
-    addresses: tuple[HubAddress, ...]
+    addresses: tuple[PeerAddress, ...]
     key: Annotated[
         str, msgspec.Meta(description="The hub's pinned public key, its one line of text; or give key_file.")
     ] = ""
@@ -83,25 +83,10 @@ class LineTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 5_000
 
 
-class MirrorAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One address of the mirror."""
-
-    url: Annotated[
-        str,
-        msgspec.Meta(
-            pattern=r"^https?://[^\s/]+/?\Z",
-            description="Where the mirror listens, as http://host:port or https://host:port.",
-        ),
-    ]
-    priority: Annotated[
-        int, msgspec.Meta(ge=0, le=999, description="The lowest is tried first; give each its own.")
-    ] = 0
-
-
 class MirrorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[mirror]`: the second machine in the branch that keeps the journal; none without addresses."""
 
-    addresses: tuple[MirrorAddress, ...] = ()
+    addresses: tuple[PeerAddress, ...] = ()
     key: Annotated[
         str, msgspec.Meta(description="The mirror's pinned public key, its one line; or give key_file.")
     ] = ""
@@ -301,14 +286,11 @@ def _mirror_faults(mirror: MirrorTable) -> list[str]:
     return faults
 
 
-def _address_faults(where: str, addresses: tuple[HubAddress, ...] | tuple[MirrorAddress, ...]) -> list[str]:
-    faults = []
+def _address_faults(where: str, addresses: tuple[PeerAddress, ...]) -> list[str]:
+    faults: list[str] = []
     for field in ("url", "priority"):
-        seen = [getattr(address, field) for address in addresses]
-        faults += [
-            f"{where}.addresses[].{field} = {value}: it stands there twice; give each its own"
-            for value in sorted({one for one in seen if seen.count(one) > 1})
-        ]
+        values = [getattr(address, field) for address in addresses]
+        faults += repeated(f"{where}.addresses[].{field}", values, "give each its own")
     faults += [
         f"{where}.addresses[].url = {address.url}: its port is no number from 1 to 65535"
         for address in addresses

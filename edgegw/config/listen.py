@@ -7,6 +7,8 @@ from typing import Annotated, Final
 
 import msgspec
 
+from edgegw.config.options import repeated
+
 ADDRESS_PATTERN: Final = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z"
 Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
 Listen = Annotated[
@@ -27,6 +29,4 @@ def faults_of(listen: Listen) -> Iterator[str]:
     for host, port in addresses(listen):
         if port > PORT_MAX:
             yield f"listen = {host}:{port}: a port is at most {PORT_MAX}"
-    for one in sorted({one for one in listen if listen.count(one) > 1}):
-        if not one.endswith(":0"):
-            yield f"listen = {one}: it stands there twice; keep one"
+    yield from repeated("listen", (one for one in listen if not one.endswith(":0")))

@@ -18,7 +18,8 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -109,6 +110,13 @@ def _one_of(value: object, choices: list[Any]) -> str:
     near = difflib.get_close_matches(str(wrong).lower(), map(str, choices), n=1, cutoff=0.6)
     meant = f"; did you mean {near[0]}?" if near else "."
     return f"it must be one of {', '.join(_shown(one) for one in choices)}{meant}"
+
+
+def repeated(field: str, values: Iterable[str | int], mend: str = "keep one") -> Iterator[str]:
+    """Which values of a field stand there more than once, a line each."""
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"{field} = {value}: it stands there {count} times; {mend}"
 
 
 def struct_in(hint: Any) -> type[msgspec.Struct] | None:

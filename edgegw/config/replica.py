@@ -10,6 +10,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from edgegw.config.options import repeated
+
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}\Z"
 _HOST: Final = re.compile(r"[^\s/:@]+(:[0-9]{1,5})?\Z")
 _NEEDS: Final[dict[str, tuple[str, ...]]] = {
@@ -112,12 +114,8 @@ class ReplicaTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 def faults_of(table: ReplicaTable, *, data_dir: str) -> list[str]:
     """What is wrong with the targets, a line each."""
-    faults = []
     names = [target.name for target in table.targets]
-    faults += [
-        f"replica.targets[].name = {name}: it stands there twice; give each its own"
-        for name in sorted({one for one in names if names.count(one) > 1})
-    ]
+    faults = list(repeated("replica.targets[].name", names, "give each its own"))
     if table.retention_hours < table.snapshot_hours:
         faults.append(
             f"replica.retention_hours = {table.retention_hours}: it is less than snapshot_hours ="

@@ -9,15 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from edgegw.config.files import read_toml
-from edgegw.config.options import SettingsError, read_table
+from edgegw.config.options import SettingsError, read_table, repeated
 from edgegw.core.book import BANK
 from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
@@ -95,7 +94,7 @@ def _own_faults(site: Site, bank: str) -> Iterator[str]:
         ("clients[].name", [client.name for client in site.clients]),
         ("terminals[].id", [terminal.id for terminal in site.terminals]),
     ):
-        yield from _repeated(field, values)
+        yield from repeated(field, values)
     for client in site.clients:
         if not _is_public_key(client.public_key):
             yield (
@@ -154,7 +153,7 @@ def _rule_faults(site: Site) -> Iterator[str]:
         ("stand_in", [rule.currency for rule in site.stand_in]),
         ("allowances", [rule.currency for rule in site.allowances]),
     ):
-        yield from _repeated(f"{field}[].currency", currencies)
+        yield from repeated(f"{field}[].currency", currencies)
         for currency in currencies:
             if currency not in codes:
                 yield f"{field}[].currency = {currency}: it is not in currencies; add it there"
@@ -186,7 +185,7 @@ def _calendar_faults(site: Site) -> Iterator[str]:
     if len(set(calendar.weekend)) == len(WEEKDAYS):
         yield "calendar.weekend: it has all seven days, so no window would close; leave the business days out"
     for field in ("weekend", "holidays", "working_days"):
-        yield from _repeated(f"calendar.{field}", map(str, getattr(calendar, field)))
+        yield from repeated(f"calendar.{field}", map(str, getattr(calendar, field)))
     for day in set(calendar.holidays) & set(calendar.working_days):
         yield f"calendar.working_days = {day}: it is one of calendar.holidays too; keep one"
 
@@ -195,19 +194,13 @@ def _cap_faults(site: Site) -> Iterator[str]:
     caps = () if site.net_debit_caps is msgspec.UNSET else site.net_debit_caps
     known = {(account.participant or BANK, account.currency) for account in site.accounts}
     known |= {(BANK, rule.code) for rule in site.currencies}
-    yield from _repeated("net_debit_caps[]", [f"{cap.participant} {cap.currency}" for cap in caps])
+    yield from repeated("net_debit_caps[]", [f"{cap.participant} {cap.currency}" for cap in caps])
     for cap in caps:
         if (cap.participant, cap.currency) not in known:
             yield (
                 f"net_debit_caps[].participant = {cap.participant}: no account in {cap.currency} names it;"
                 " mend the name or leave the cap out"
             )
-
-
-def _repeated(field: str, values: Iterable[str]) -> Iterator[str]:
-    for value, count in Counter(values).items():
-        if count > 1:
-            yield f"{field} = {value}: it stands there {count} times; keep one"
 
 
 def _is_public_key(text: str) -> bool:

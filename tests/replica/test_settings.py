@@ -35,7 +35,7 @@ def test_what_is_right_has_no_fault() -> None:
         ),
         (ReplicaTarget(name="a", kind="s3"), "replica.targets[a].bucket: it is missing"),
         (ReplicaTarget(name="a", kind="s3", bucket="b", endpoint="objects"), "write it as http://"),
-        (ReplicaTarget(name="disk", kind="s3", bucket="b"), "name = disk: it stands there twice"),
+        (ReplicaTarget(name="disk", kind="s3", bucket="b"), "name = disk: it stands there 2 times"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_mend(target: ReplicaTarget, fault: str) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 import edgegw.app as app
 from edgegw.app import Keys
-from edgegw.config.box import Box, BoxSettings, HubAddress, HubTable, LineTable, RefusalsTable
+from edgegw.config.box import Box, BoxSettings, HubTable, LineTable, PeerAddress, RefusalsTable
 from edgegw.core.records import Request
 from edgegw.errors import OperatingError
 from edgegw.payments.problems import Unanswered
@@ -92,7 +92,7 @@ class Machine:
                 box=name,
                 hub=HubTable(
                     addresses=tuple(
-                        HubAddress(url=address, priority=number) for number, address in enumerate(addresses)
+                        PeerAddress(url=address, priority=number) for number, address in enumerate(addresses)
                     ),
                     key="",
                 ),
