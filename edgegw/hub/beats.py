@@ -192,8 +192,8 @@ def _enter(connection: Connection, row: BoxRow, *, session: bytes, counter: int)
             row.boot, row.allot_due, lived = found.boot, True, True
             if row.state == BEHIND:
                 row.state, row.reason = ACTIVE, ""
-        elif row.boot != found.boot:
-            verdict = Verdict.FENCED
+        elif row.boot != found.boot and not (row.release and verdict is Verdict.HUB_BEHIND):
+            verdict = Verdict.FENCED  # but whoever is on its way to the next epoch gives back first
     elif verdict is Verdict.OK and found.epoch < row.epoch:
         verdict = Verdict.FENCED  # the next epoch was given away while this session lived
     connection.execute(

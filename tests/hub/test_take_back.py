@@ -125,6 +125,23 @@ def test_a_restored_hub_is_found_by_a_box_that_has_nothing_to_say(world: World, 
     assert world.money("SHOP") == (100, 0, 100)
 
 
+def test_a_boot_that_was_replaced_gives_back_before_its_next_epoch(world: World, tmp_path: Path) -> None:
+    """A copy took the place of the box at the restored hub, and a new epoch is ordered: told to open again at
+    each beat, the box could never hand back what the order waits for."""
+    box = world.box(NORTH)
+    copy = world.new_box(NORTH)
+    copy.key, copy.keys, copy.epoch, copy.bodies = box.key, dict(box.keys), box.epoch, list(box.bodies)
+    path = back_up(world, tmp_path)
+    box.sync(Ask("1", "A", CNY, 300))
+    world.restore(path)
+    assert copy.open().verdict is Verdict.OK
+    assert copy.beat().verdict is Verdict.OK
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    assert box.give_back(box.open()).verdict is Verdict.OK
+    assert box.epoch == 2
+
+
 def test_what_was_granted_elsewhere_meanwhile_is_a_named_loss(world: World, tmp_path: Path) -> None:
     """After the restore the south got the money that the north holds: the branch bears it, nobody else."""
     north, south = world.box(NORTH), world.box(SOUTH)
