@@ -26,13 +26,31 @@ def behind(box: MemoryBox, hub: MemoryHub, size: int, *, boot: str = "boot2") ->
     return old
 
 
-@pytest.mark.parametrize("size", [0, 2])
-async def test_a_box_that_lost_its_past_gets_it_back_and_then_its_next_epoch(
-    start: Start, hub: MemoryHub, size: int
-) -> None:
-    """Whatever the hub holds comes back in order, before the new epoch, which only an order gives."""
+@pytest.fixture
+async def box(start: Start, hub: MemoryHub) -> MemoryBox:
+    """A box with which the hub is in step."""
     box = await start()
     await synced(box, hub)
+    return box
+
+
+async def cut(server: HubServer, box: MemoryBox) -> None:
+    """The line is down, and the box knows."""
+    await server.stop()
+    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+
+
+def order_epoch(hub: MemoryHub) -> None:
+    """A person lets the box have its next epoch; the sessions from before are forgotten."""
+    hub.released = True
+    hub.session = type(hub.session)()
+
+
+@pytest.mark.parametrize("size", [0, 2])
+async def test_a_box_that_lost_its_past_gets_it_back_and_then_its_next_epoch(
+    box: MemoryBox, start: Start, hub: MemoryHub, size: int
+) -> None:
+    """Whatever the hub holds comes back in order, before the new epoch, which only an order gives."""
     for number in range(10):
         box.write("operator", number=number)
     await synced(box, hub)
@@ -45,20 +63,16 @@ async def test_a_box_that_lost_its_past_gets_it_back_and_then_its_next_epoch(
     beats = len(hub.beats)
     await until(lambda: len(hub.beats) > beats + 2, "heartbeats to go on")
     assert set(old.epochs) == {1}
-    hub.released = True
-    hub.session = type(hub.session)()
+    order_epoch(hub)
     await until(lambda: old.line.mode is Mode.ACTIVE and 2 in old.epochs, "the new epoch")
     assert hub.reader.bodies[0] == old.epochs[2].bodies[0]
     assert [mode for mode, _ in old.modes] == [Mode.SYNCING, Mode.ACTIVE]
 
 
 async def test_an_answer_with_the_link_that_was_lost_gives_no_second_epoch(
-    start: Start, hub: MemoryHub
+    box: MemoryBox, hub: MemoryHub
 ) -> None:
     """A crash between the link and the epoch's first COMMIT: the next boot gets the same link again."""
-    box = await start()
-    await synced(box, hub)
-    hub.released = True
     begin, lost = box.begin, list[str]()
 
     def crash(note: str) -> None:
@@ -67,7 +81,7 @@ async def test_an_answer_with_the_link_that_was_lost_gives_no_second_epoch(
             begin(note)
 
     box.begin = crash  # type: ignore[method-assign]
-    hub.session = type(hub.session)()
+    order_epoch(hub)
     await until(lambda: 2 in box.epochs and box.line.mode is Mode.ACTIVE, "the new epoch")
     assert lost[0] == lost[1]
     assert hub.epoch == 2
@@ -82,21 +96,18 @@ async def test_a_fenced_and_a_forked_box_get_their_next_epoch_when_it_is_ordered
         await synced(box, hub)
         hub.verdict = verdict
         await until(lambda mode=mode: box.mode is mode, "the verdict to be obeyed")  # type: ignore[misc]
-        hub.verdict, hub.released = Verdict.OK, True
-        hub.session = type(hub.session)()
+        hub.verdict = Verdict.OK
+        order_epoch(hub)
         await until(lambda epoch=epoch: epoch in box.epochs, "the new epoch")  # type: ignore[misc]
     await synced(box, hub)
     assert sorted(box.epochs) == [1, 2, 3]
 
 
 async def test_the_tail_of_an_epoch_that_is_over_is_delivered_and_a_closed_one_is_not(
-    start: Start, hub: MemoryHub, servers: list[HubServer]
+    box: MemoryBox, hub: MemoryHub, servers: list[HubServer]
 ) -> None:
     """Fencing ends authorship, not delivery; what the hub has closed it does not want."""
-    box = await start()
-    await synced(box, hub)
-    await servers[0].stop()
-    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+    await cut(servers[0], box)
     box.write("operator", late=True)
     hub.released = True
     await servers[0].start()
@@ -104,8 +115,7 @@ async def test_the_tail_of_an_epoch_that_is_over_is_delivered_and_a_closed_one_i
     await until(lambda: hub.readers[1].bodies == box.epochs[1].bodies, "the old epoch's tail")
     await synced(box, hub)
     synced_before = list(hub.readers[2].bodies)
-    await servers[0].stop()
-    await until(lambda: box.line.mode is Mode.OFFLINE, "the second outage")
+    await cut(servers[0], box)
     box.write("operator", late=True)
     hub.released, hub.closed = True, {2}
     await servers[0].start()
@@ -116,13 +126,10 @@ async def test_the_tail_of_an_epoch_that_is_over_is_delivered_and_a_closed_one_i
 
 
 async def test_an_edited_record_of_an_old_epoch_holds_back_that_epoch_alone(
-    start: Start, hub: MemoryHub, servers: list[HubServer]
+    box: MemoryBox, hub: MemoryHub, servers: list[HubServer]
 ) -> None:
     """What was wrong with an epoch is why there is a newer one: that one goes on."""
-    box = await start()
-    await synced(box, hub)
-    await servers[0].stop()
-    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+    await cut(servers[0], box)
     box.write("operator", amount=1)
     place = len(box.log.bodies) - 1
     box.log.bodies[place] = box.log.bodies[place].replace(b'"amount":1', b'"amount":9')
@@ -136,13 +143,10 @@ async def test_an_edited_record_of_an_old_epoch_holds_back_that_epoch_alone(
 
 
 async def test_a_pruned_record_of_an_old_epoch_holds_back_that_epoch_alone(
-    start: Start, hub: MemoryHub, servers: list[HubServer], monkeypatch: pytest.MonkeyPatch
+    box: MemoryBox, hub: MemoryHub, servers: list[HubServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hub from an old backup lacks what nobody can send it any more; the running epoch must reach it."""
-    box = await start()
-    await synced(box, hub)
-    await servers[0].stop()
-    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+    await cut(servers[0], box)
     box.write("operator", amount=1)
     there = box.records
 
@@ -160,17 +164,14 @@ async def test_a_pruned_record_of_an_old_epoch_holds_back_that_epoch_alone(
 
 
 async def test_a_hub_that_lost_its_directives_gets_them_back_before_any_record(
-    start: Start, hub: MemoryHub, servers: list[HubServer]
+    box: MemoryBox, hub: MemoryHub, servers: list[HubServer]
 ) -> None:
     """Without its own grants a hub would take what was spent of them for an overdraft."""
-    box = await start()
-    await synced(box, hub)
     for _ in range(5):
         hub.grant("a", 100)
     await until(lambda: box.granted == {"a": 500}, "the grants")
     await synced(box, hub)
-    await servers[0].stop()
-    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+    await cut(servers[0], box)
     box.write("operator")
     whole = list(hub.directives.bodies)
     hub.directives.bodies, hub.directives.leaves = hub.directives.bodies[:2], hub.directives.leaves[:2]
@@ -189,17 +190,14 @@ async def test_a_hub_that_lost_its_directives_gets_them_back_before_any_record(
 
 
 async def test_a_hub_whose_directives_are_others_is_shown_where_they_part(
-    start: Start, hub: MemoryHub, servers: list[HubServer]
+    box: MemoryBox, hub: MemoryHub, servers: list[HubServer]
 ) -> None:
     """A restored hub has directed something else meanwhile; the last one that both could have says so."""
-    box = await start()
-    await synced(box, hub)
     for _ in range(3):
         hub.grant("a", 100)
     await until(lambda: box.granted == {"a": 300}, "the grants")
     await synced(box, hub)
-    await servers[0].stop()
-    await until(lambda: box.line.mode is Mode.OFFLINE, "the outage")
+    await cut(servers[0], box)
     hub.directives.bodies, hub.directives.leaves = hub.directives.bodies[:1], hub.directives.leaves[:1]
     for _ in range(4):
         hub.grant("b", 7)
@@ -211,11 +209,9 @@ async def test_a_hub_whose_directives_are_others_is_shown_where_they_part(
 
 @pytest.mark.parametrize("more", [0, 5], ids=["shorter", "longer"])
 async def test_a_fork_is_shown_to_the_hub_with_the_boxs_own_signature(
-    start: Start, hub: MemoryHub, more: int
+    box: MemoryBox, start: Start, hub: MemoryHub, more: int
 ) -> None:
     """Two histories are a quarrel until both are signed in one place."""
-    box = await start()
-    await synced(box, hub)
     for number in range(3):
         box.write("operator", number=number)
     await synced(box, hub)
@@ -232,10 +228,8 @@ async def test_a_fork_is_shown_to_the_hub_with_the_boxs_own_signature(
     assert other.line.status.waiting == 0
 
 
-async def test_a_look_before_the_first_record_finds_a_restored_image(start: Start, hub: MemoryHub) -> None:
+async def test_a_look_before_the_first_record_finds_a_restored_image(box: MemoryBox, hub: MemoryHub) -> None:
     """Its second medium was restored with it: with one record more it would be a fork."""
-    box = await start()
-    await synced(box, hub)
     old = behind(box, hub, 2)
     line = old.new_line(*box.addresses)
     with pytest.raises(Behind, match="the box has 2"):
@@ -244,11 +238,9 @@ async def test_a_look_before_the_first_record_finds_a_restored_image(start: Star
 
 
 async def test_a_hub_that_says_nothing_holds_no_start_up(
-    start: Start, hub: MemoryHub, servers: list[HubServer], monkeypatch: pytest.MonkeyPatch
+    box: MemoryBox, servers: list[HubServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A branch whose line is down must open all the same."""
-    box = await start()
-    await synced(box, hub)
     monkeypatch.setattr("edgegw.uplink.line.LOOK_S", 0.05)
     servers[0].silent.set()
     assert await box.new_line(*box.addresses).look() is None
@@ -257,16 +249,13 @@ async def test_a_hub_that_says_nothing_holds_no_start_up(
 
 
 async def test_an_epoch_of_which_the_hub_holds_another_history_is_left_and_the_others_come_back(
-    start: Start, hub: MemoryHub
+    box: MemoryBox, start: Start, hub: MemoryHub
 ) -> None:
     """What was overwritten could never be proved again, and what never ends is never whole."""
-    box = await start()
-    await synced(box, hub)
     for number in range(3):
         box.write("operator", number=number)
     await synced(box, hub)
-    hub.released = True
-    hub.session = type(hub.session)()
+    order_epoch(hub)
     await until(lambda: 2 in box.epochs, "the second epoch")
     await synced(box, hub)
     other = behind(box, hub, 3)
