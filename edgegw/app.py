@@ -548,7 +548,15 @@ async def _serve_closed(
 
 def _identity(box: Box, own: Own, held: Keys) -> Identity:
     settings = box.settings
-    return Identity(settings.bank, settings.box, own.boot, held.device, held.hub, epoch_key=own.key_text)
+    return Identity(
+        settings.bank,
+        settings.box,
+        own.boot,
+        held.device,
+        held.hub,
+        parse_key=VerifyingKey.parse,
+        epoch_key=own.key_text,
+    )
 
 
 def _line_settings(settings: BoxSettings) -> LineSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgegw.core import journal
+from edgegw.core.exchange import LogEnd
 from edgegw.errors import Forked
 from edgegw.ledger.rows import column_fault
 from edgegw.ledger.store import DirectivesEnd, Store
@@ -41,6 +42,10 @@ class LedgerSource:
         """The hub's newest cosigned note; "" for none."""
         kept = self._store.cosignature(epoch)
         return "" if kept is None else kept[1]
+
+    def others(self) -> list[LogEnd]:
+        """How far other histories of its epochs are known."""
+        return self._store.others.ends()
 
     def directives(self) -> HeldDirectives:
         """How far the directives are applied."""

@@ -373,7 +373,7 @@ def _expired(hold: Transfer) -> Refused:
 
 def _pruned(original: Pruned) -> Refused:
     place = place_text(epoch=original.epoch, seq=original.seq)
-    return Reason.RECORD_PRUNED, f"record {place} of original_id {original.id} was pruned here"
+    return Reason.RECORD_PRUNED, f"record {place} of original_id {original.id} is not kept here"
 
 
 def _first_leg(record: Transfer) -> int:

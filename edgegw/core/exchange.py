@@ -194,12 +194,16 @@ def _judge_next_epoch(message: Open, view: HubView, hub_key: VerifyingKey) -> Ju
 
 
 def _lacking(message: Open, view: HubView) -> str:
-    """What the hub holds and the box does not, by epoch; a forked epoch need not be held."""
-    return ", ".join(
-        f"{epoch.head.size} records of epoch {epoch.head.number} (it has {mine})"
-        for epoch in view.epochs
-        if not epoch.forked and (mine := _head_of(message, epoch.head.number).size) < epoch.head.size
-    )
+    """What the hub holds and the box does not, by epoch; of a forked one it need only know what was
+    decided."""
+    lacking = []
+    for epoch in view.epochs:
+        head, mine = epoch.head, _head_of(message, epoch.head.number)
+        if not epoch.forked and mine.size < head.size:
+            lacking.append(f"{head.size} records of epoch {head.number} (it has {mine.size})")
+        elif epoch.forked and head.size and head not in (mine, *message.others):
+            lacking.append(f"what the {head.size} records of epoch {head.number} decided that are here")
+    return ", ".join(lacking)
 
 
 def _judge_without_epoch(message: Open, view: HubView) -> Judgement:
@@ -380,6 +384,15 @@ class HeldLog(NamedTuple):
         """Number, size and root."""
         size = self.frontier.size
         return LogHead(self.number, size, self.frontier.root() if size else b"")
+
+
+class LogEnd(NamedTuple):
+    """Where a log ends that is known, but not held: enough to read on from there."""
+
+    number: int
+    frontier: journal.Frontier
+    leaf: bytes
+    """The last one; FIRST_PREVIOUS for none."""
 
 
 class PackageJudgement(NamedTuple):

@@ -138,6 +138,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     """The hub's own signed checkpoint of them."""
     link: str = ""
     """The hub-signed link of `epoch`: it proves the epoch to a hub that has lost it."""
+    others: tuple[LogHead, ...] = ()
+    """Journals of this box, one an epoch at most, that it has not itself, but knows what they decided."""
 
 
 class Verdict(enum.StrEnum):

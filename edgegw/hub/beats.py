@@ -117,8 +117,9 @@ def take_tail(
 
 def _why_again(connection: Connection, row: BoxRow, beat: Beat, verdict: Verdict, pulled: Pulled) -> str:
     """Why this session is over and the box must be judged afresh, or ""."""
-    # Of an older epoch in which the box has another history nothing comes; it goes on to the later ones.
-    asks_on = pulled.package is not None or (beat.pull is not None and beat.pull.number < row.epoch)
+    # Where the box has another history nothing comes; it goes back to where they parted, or to later epochs.
+    is_old = beat.pull is not None and beat.pull.number < row.epoch
+    asks_on = pulled.package is not None or bool(pulled.other_history) or is_old
     if row.release and verdict is not Verdict.HUB_BEHIND and not asks_on:
         return "a new epoch is ordered"  # at the opening the box gets it, or hears what it lacks
     if verdict is Verdict.HUB_BEHIND and not row.taking_back:
@@ -151,7 +152,7 @@ def _pulled(connection: Connection, row: BoxRow, beat: Beat) -> Pulled:
     if beat.pull is None:
         return Pulled(None)
     pulled = pulled_package(connection, beat.pull, box=row.box, bytes_max=beat.package_bytes_max)
-    if pulled.other_history:
+    if pulled.is_news:
         # On the way to its next epoch a fork of any epoch is a person's to look at first.
         binds = row.release or beat.pull.number == row.epoch
         _note_fork(connection, row, beat.pull.number, pulled.other_history, binds=binds)

@@ -227,6 +227,8 @@ class Pulled(NamedTuple):
     """What differs, where the box holds other records than the hub."""
     whole: LogHead | None = None
     """What the hub holds of the epoch, where the box has all of it with this package."""
+    is_news: bool = False
+    """Nothing says yet that this epoch has two histories."""
 
 
 def pulled_package(connection: Connection, want: LogHead, *, box: str, bytes_max: int) -> Pulled:
@@ -237,9 +239,8 @@ def pulled_package(connection: Connection, want: LogHead, *, box: str, bytes_max
         return Pulled(None)
     node = journal_node(connection, box=box, epoch=want.number)
     if 0 < want.size <= head.size and frontier_at(want.size, node).root() != want.root:
-        # Of an epoch whose two histories are kept the box may well have the other one.
-        other = "" if head.forked else f"another root at size {want.size} of epoch {want.number}"
-        return Pulled(None, other)
+        other = f"another root at size {want.size} of epoch {want.number}"
+        return Pulled(None, other, is_news=not head.forked)
     whole = LogHead(want.number, head.size, head.root) if head.size else None
     if want.size >= head.size:
         return Pulled(None, whole=whole if want.size == head.size else None)

@@ -154,6 +154,7 @@ class _Check:
             self.report.add("file", "", f"{directives} directives, but their heads say {under_ends}")
         if self.horizons:
             self._remains()
+        self._others()
 
     # --- the journal ---------------------------------------------------------------------------------------
 
@@ -207,6 +208,14 @@ class _Check:
             self.report.add("pruned", place, problem)
         for place, problem in kept.contradictions(self._newest_note, self._notes):
             self.report.add("pruned", place, problem)
+
+    def _others(self) -> None:
+        """What is known of other histories, by its seals and its count."""
+        try:
+            for _ in self._store.others.read(CHUNK):
+                pass
+        except LedgerCorrupt as problem:
+            self.report.add("other_history", "", str(problem))
 
     def _missing(self, epoch: int, start: int, end: int) -> None:
         if start < end:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from edgegw.core.decide import Funding
-from edgegw.core.exchange import Directives, SiteBundle
+from edgegw.core.exchange import Directives, LogEnd, SiteBundle
 from edgegw.core.messages import ExchangeError, LogHead, Package, PackageVerdict, VerifyingKey
 from edgegw.core.pruned import Pruned
 from edgegw.core.records import Mode, Request, WindowClosed
@@ -104,6 +104,12 @@ class ClosedPen:
         """Store the hub's word that it holds so much of this epoch."""
         self._store.begin()
         self._store.put_cosignature(epoch=epoch, size=size, note=note)
+        self._store.commit()
+
+    async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
+        """Store what these records of another history decided, and that it is known up to `end`."""
+        self._store.begin()
+        self._store.others.keep(end, records)
         self._store.commit()
 
     # --- what comes back ------------------------------------------------------------------------------------

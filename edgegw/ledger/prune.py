@@ -19,14 +19,13 @@ from edgegw.core import snapshot
 from edgegw.core.book import Book
 from edgegw.core.exchange import frontier_at
 from edgegw.core.journal import FIRST_PREVIOUS, Cosignature, NoteError, journal_origin, leaf_hash, sm3
-from edgegw.core.pruned import pack, remains_of
-from edgegw.core.records import Operator, Refusal, Transfer, decode_record, parse_place, place_of
+from edgegw.core.records import Operator, decode_record, parse_place, place_of
 from edgegw.core.records import Snapshot as SnapshotRecord
 from edgegw.core.tiles import TILE_WIDTH
 from edgegw.errors import LedgerCorrupt
 from edgegw.ledger.batch import Batch
 from edgegw.ledger.history import kept_before, put_kept
-from edgegw.ledger.remains import KEPT_FIRST, Base, Cut, Identity, Mark, Portion, seal_place
+from edgegw.ledger.remains import KEPT_FIRST, Base, Cut, Identity, Mark, Portion, identity_of, seal_place
 from edgegw.ledger.replay import Replay
 from edgegw.ledger.rows import Row, place_at, position_of
 from edgegw.ledger.store import Head, Store
@@ -341,16 +340,8 @@ def _cut(rows: Sequence[Row], *, whole: bool) -> Cut:
         if seq < TILE_WIDTH or seq >= first_needed or seq == end - 1
     ]
     kept = tuple(range(start, min(end, KEPT_FIRST)))
-    identities = [_identity(row) for row in rows if row.id is not None]
+    identities = [identity_of(row) for row in rows if row.id is not None]
     return Cut(Portion(epoch, start, end, portion_digest(identities)), identities, leaves, kept)
-
-
-def _identity(row: Row) -> Identity:
-    record = decode_record(row.body)
-    if not isinstance(record, Transfer | Refusal) or row.id is None or row.client is None:
-        raise LedgerCorrupt(f"record {place_at(row.position)} has an identity, but decides nothing")
-    bare = Identity(row.id, row.client, row.position, b"")
-    return bare._replace(remains=pack(remains_of(record), place=seal_place(bare)))
 
 
 def portion_digest(identities: Sequence[Identity]) -> bytes:

@@ -11,19 +11,27 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
-from edgegw.core.pruned import Pruned, Remains, unpack
+from edgegw.core.pruned import Pruned, Remains, pack, remains_of, unpack
+from edgegw.core.records import Refusal, Transfer, decode_record
 from edgegw.core.tiles import TILE_WIDTH
 from edgegw.errors import BrokenInvariant, LedgerCorrupt
 from edgegw.ledger.faults import Guard
-from edgegw.ledger.rows import SEQ_MAX, place_at, position_of
+from edgegw.ledger.rows import SEQ_MAX, Row, place_at, position_of
 
 _FIND_WIDTHS: Final = (1, 8, 64)
 """As `store` pads its lists of ids."""
 KEPT_FIRST: Final = 3
 """An epoch's first records, its link, key and boot, stay whole: they prove its key."""
-_IDENTITY: Final = "SELECT id, client, position, remains FROM identity"
-_FIND: Final = {width: f"{_IDENTITY} WHERE id IN ({', '.join('?' * width)})" for width in _FIND_WIDTHS}
-_SCAN: Final = f"{_IDENTITY} WHERE (id, client) > (?, ?) ORDER BY id, client LIMIT ?"
+_FIND: Final = "SELECT id, client, position, remains FROM {table} WHERE id IN ({places})"
+_SCAN: Final = (
+    "SELECT id, client, position, remains FROM {table} WHERE (id, client) > (?, ?)"
+    " ORDER BY id, client LIMIT ?"
+)
+
+
+Value = int | str | bytes
+Read = Callable[[str, Sequence[Value]], list[Any]]
+"""Runs a statement with its values; the rows."""
 
 
 class Horizon(NamedTuple):
@@ -119,18 +127,7 @@ class PrunedTables:
 
     def find(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Pruned]:
         """What stays of these identities, (client, id in hex); raises LedgerCorrupt for what has rotted."""
-        wanted, found = set(keys), dict[tuple[str, str], Pruned]()
-        if not self._rows("SELECT 1 FROM identity LIMIT 1"):
-            return found
-        ids = [bytes.fromhex(identity) for _, identity in keys]
-        for start in range(0, len(ids), _FIND_WIDTHS[-1]):
-            chunk = ids[start : start + _FIND_WIDTHS[-1]]
-            width = next(width for width in _FIND_WIDTHS if width >= len(chunk))
-            chunk += chunk[-1:] * (width - len(chunk))
-            for row in (Identity(*row) for row in self._rows(_FIND[width], chunk)):
-                if (row.client, row.id.hex()) in wanted:
-                    found[row.client, row.id.hex()] = _pruned(row)
-        return found
+        return find_in("identity", self._rows, keys)
 
     def horizon(self, epoch: int) -> int:
         """From which seq on the records of an epoch are here."""
@@ -154,13 +151,7 @@ class PrunedTables:
 
     def identities(self, each: int) -> Iterator[list[Identity]]:
         """All identities that stay, `each` at a time, by id and client."""
-        after: tuple[bytes, str] = (b"", "")
-        while True:
-            rows = [Identity(*row) for row in self._rows(_SCAN, (*after, each))]
-            if not rows:
-                return
-            yield rows
-            after = rows[-1].id, rows[-1].client
+        return scan("identity", self._rows, each)
 
     def leaf(self, epoch: int, seq: int) -> bytes | None:
         """The leaf of a pruned record, where a proof still needs it."""
@@ -203,7 +194,7 @@ class PrunedTables:
         )
         return FileSize(page * pages, page * free, mode != 0)
 
-    def _rows(self, statement: str, values: Sequence[int | str | bytes] = ()) -> list[Any]:
+    def _rows(self, statement: str, values: Sequence[Value] = ()) -> list[Any]:
         with self._guarded():
             return self._db.execute(statement, tuple(values)).fetchall()
 
@@ -265,7 +256,50 @@ class PrunedTables:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
-def _pruned(row: Identity) -> Pruned:
+# --- identities, of what was pruned or of another history (`ledger.others`) ---------------------------------
+
+
+def identity_of(row: Row) -> Identity:
+    """What stays of a record that has an identity; raises LedgerCorrupt where it decides nothing."""
+    record = decode_record(row.body)
+    if not isinstance(record, Transfer | Refusal) or row.id is None or row.client is None:
+        raise LedgerCorrupt(f"record {place_at(row.position)} has an identity, but decides nothing")
+    bare = Identity(row.id, row.client, row.position, b"")
+    return bare._replace(remains=pack(remains_of(record), place=seal_place(bare)))
+
+
+def find_in(table: str, read: Read, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Pruned]:
+    """What a table of identities has of these, (client, id in hex); raises LedgerCorrupt for what has
+    rotted."""
+    wanted, found = set(keys), dict[tuple[str, str], Pruned]()
+    if not read(f"SELECT 1 FROM {table} LIMIT 1", ()):  # noqa: S608 - a name
+        return found
+    ids = [bytes.fromhex(identity) for _, identity in keys]
+    for start in range(0, len(ids), _FIND_WIDTHS[-1]):
+        chunk = ids[start : start + _FIND_WIDTHS[-1]]
+        width = next(width for width in _FIND_WIDTHS if width >= len(chunk))
+        chunk += chunk[-1:] * (width - len(chunk))
+        places = ", ".join("?" * width)
+        rows = read(_FIND.format(table=table, places=places), chunk)
+        for row in (Identity(*row) for row in rows):
+            if (row.client, row.id.hex()) in wanted:
+                found[row.client, row.id.hex()] = outcome_of(row)
+    return found
+
+
+def scan(table: str, read: Read, each: int) -> Iterator[list[Identity]]:
+    """All identities of a table, `each` at a time, by id and client."""
+    after: tuple[bytes, str] = (b"", "")
+    while True:
+        rows = [Identity(*row) for row in read(_SCAN.format(table=table), (*after, each))]
+        if not rows:
+            return
+        yield rows
+        after = rows[-1].id, rows[-1].client
+
+
+def outcome_of(row: Identity) -> Pruned:
+    """The outcome that stays; raises LedgerCorrupt where its seal is not that of its bytes."""
     epoch, seq = place_at(row.position)
     try:
         remains: Remains = unpack(row.remains, place=seal_place(row))

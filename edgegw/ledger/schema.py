@@ -101,7 +101,21 @@ CREATE TABLE mark(
 """
 """What stays of pruned records, and how far they may go: below the horizon alone, which only rises, never
 beyond what the centre has cosigned, and no identity without its row in `identity`."""
-MIGRATIONS: Final = (_FIRST, _RETENTION)
+_OTHER_HISTORIES: Final = """
+CREATE TABLE other_history(
+    epoch INTEGER PRIMARY KEY, frontier BLOB NOT NULL, leaf BLOB NOT NULL, identities INTEGER NOT NULL
+) STRICT;
+CREATE TABLE other_identity(
+    id BLOB, client TEXT, position INTEGER NOT NULL, remains BLOB NOT NULL, PRIMARY KEY(id, client)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER other_identity_keeps_rows BEFORE DELETE ON other_identity
+    BEGIN SELECT RAISE(ABORT, 'identities are never deleted'); END;
+CREATE TRIGGER other_identity_keeps_content BEFORE UPDATE ON other_identity
+    BEGIN SELECT RAISE(ABORT, 'identities are never changed'); END;
+"""
+"""What a history of this box decided that is not here: after a fork the centre has it, and its payments are
+answered, not decided again."""
+MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES)
 """Script n brings user_version from n to n + 1. Append only: ledgers in branches are at every version."""
 
 _PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {

@@ -35,6 +35,7 @@ def scrub(store: Store) -> Iterator[int]:
     for end in store.directives_ends()[-1:]:
         yield from _directives(store, end)
     yield from _remains(store)
+    yield from store.others.read(PORTION)
 
 
 def _records(store: Store, head: Head) -> Iterator[int]:

@@ -29,6 +29,7 @@ from edgegw.errors import (
 )
 from edgegw.ledger import schema
 from edgegw.ledger.faults import Guard
+from edgegw.ledger.others import OtherTables
 from edgegw.ledger.remains import PrunedTables
 from edgegw.ledger.rows import SEQ_MAX, Row, place_at, position_of
 
@@ -133,6 +134,7 @@ class Store:
         self._end = -1
         self._commit_failed = False
         self.pruned = PrunedTables(connection, self._guarded)
+        self.others = OtherTables(connection, self._guarded)
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, checkpoints: bool = True) -> Self:
@@ -315,8 +317,8 @@ class Store:
     # --- reading ------------------------------------------------------------------------------------------
 
     def find(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes | Pruned]:
-        """The bodies of the records of these identities, (client, id in hex), or what stays of them once they
-        are pruned; unknown ones are absent.
+        """The bodies of the records of these identities, (client, id in hex), or what stays of them where
+        they are pruned or stand in another history; unknown ones are absent.
 
         As every reader of single records here, it raises LedgerCorrupt for bytes that were not chained.
         """
@@ -333,6 +335,8 @@ class Store:
                         found[key] = _proved(row)
         if len(found) < len(wanted):
             found |= self.pruned.find([key for key in keys if key not in found])
+        if len(found) < len(wanted):
+            found |= self.others.find([key for key in keys if key not in found])
         return found
 
     def at(self, position: int) -> bytes | None:

@@ -22,7 +22,7 @@ from edgegw.core import snapshot, tiles
 from edgegw.core.apply import Awaited, apply_directive
 from edgegw.core.book import ReplayError
 from edgegw.core.decide import Funding, expiry
-from edgegw.core.exchange import Directives
+from edgegw.core.exchange import Directives, LogEnd
 from edgegw.core.ledger import due
 from edgegw.core.records import (
     Boot,
@@ -299,6 +299,15 @@ class Pen:
 
         def run(batch: Batch) -> None:
             self.desk.store.put_cosignature(epoch=epoch, size=size, note=note)
+            batch.touched = True
+
+        await self._submit(Job(run))
+
+    async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
+        """Store what these records of another history decided, and that it is known up to `end`."""
+
+        def run(batch: Batch) -> None:
+            self.desk.store.others.keep(end, records)
             batch.touched = True
 
         await self._submit(Job(run))

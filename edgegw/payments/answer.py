@@ -58,7 +58,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     """Of a refusal: its code. Of a stand-in: why the branch stood in."""
     detail: str
-    """Of a refusal: what exactly was wrong. Of a record that was pruned since: that the centre holds it."""
+    """Of a refusal: what exactly was wrong. Of a record that is not kept here: that the centre holds it."""
     transient: bool
     """Of a refusal: whether the same request under a new id may succeed later."""
     amount_minor: int
@@ -109,7 +109,7 @@ def answer_from(record: Transfer | Refusal) -> Answer:
     )
 
 
-PRUNED: Final = "the record was pruned at this box; the centre holds it"
+PRUNED: Final = "the record is not kept at this box; the centre holds it"
 
 
 def answer_from_pruned(pruned: Pruned, *, box: str, request: Request | None = None) -> Answer:

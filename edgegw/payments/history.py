@@ -153,7 +153,7 @@ class History:
             return None
         if isinstance(body, Pruned):
             place = place_text(epoch=body.epoch, seq=body.seq)
-            raise Unanswered("record_pruned", f"record {place} was pruned at this box; the centre proves it")
+            raise Unanswered("record_pruned", f"record {place} is not kept at this box; the centre proves it")
         record = decode_record(body)
         return receipt_of(self._records, epoch=record.epoch, seq=record.seq)
 

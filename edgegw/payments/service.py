@@ -393,7 +393,7 @@ class Gateway:
         if isinstance(outcome, Recalled):
             return Decided(answer_from_pruned(outcome.pruned, box=self.box, request=outcome.request), True)
         if isinstance(outcome, Conflict) and outcome.first is None:
-            message = f"id {request.id} was used before with other content, whose record was pruned here"
+            message = f"id {request.id} was used before with other content, whose record is not kept here"
             return Unanswered("id_reused", message, field="id", value=request.id)
         if isinstance(outcome, Conflict) and outcome.first is not None:
             return reused(outcome.field, request, outcome.first)

@@ -34,6 +34,7 @@ from edgegw.uplink.asks import Asks, Outcome
 from edgegw.uplink.cosignatures import without_cosignature
 from edgegw.uplink.handback import HandBack, Returning
 from edgegw.uplink.inbox import Inbox, answers
+from edgegw.uplink.others import Others
 from edgegw.uplink.outbox import (
     EditedRecord,
     OtherHistory,
@@ -211,7 +212,7 @@ class Line:
         """One address, from its opening until it fails or a better one answers; then choose the next one."""
         try:
             session = await self._open(address)
-            while self._keeper is not None and await self._rehydrated(session, self._keeper):
+            while await self._rehydrated(session) or await self._learnt(session):
                 session = await self._open(address)
             await self._talk(session)
             self._turn = 0
@@ -271,9 +272,11 @@ class Line:
             raise LineFault(f"the link of epoch {link.epoch} waits: {waits}")
         raise NewEpoch(f"the hub has given epoch {link.epoch}", note=note)
 
-    async def _rehydrated(self, session: Session, keeper: ClosedLedger) -> bool:
+    async def _rehydrated(self, session: Session) -> bool:
         """Whether something of the box's own past came back; then the hub is to judge again."""
-        if self.mode is not Mode.BEHIND and session.opened.verdict is not Verdict.BEHIND:
+        keeper = self._keeper
+        is_behind = self.mode is Mode.BEHIND or session.opened.verdict is Verdict.BEHIND
+        if keeper is None or not is_behind:
             return False
         try:
             taken = await rehydrate(
@@ -289,6 +292,29 @@ class Line:
             if bundle is not None:
                 keeper.keep_site(bundle)
         return taken > 0
+
+    async def _learnt(self, session: Session) -> bool:
+        """Whether something became known of what other histories of this box decided; then the hub is to
+        judge again. A hub that takes back its own past has other things to ask first."""
+        if session.opened.verdict is Verdict.HUB_BEHIND:
+            return False
+        others = Others(
+            session,
+            self._source,
+            self._pen,
+            self._identity,
+            read=self._read,
+            mode=self.mode,
+            lacking=self._is_lacking,
+            bytes_max=self._bytes_max,
+        )
+        try:
+            return await others.learn()
+        except OperatingError as problem:
+            if problem.next is Next.STOP:
+                raise
+            self.status.pen_fault = str(problem)
+            return False
 
     def _is_lacking(self, count: int) -> None:
         if (count > 0) != (self.status.lacking > 0):

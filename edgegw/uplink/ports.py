@@ -5,13 +5,13 @@ The ledger and its pen are other people's; the line knows them by these methods 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from edgegw.core import journal
-from edgegw.core.exchange import Directives
+from edgegw.core.exchange import Directives, LogEnd
 from edgegw.core.messages import SigningKey, VerifyingKey
 from edgegw.core.records import Mode
 
@@ -60,6 +60,10 @@ class Journal(Protocol):
         """The hub's newest cosigned note for an epoch; "" for none."""
         ...
 
+    def others(self) -> Sequence[LogEnd]:
+        """How far other histories of its epochs are known, one an epoch (`Pen.keep_other`)."""
+        ...
+
     def directives(self) -> HeldDirectives:
         """How far the directives are applied; incarnation 0 and an empty frontier before the first."""
         ...
@@ -101,6 +105,10 @@ class Pen(Protocol):
         """Store the hub's word that it holds so much of this epoch."""
         ...
 
+    async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
+        """Store what these records of another history decided, and that it is known up to `end`."""
+        ...
+
 
 class Identity(NamedTuple):
     """Who the box is on the line."""
@@ -113,6 +121,8 @@ class Identity(NamedTuple):
     """The device's own; it signs what goes over the line and cosigns directives."""
     hub_key: VerifyingKey
     """The hub's, pinned."""
+    parse_key: Callable[[str], VerifyingKey]
+    """The one-line text of a public key to the key; raises ValueError."""
     epoch_key: str
     """The text of the checkpoint key with which this boot would sign an epoch given to it now."""
 

@@ -167,7 +167,8 @@ def opening(source: Journal, identity: Identity, mode: Mode) -> Open:
         cosignature=source.cosignature(epoch) if epoch else "",
         directives=directives_head(directives),
         directives_note=directives.checkpoint,
-        link=_link(source, epoch) if epoch else "",
+        link=link_of(source, epoch) if epoch else "",
+        others=tuple(LogHead(end.number, end.frontier.size, end.frontier.root()) for end in source.others()),
     )
 
 
@@ -177,7 +178,7 @@ class _FirstRecord(msgspec.Struct):
     note: str = ""
 
 
-def _link(source: Journal, epoch: int) -> str:
+def link_of(source: Journal, epoch: int) -> str:
     """The hub-signed link of an epoch, "" where its first record has none."""
     rows = source.records(epoch=epoch, start=0, limit=1, bytes_max=1)
     try:

@@ -314,7 +314,18 @@ OPENINGS: list[tuple[str, Open, HubView, Verdict]] = [
     ("released, and it lacks some", says(size=4, mode=Mode.BEHIND), view(release=True), Verdict.BEHIND),
     ("released, with an empty disk", says(epoch=0, journals=()), view(release=True), Verdict.BEHIND),
     ("released, another history", says(OTHER, 4, mode=Mode.BEHIND), view(release=True), Verdict.FORKED),
-    ("released after a fork", says(OTHER, 4), view(release=True, forked=True), Verdict.LINK),
+    (
+        "released after a fork, and it knows what the other history decided",
+        says(OTHER, 4, others=(LogHead(1, 6, HELD.root(6)),)),
+        view(release=True, forked=True),
+        Verdict.LINK,
+    ),
+    (
+        "released after a fork, and it knows too little",
+        says(OTHER, 4, others=(LogHead(1, 5, HELD.root(5)),)),
+        view(release=True, forked=True),
+        Verdict.BEHIND,
+    ),
     (
         "released, lacks an older epoch",
         says(epoch=2, journals=(SECOND,)),
@@ -322,10 +333,16 @@ OPENINGS: list[tuple[str, Open, HubView, Verdict]] = [
         Verdict.BEHIND,
     ),
     (
-        "released, an older epoch has two histories",
-        says(epoch=2, journals=(SECOND,)),
+        "released, an older epoch has two histories, and it has the hub's",
+        says(epoch=2, journals=(FIRST.head, SECOND)),
         view(epoch=2, release=True, others=(FORKED_FIRST,)),
         Verdict.LINK,
+    ),
+    (
+        "released, an older epoch has two histories, and it has none",
+        says(epoch=2, journals=(SECOND,)),
+        view(epoch=2, release=True, others=(FORKED_FIRST,)),
+        Verdict.BEHIND,
     ),
     (
         "released, another history of an older epoch",

@@ -91,6 +91,7 @@ class SimulatedBox:
         self.bodies: list[bytes] = []
         """The records of the newest epoch."""
         self.past: dict[int, list[bytes]] = {}
+        self.others: tuple[LogHead, ...] = ()
         """Those of the epochs before it."""
         self.held = 0
         self.cosignature = ""
@@ -251,6 +252,7 @@ class SimulatedBox:
             directives=LogHead(self.incarnation, size, self.directive_frontier.root() if size else b""),
             directives_note=self.directives_note,
             link=msgspec.json.decode(self.bodies[0], type=Link).note if self.bodies else "",
+            others=self.others,
         )
         opened = self.send(message, session=nonce, counter=0)
         assert isinstance(opened, Opened)
@@ -320,6 +322,10 @@ class SimulatedBox:
             self.past |= {self.epoch: self.bodies} if self.epoch else {}
             self.epoch, self.bodies = newest, self.past.pop(newest)
             self.held = len(self.bodies)
+
+    def learn(self, opened: Opened) -> None:
+        """Know what the other histories decided that the hub keeps."""
+        self.others = opened.closed
 
     def come_back(self) -> Opened:
         """Behind, with a new epoch ordered: take the past back, then the epoch."""

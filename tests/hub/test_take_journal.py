@@ -383,6 +383,7 @@ def test_a_hub_that_takes_back_decides_nothing_of_the_second_history(world: Worl
     assert box.hand_back(opened.directives) is not None
     box.held = len(box.bodies)
     assert box.beat().verdict is Verdict.REOPEN
+    box.learn(box.open())
     assert box.open().verdict is Verdict.OK
     assert box.epoch == 2
     assert world.rows("SELECT state FROM stand_in") == [("waiting",)]

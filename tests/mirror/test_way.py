@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from edgegw.access.keys import SigningKey
+from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.core import journal
 from edgegw.core.exchange import Event
 from edgegw.core.messages import LogHead
@@ -91,6 +91,9 @@ class BoxHere:
     def cosignature(self, epoch: int) -> str:
         return ""
 
+    def others(self) -> list[Any]:
+        return []
+
     def directives(self) -> Any:
         return type("None yet", (), {"incarnation": 0, "frontier": journal.Frontier(), "checkpoint": ""})()
 
@@ -125,7 +128,7 @@ class BoxHere:
 
     def way(self, port: int, *, boot: str = "boot-1", key: SigningKey = MIRROR_KEY) -> Mirror:
         """The task that keeps the mirror at this port up to date."""
-        identity = Identity(BANK, BOX, boot, DEVICE_KEY, key.public, epoch_key="")
+        identity = Identity(BANK, BOX, boot, DEVICE_KEY, key.public, VerifyingKey.parse, epoch_key="")
         return Mirror(
             identity=identity,
             settings=msgspec.structs.replace(FAST, addresses=((0, f"http://127.0.0.1:{port}"),)),

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from edgegw.access.keys import SigningKey
+from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.core import journal
-from edgegw.core.exchange import Directives, SiteBundle
+from edgegw.core.exchange import Directives, LogEnd, SiteBundle
 from edgegw.core.messages import LogHead, Package, open_link
 from edgegw.core.records import GrantDirective, Mode, SiteDirective, decode_directive
 from edgegw.errors import Behind, NewEpoch, StorageBusy
@@ -47,6 +47,9 @@ class MemoryKeeper:
     async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
         self.box.cosignatures[epoch] = note
 
+    async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
+        await self.box.keep_other(end, records)
+
     def held(self, epoch: int) -> LogHead:
         return self.box.epochs[epoch].head() if epoch in self.box.epochs else LogHead(epoch)
 
@@ -76,12 +79,15 @@ class MemoryBox:
             boot=boot,
             key=new_key(BOX),
             hub_key=hub_key.public,
+            parse_key=VerifyingKey.parse,
             epoch_key=self.epoch_key.public.text(),
         )
         self.epochs: dict[int, Author] = {}
         self.columns: dict[int, list[str]] = {}
         self.modes: list[tuple[Mode, str]] = []
         self.cosignatures: dict[int, str] = {}
+        self.other_ends: dict[int, LogEnd] = {}
+        self.other_records: list[bytes] = []
         self.applied: list[tuple[str, str]] = []
         self.granted: dict[str, int] = {}
         self.sites: list[int] = []
@@ -168,6 +174,9 @@ class MemoryBox:
     def cosignature(self, epoch: int) -> str:
         return self.cosignatures.get(epoch, "")
 
+    def others(self) -> Sequence[LogEnd]:
+        return list(self.other_ends.values())
+
     def directives(self) -> HeldDirectives:
         return self._directives
 
@@ -226,3 +235,8 @@ class MemoryBox:
 
     async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
         self.cosignatures[epoch] = note
+
+    async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
+        self._busy()
+        self.other_ends[end.number] = end
+        self.other_records += records

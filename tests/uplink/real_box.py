@@ -124,7 +124,9 @@ class RealBox:
     def _line(self, pen: Pen | ClosedPen, keeper: ClosedPen | None) -> Line:
         device, hub = self.world.devices[NORTH], self.world.hub_key.public
         return Line(
-            identity=Identity(BANK, NORTH, self.own.boot, device, hub, epoch_key=self.own.key_text),
+            identity=Identity(
+                BANK, NORTH, self.own.boot, device, hub, VerifyingKey.parse, epoch_key=self.own.key_text
+            ),
             settings=type(FAST)(
                 addresses=((0, f"http://127.0.0.1:{self.port.number}"),),
                 heartbeat_ms=20,

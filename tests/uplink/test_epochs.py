@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from edgegw.core.reasons import Reason
-from edgegw.core.records import Kind, Mode, Refusal, Request, Transfer
+from edgegw.core.records import Kind, Mode, Refusal, Request, Transfer, decode_record
 from edgegw.core.site import Site
 from edgegw.hub.operate import release_epoch, seal_epoch
 from edgegw.ledger.check import check
-from edgegw.ledger.outcomes import Decision, Outcome, Undecided
+from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Recalled, Undecided
 from edgegw.ledger.start import load
 from tests.core.authors import new_key
 from tests.hub.world import NORTH, World
@@ -237,14 +237,27 @@ async def test_a_restored_box_that_writes_on_is_forked_and_gets_its_next_epoch_b
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     box = RealBox(tmp_path / "one", world, port, key=key, boot="one again")
     boxes.append(box)
-    await first_epoch(box, world)
+    told = await first_epoch(box, world)
     await synced(box, world)
+    sizes = [box.size()]
     await boxes.pop().stop()
     clone = RealBox(tmp_path / "two", world, port, key=key, boot="clone")
     boxes.append(clone)
     await until(lambda: clone.pen.mode is Mode.FORKED, "the fork to be found")
+    await until(
+        lambda: [end.frontier.size for end in clone.store.reader().others.ends()] == sizes, "the other"
+    )
     order_epoch(world)
     await clears(clone, world, epoch=2)
+    for number, amount_minor in ((1, 100), (2, 50)):
+        (again,) = await clone.pay(number, amount_minor)
+        assert isinstance(again, Recalled), again
+        first = decode_record(told[number])
+        assert (again.pruned.epoch, again.pruned.seq) == (first.epoch, first.seq)
+        assert again.pruned.remains.amount_minor == amount_minor
+    (conflict,) = await clone.pay(2, 51)
+    assert isinstance(conflict, Conflict)
+    whole_check(clone, world)
     book, _, _ = load(
         clone.store, bank=clone.own.bank, box=clone.own.box, open_note=clone.own.open_note, behind=True
     )
