@@ -92,6 +92,8 @@ class HubView(NamedTuple):
     directives_root_at: Callable[[int], bytes | None]
     forked: bool = False
     """Quarantined: two histories of this epoch are kept."""
+    forked_before: bool = False
+    """Quarantined for a fork of an earlier epoch, seen on the way to the next one."""
     superseded: bool = False
     """This boot had its place in this epoch and another boot took it since."""
     release: bool = False
@@ -140,6 +142,8 @@ def judge_open(message: Open, view: HubView, *, hub_key: VerifyingKey) -> Judgem
         return _judge_without_epoch(message, view)
     if view.forked:
         return Judgement(Verdict.FORKED, f"two histories of epoch {view.epoch} are kept")
+    if view.forked_before:
+        return Judgement(Verdict.FORKED, "two histories of an earlier epoch are kept")
     if message.epoch < view.epoch:
         return Judgement(Verdict.FENCED, f"epoch {view.epoch} has followed epoch {message.epoch}")
     if view.superseded:

@@ -184,6 +184,8 @@ def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
     newest = epochs.pop(row.epoch, None)
     head = journal_head_of(connection, row.box, row.epoch)
 
+    forked = newest is not None and newest.forked
+
     def directives_root(size: int) -> bytes | None:
         return directives_root_at(connection, box=row.box, incarnation=row.incarnation, size=size)
 
@@ -194,7 +196,8 @@ def _view(connection: Connection, row: BoxRow, boot: str) -> HubView:
         journal_root_at=(lambda _size: None) if newest is None else newest.root_at,
         directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
         directives_root_at=directives_root,
-        forked=row.state == FORKED or (newest is not None and newest.forked),
+        forked=forked,
+        forked_before=row.state == FORKED and not forked,
         superseded=superseded,
         release=row.release,
         others=tuple(epochs.values()),

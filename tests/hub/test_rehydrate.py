@@ -193,6 +193,36 @@ def test_an_old_image_that_pulls_takes_nobody_out_of_service(world: World) -> No
     assert heir.open().verdict is Verdict.OK
 
 
+@pytest.mark.parametrize("seen", ["at a push", "at an opening"])
+def test_a_box_that_wrote_on_in_an_old_epoch_still_gets_the_later_ones(world: World, seen: str) -> None:
+    """Its disk and its anchor went back to epoch 1 together, so it wrote before it heard of epoch 2: told to
+    open again at the epoch where it has another history, it would never come to the next one."""
+    box = with_a_past(world, 5)
+    image = heir_of(world, box, len(box.bodies) - 2)
+    order_epoch(world)
+    assert box.open(mode=Mode.BEHIND).verdict is Verdict.OK
+    box.sync()
+    image.pay("A", "SHOP", 7)
+    image.key = box.key
+    assert image.open().verdict is Verdict.FENCED
+    if seen == "at a push":
+        assert image.beat(push=image.package(4, len(image.bodies))).push is PackageVerdict.FORK
+    else:
+        order_epoch(world)
+        assert image.open(mode=Mode.BEHIND).verdict is Verdict.FORKED
+    order_epoch(world)
+    opened = image.open(mode=Mode.BEHIND)
+    assert (opened.verdict, [head.number for head in opened.closed]) == (Verdict.BEHIND, [1])
+    nothing = image.pull(1)
+    assert nothing.verdict is not Verdict.REOPEN
+    assert nothing.pulled is None
+    assert image.pull(2).pulled is not None
+    assert image.past.pop(2) == box.bodies
+    image.past, image.epoch, image.bodies = {1: image.bodies}, 2, box.bodies
+    assert image.open(mode=Mode.BEHIND).verdict is Verdict.OK
+    assert image.epoch == 3
+
+
 def test_what_came_back_carries_the_hubs_word_as_after_any_push(world: World) -> None:
     """An auditor who asks for the hub's cosignature finds a restored box's past unproven without it."""
     box = with_a_past(world, 300)
