@@ -121,7 +121,9 @@ class Front:
         self._mirrored: Mirrored | None = None
         self._gateway: Gateway | None = None
         self._servers: dict[str, Server] = {}
-        self._announcement = Announcement(box.settings, self._servers, lambda: copier.says)
+        told = copier.told
+        self._copy = None if told is None else lambda: msgspec.convert(told(), Replica)
+        self._announcement = Announcement(box.settings, self._servers, self._copy)
         self._now_ns: Callable[[], int] = lambda: 0
 
     @property
@@ -143,8 +145,9 @@ class Front:
         self._gateway = Gateway(
             pen=pen, book=book, line=line, history=history, meter=self.metrics, version=__version__
         )
-        if (copy := self._copier.told) is not None:
-            self._gateway.replica = lambda: msgspec.convert(copy(), Replica)
+        if self._copy is not None:
+            self._gateway.replica = self._copy
+        self._copier.journal_size = lambda: self.gateway.book.seq + 1
         self._watch(self._gateway)
 
     async def open(self) -> None:
@@ -155,7 +158,9 @@ class Front:
 
     def announce(self) -> None:
         """Say outside how the line is."""
-        self._announcement.write(self._line, "" if self._mirrored is None else self._mirrored.said())
+        line, mirrored = self._line, self._mirrored
+        lacking = max(0 if line is None else line.status.lacking, 0 if mirrored is None else mirrored.lacking)
+        self._announcement.write(line, None if mirrored is None else mirrored.told(), lacking=lacking)
 
     async def stop(self) -> None:
         """No new payments; answers to what is in flight."""

@@ -7,6 +7,7 @@ way to the mirror (`uplink.mirror`), the rule (`ledger.coverage`), and the box a
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 import structlog
@@ -25,7 +26,17 @@ from edgegw.uplink.line import Line
 from edgegw.uplink.mirror import Mirror
 from edgegw.uplink.ports import Head, Identity, LineSettings
 from edgegw.uplink.rehydrate import Keeper
+from edgegw.uplink.status import MirrorWord
 
+ALONE_HINT: Final = (
+    "Payments go on without it: what is answered meanwhile is lost if the box's disk is. Bring the mirror or"
+    " the way to it back; answers wait for it again once it has every record. `edgegw status` says what it"
+    " said last."
+)
+UNWANTED_HINT: Final = (
+    "No answer waits for it, by the settings. Bring the mirror or the way to it back; it then gets every"
+    " record that it lacks."
+)
 BACKOFF_MS_MAX: Final = 1_000
 """The mirror is near: it is looked for again at least so often."""
 
@@ -63,6 +74,8 @@ class Mirrored:
         )
         self.coverage = Coverage(rule, journalled=Durability.LOCAL if pen is None else pen.durability)
         self.mirror: Mirror | None = None
+        self._shown = (self.coverage.state, self.coverage.away)
+        self._since_s = int(time.time())
         self._pen = pen
         self._reader = store.reader()
         if key is not None:
@@ -118,7 +131,7 @@ class Mirrored:
         if self._pen is None:
             await asyncio.Event().wait()
         else:
-            await self.coverage.keep(_Loud(self._pen))
+            await self.coverage.keep(_Loud(self._pen, self.coverage.rule))
 
     def link_waits(self) -> str:
         """Why a closed ledger must not begin its next epoch yet: the mirror may hold more than the hub."""
@@ -129,20 +142,46 @@ class Mirrored:
             " the settings"
         )
 
-    def said(self) -> str:
-        """How the mirror is, for an operator; "" where there is none."""
+    @property
+    def lacking(self) -> int:
+        """Records of the box's own past that the mirror has not given back yet."""
+        return 0 if self.mirror is None else self.mirror.lacking
+
+    def told(self) -> MirrorWord | None:
+        """How the mirror is, for an operator; None where there is none."""
         if self.mirror is None:
-            return ""
-        coverage = self.coverage
-        where = f"at {self.mirror.address}" if self.mirror.address else f"away: {coverage.said}"
-        return f"{coverage.state}, {where}".rstrip(": ")
+            return None
+        coverage, pen = self.coverage, self._pen
+        now = (coverage.state, coverage.away)
+        if now != self._shown:
+            self._shown, self._since_s = now, int(time.time())
+        tip = None if pen is None else pen.desk.tip
+        return MirrorWord(
+            address=self.mirror.address,
+            durability=coverage.state.value,
+            wanted=(Durability.MIRRORED if coverage.rule.mirrored else Durability.LOCAL).value,
+            since_s=self._since_s,
+            reason=coverage.reason,
+            lacking_records=0 if tip is None else coverage.lag_records(epoch=tip.epoch, size=tip.size),
+            lag_seconds=round(coverage.lag_ns / 1e9, 3),
+            said=coverage.said,
+            hint=away_hint(coverage.rule) if coverage.weaker or coverage.away else "",
+        )
+
+
+def away_hint(rule: MirrorRule) -> str:
+    """What an operator does while the mirror is away, by what the settings do without it."""
+    if not rule.mirrored:
+        return UNWANTED_HINT
+    return MirrorAway.default_hint if rule.refuses else ALONE_HINT
 
 
 class _Loud:
     """The pen, with every change of the durability in the log."""
 
-    def __init__(self, pen: Pen) -> None:
+    def __init__(self, pen: Pen, rule: MirrorRule) -> None:
         self._pen = pen
+        self._rule = rule
 
     @property
     def epoch(self) -> int:
@@ -160,7 +199,7 @@ class _Loud:
         await self._pen.change_durability(durability, reason)
         weaker = durability is not Durability.MIRRORED and reason != "settings"
         say = _log.error if weaker else _log.warning
-        hint = MirrorAway.default_hint if weaker else ""
+        hint = away_hint(self._rule) if weaker else ""
         say("durability", durability=durability.value, previous=previous.value, reason=reason, hint=hint)
 
 

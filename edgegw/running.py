@@ -11,8 +11,10 @@ import msgspec
 import structlog
 
 from edgegw.config.box import BoxSettings
+from edgegw.payments.http_api.bodies import Replica
 from edgegw.payments.protocols import Server
 from edgegw.uplink.line import Line
+from edgegw.uplink.status import MirrorWord
 
 RUNNING_NAME: Final = "running.json"
 """Beside the ledger while a box runs: its process and where it listens."""
@@ -28,41 +30,45 @@ class RunningBox(msgspec.Struct, frozen=True):
     """Protocol to where it listens, host:port."""
     line: str = ""
     """The line's mode and its reason; the journal has them too, once the box has an epoch."""
+    mode: str = ""
+    """The mode alone, also one that no record tells of: the box is behind, or forked."""
     hub_address: str = ""
     """The hub address in use; "" while there is none."""
     hubs_said: dict[str, str] = {}
     """What each hub address that fails said last."""
     lacking: int = 0
     """Records of the box's own past that are still to come back."""
-    mirror: str = ""
-    """The durability in force, and how the mirror is; "" without one."""
-    replica: str = ""
-    """How the copy of the ledger's file is, and why; "" where the settings want none."""
+    mirror: MirrorWord | None = None
+    """None without a mirror."""
+    replica: Replica | None = None
+    """How the copy of the ledger's file is; None where the settings want none."""
 
 
 class Announcement:
     """Says beside the ledger what runs here; written when it changes, and gone when the box has stopped."""
 
     def __init__(
-        self, settings: BoxSettings, servers: Mapping[str, Server], copy_says: Callable[[], str]
+        self, settings: BoxSettings, servers: Mapping[str, Server], copy: Callable[[], Replica] | None
     ) -> None:
         self._path = Path(settings.data_dir) / RUNNING_NAME
-        self._copy_says = copy_says
+        self._copy = copy
         self._box = settings.box
         self._servers = servers
         self._said: RunningBox | None = None
 
-    def write(self, line: Line | None, mirror: str) -> None:
-        """Say it again if something changed; a disk that takes no file is said in the log alone."""
+    def write(self, line: Line | None, mirror: MirrorWord | None, *, lacking: int) -> None:
+        """Say it again if something changed; a disk that takes no file is said in the log alone. lacking: as
+        in `RunningBox`."""
         running = RunningBox(
             os.getpid(),
             {name: server.addresses for name, server in self._servers.items()},
             "" if line is None else f"{line.status.mode}: {line.status.reason}".rstrip(": "),
-            "" if line is None else line.status.address,
-            {} if line is None else dict(line.status.said),
-            0 if line is None else line.status.lacking,
-            mirror,
-            replica=self._copy_says(),
+            mode="" if line is None else line.status.mode.value,
+            hub_address="" if line is None else line.status.address,
+            hubs_said={} if line is None else dict(line.status.said),
+            lacking=lacking,
+            mirror=mirror,
+            replica=None if self._copy is None else self._copy(),
         )
         if running == self._said:
             return

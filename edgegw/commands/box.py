@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,9 @@ from edgegw.core.records import UNREADABLE
 from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
+    from edgegw.payments.http_api.bodies import Replica
     from edgegw.running import RunningBox
+    from edgegw.uplink.status import MirrorWord
 
 ANSWER_TIMEOUT_S = 5.0
 
@@ -64,6 +67,14 @@ def run(settings: Path) -> None:
         )
     set_up_logs(level=log.level, file=kept)
     serve_until_end(lambda: asyncio.run(run_box(box)))
+
+
+class Need(msgspec.Struct, frozen=True):
+    """One thing about a box that waits for a person."""
+
+    what: str
+    problem: str
+    hint: str
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -105,12 +116,14 @@ class Report(msgspec.Struct, kw_only=True):
     """What each hub address that fails said last."""
     lacking: int = 0
     """Records of the box's own past that are still to come back from the centre or the mirror."""
-    mirror: str = ""
-    """The running box's word on its mirror: the durability in force, and how the mirror is."""
-    replica: str = ""
-    """The running box's word on the copy of its ledger's file, and why."""
+    mirror: MirrorWord | None = None
+    """The running box's word on its mirror."""
+    replica: Replica | None = None
+    """The running box's word on the copy of its ledger's file."""
     replica_drill: dict[str, Any] = {}
     """What the last restore drill of that copy found."""
+    needs: list[Need] = []
+    """What a person must look at, although the box may take payments."""
     box_says: dict[str, Any] = {}
     """With a token: the box's own /v1/status."""
 
@@ -120,10 +133,16 @@ class Report(msgspec.Struct, kw_only=True):
 @token_option
 @json_option
 def status(settings: Path, token: str, as_json: bool) -> None:
-    """Say how a box is: mode and reason, journal, what waits for the centre, window, disk, and what to do.
+    """Say how a box is, and what to do; exit code 0 where all is well, 1 where it takes payments but
+    something needs a person, 3 where it takes none.
 
-    The ledger is read, whether the box runs or not; a running box is asked too, with a token for all it says.
-    Exit code 0 only when the box runs and takes payments, else 3.
+    Mode and reason, journal, what waits for the centre, window, disk, mirror and copy. The ledger is read,
+    whether the box runs or not; a running box is asked too, with a token for all it says.
+
+    A person is needed, each a line with its hint: while the copy is dead, silent, stuck, without room or
+    malformed, or the last drill could not have it; while less than mirrored durability is in force and the
+    settings want it; while the mirror does not answer. A box that is behind, forked or fenced takes no
+    payments.
 
     Example: edgegw status box.toml --json
     """
@@ -134,6 +153,8 @@ def status(settings: Path, token: str, as_json: bool) -> None:
         _show(report)
     if not report.ready:
         raise click.exceptions.Exit(ExitCode.CANNOT)
+    if report.needs:
+        raise click.exceptions.Exit(ExitCode.FOUND)
 
 
 def _report(box: Box, token: str) -> Report:
@@ -173,17 +194,44 @@ def _report(box: Box, token: str) -> Report:
     if (drill := last_drill(directory)) is not None:
         report.replica_drill = msgspec.to_builtins(drill)
     _ask_running(directory, token, report)
+    report.needs = list(_needs(report))
     return report
+
+
+def _needs(report: Report) -> Iterator[Need]:
+    """What waits for a person, whether the box takes payments or not."""
+    from edgegw.core.records import Mode
+    from edgegw.replica.status import MALFORMED_HINT
+    from edgegw.uplink.status import HINTS
+
+    if report.mode in (Mode.BEHIND.value, Mode.FORKED.value, Mode.FENCED.value):
+        yield Need(report.mode, report.mode_reason, HINTS[Mode(report.mode)])
+    mirror, copy = report.mirror, report.replica
+    if mirror is not None and mirror.hint:
+        yield Need("mirror", f"{mirror.durability}: {mirror.said or mirror.reason}", mirror.hint)
+    if copy is not None and copy.alarm and not copy.malformed:
+        yield Need("copy", f"{copy.state}: {copy.reason}", copy.hint)
+    if copy is not None and copy.malformed:
+        yield Need("copy", f"malformed: {copy.drill_problem}", MALFORMED_HINT)
+    elif copy is not None and copy.drill_at_s and not (copy.drill_well or copy.drill_skipped):
+        yield Need("last drill", copy.drill_problem, "Check the target; `edgegw drill` tries it again.")
 
 
 def _ask_running(directory: Path, token: str, report: Report) -> None:
     """Add what the running box says, if there is one."""
+    from edgegw.core.records import Mode
+    from edgegw.uplink.status import HINTS
+
     running = read_running(directory)
     if running is None:
         report.hint = report.hint or "It does not run; start it with `edgegw run`."
         return
     report.pid, report.addresses = running.pid, running.addresses
     report.line = running.line
+    if running.mode and running.mode != report.mode:
+        # A box that is behind or forked writes no record of it.
+        report.mode, report.mode_reason = running.mode, running.line.partition(": ")[2]
+        report.hint = HINTS.get(Mode(running.mode), "")
     report.mirror, report.lacking = running.mirror, running.lacking
     report.replica = running.replica
     report.hub_address, report.hubs_said = running.hub_address, running.hubs_said
@@ -237,6 +285,9 @@ def _show(report: Report) -> None:
     from rich.table import Table
 
     table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    # A path that is cut short is of no use.
+    table.add_column(overflow="fold")
     says = f"running as process {report.pid}" if report.running else "not running"
     takes = "takes payments" if report.ready else "takes no payments"
     rows = {
@@ -245,7 +296,7 @@ def _show(report: Report) -> None:
         "mode": f"{report.mode}: {report.mode_reason}",
         "journal": f"epoch {report.epoch}, {report.journal_size} records",
         "centre": f"holds {report.cosigned_size}, {report.waiting} wait",
-        "lacking": f"{report.lacking} records of its past are still to come back" if report.lacking else "",
+        "behind": _behind(report),
         "stand-ins": f"{report.stand_ins_waiting} wait for the centre's word",
         "window": f"{report.window}, {report.window_transfers} transfers",
         "site": f"version {report.site_version}",
@@ -255,17 +306,59 @@ def _show(report: Report) -> None:
         "hint": report.hint,
     }
     rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}
-    rows |= {"line": report.line, "hub in use": report.hub_address, "mirror": report.mirror}
-    drill = report.replica_drill
-    found = "" if not drill else "well" if drill["well"] else drill["problem"]
-    at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(drill["at_s"])) if drill else ""
-    rows |= {"copy": report.replica, "last drill": f"{at}: {found}" if drill else ""}
+    rows |= {"line": report.line, "hub in use": report.hub_address}
+    rows |= _mirror_rows(report) | _copy_rows(report)
     rows |= {f"hub {address}": problem for address, problem in report.hubs_said.items()}
     rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
     for name, value in rows.items():
         if value:
             table.add_row(name, value)
+    for need in report.needs:
+        table.add_row("needs a person", f"{need.what}: {need.problem}\nhint: {need.hint}")
     Console(highlight=False, soft_wrap=True).print(table)
+
+
+def _behind(report: Report) -> str:
+    """What a box that is behind waits for, until it clears."""
+    if report.lacking:
+        return f"{report.lacking} records of its past are still to come back"
+    if report.mode != "behind":
+        return ""
+    return (
+        "no more of its past is known to be lacking; it clears once the centre gives it a new epoch: `edgegw"
+        f" order new-epoch {report.box}`"
+    )
+
+
+def _mirror_rows(report: Report) -> dict[str, str]:
+    mirror = report.mirror
+    if mirror is None:
+        return {}
+    says = f"{mirror.durability} since {_at(mirror.since_s)}"
+    if mirror.durability != mirror.wanted:
+        says += f", the settings want {mirror.wanted}: {mirror.reason}"
+    where = f"at {mirror.address}" if mirror.address else f"away: {mirror.said or 'it has not answered yet'}"
+    lacks = f"lacks {mirror.lacking_records} records, {mirror.lag_seconds:.1f} s"
+    return {"durability": says, "mirror": f"{where}; it {lacks}"}
+
+
+def _copy_rows(report: Report) -> dict[str, str]:
+    copy, drill, rows = report.replica, report.replica_drill, {}
+    if copy is not None:
+        says = f"{copy.state} at {copy.target}, {copy.place}".rstrip(", ")
+        rows["copy"] = f"{says}: {copy.reason}" if copy.reason else says
+        rows["copied"] = (
+            f"position {copy.replicated_txid} of {copy.txid}; {copy.lag_records} records, {copy.lag_bytes}"
+            f" bytes, {copy.lag_seconds:.1f} s behind"
+        )
+    if drill:
+        found = "well" if drill["well"] else drill["problem"]
+        rows["last drill"] = f"{_at(drill['at_s'])}, {drill['place']}: {found}"
+    return rows
+
+
+def _at(at_s: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at_s))
 
 
 @click.group()

@@ -29,7 +29,7 @@ COMMITS_MAX: Final = 4_096
 """So many COMMITs are told apart by their time; a mirror away for longer needs only the oldest."""
 LOOKS_EACH_TIMEOUT: Final = 8
 """How often within timeout_ms it is looked whether the mirror is away."""
-_HINT: Final = "Ask again with the same id; it is decided once. " + MirrorAway.default_hint
+_HINT: Final = "Ask again with the same id; it is decided once."
 
 
 class MirrorRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +142,17 @@ class Coverage:
     @property
     def up(self) -> bool:
         """Whether the mirror answers."""
-        return self._has_answered and self._silent_ns() <= self._timeout_ns
+        return self._has_answered and not self.away
+
+    @property
+    def away(self) -> bool:
+        """Whether the mirror has said nothing for timeout_ms, since the start or since its last word."""
+        return self._silent_ns() > self._timeout_ns
+
+    @property
+    def weaker(self) -> bool:
+        """Whether less is in force than the settings want."""
+        return self.rule.mirrored and self.state is not Durability.MIRRORED
 
     @property
     def lag_ns(self) -> int:
@@ -262,7 +272,8 @@ class Coverage:
 
     def _uncovered(self) -> OutcomeUnknown:
         return OutcomeUnknown(
-            "it is on the box's disk, but its mirror, which must have it too, is away", hint=_HINT
+            "it is on the box's disk, but its mirror, which must have it too, is away",
+            hint=f"{_HINT} {MirrorAway.default_hint}" if self.rule.refuses else _HINT,
         )
 
     def _give_up(self) -> None:

@@ -33,6 +33,8 @@ class Copier:
     def __init__(self, table: ReplicaTable, *, ledger: Path, settings: Path, payments_bytes_min: int) -> None:
         self.allowed = False
         """Whether the box may speak for its ledger: one that is behind is not copied over a better one."""
+        self.journal_size: Callable[[], int] = lambda: 0
+        """How many records of the running epoch are on disk."""
         self._keeper: Keeper | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._drills: Drills | None = None
@@ -45,6 +47,7 @@ class Copier:
                 free_bytes=lambda: _free_bytes(ledger.parent),
                 # With less, litestream's own files go: they would take the room that payments need.
                 room_bytes_min=Use.COPIES.value * payments_bytes_min,
+                journal_size=self._records,
             )
             self._drills = Drills(
                 self._keeper.status,
@@ -58,16 +61,6 @@ class Copier:
     def status(self) -> Status | None:
         """How the copy is; None where the settings want none."""
         return None if self._keeper is None else self._keeper.status
-
-    @property
-    def says(self) -> str:
-        """The state in a line, with its reason; "" where the settings want no copy."""
-        status = self.status
-        if status is None:
-            return ""
-        wrong = status.drill is not None and not (status.drill.well or status.drill.skipped)
-        drill = f"; the last drill failed: {status.drill.problem}" if wrong and status.drill else ""
-        return f"{status.state.value} {status.target}: {status.reason}".rstrip(": ") + drill
 
     @property
     def told(self) -> Callable[[], dict[str, str | int | float | bool]] | None:
@@ -89,11 +82,13 @@ class Copier:
                 "txid": status.txid,
                 "replicated_txid": status.replicated_txid,
                 "lag_seconds": round(status.lag_seconds, 3),
+                "lag_records": status.lag_records,
                 "lag_bytes": status.lag_bytes,
                 "wal_bytes": status.wal_bytes,
                 "restarts": status.restarts,
                 "drill_at_s": 0 if drill is None else drill.at_s,
                 "drill_well": drill is not None and drill.well,
+                "drill_skipped": drill is not None and drill.skipped,
                 "drill_problem": "" if drill is None else drill.problem,
             }
 
@@ -111,6 +106,7 @@ class Copier:
             "edgegw_replica_txid": lambda: status.txid,
             "edgegw_replica_replicated_txid": lambda: status.replicated_txid,
             "edgegw_replica_lag_seconds": lambda: status.lag_seconds,
+            "edgegw_replica_lag_records": lambda: status.lag_records,
             "edgegw_replica_lag_bytes": lambda: status.lag_bytes,
             "edgegw_replica_wal_bytes": lambda: status.wal_bytes,
             "edgegw_replica_restarts": lambda: status.restarts,
@@ -119,6 +115,9 @@ class Copier:
                 time.time() - status.drill.at_s if status.drill is not None else float("nan")
             ),
         }
+
+    def _records(self) -> int:
+        return self.journal_size()
 
     def begin(self) -> None:
         """Start both."""

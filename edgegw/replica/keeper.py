@@ -92,6 +92,7 @@ class Keeper:
         may_replicate: Callable[[], bool],
         free_bytes: Callable[[], int],
         room_bytes_min: int,
+        journal_size: Callable[[], int] = lambda: 0,
         clock_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
@@ -104,6 +105,7 @@ class Keeper:
         self._may_replicate = may_replicate
         self._free_bytes = free_bytes
         self._room_bytes_min = room_bytes_min
+        self._journal_size = journal_size
         self._clock_s = clock_s
         self._wall_s = wall_s
         self._alarm_s = table.alarm_ms / 1_000
@@ -269,10 +271,10 @@ class Keeper:
 
     async def _look(self, control: Control, progress: Progress, target: ReplicaTarget) -> None:
         """Ask once and say how the copy is."""
-        changed = _changed_ns(self._wal)
+        changed, records = _changed_ns(self._wal), self._journal_size()
         try:
             position = await control.position(timeout_s=min(ANSWER_S_MAX, self._alarm_s / 4))
-            progress.answered(position, now_s=self._clock_s(), changed=changed)
+            progress.answered(position, now_s=self._clock_s(), changed=changed, records=records)
         except ControlError as problem:
             progress.complained(str(problem), now_s=self._clock_s())
         except Busy:
@@ -282,6 +284,7 @@ class Keeper:
         now_s = self._clock_s()
         status, position = self.status, progress.position
         status.txid, status.replicated_txid = position.txid, position.replicated_txid
+        status.lag_records = max(0, self._journal_size() - progress.copied_records)
         status.complaint = progress.complaint
         status.lag_seconds = progress.lag_s(now_s)
         status.wal_bytes = self._checkpoints.wal_bytes

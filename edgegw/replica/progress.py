@@ -21,19 +21,22 @@ class Progress:
         self._alarm_s = alarm_s
         self._answered_s = self._moved_s = began_s
         self._answered = False
-        self._waiting: deque[tuple[int, float]] = deque()
+        self._waiting: deque[tuple[int, float, int]] = deque()
+        self.copied_records = 0
+        """How many records of the journal are known to be at the target."""
         self._read_change = 0
         self._unread_since_s: float | None = None
         self._complaining_since_s: float | None = None
         self._busy_since_s: float | None = None
         self._moved = False
 
-    def answered(self, position: Position, *, now_s: float, changed: int) -> None:
-        """It said where it is; changed is when the ledger had last been written before it was asked."""
+    def answered(self, position: Position, *, now_s: float, changed: int, records: int = 0) -> None:
+        """It said where it is; changed is when the ledger had last been written before it was asked, records
+        how long the journal was then."""
         self._answered_s, self._answered = now_s, True
         self._complaining_since_s, self.complaint, self._busy_since_s = None, "", None
         if position.txid > self.position.txid:
-            self._waiting.append((position.txid, now_s))
+            self._waiting.append((position.txid, now_s, records))
             self._read_change, self._unread_since_s = changed, None
         elif changed != self._read_change and self._unread_since_s is None:
             self._unread_since_s = now_s
@@ -43,7 +46,9 @@ class Progress:
             self._moved = self.position.txid > 0 or self._moved
             self._moved_s = now_s
         while self._waiting and self._waiting[0][0] <= position.replicated_txid:
-            self._waiting.popleft()
+            self.copied_records = self._waiting.popleft()[2]
+        if position.txid <= position.replicated_txid:
+            self.copied_records = records
         self.position = position
 
     def complained(self, complaint: str, *, now_s: float) -> None:

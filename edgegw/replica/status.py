@@ -95,6 +95,8 @@ class Status(msgspec.Struct, kw_only=True):
     replicated_txid: int = 0
     lag_seconds: float = 0.0
     """Age of the oldest change that is not at the target."""
+    lag_records: int = 0
+    """Records of the running epoch that are not known to be at the target."""
     lag_bytes: int = 0
     """What waits to be copied."""
     wal_bytes: int = 0

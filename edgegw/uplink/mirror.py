@@ -116,6 +116,8 @@ class Mirror:
         """Epochs that the mirror will never have from here."""
         self.address = ""
         """The address in use; "" while there is none."""
+        self.lacking = 0
+        """Records of the box's own past that are still to come back from here."""
         self.gave_all = False
         """Whether the mirror has given back all that it holds and this box does not; for a closed ledger."""
 
@@ -159,10 +161,13 @@ class Mirror:
         keeper = self._keeper
         if keeper is None:
             return session
-        while await rehydrate(session, keeper, mode=self._line.mode, lacking=lambda _: None):
+        while await rehydrate(session, keeper, mode=self._line.mode, lacking=self._is_lacking):
             session = await self._open(address)
         self.gave_all = True
         return session
+
+    def _is_lacking(self, count: int) -> None:
+        self.lacking = count
 
     async def _open(self, address: str) -> Session:
         message = await in_thread(lambda: opening(self._source, self._identity, self._line.mode))

@@ -1,4 +1,4 @@
-"""What the line says about itself: plain numbers and texts, for the status page and the metrics."""
+"""What line and mirror say about themselves: plain numbers and texts, for the status page and the metrics."""
 
 from __future__ import annotations
 
@@ -50,3 +50,25 @@ class LineStatus(msgspec.Struct, kw_only=True):
     """What was wrong with the last site bundle."""
     pen_fault: str = ""
     """Why the ledger could not take what came over the line; "" when it could."""
+
+
+class MirrorWord(msgspec.Struct, frozen=True, kw_only=True):
+    """How a running box is with its mirror."""
+
+    address: str = ""
+    """The address in use; "" while there is none."""
+    durability: str
+    """What is in force: `mirrored`, `local`, or `away` while nothing is decided without the mirror."""
+    wanted: str
+    """What the settings want: `mirrored` or `local`."""
+    since_s: int = 0
+    """Since when it is so, in seconds since 1970."""
+    reason: str = ""
+    lacking_records: int = 0
+    """Records of the running epoch that the mirror does not have."""
+    lag_seconds: float = 0.0
+    """For how long the oldest of them is on the box's disk."""
+    said: str = ""
+    """What the mirror, or the way to it, said last when it failed."""
+    hint: str = ""
+    """What an operator does; "" where nothing is to be done."""

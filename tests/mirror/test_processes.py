@@ -10,6 +10,7 @@ import pytest
 
 from edgegw import verifier
 from tests.mirror.branch import MirroredBranch, Tills
+from tests.processes import edgegw
 from tests.waiting import wait_until
 
 TILLS = 8
@@ -43,6 +44,11 @@ def branch(folder: Path) -> Iterator[MirroredBranch]:
 def strict(folder: Path) -> Iterator[MirroredBranch]:
     """A branch whose box decides nothing while the mirror is away."""
     yield from running(folder, when_away="refuse")
+
+
+def shown(branch: MirroredBranch, *, code: int) -> str:
+    """What `edgegw status` prints for people, on one line."""
+    return " ".join(branch.run("status", branch.path("box.toml"), code=code).split())
 
 
 def paid(tills: Tills, count: int) -> None:
@@ -91,6 +97,31 @@ def test_whatever_was_answered_outlives_the_box_that_burns(branch: MirroredBranc
     wait_until(lambda: branch.hub_balance("shop") == booked, "the hub to have all in its books")
 
 
+def test_a_box_that_goes_on_alone_says_so_and_what_is_at_stake(branch: MirroredBranch) -> None:
+    """An operator who reads that payments start again looks for an outage that there is not."""
+    words = ("status", branch.path("box.toml"))
+    assert json.loads(branch.run(*words, "--json"))["mirror"]["durability"] == "mirrored"
+    assert branch.mirror is not None
+    branch.mirror.end(signal.SIGKILL)
+    wait_until(lambda: branch.pay("alice", 1).status == 201, "the box to go on alone")
+    wait_until(lambda: edgegw(*words).exit_code == 1, "the box to say so")
+    said = json.loads(branch.run(*words, "--json", code=1))
+    mirror = said["mirror"]
+    assert (mirror["durability"], mirror["wanted"], mirror["address"]) == ("local", "mirrored", "")
+    assert mirror["lacking_records"] > 0
+    assert mirror["since_s"] > 0
+    assert [need["what"] for need in said["needs"]] == ["mirror"]
+    assert "the settings want mirrored: the mirror is away" in shown(branch, code=1)
+    assert branch.box is not None
+    lines = [json.loads(line) for line in branch.box.log.read_bytes().splitlines()]
+    (alarm,) = [one for one in lines if one.get("event") == "durability" and one["durability"] == "local"]
+    assert alarm["hint"] == mirror["hint"]
+    assert "Payments go on" in alarm["hint"]
+    assert "start again" not in alarm["hint"]
+    branch.start_mirror()
+    wait_until(lambda: edgegw(*words).exit_code == 0, "nothing to need a person")
+
+
 @pytest.mark.slow
 def test_a_mirror_that_dies_leaves_the_box_alone_and_is_taken_back(branch: MirroredBranch) -> None:
     """The branch goes on; the journal says from where to where its answers stood on one disk."""
@@ -133,8 +164,8 @@ def test_a_frozen_mirror_is_away_and_a_strict_box_decides_nothing_without_it(str
             assert (reply.status, reply.json["code"]) == (503, "outcome_unknown")
         assert strict.call("GET", f"/v1/payments/{fresh}").status == 404
         assert strict.call("GET", "/readyz").status == 503
-        status = strict.run("status", strict.path("box.toml"), code=3)
-        assert "the mirror is away" in status
+        wait_until(lambda: "durability away since" in shown(strict, code=3), "the status to say so")
+        assert "payments start again by themselves" in shown(strict, code=3)
     finally:
         strict.mirror.popen.send_signal(signal.SIGCONT)
     wait_until(lambda: strict.call("GET", "/readyz").status == 200, "the mirror to be taken back")

@@ -15,7 +15,7 @@ from edgegw.replica.copies import CopyError, Ledger, MalformedCopy
 from edgegw.replica.generations import Generations
 from edgegw.replica.keeper import RENEW_EACH_S
 from edgegw.replica.status import Drill, State
-from tests.processes import START_SECONDS
+from tests.processes import START_SECONDS, edgegw
 from tests.replica.kept import Kept, replaced
 from tests.replica.test_restore import FIRST, Branch, branch, restored, status_of, wait_until_copied
 from tests.waiting import until, wait_until
@@ -135,6 +135,15 @@ def copies_whole(branch: Branch) -> None:
     wait_until_copied(branch)
 
 
+def status_at_peace(branch: Branch) -> None:
+    """`edgegw status` ends with 0 again; what it reads is written each second."""
+    wait_until(
+        lambda: edgegw("status", branch.path("box.toml")).exit_code == 0,
+        "nothing to need a person",
+        timeout_seconds=START_SECONDS,
+    )
+
+
 def begins_anew(branch: Branch) -> None:
     """Wait until the copy is well in its second place, and has all."""
 
@@ -161,11 +170,18 @@ def test_a_drill_names_the_malformed_copy_and_the_box_begins_another_from_which_
     wait_until(lambda: copy_of(branch)["malformed"], "the alarm")
     assert copy_of(branch)["alarm"]
     assert "edgegw drill" in copy_of(branch)["hint"]
+    wait_until(lambda: edgegw("status", branch.path("box.toml")).exit_code == 1, "the status to say so")
+    said = json.loads(branch.run("status", branch.path("box.toml"), "--json", code=1))
+    assert [(need["what"], need["problem"][:9]) for need in said["needs"]] == [("copy", "malformed")]
+    assert "needs a person copy: malformed" in " ".join(
+        branch.run("status", branch.path("box.toml"), code=1).split()
+    )
     begins_anew(branch)
     assert [file.read_bytes() for file in damaged] == evidence
     drill = json.loads(branch.run("drill", branch.path("box.toml"), "--json"))
     assert (drill["well"], Path(drill["place"]).name) == (True, "generation-2")
     wait_until(lambda: not copy_of(branch)["alarm"], "the end of the alarm")
+    status_at_peace(branch)
     size = wait_until_copied(branch)
     assert branch.box is not None
     branch.box.end(signal.SIGKILL)

@@ -75,6 +75,20 @@ def wait_until_copied(branch: Branch) -> int:
     return int(size)
 
 
+def waits_for_its_epoch(branch: Branch) -> None:
+    """The status says what the box waits for, also when it lacks nothing more."""
+    words = ("status", branch.path("box.toml"))
+
+    def has_all() -> bool:
+        said = json.loads(branch.run(*words, "--json", code=3))
+        return bool(said["mode"] == "behind" and said["lacking"] == 0)
+
+    wait_until(has_all, "its past to come back", timeout_seconds=START_SECONDS)
+    people = " ".join(branch.run(*words, code=3).split())
+    assert "edgegw order new-epoch box-1" in people
+    assert "needs a person" in people
+
+
 def children_of(branch: Branch) -> list[psutil.Process]:
     """The box's child processes."""
     assert branch.box is not None
@@ -107,6 +121,7 @@ def test_a_burnt_box_comes_back_from_its_copy_and_clears_only_in_a_new_epoch(bra
     assert branch.pay("alice", 1_500, id=FIRST).body == first.body
     assert branch.pay("alice", 1).status == 503
     assert status_of(branch)["replica"]["state"] == "off"
+    waits_for_its_epoch(branch)
     branch.run("order", "new-epoch", "box-1", "--hub", branch.path("hub.toml"))
     wait_until(lambda: status_of(branch).get("mode") == "active", "the next epoch", timeout_seconds=30)
     assert branch.pay("alice", 1_500, id=FIRST).body == first.body
@@ -220,7 +235,13 @@ async def test_drills_come_soon_and_on_schedule_beside_the_running_box(branch: B
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
     shown = json.loads(await asyncio.to_thread(branch.run, "status", branch.path("box.toml"), "--json"))
-    assert (shown["replica"], shown["replica_drill"]["well"]) == ("well disk", True)
+    copy = shown["replica"]
+    assert (copy["state"], copy["target"], copy["alarm"], shown["needs"]) == ("well", "disk", False, [])
+    assert shown["replica_drill"]["well"]
+    people = " ".join((await asyncio.to_thread(branch.run, "status", branch.path("box.toml"))).split())
+    assert "records, 0 bytes, 0.0 s behind" in people
+    assert "copy well at disk, /" in people
+    assert "…" not in people
     assert not [name for name in os.listdir(branch.path("data")) if name.startswith("drill-")]
     assert "edgegw_replica_well 1.0" in branch.call("GET", "/metrics").body.decode()
     branch.run("drill", branch.path("box.toml"), "--target", "none", code=2)

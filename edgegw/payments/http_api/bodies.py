@@ -288,12 +288,16 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """What of that is at the target."""
     lag_seconds: float
     """Age of the oldest change that is not at the target."""
+    lag_records: int
+    """Records of the running epoch that are not known to be at the target."""
     lag_bytes: int
     wal_bytes: int
     restarts: int
     drill_at_s: int
     """When the copy was last restored and checked, in seconds since 1970; 0 for never."""
     drill_well: bool
+    drill_skipped: bool
+    """Whether there was no room for it; it says nothing of the copy then."""
     drill_problem: str
 
 
