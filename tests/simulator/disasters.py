@@ -107,10 +107,15 @@ async def hub_restore(world: World, chance: Random) -> None:
         world.injected["hub_restore"] += 1
         if not await until(lambda: world.centre.process is not None, seconds=30):
             return
-        world.order_again()
-        for machine in world.retired.values():
-            bring_journals(world, machine)
+        bring_again(world)
         await passed(10 + chance.random() * 30)
+
+
+def bring_again(world: World) -> None:
+    """What people had brought to the hub before it was restored, they bring once more."""
+    world.order_again()
+    for machine in world.retired.values():
+        bring_journals(world, machine)
 
 
 async def poison(world: World, chance: Random) -> None:

@@ -298,6 +298,8 @@ async def _heal(world: World) -> None:
     if world.centre.process is not None:
         world.centre.process.dies_at_commit = 0
     await until(lambda: world.centre.process is not None, seconds=60)
+    if world.injected["hub_restore"]:
+        disasters.bring_again(world)  # the day may have ended while the hub was down
     disasters.retire_copies(world)
     for client in world.clients:
         client.wandering = 0.0
