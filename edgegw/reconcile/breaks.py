@@ -53,6 +53,15 @@ def payment_of(row: str, log: str) -> dict[str, str]:
     }
 
 
+def drop_explained(workspace: Workspace) -> None:
+    """Where a changed row's money or positions are told, that it was changed stands in the evidence alone."""
+    workspace.run(
+        """DELETE FROM break WHERE class = 'chain_broken' AND EXISTS (SELECT 1 FROM break AS other
+        WHERE other.class IN ('position_differs', 'positions_not_zero')
+            AND (other.journal_place = break.journal_place OR other.hub_place = break.hub_place))"""
+    )
+
+
 def add_evidence(workspace: Workspace, *, has_core: bool) -> None:
     """Give every break the row of each side, where that side has one."""
     beside = f"""SELECT pair.{{0}}_log << {SEQ_BITS} | (break.{{1}}_place & {SEQ_MASK}) FROM pair

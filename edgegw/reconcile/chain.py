@@ -40,10 +40,15 @@ class Chain:
         """The leaf before the next record, as far as it is known."""
         return self._candidates[0] if self._candidates else bytes(HASH_BYTES)
 
-    def skip(self, leaf: bytes | None) -> None:
-        """A record is missing here; its leaf where that is known."""
+    @property
+    def is_blind(self) -> bool:
+        """Whether the leaf before the next record is unknown, so that this side alone cannot judge it."""
+        return not self._candidates
+
+    def skip(self, leaf: bytes | None, *, count: int = 1) -> None:
+        """So many records are missing here; the last one's leaf where that is known."""
         self._candidates = () if leaf is None else (leaf,)
-        if leaf is None:
+        if leaf is None or count > 1:
             self._edge = None
         else:
             self._leaves.append(leaf)

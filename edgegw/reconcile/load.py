@@ -35,6 +35,14 @@ class Changed(NamedTuple):
     body: bytes
 
 
+class Blind(NamedTuple):
+    """A journal's record behind a missing one: only the hub can tell whether it is what was chained."""
+
+    place: int
+    leaf: bytes
+    body: bytes
+
+
 class Loader:
     """Fills one workspace."""
 
@@ -106,6 +114,7 @@ class _Epoch:
         self._journal_logs: list[int] = []
         self._hub_logs: dict[int, int] = {}
         self._changed: list[Changed] = []
+        self.blind: dict[int, list[Blind]] = {}
         self._replaced: list[Row] = []
 
     def load(self) -> None:
@@ -144,8 +153,10 @@ class _Epoch:
                     missing += 1
                     continue
                 leaf = leaf_hash(chain.expected, body) if named is None else named
-                is_chained = chain.take(leaf, body)
-                place = log << SEQ_BITS | seq
+                place, is_blind = log << SEQ_BITS | seq, chain.is_blind
+                is_chained = chain.take(leaf, body) and not is_blind
+                if is_blind:
+                    self.blind.setdefault(seq, []).append(Blind(place, leaf, body))
                 counts = is_chained and (leaf, True) not in beside.get(seq, ())
                 meaning = self._ledger.take(
                     body, place=place, seq=seq, counts=counts, sums=counts and seq < sums_end
@@ -211,10 +222,8 @@ class _Epoch:
         if chained and (record.leaf, True) in beside:
             self._workspace.add("hub", (*head, *_BLANK, 0, int(record.identified), 1))
             return
-        if self._is_forked:
-            counts = record.identified and all(leaf != record.leaf for leaf, _ in beside)
-        else:
-            counts = not any(is_chained for _, is_chained in beside)
+        # A chained row beside another chained one is of another history: what that did has happened too.
+        counts = all(leaf != record.leaf and chained for leaf, is_chained in beside if is_chained)
         meaning = self._ledger.take(
             record.body, place=place, seq=record.seq, counts=counts, sums=counts and not self._is_forked
         )
@@ -222,8 +231,24 @@ class _Epoch:
             self._replaced.append((record.seq,))
         self._workspace.add("hub", (*head[:-1], *meaning, int(record.identified), 0))
 
+    def judge_blind(
+        self, record: HubRecord, previous: bytes | None, beside: list[tuple[bytes, bool]]
+    ) -> None:
+        """Judge what a journal has behind a missing record by the leaf before it at the hub, else by the
+        hub's own bytes; `beside` is brought up to date."""
+        for one in self.blind.pop(record.seq, []):
+            if previous is None:
+                is_sound = (one.leaf, one.body) == (record.leaf, record.body)
+            else:
+                is_sound = leaf_hash(previous, one.body) == one.leaf
+            if is_sound:
+                self._workspace.run("UPDATE journal SET chained = 1 WHERE place = ?", one.place)
+                beside[beside.index((one.leaf, False))] = (one.leaf, True)
+
     def _settle_changed(self) -> None:
         """A changed record of a journal stands for its payment only where the hub has none."""
+        unjudged = [(one.place,) for blind in self.blind.values() for one in blind]
+        self._workspace.run_many("UPDATE journal SET chained = 1 WHERE place = ?", unjudged)
         replaced = {seq for (seq,) in self._replaced}
         for one in self._changed:
             if one.seq not in replaced:
@@ -311,27 +336,33 @@ class _HubLog:
         self._chain = Chain(previous=None if branch else FIRST_PREVIOUS, edge=None if branch else Frontier())
         self._holes = _Holes(epoch.loader.workspace, self._log)
         self._missing = 0
+        self._previous: bytes | None = None if branch else FIRST_PREVIOUS
         epoch.hub_log(branch, self._log)
 
     def read(self, *, end: int) -> None:
         """Read on up to this seq."""
         place = {"box": self._hub.box, "epoch": self._hub.epoch, "branch": self._branch}
         for records in self._epoch.loader.centre.records(**place, start=self._seq, end=end):  # type: ignore[arg-type]
-            beside = self._epoch.held_beside(records[0].seq, records[-1].seq + 1)
+            beside = self._epoch.held_beside(max(0, records[0].seq - 1), records[-1].seq + 1)
             for record in records:
-                self._skip(record.seq)
+                if record.seq > self._seq:
+                    self._skip(record.seq, beside.get(record.seq - 1, []))
+                here = beside.setdefault(record.seq, [])
+                self._epoch.judge_blind(record, self._previous, here)
                 chained = self._chain.take(record.leaf, record.body)
-                self._epoch.take_hub(self._log, record, beside.get(record.seq, []), chained=chained)
-                self._seq = record.seq + 1
+                self._epoch.take_hub(self._log, record, here, chained=chained)
+                self._seq, self._previous = record.seq + 1, record.leaf
             self._epoch.loader.step(len(records))
-        self._skip(end)
+        if end > self._seq:
+            self._skip(end, [])
 
-    def _skip(self, seq: int) -> None:
-        if seq > self._seq:
-            self._holes.add(self._seq, seq)
-            self._missing += seq - self._seq
-            self._chain.skip(None)
-            self._seq = seq
+    def _skip(self, seq: int, before: list[tuple[bytes, bool]]) -> None:
+        """Records are missing; before are the leaves that the journals have of the last one."""
+        self._previous = next((leaf for leaf, is_chained in before if is_chained), None)
+        self._holes.add(self._seq, seq)
+        self._missing += seq - self._seq
+        self._chain.skip(self._previous, count=seq - self._seq)
+        self._seq = seq
 
     def close(self) -> None:
         """Write down what it is as a whole."""

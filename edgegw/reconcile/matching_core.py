@@ -8,8 +8,8 @@ from edgegw.reconcile.breaks import payment_of, set_apart, write_breaks
 from edgegw.reconcile.workspace import SEQ_BITS, Workspace
 
 SIDES: Final = ("journal", "hub")
-_CLEARED: Final = "('posted', 'held', 'settled', 'waiting', 'declined')"
-"""States of a payment that was not refused and not taken back."""
+_CLEARED: Final = "('posted', 'held', 'waiting')"
+"""What a request was decided to, where it was neither refused nor moved nothing."""
 _ALLOWED: Final = """CASE row.state
     WHEN 'posted' THEN core.status = 'posted' OR (core.status = 'reversed'
         AND coalesce((SELECT amount_minor FROM given_back WHERE given_back.place = row.place), 0)
@@ -17,6 +17,7 @@ _ALLOWED: Final = """CASE row.state
     WHEN 'refused' THEN core.status = 'declined'
     WHEN 'held' THEN core.status = 'held'
     WHEN 'waiting' THEN core.status = 'held'
+    WHEN 'under_way' THEN core.status IN ('held', 'posted', 'declined')
     WHEN 'declined' THEN core.status IN ('declined', 'released', 'reversed')
     ELSE core.status IN ('released', 'declined') END"""
 _SWAPPED: Final = """row.debit_account_id = core.credit_account_id
@@ -60,6 +61,12 @@ def match_identities(workspace: Workspace) -> None:
     """Identities that were cleared at two places; the first one counts from here on."""
     for side in SIDES:
         workspace.index(side, "request_id", "client", where="counted")
+    workspace.run(
+        """UPDATE hub SET counted = 0 WHERE counted AND EXISTS (
+            SELECT 1 FROM journal JOIN log ON log.log = journal.log JOIN log AS own ON own.log = hub.log
+            WHERE journal.request_id = hub.request_id AND journal.client = hub.client AND journal.counted
+                AND log.box = own.box AND log.epoch = own.epoch)"""
+    )
     workspace.run("CREATE TABLE second(place INTEGER PRIMARY KEY, first INTEGER)")
     workspace.run("CREATE TABLE twice(request_id TEXT, client TEXT, PRIMARY KEY(request_id, client))")
     for side in SIDES:

@@ -196,6 +196,13 @@ def _differing(workspace: Workspace) -> None:
             **places,
         )
 
+    # What the hub has of another history says nothing about when this one is due.
+    workspace.run(
+        """UPDATE log SET hub_size = (SELECT min(seq) FROM break WHERE class = 'history_forked'
+            AND break.journal_place >> 40 = log.log)
+        WHERE log IN (SELECT journal_place >> 40 FROM break WHERE class = 'history_forked')"""
+    )
+
 
 def _unchained(workspace: Workspace) -> None:
     """Changed rows that stand alone at their place."""
@@ -351,15 +358,17 @@ def _settle(workspace: Workspace, side: str) -> None:
 
 
 def _hear_the_hub(workspace: Workspace, side: str) -> None:
-    """Stand-ins of which the word is not in the box's journal yet, or was settled at the centre."""
+    """Stand-ins of which the word is not in the box's journal yet, or that a seal has settled."""
     workspace.run(
         f"""UPDATE {side} SET
-            state = CASE WHEN word.state = 'confirmed' OR word.liable = 'branch' THEN 'posted'
+            state = CASE WHEN NOT hub_epoch.sealed AND word.state <> 'waiting' THEN 'under_way'
+                WHEN word.state = 'confirmed' OR word.liable = 'branch' THEN 'posted'
                 WHEN word.state = 'voided' THEN 'released' ELSE word.state END,
             debit_account_id = iif(word.state = 'declined' AND word.liable = 'branch',
                 {_BORNE.format(side)}, {side}.debit_account_id)
-        FROM hub_stand_in AS word, log
-        WHERE log.log = {side}.log AND word.box = log.box AND word.epoch = log.epoch AND word.seq = {side}.seq
+        FROM hub_stand_in AS word, log, hub_epoch
+        WHERE log.log = {side}.log AND hub_epoch.box = log.box AND hub_epoch.epoch = log.epoch
+            AND word.box = log.box AND word.epoch = log.epoch AND word.seq = {side}.seq
             AND {side}.state = 'waiting'"""
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from edgegw.reconcile.breaks import add_evidence
+from edgegw.reconcile.breaks import add_evidence, drop_explained
 from edgegw.reconcile.centre import Centre
 from edgegw.reconcile.journals import open_journals
 from edgegw.reconcile.load import Loader, Progress
@@ -42,5 +42,6 @@ def reconcile(
     if core_files:
         match_core(workspace)
     match_books(workspace, suspense_hours=suspense_hours, now_ns=now_ns)
+    drop_explained(workspace)
     add_evidence(workspace, has_core=bool(core_files))
     write_summary(workspace)

@@ -111,6 +111,11 @@ class Sides:
         return self.folder / "south.journal"
 
     @property
+    def forked_south(self) -> Path:
+        """Another history of the other box, which it has signed too: a clone's."""
+        return self.folder / "south-fork.journal"
+
+    @property
     def hub(self) -> Path:
         """The hub's database."""
         return self.folder / "hub.db"
@@ -365,6 +370,9 @@ def _at_south(south: SimulatedBox) -> list[CoreLine]:
     for number in range(4):
         south.refuse(f"{2_000_000 + number:032x}")
     south.sync()
+    # The hub declines it, and the line is cut before this box has journalled the word.
+    south.stand_in("B", "FARSHOP", 800, request_id=f"{3_000_000:032x}")
+    south.beat()
     return lines
 
 
@@ -378,6 +386,8 @@ def _written(folder: Path, world: World, lines: list[CoreLine], south: Simulated
     finally:
         store.close()
     write_exported(south, sides.south)
+    _fork(south)
+    write_exported(south, sides.forked_south)
     shutil.rmtree(folder / "live")
     sm2.store_private_key(folder / "hub.pem", world.hub_key._private)
     (folder / "hub.toml").write_text(f'bank = "{BANK}"\ndatabase_file = "hub.db"\nkey_file = "hub.pem"\n')
@@ -388,6 +398,17 @@ def _written(folder: Path, world: World, lines: list[CoreLine], south: Simulated
     ]
     sides.write_core()
     return sides
+
+
+FORK_SEQ: Final = 12
+"""Up to here both histories of the other box are one."""
+
+
+def _fork(box: SimulatedBox) -> None:
+    del box.bodies[FORK_SEQ:]
+    box.now_ns += 1
+    for number in range(3):
+        box.pay("C", "FARSHOP", 40 + number, request_id=f"{4_000_000 + number:032x}")
 
 
 def write_exported(box: SimulatedBox, path: Path) -> None:
