@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tests.drills.audit import check_answers, rows
@@ -20,7 +20,7 @@ def _some(bank: Bank, most: int = 4) -> int:
     return bank.chance.randint(1, most)
 
 
-def _in_step(bank: Bank) -> None:
+def _in_step(bank: Bank, *, most: int = 4) -> None:
     """Line up, allowances granted, some payments answered and held by the hub."""
     bank.start_hub()
     bank.start_box()
@@ -28,7 +28,7 @@ def _in_step(bank: Bank) -> None:
     bank.until(
         lambda: bank.call("GET", "/v1/accounts/alice").json["available_minor"] == 100_000, "the allowance"
     )
-    bank.sell(_some(bank))
+    bank.sell(_some(bank, most))
     bank.wait_until_synced()
 
 
@@ -43,6 +43,11 @@ def _fenced(bank: Bank, mode: str) -> None:
     """At first contact: this mode, no new payment, and what was answered is answered again."""
     bank.until(lambda: bank.status()["mode"] == mode, f"the box to be {mode}")
     bank.clears_nothing()
+
+
+def _start_behind(bank: Bank) -> None:
+    bank.start_box(ready=False)
+    bank.until(lambda: bank.call("GET", "/readyz").status == 503, "the box to say that it is behind")
 
 
 def _new_epoch(bank: Bank) -> None:
@@ -67,6 +72,14 @@ def _seal_old(bank: Bank) -> None:
         "SELECT epoch FROM journal_head WHERE NOT sealed AND epoch < (SELECT max(epoch) FROM journal_head)",
     ):
         bank.run("order", "seal", "box-1", str(epoch), "--hub", bank.path("hub.toml"))
+
+
+def _ends_well(bank: Bank, own: Sequence[str] = (), *, loss_allowed: bool = False) -> None:
+    """In a new epoch what was answered, or what the box has of it, is answered again; then the audit."""
+    _new_epoch(bank)
+    bank.repeats_agree(own or sorted(bank.answered))
+    _seal_old(bank)
+    check_answers(bank, loss_allowed=loss_allowed)
 
 
 def _take_journal(bank: Bank, epoch: int, *, disk: Bank | None = None) -> None:
@@ -96,10 +109,7 @@ def restored_image_found_by_its_anchor(bank: Bank) -> None:
     bank.start_hub()
     bank.until(lambda: bank.call("GET", f"/v1/payments/{lost[0]}").status == 200, "the lost records")
     bank.repeats_agree(sorted(bank.answered))
-    _new_epoch(bank)
-    _seal_old(bank)
-    bank.repeats_agree(sorted(bank.answered))
-    check_answers(bank)
+    _ends_well(bank)
 
 
 def restored_image_found_by_the_hub(bank: Bank) -> None:
@@ -114,10 +124,7 @@ def restored_image_found_by_the_hub(bank: Bank) -> None:
     bank.put_back(image, anchor=True)
     bank.start_box(ready=False)
     _fenced(bank, "behind")
-    _new_epoch(bank)
-    _seal_old(bank)
-    bank.repeats_agree(sorted(bank.answered))
-    check_answers(bank)
+    _ends_well(bank)
 
 
 def _diverged(bank: Bank, *, first: int, second: int) -> None:
@@ -143,10 +150,7 @@ def _diverged(bank: Bank, *, first: int, second: int) -> None:
     )
     epoch = bank.status()["epoch"]
     _take_journal(bank, epoch)
-    _new_epoch(bank)
-    bank.repeats_agree(own)
-    _seal_old(bank)
-    check_answers(bank, loss_allowed=True)
+    _ends_well(bank, own, loss_allowed=True)
 
 
 def fork_shorter_than_what_the_hub_holds(bank: Bank) -> None:
@@ -225,14 +229,7 @@ def hub_failed_over_without_its_last_commits(bank: Bank) -> None:
     bank.start_hub()
     bank.stop_hub()
     image = bank.hub_image()
-    bank.start_hub()
-    bank.start_box()
-    bank.wait_until_synced()
-    bank.until(
-        lambda: bank.call("GET", "/v1/accounts/alice").json["available_minor"] == 100_000, "the allowance"
-    )
-    bank.sell(_some(bank, 6))
-    bank.wait_until_synced()
+    _in_step(bank, most=6)
     bank.stop_hub()
     bank.put_hub_back(image)
     _offline_sales(bank, _some(bank))
@@ -246,21 +243,21 @@ def hub_failed_over_without_its_last_commits(bank: Bank) -> None:
 # --- epochs ------------------------------------------------------------------------------------------------
 
 
+def _lose_hardware(bank: Bank) -> None:
+    for name in ("data", "anchor"):
+        bank.wipe(name)
+    for suffix in ("pem", "pub"):
+        (bank.folder / f"secrets/checkpoint.{suffix}").unlink()
+
+
 def replacement_box(bank: Bank) -> None:
     """The hardware is gone, with disk, second medium and checkpoint key; a new one takes over."""
     _in_step(bank)
     bank.stop_box()
-    bank.wipe("data")
-    bank.wipe("anchor")
-    for suffix in ("pem", "pub"):
-        (bank.folder / f"secrets/checkpoint.{suffix}").unlink()
-    bank.start_box(ready=False)
-    bank.until(lambda: bank.call("GET", "/readyz").status == 503, "the box to say that it is behind")
+    _lose_hardware(bank)
+    _start_behind(bank)
     bank.clears_nothing()
-    _new_epoch(bank)
-    bank.repeats_agree(sorted(bank.answered))
-    _seal_old(bank)
-    check_answers(bank)
+    _ends_well(bank)
 
 
 def late_tail_of_a_fenced_epoch(bank: Bank) -> None:
@@ -272,10 +269,7 @@ def late_tail_of_a_fenced_epoch(bank: Bank) -> None:
     old.start_box()
     old.sell(_some(bank), accounts=("alice",))
     bank.answered |= old.answered
-    for name in ("data", "anchor"):
-        bank.wipe(name)
-    for suffix in ("pem", "pub"):
-        (bank.folder / f"secrets/checkpoint.{suffix}").unlink()
+    _lose_hardware(bank)
     bank.start_hub()
     old.stop_box(signal.SIGKILL)
     bank.start_box(ready=False)
@@ -295,8 +289,7 @@ def image_from_before_the_epoch(bank: Bank) -> None:
     bank.stop_box()
     image = bank.image()
     shutil.rmtree(bank.folder / "data")
-    bank.start_box(ready=False)
-    bank.until(lambda: bank.call("GET", "/readyz").status == 503, "the box to say that it is behind")
+    _start_behind(bank)
     _new_epoch(bank)
     _seal_old(bank)
     bank.stop_box(signal.SIGTERM)
@@ -304,13 +297,14 @@ def image_from_before_the_epoch(bank: Bank) -> None:
     bank.start_box(ready=False)
     bank.until(lambda: bank.status()["mode"] in ("fenced", "behind"), "the old disk to be fenced")
     bank.clears_nothing()
-    _new_epoch(bank)
-    bank.repeats_agree(sorted(bank.answered))
-    _seal_old(bank)
-    check_answers(bank)
+    _ends_well(bank)
 
 
 # --- a mirror in the branch ---------------------------------------------------------------------------------
+
+
+def _wait_for_mirror(bank: MirroredBank) -> None:
+    bank.until(lambda: bank.metric("edgegw_mirror_durability") == 1, "answers to wait for the mirror")
 
 
 def _mirrored(bank: Bank) -> MirroredBank:
@@ -318,7 +312,7 @@ def _mirrored(bank: Bank) -> MirroredBank:
     assert isinstance(bank, MirroredBank)
     bank.start_mirror()
     _in_step(bank)
-    bank.until(lambda: bank.metric("edgegw_mirror_durability") == 1, "answers to wait for the mirror")
+    _wait_for_mirror(bank)
     return bank
 
 
@@ -347,17 +341,14 @@ def restored_image_found_by_the_mirror(bank: Bank) -> None:
     bank.stop_box()
     image = bank.image()
     bank.start_box()
-    bank.until(lambda: bank.metric("edgegw_mirror_durability") == 1, "answers to wait for the mirror")
+    _wait_for_mirror(bank)
     _offline_sales(bank, _some(bank))
     bank.stop_box()
     bank.put_back(image, anchor=True)
     bank.start_box(ready=False)
     _fenced(bank, "behind")
     bank.start_hub()
-    _new_epoch(bank)
-    bank.repeats_agree(sorted(bank.answered))
-    _seal_old(bank)
-    check_answers(bank)
+    _ends_well(bank)
 
 
 def fork_found_by_the_mirror(bank: Bank) -> None:
@@ -367,7 +358,7 @@ def fork_found_by_the_mirror(bank: Bank) -> None:
     bank.stop_box()
     image = bank.image()
     bank.start_box()
-    bank.until(lambda: bank.metric("edgegw_mirror_durability") == 1, "answers to wait for the mirror")
+    _wait_for_mirror(bank)
     _offline_sales(bank, _some(bank))
     bank.stop_box()
     bank.stop_mirror()
@@ -384,10 +375,7 @@ def fork_found_by_the_mirror(bank: Bank) -> None:
     bank.run("journal", "export", bank.path("mirror.toml"), "--output", file)
     bank.run("order", "take-journal", file, "--hub", bank.path("hub.toml"))
     _take_journal(bank, epoch)
-    _new_epoch(bank)
-    bank.repeats_agree(own)
-    _seal_old(bank)
-    check_answers(bank, loss_allowed=True)
+    _ends_well(bank, own, loss_allowed=True)
 
 
 CLASSES: Final[dict[str, Drill]] = {
