@@ -39,9 +39,9 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
     """The next package for a hub that holds so much of each epoch, the oldest first; raises EditedRecord.
 
     An epoch that `held` does not name is not wanted: the hub has closed it, or does not know it. An edited or
-    pruned record of an earlier epoch holds back that epoch alone: what was wrong with it is why there is a
-    newer one. Where the hub holds another history of it, it is shown that, or nobody asks for this one. Of an
-    epoch that is still coming back here, nothing is sent before its end is.
+    pruned record of an earlier epoch holds back itself and what follows in that epoch alone: what was wrong
+    with it is why there is a newer one. Where the hub holds another history of it, it is shown that, or
+    nobody asks for this one. Of an epoch that is still coming back here, nothing is sent before its end is.
     """
     package, waiting = None, 0
     at_fault: dict[int, str] = {}
@@ -61,6 +61,9 @@ def collect(source: Journal, held: Mapping[int, LogHead], *, bytes_max: int) -> 
                     with suppress(RecordPruned):
                         package = other_history(source, head, have)
                     waiting += package is not None
+                elif isinstance(problem, EditedRecord):
+                    package = _sound_part(source, head, have, bytes_max)
+                    waiting += 0 if package is None else len(package.records)
                 continue
         waiting += head.size - have.size
     return Outgoing(package, waiting, at_fault)
@@ -100,7 +103,19 @@ def ends_early(head: Head) -> bool:
         return False
 
 
-def pack(source: Journal, head: Head, have: LogHead, bytes_max: int) -> Package:
+def _sound_part(source: Journal, head: Head, have: LogHead, bytes_max: int) -> Package | None:
+    """What comes before an edited record: it leads to the signed head as well. None where that is nothing."""
+    count = PACKAGE_RECORDS_MAX
+    while count := count // 2:
+        with suppress(EditedRecord):
+            return pack(source, head, have, bytes_max, count)
+    return None
+
+
+def pack(
+    source: Journal, head: Head, have: LogHead, bytes_max: int, count_max: int = PACKAGE_RECORDS_MAX
+) -> Package:
+    """The next records of an epoch, all of them checked; raises EditedRecord and RecordPruned."""
     node = source.node(epoch=head.epoch, size=head.size)
     frontier = frontier_at(have.size, node)
     if have.size and frontier.root() != have.root:
@@ -108,7 +123,7 @@ def pack(source: Journal, head: Head, have: LogHead, bytes_max: int) -> Package:
             f"the tree up to {head.epoch}/{have.size} has another root than the hub holds: "
             f"{frontier.root().hex()}, not {have.root.hex()}"
         )
-    rows = source.records(epoch=head.epoch, start=have.size, limit=PACKAGE_RECORDS_MAX, bytes_max=bytes_max)
+    rows = source.records(epoch=head.epoch, start=have.size, limit=count_max, bytes_max=bytes_max)
     rows = rows[: head.size - have.size]
     previous = node(0, have.size - 1) if have.size else journal.FIRST_PREVIOUS
     frontier.extend(_checked_leaves(head.epoch, have.size, previous, rows))
