@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from tests.drills.audit import check_answers, rows
@@ -74,7 +74,7 @@ def _seal_old(bank: Bank) -> None:
         bank.run("order", "seal", "box-1", str(epoch), "--hub", bank.path("hub.toml"))
 
 
-def _ends_well(bank: Bank, own: Sequence[str] = (), *, loss_allowed: bool = False) -> None:
+def _ends_well(bank: Bank, own: list[str] | None = None, *, loss_allowed: bool = False) -> None:
     """In a new epoch what was answered, or what the box has of it, is answered again; then the audit."""
     _new_epoch(bank)
     bank.repeats_agree(own or sorted(bank.answered))
