@@ -115,8 +115,8 @@ def _account_faults(site: Site, boxes: Collection[str] | None) -> Iterator[str]:
             yield f"{where}.home = {account.home}: no box of this hub; pin its key first, or leave home out"
         if account.participant and not re.match(PARTICIPANT_PATTERN, account.participant):
             yield (
-                f"{where}.participant = {account.participant}: it is no name; use 1 to 35 letters, digits"
-                " or ._- (a BIC fits)"
+                f"{where}.participant = {account.participant}: it is no name; use 1 to 34 letters, digits"
+                " or ._- (a BIC or LEI fits)"
             )
         if not account.floor:
             yield f"{where}.floor = false: only the books' own accounts go without; leave it out"

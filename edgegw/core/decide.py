@@ -207,7 +207,16 @@ def is_own(account: Account) -> bool:
     return account.id.startswith(OWN_PREFIXES)
 
 
-OWN_PREFIXES: Final = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
+OWN_PREFIXES: Final = (
+    "centre:",
+    "risk:",
+    "suspense:",
+    "receivable:",
+    "recourse:",
+    "core:",
+    "capital:",
+    "settlement:",
+)
 
 
 def _ruled(c: Context) -> Refused | None:

@@ -15,8 +15,8 @@ import msgspec
 from edgegw.core.records import UNREADABLE, Account, AccountId, AmountMinor, Currency
 
 NotNegative = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-PARTICIPANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,34}\Z"
-"""So that `settlement:<participant>:<currency>` is an account's id."""
+PARTICIPANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,33}\Z"
+"""What a settlement report can name as an account; a BIC and an LEI fit."""
 
 
 class CurrencyRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

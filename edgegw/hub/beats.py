@@ -62,6 +62,7 @@ from edgegw.hub.take_back import (
     take_handed_back,
     withdraw,
 )
+from edgegw.hub.windows import note_centre
 
 REQUEST_ID_CHARS_MAX: Final = 64
 
@@ -300,6 +301,7 @@ class _Beat:
             if self._may_grant(verdict):
                 self._grant(books, log, asks, self._site)
             log.write()
+        note_centre(self._connection, books, box=row.box, epoch=epoch)
         books.write()
 
     def _accounts(self, asks: Sequence[Ask], *, current: bool) -> set[str]:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from edgegw.core.book import receivable_account, recourse_account, risk_account, suspense_account
+from edgegw.core.book import BANK, receivable_account, recourse_account, risk_account, suspense_account
 from edgegw.core.records import AMOUNT_MINOR_MAX
 from edgegw.hub.schema import account, box, core_posting, outstanding
 
@@ -37,6 +37,21 @@ def capital_account(currency: str) -> str:
     return f"capital:{currency}"
 
 
+def settlement_account(participant: str, currency: str) -> str:
+    """What a participant has at the settlement agent, from which it pays what it owes; below zero is its
+    debit."""
+    return f"settlement:{participant}:{currency}"
+
+
+def is_for_box(account_id: str, box: str) -> bool:
+    """Whether a box's journal may move this account: the centre's own have no floor, and a box that named
+    one would make money; other boxes' own accounts are theirs."""
+    kind, _, rest = account_id.partition(":")
+    if kind in ("core", "capital", "settlement"):
+        return False
+    return kind not in ("risk", "suspense", "receivable", "recourse") or rest.startswith(f"{box}:")
+
+
 def box_accounts(box: str, currency: str) -> tuple[str, ...]:
     """The books' own accounts of one box that the hub keeps; none has a floor here."""
     return (
@@ -54,6 +69,7 @@ class Page:
     account_id: str
     currency: str
     home: str
+    participant: str
     floor: bool
     frozen: bool
     balance_minor: int
@@ -75,6 +91,9 @@ class Books:
         self._in_doubt = in_doubt
         self._pages: dict[str, Page] = {}
         self._before: dict[str, tuple[int, int, int]] = {}
+        self.centre_minor: dict[tuple[str, str], int] = {}
+        """What these books moved between participants by the centre's own decision, by participant and
+        currency; what a box decided is in its own records."""
 
     def open(self, account_ids: Iterable[str]) -> None:
         """Lock and read accounts in the order of their ids; unknown ids stay unknown. Call it once, with all
@@ -89,6 +108,7 @@ class Books:
                 account.c.account_id,
                 account.c.currency,
                 account.c.home,
+                account.c.participant,
                 account.c.floor,
                 account.c.frozen,
                 account.c.balance_minor,
@@ -159,6 +179,7 @@ class Books:
             risk = self._known(risk_account(self._box, payer.currency))
             risk.balance_minor -= overdrawn
             risk.available_minor -= overdrawn
+            self._note_centre(debit=risk, credit=payer, amount_minor=overdrawn)
         payee.balance_minor += amount_minor
         payee.outstanding_minor += amount_minor
         return overdrawn
@@ -175,6 +196,13 @@ class Books:
         payer.available_minor -= amount_minor
         payee.balance_minor += amount_minor
         payee.available_minor += amount_minor
+        self._note_centre(debit=payer, credit=payee, amount_minor=amount_minor)
+
+    def _note_centre(self, *, debit: Page, credit: Page, amount_minor: int) -> None:
+        sides = [(page.participant or BANK, page.currency) for page in (debit, credit)]
+        if sides[0] != sides[1]:
+            for side, signed_minor in zip(sides, (-amount_minor, amount_minor), strict=True):
+                self.centre_minor[side] = self.centre_minor.get(side, 0) + signed_minor
 
     def has_room(self, account_id: str, amount_minor: int) -> bool:
         """Whether an account can still move by amount_minor: the database counts no further than 2^63 - 1.

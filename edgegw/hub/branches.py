@@ -31,6 +31,7 @@ from edgegw.hub import replay, schema
 from edgegw.hub.books import Books, currencies_of
 from edgegw.hub.schema import BRANCH_SEQS, is_other_branch
 from edgegw.hub.stand_ins import keep_stand_ins
+from edgegw.hub.windows import note_centre
 
 _HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -171,6 +172,7 @@ def take_branch(
     histories = BranchedEpoch(connection, box, epoch, branch.number)
     outcome = replay.Replay(connection, books, box=box, epoch=epoch, histories=histories).run(items)
     keep_stand_ins(connection, outcome.stand_ins, box=box, epoch=epoch)
+    note_centre(connection, books, box=box, epoch=epoch)
     books.write()
     table = schema.branch
     moved = connection.execute(

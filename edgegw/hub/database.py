@@ -23,7 +23,7 @@ SQLITE_VERSION_MIN: Final = (3, 51, 3)
 """The first release without the WAL-reset bug."""
 SQLITE_VERSIONS_MENDED: Final = frozenset({(3, 50, 7), (3, 44, 6)})
 BUSY_TIMEOUT_MS: Final = 10_000
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Kept in the file (PRAGMA user_version). Another version's file is refused, not changed."""
 
 _PRAGMAS: Final = {

@@ -18,6 +18,7 @@ from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import BoxRow
 from edgegw.hub.stand_ins import StandIn, duplicates_among, mark_stand_in, post_stand_in
+from edgegw.hub.windows import close_rest, note_centre
 
 
 class OrderError(ValueError):
@@ -74,7 +75,7 @@ def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
 
     What is outstanding returns to each account; stand-ins that the box could not finish are finished at the
     centre, so that no payee waits for a box that is gone. A declined or uncovered one is the branch's
-    receivable.
+    receivable. The window that was open ends here.
     """
     row = _lock(connection, box)
     if epoch >= row.epoch:
@@ -111,6 +112,8 @@ def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
             _finish_stand_in(connection, books, one, is_duplicate=one.seq in duplicates)
         else:
             _take_back_stand_in(connection, books, one)
+    note_centre(connection, books, box=box, epoch=epoch)
+    close_rest(connection, box=box, epoch=epoch)
     books.write()
 
 

@@ -42,16 +42,20 @@ from edgegw.core.records import (
     Leg,
     Record,
     Refusal,
+    SiteDirective,
     Transfer,
+    WindowClosed,
     decode_directive,
     decode_record,
     place_of,
 )
 from edgegw.hub import schema
-from edgegw.hub.books import Books, box_accounts
+from edgegw.hub.books import Books, box_accounts, is_for_box
 from edgegw.hub.replica import Replica
 from edgegw.hub.schema import BRANCH_SEQS, is_other_branch
+from edgegw.hub.site import bundle_is_lost
 from edgegw.hub.stand_ins import DUPLICATE_IDENTITY, StandIn
+from edgegw.hub.windows import Recount
 
 OPERATIONS: Final = "centre-operations"
 """Who owns an item that nobody at the branch can settle."""
@@ -59,6 +63,7 @@ OPERATIONS: Final = "centre-operations"
 _HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
 IDENTITY_CONFLICT: Final = "identity_conflict"
 CLEARED_OTHERWISE: Final = "cleared_otherwise"
+WINDOW_DIFFERS: Final = "window_differs"
 
 
 class Histories(Protocol):
@@ -177,6 +182,7 @@ class Replay:
         self._epoch = epoch
         self._histories = histories
         self._replica = Replica(connection, box=box, epoch=epoch)
+        self._windows = Recount(connection, box=box, epoch=epoch, branch=0, compares=histories is None)
         self._suspense: list[dict[str, str | int]] = []
         self._losses: list[dict[str, str | int]] = []
         self._directives: dict[tuple[int, int], tuple[bytes, str]] = {}
@@ -194,6 +200,7 @@ class Replay:
         self._load(items)
         for item in items:
             self._apply(item)
+        self._windows.write()
         self._replica.write()
         self._write_findings()
         return self.outcome
@@ -247,6 +254,14 @@ class Replay:
         for code in set(currencies.values()):
             currencies[centre_account(code)] = code
         self._replica.load(currencies, holds_of(items))
+        self._windows = Recount(
+            self._connection,
+            box=self._box,
+            epoch=self._epoch,
+            branch=items[0].seq // BRANCH_SEQS,
+            compares=self._histories is None,
+        )
+        self._windows.load([item.record for item in items if item.record is not None], currencies)
         said = [item.directive for item in items if item.directive is not None]
         places = [(d.incarnation, d.seq) for d in said if 0 <= d.incarnation < 2**31 and 0 <= d.seq < 2**63]
         if places:
@@ -264,6 +279,9 @@ class Replay:
         if item.record is None:
             self._suspend(item.seq, "undecodable", item.problem)
             return
+        if isinstance(item.directive, SiteDirective) and isinstance(item.record, DirectiveApplied):
+            is_lost = bundle_is_lost(self._connection, item.directive.digest)
+            self._windows.use_site(item.record, item.directive, is_lost=is_lost)
         if self._histories is not None and self._is_counted(item, item.record):
             return
         legs = legs_of(item.record)
@@ -274,10 +292,20 @@ class Replay:
                 self._quarantine(f"record {self._epoch}/{item.seq} cannot be posted: {fault}")
                 return
             self._move(item.record, legs)
+            if isinstance(item.record, Transfer | Expiry | DirectiveApplied):
+                self._window_differs(item.seq, self._windows.count(item.record, legs))
+        if isinstance(item.record, WindowClosed):
+            self._window_differs(item.seq, self._windows.close(item.record))
         if isinstance(item.record, Transfer):
             self._transfer(item, item.record)
         elif isinstance(item.record, DirectiveApplied) and item.directive is not None:
             self._directive(item.record, item.directive)
+
+    def _window_differs(self, seq: int, difference: str) -> None:
+        """A box whose own word about a window is not what its records give is looked at by a person."""
+        if difference:
+            self._suspend(seq, WINDOW_DIFFERS, difference)
+            self._quarantine(f"record {self._epoch}/{seq}: {difference}")
 
     def _is_counted(self, item: Item, record: Record) -> bool:
         """Whether another history of this epoch has done the same already: it counts once, and where it was
@@ -316,6 +344,8 @@ class Replay:
             if fault:
                 return fault
             for account_id in (leg.debit_account_id, leg.credit_account_id):
+                if not is_for_box(account_id, self._box):
+                    return f"account_id {account_id} is no box's to move, or another one's"
                 if not self._replica.knows(account_id):
                     return f"account_id {account_id} is unknown at the hub"
                 if not self._books.has_room(account_id, sum(other.amount_minor for other in legs)):

@@ -285,3 +285,86 @@ evidence = Table(
     Column("held_checkpoint", Text, nullable=False),
     Column("other_checkpoint", Text, nullable=False),
 )
+
+participant_since = Table(
+    "participant_since",
+    metadata,
+    Column("account_id", String(64), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),  # of the site that says so
+    Column("participant", String(64), nullable=False),
+)
+"""Whom an account is netted under, from a site's version on; accounts that were always the bank's have no
+row. A box counts by the site that its journal has in force, which may be an older one than the hub's."""
+
+clearing_window = Table(
+    "clearing_window",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("branch", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    # open, closed (not comparable), compared, differs, accepted (a person took the hub's figures)
+    Column("state", String(16), nullable=False),
+    Column("business_date", Text, nullable=False),  # "" while it is open, and where a seal has ended it
+    Column("closed_by", Text, nullable=False),
+    Column("transfers", BigInteger, nullable=False),  # legs, as the hub counts them
+    Column("site_version", BigInteger, nullable=False),  # in force at the box at the newest record
+    Column("difference", Text, nullable=False),  # the first one between the record and the hub's figures
+    Column("cycle", Integer, nullable=False),  # that settles it; 0: none yet
+    Index("clearing_window_cycle", "cycle", "state"),
+)
+
+window_position = Table(
+    "window_position",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("branch", Integer, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("participant", String(64), primary_key=True),
+    Column("currency", String(3), primary_key=True),
+    Column("net_minor", BigInteger, nullable=False),  # counted from the box's records
+    Column("said_minor", BigInteger),  # by the box's own record of the window
+    # What the centre moved between participants meanwhile because of this box: stand-ins that it confirmed,
+    # what exceeded an allowance. No record of the box has it; it is settled with the window.
+    Column("centre_minor", BigInteger, nullable=False),
+)
+
+settlement_cycle = Table(
+    "settlement_cycle",
+    metadata,
+    Column("cycle", Integer, primary_key=True, autoincrement=False),
+    Column("settlement_date", String(10), nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("windows", Integer, nullable=False),
+)
+
+settlement_transfer = Table(
+    "settlement_transfer",
+    metadata,
+    Column("cycle", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("currency", String(3), nullable=False),
+    Column("debtor", String(64), nullable=False),
+    Column("creditor", String(64), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("posted_in", Integer, nullable=False),  # the cycle that posted it; 0: it waits for cover
+    ForeignKeyConstraint(["cycle"], ["settlement_cycle.cycle"]),
+    Index("settlement_transfer_posted", "posted_in"),
+)
+
+settlement_entry = Table(
+    "settlement_entry",
+    metadata,
+    Column("account_id", String(64), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("cycle", Integer, nullable=False),  # on whose statement it stands
+    Column("kind", String(16), nullable=False),  # transfer; cover: a posting of the bank core's
+    Column("reference", String(128), nullable=False),  # cycle/number of the transfer, or the posting's id
+    Column("amount_minor", BigInteger, nullable=False),  # above zero: credited
+    Column("balance_minor", BigInteger, nullable=False),  # with it
+    ForeignKeyConstraint(["account_id"], ["account.account_id"]),
+    ForeignKeyConstraint(["cycle"], ["settlement_cycle.cycle"]),
+    UniqueConstraint("account_id", "kind", "reference", name="settlement_entry_once"),
+    Index("settlement_entry_cycle", "cycle"),
+)

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, Row, insert, select, update
 
 from edgegw.config.site import site_faults
+from edgegw.core.book import BANK
 from edgegw.core.journal import sm3
 from edgegw.core.messages import SITE_BYTES_MAX
 from edgegw.core.records import SiteDirective
@@ -25,9 +26,11 @@ from edgegw.hub.books import (
     capital_account,
     core_account,
     open_accounts,
+    settlement_account,
 )
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.keyring import Keyring
+from edgegw.hub.windows import note_participants
 
 
 class SiteError(ValueError):
@@ -94,6 +97,13 @@ def note_lost(connection: Connection, directive: SiteDirective) -> None:
         )
 
 
+def bundle_is_lost(connection: Connection, digest: str) -> bool:
+    """Whether the hub has lost this bundle, which it has once published."""
+    table = schema.site.c
+    lost = select(table.version).where(table.digest == digest, table.bundle.is_(None))
+    return connection.execute(lost).first() is not None
+
+
 def bundle_of(connection: Connection, digest: str) -> bytes | None:
     """The bytes of the bundle with this digest (hex), or None."""
     body: bytes | None = connection.execute(
@@ -150,6 +160,7 @@ def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: 
                 version=site.version, digest=digest, bundle=bundle, published_ns=now_ns
             )
         )
+    note_participants(connection, site.accounts, version=site.version)
     for row in boxes:
         if row.incarnation:
             log = DirectiveLog(
@@ -169,6 +180,8 @@ def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: 
 def _openings(site: Site, boxes: Iterable[str]) -> Iterator[Opening]:
     for account in site.accounts:
         yield Opening(account.id, account.currency, account.home, account.participant, account.floor)
+    for participant, currency in sorted(participants_of(site)):
+        yield Opening(settlement_account(participant, currency), currency, "", "", False)
     names = sorted(boxes)
     for rule in site.currencies:
         for account_id in (core_account(rule.code), capital_account(rule.code)):
@@ -176,6 +189,12 @@ def _openings(site: Site, boxes: Iterable[str]) -> Iterator[Opening]:
         for box in names:
             for account_id in box_accounts(box, rule.code):
                 yield Opening(account_id, rule.code, box, "", False)
+
+
+def participants_of(site: Site) -> set[tuple[str, str]]:
+    """Who can owe another in which currency: the participants that accounts name, and with them the bank."""
+    named = {(account.participant, account.currency) for account in site.accounts if account.participant}
+    return named | {(BANK, currency) for _, currency in named}
 
 
 def _checked(bundle: bytes, keyring: Keyring) -> Site:

@@ -53,8 +53,9 @@ from edgegw.hub.journals import keep_evidence
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import ACTIVE, BEHIND, QUARANTINED, BoxRow
 from edgegw.hub.replay import Item
-from edgegw.hub.site import note_lost
+from edgegw.hub.site import bundle_is_lost, note_lost
 from edgegw.hub.stand_ins import StandIn, keep_word, wait_again
+from edgegw.hub.windows import note_centre
 
 WITHDRAWN: Final = "withdrawn"
 
@@ -113,6 +114,7 @@ def take_handed_back(
         effects.book(said)
     log.write()
     effects.write()
+    note_centre(connection, books, box=row.box, epoch=epoch)
     books.write()
     row.incarnation = max(row.incarnation, package.number)
     return HandedBack(judged.head)
@@ -339,6 +341,7 @@ def _undo(connection: Connection, row: BoxRow, incarnation: int, unheard: Sequen
                 credit=said.payer_account_id,
                 amount_minor=said.amount_minor,
             )
+    note_centre(connection, books, box=row.box, epoch=epoch)
     books.write()
     asked = schema.grant_request.c
     connection.execute(
@@ -381,12 +384,7 @@ def open_lost_accounts(connection: Connection, items: Iterable[Item], *, box: st
         said, record = item.directive, item.record
         if not isinstance(said, SiteDirective) or not isinstance(record, DirectiveApplied):
             continue
-        is_lost = connection.execute(
-            select(schema.site.c.version).where(
-                schema.site.c.digest == said.digest, schema.site.c.bundle.is_(None)
-            )
-        ).first()
-        if is_lost is None:
+        if not bundle_is_lost(connection, said.digest):
             continue
         own = {name for account in record.accounts for name in box_accounts(box, account.currency)}
         wanted = [

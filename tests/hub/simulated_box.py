@@ -14,7 +14,7 @@ import msgspec
 from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.access.sm2 import PrivateKey
 from edgegw.core import journal
-from edgegw.core.book import PENDING, POST, VOID, centre_account, risk_account
+from edgegw.core.book import PENDING, POST, VOID, centre_account, first_window, risk_account
 from edgegw.core.exchange import HeldLog, judge_package, judge_push
 from edgegw.core.journal import Checkpoint, Frontier
 from edgegw.core.messages import (
@@ -93,6 +93,8 @@ class SimulatedBox:
         self.past: dict[int, list[bytes]] = {}
         self.others: tuple[LogHead, ...] = ()
         """Those of the epochs before it."""
+        self.closed: dict[int, int] = {}
+        """Windows that are closed, by epoch."""
         self.held = 0
         self.cosignature = ""
         self.session = b""
@@ -108,6 +110,11 @@ class SimulatedBox:
         self.directive_frontier = Frontier()
         self.now_ns = 1_000_000_000
         self.package_bytes_max = PACKAGE_BYTES_MAX
+
+    @property
+    def window(self) -> int:
+        """The open window's number."""
+        return first_window(self.epoch) + self.closed.get(self.epoch, 0)
 
     # -- the journal -----------------------------------------------------------------------------------------
 
@@ -151,7 +158,12 @@ class SimulatedBox:
         )
         return self.write(
             Transfer(
-                **self.head(), window=1, client="till", request=request, cleared_by=cleared_by, legs=legs
+                **self.head(),
+                window=self.window,
+                client="till",
+                request=request,
+                cleared_by=cleared_by,
+                legs=legs,
             )
         )
 
@@ -190,7 +202,9 @@ class SimulatedBox:
         """Expire the hold of a record."""
         pending = f"{transfer_id(epoch=self.epoch, seq=seq, leg=0):032x}"
         leg = Leg(payer, payee, amount_minor, VOID, pending)
-        return self.write(Expiry(**self.head(), window=1, original=f"{self.epoch}/{seq}", legs=(leg,)))
+        return self.write(
+            Expiry(**self.head(), window=self.window, original=f"{self.epoch}/{seq}", legs=(leg,))
+        )
 
     def refuse(self, request_id: str) -> int:
         """A refusal."""
@@ -213,7 +227,7 @@ class SimulatedBox:
         return self.write(
             DirectiveApplied(
                 **self.head(),
-                window=1,
+                window=self.window,
                 directive=msgspec.Raw(encode(directive)),
                 outcome=outcome,
                 legs=legs,
