@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, Protocol
 
+from edgegw.core import journal
 from edgegw.core.exchange import CARRIES_ON, VERDICT_EVENT, Event, frontier_at
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
@@ -267,6 +268,8 @@ class Mirror:
             raise LineFault(f"{session.address}: the mirror does not hold what it has accepted")
         await in_thread(lambda: self._check_cosignature(head, push, beaten.cosignature))
         session.held[push.number] = head
+        if not await in_thread(lambda: _ends_signed(self._source, head, push)):
+            return
         while self._tips and _place(self._tips[0]) <= (head.number, head.size):
             self._tips.popleft()
         self._coverage.covered(epoch=head.number, size=head.size)
@@ -330,14 +333,22 @@ def _ending(newest: Head, have: LogHead, tips: tuple[Head, ...]) -> Head:
     return reached[-1] if reached else ahead[0] if ahead else newest
 
 
+def _ends_signed(source: Journal, head: LogHead, push: Package) -> bool:
+    """Whether what the mirror holds ends where the box has signed, not amid a COMMIT: it can give back, and
+    prove, no further than that, so no answer may leave for more."""
+    signed = journal.parse_checkpoint(push.checkpoint)[0]
+    return head.size == signed.size or (head.number, head.size) in map(_place, source.heads())
+
+
 def _shared(source: Journal, session: Session) -> list[tuple[int, int]]:
-    """(epoch, size) of what the mirror has said that it holds, where it is this box's own."""
+    """(epoch, size) of what the mirror has said that it holds, where it is all that this box has signed: of
+    less, it cannot be seen here whether that ends amid a COMMIT."""
     mine = {head.epoch: head for head in source.heads()}
     return [
         (theirs.number, theirs.size)
         for theirs in session.opened.journals
         if theirs.number in mine
-        and 0 < theirs.size <= mine[theirs.number].size
+        and 0 < theirs.size == mine[theirs.number].size
         and _root_at(source, theirs) == theirs.root
     ]
 
