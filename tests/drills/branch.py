@@ -7,6 +7,7 @@ Processes are forked from a server that has imported the product already: a star
 from __future__ import annotations
 
 import copy
+import json
 import multiprocessing
 import os
 import random
@@ -104,6 +105,16 @@ class Bank(Branch):
             payer, amount_minor, body = self.answered[id]
             again = self.pay(payer, amount_minor, id=id)
             assert (again.body, again.headers.get("Idempotent-Replay")) == (body, "true"), (id, again)
+
+    def outcomes_agree(self, ids: list[str]) -> None:
+        """A till that asks again what the other history of a fork answered hears the same outcome: the record
+        is not here."""
+        for id in ids:
+            payer, amount_minor, body = self.answered[id]
+            again = self.pay(payer, amount_minor, id=id)
+            assert again.headers.get("Idempotent-Replay") == "true", (id, again)
+            first = json.loads(body) | {"legs": [], "detail": again.json["detail"]}
+            assert again.json == first, (again.json, first)
 
     def clears_nothing(self) -> None:
         """A new payment is not decided, and its id stays free."""

@@ -134,7 +134,7 @@ def _diverged(bank: Bank, *, first: int, second: int) -> None:
     bank.stop_box()
     image = bank.image()
     bank.start_box()
-    _offline_sales(bank, first)
+    theirs = _offline_sales(bank, first)
     bank.start_hub()
     bank.wait_until_synced()
     bank.stop_hub()
@@ -151,6 +151,7 @@ def _diverged(bank: Bank, *, first: int, second: int) -> None:
     epoch = bank.status()["epoch"]
     _take_journal(bank, epoch)
     _ends_well(bank, own, loss_allowed=True)
+    bank.outcomes_agree(theirs)
 
 
 def fork_shorter_than_what_the_hub_holds(bank: Bank) -> None:

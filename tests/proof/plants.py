@@ -45,6 +45,22 @@ PLANTS: Final[tuple[Plant, ...]] = (
         STORE,
     ),
     plant(
+        "other-history-forgotten",
+        "after a fork a payment that the centre's history answered is decided again",
+        "ledger/store.py",
+        "            found |= self.others.find([key for key in keys if key not in found])\n",
+        "            pass\n",
+        "tests/uplink/test_epochs.py",
+    ),
+    plant(
+        "other-history-not-asked-for",
+        "after a fork the next epoch begins without what the centre's history decided",
+        "core/exchange.py",
+        "elif epoch.forked and head.size and head not in (mine, *message.others):",
+        "elif False:",
+        EXCHANGE,
+    ),
+    plant(
         "anchor-not-synced",
         "after a power cut the anchor is empty, and a sound box stops",
         "ledger/anchor.py",
