@@ -56,6 +56,7 @@ for command in (
     keys.card_token,
     settings.site,
     hub.post,
+    hub.findings,
     hub.order,
     reconcile.reconcile,
     box.window,

@@ -10,11 +10,15 @@ from pathlib import Path
 import asyncssh
 import click
 import pytest
+from sqlalchemy import insert
 
 from edgegw.__main__ import main
 from edgegw.commands import ExitCode, exit_code_of
+from edgegw.config.hub import load_hub
 from edgegw.config.options import SettingsError
 from edgegw.errors import Behind, BrokenInvariant, HeadMoved, StorageFull
+from edgegw.hub import schema
+from edgegw.hub.database import open_database
 from tests.processes import Branch, edgegw
 
 
@@ -232,6 +236,25 @@ def test_a_file_that_is_no_journal_of_ours_is_not_taken_in(branch: Branch, text:
     done = edgegw("order", "take-journal", branch.path("some.journal"), "--hub", branch.path("hub.toml"))
     assert done.exit_code == ExitCode.USAGE
     assert said in done.stderr
+
+
+def test_what_waits_for_a_person_is_listed_with_the_next_command(branch: Branch) -> None:
+    """Nobody reads a database by hand at three in the morning."""
+    hub = ("--hub", branch.path("hub.toml"))
+    assert branch.run("findings", *hub) == "nothing waits for a person\n"
+    assert branch.run("findings", "--json", *hub) == ""
+    engine = open_database(Path(load_hub(Path(branch.path("hub.toml"))).database_file))
+    with engine.begin() as connection:
+        connection.execute(
+            insert(schema.loss).values(
+                box="box-1", epoch=2, log="journal", seq=7, leg=0, account_id="alice", amount_minor=40
+            )
+        )
+    engine.dispose()
+    loss = "loss: box-1 epoch 2 journal 7, alice, 40 CNY minor units: alice was short of it"
+    assert branch.run("findings", *hub).startswith(loss)
+    (line,) = branch.run("findings", "--json", *hub).splitlines()
+    assert json.loads(line)["next"].startswith("edgegw post FILE")
 
 
 def test_a_key_is_never_overwritten(branch: Branch) -> None:

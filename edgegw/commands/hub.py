@@ -25,6 +25,7 @@ from edgegw.errors import OperatingError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
+    from edgegw.hub.findings import Finding
     from edgegw.hub.keyring import Keyring
     from edgegw.hub.take_journal import TakenJournal
 
@@ -170,6 +171,44 @@ def _postings(file: Path) -> list[tuple[int, dict[str, str]]]:
     if faults:
         raise SettingsError(str(file), faults)
     return rows
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, one object each, for programs.")
+@hub_settings_option
+def findings(as_json: bool, hub_settings: Path) -> None:
+    """List what waits for a person at the hub, each with the next command.
+
+    Boxes that are out of service, both signed heads of each fork, old epochs that are not sealed and the
+    money in doubt there, named losses, and what was put in suspense. It changes nothing.
+
+    Example: edgegw findings --hub hub.toml
+    """
+    import msgspec
+
+    from edgegw.hub.findings import findings as all_findings
+
+    is_any = False
+    with open_books(hub_settings) as books:
+        for finding in all_findings(books.engine):
+            is_any = True
+            click.echo(msgspec.json.encode(finding) if as_json else _told(finding))
+    if not is_any and not as_json:
+        click.echo("nothing waits for a person")
+
+
+def _told(finding: Finding) -> str:
+    place = f"{finding.box} epoch {finding.epoch}"
+    if finding.seq is not None:
+        place += f" {finding.log} {finding.seq}"
+    amount = f", {finding.amount_minor} {finding.currency} minor units" if finding.amount_minor else ""
+    whose = f", {finding.account_id}" if finding.account_id else ""
+    text = f"{finding.kind}: {place}{whose}{amount}: {finding.reason}"
+    for what, note in (("held", finding.held_checkpoint), ("other", finding.other_checkpoint)):
+        if note:
+            origin, size, root = [*note.splitlines(), "", "", ""][:3]
+            text += f"\n  {what} signed head: {origin}, {size} records, root {root}"
+    return f"{text}\n  next: {finding.next}"
 
 
 @click.group()

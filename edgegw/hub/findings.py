@@ -1,0 +1,228 @@
+"""What waits for a person at the hub, each with the next command: read, never changed.
+
+Boxes out of service, both signed heads of a fork, epochs that are over and not sealed with the money that is
+in doubt there, named losses, suspense. Read in pages by primary key, so that memory is bounded and no reading
+transaction stays open beside a hub that runs. Leaves out how they are told (`edgegw.commands.hub`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import ColumnElement, Engine, Row, Select, Table, and_, select, tuple_
+
+from edgegw.core.records import UNREADABLE
+from edgegw.hub import schema
+from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
+
+PAGE_ROWS: Final = 500
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
+
+    kind: str
+    """box, fork, unsealed, in_doubt, loss or suspense."""
+    box: str
+    epoch: int
+    reason: str
+    next: str
+    """What a person does about it."""
+    log: str = ""
+    seq: int | None = None
+    account_id: str = ""
+    currency: str = ""
+    amount_minor: int | None = None
+    held_checkpoint: str = ""
+    """Of a fork: the signed head of the history that the hub holds."""
+    other_checkpoint: str = ""
+    """And the one that does not lead to it."""
+
+
+class _Request(msgspec.Struct):
+    amount_minor: int = 0
+    currency: str = ""
+    debit_account_id: str = ""
+
+
+class _Record(msgspec.Struct):
+    request: _Request | None = None
+
+
+def findings(engine: Engine) -> Iterator[Finding]:
+    """Everything that waits, boxes first."""
+    yield from _boxes(engine)
+    yield from _forks(engine)
+    yield from _unsealed(engine)
+    yield from _in_doubt(engine)
+    yield from _losses(engine)
+    yield from _suspense(engine)
+
+
+def _pages(engine: Engine, query: Select[Any], table: Table) -> Iterator[Row[Any]]:
+    """The rows of a query that selects the table's whole primary key first."""
+    key = list(table.primary_key.columns)
+    after: ColumnElement[bool] | None = None
+    while True:
+        page = query.order_by(*key).limit(PAGE_ROWS)
+        with engine.begin() as connection:
+            rows = connection.execute(page if after is None else page.where(after)).all()
+        yield from rows
+        if len(rows) < PAGE_ROWS:
+            return
+        after = tuple_(*key) > tuple(rows[-1][: len(key)])
+
+
+def _boxes(engine: Engine) -> Iterator[Finding]:
+    table = schema.box.c
+    query = select(table.box, table.epoch, table.state, table.reason, table.release, table.taking_back)
+    for row in _pages(engine, query, schema.box):
+        if row.taking_back:
+            reason = "the hub has lost something of it and grants it nothing before all is back"
+            yield _box(row, reason, f"let {row.box} speak: it hands back what it has by itself")
+        if row.release:
+            yield _box(row, "a new epoch is ordered", f"let {row.box} run: it takes the epoch by itself")
+        elif row.state != ACTIVE:
+            yield _box(row, f"{row.state}: {row.reason}", _next_for(row.state, row.box))
+
+
+def _box(row: Row[Any], reason: str, what: str) -> Finding:
+    return Finding(kind="box", box=row.box, epoch=row.epoch, reason=reason, next=what)
+
+
+def _next_for(state: str, box: str) -> str:
+    order = f"edgegw order new-epoch {box}"
+    if state == FORKED:
+        return f"edgegw order take-journal FILE for its other history, then {order}"
+    if state in (BEHIND, QUARANTINED):
+        return f"find out why, then {order}"
+    return order
+
+
+def _forks(engine: Engine) -> Iterator[Finding]:
+    table, head = schema.evidence.c, schema.journal_head.c
+    query = select(
+        table.box,
+        table.epoch,
+        table.number,
+        table.reason,
+        table.held_checkpoint,
+        table.other_checkpoint,
+        head.sealed,
+    ).outerjoin(schema.journal_head, and_(head.box == table.box, head.epoch == table.epoch))
+    for row in _pages(engine, query, schema.evidence):
+        if not row.sealed:
+            yield Finding(
+                kind="fork",
+                box=row.box,
+                epoch=row.epoch,
+                reason=row.reason,
+                held_checkpoint=row.held_checkpoint,
+                other_checkpoint=row.other_checkpoint,
+                next="edgegw order take-journal FILE, as `edgegw journal export` writes it where the other"
+                " history is",
+            )
+
+
+def _unsealed(engine: Engine) -> Iterator[Finding]:
+    table, box = schema.journal_head.c, schema.box.c
+    query = (
+        select(table.box, table.epoch, table.size, table.forked)
+        .join(schema.box, box.box == table.box)
+        .where(table.sealed.is_(False), table.epoch < box.epoch)
+    )
+    for row in _pages(engine, query, schema.journal_head):
+        histories = "two histories are known, " if row.forked else ""
+        yield Finding(
+            kind="unsealed",
+            box=row.box,
+            epoch=row.epoch,
+            reason=f"over and not sealed; {histories}{row.size} records are here",
+            next=_seal(row.box, row.epoch),
+        )
+
+
+def _in_doubt(engine: Engine) -> Iterator[Finding]:
+    table, account = schema.outstanding.c, schema.account.c
+    query = (
+        select(table.box, table.epoch, table.account_id, table.amount_minor, account.currency)
+        .join(schema.account, account.account_id == table.account_id)
+        .where(table.in_doubt, table.amount_minor != 0)
+    )
+    for row in _pages(engine, query, schema.outstanding):
+        yield Finding(
+            kind="in_doubt",
+            box=row.box,
+            epoch=row.epoch,
+            account_id=row.account_id,
+            currency=row.currency,
+            amount_minor=row.amount_minor,
+            reason="outstanding in an epoch that is over; nobody is granted it meanwhile",
+            next=_seal(row.box, row.epoch),
+        )
+
+
+def _seal(box: str, epoch: int) -> str:
+    return f"edgegw order seal {box} {epoch} once its last records are in"
+
+
+def _losses(engine: Engine) -> Iterator[Finding]:
+    table, account = schema.loss.c, schema.account.c
+    query = select(
+        table.box,
+        table.epoch,
+        table.log,
+        table.seq,
+        table.leg,
+        table.account_id,
+        table.amount_minor,
+        account.currency,
+    ).outerjoin(schema.account, account.account_id == table.account_id)
+    for row in _pages(engine, query, schema.loss):
+        yield Finding(
+            kind="loss",
+            box=row.box,
+            epoch=row.epoch,
+            log=row.log,
+            seq=row.seq % schema.BRANCH_SEQS,
+            account_id=row.account_id,
+            currency=row.currency or "",
+            amount_minor=row.amount_minor,
+            reason=f"{row.account_id} was short of it; the risk account of {row.box} bore it",
+            next="edgegw post FILE, where the bank makes the branch's risk account good",
+        )
+
+
+def _suspense(engine: Engine) -> Iterator[Finding]:
+    table, record = schema.suspense_item.c, schema.record.c
+    query = select(
+        table.box, table.epoch, table.seq, table.owner, table.reason, table.detail, record.body
+    ).outerjoin(
+        schema.record,
+        and_(record.box == table.box, record.epoch == table.epoch, record.seq == table.seq),
+    )
+    for row in _pages(engine, query, schema.suspense_item):
+        request = _request(row.body)
+        number = row.seq // schema.BRANCH_SEQS
+        yield Finding(
+            kind="suspense",
+            box=row.box,
+            epoch=row.epoch,
+            log=f"branch {number}" if number else "journal",
+            seq=row.seq % schema.BRANCH_SEQS,
+            account_id=request.debit_account_id,
+            currency=request.currency,
+            amount_minor=request.amount_minor,
+            reason=f"{row.reason}: {row.detail}" if row.detail else row.reason,
+            next=f"{row.owner} settles it with both parties; what moves by that: edgegw post FILE",
+        )
+
+
+def _request(body: bytes | None) -> _Request:
+    try:
+        found = msgspec.json.decode(body or b"{}", type=_Record).request
+    except UNREADABLE:
+        found = None
+    return found or _Request()
