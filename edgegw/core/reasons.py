@@ -113,7 +113,10 @@ class Reason(enum.StrEnum):
     INSUFFICIENT_FUNDS = (
         "insufficient_funds",
         True,
-        "The centre does not cover it either; pay a smaller amount.",
+        (
+            "The centre does not cover it either; pay a smaller amount. Money that an old epoch of a box left"
+            " in doubt is covered again after `edgegw order seal`; `edgegw findings` at the centre lists it."
+        ),
     )
     ACCOUNT_BARRED = (
         "account_barred",

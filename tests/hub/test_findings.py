@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from edgegw.core.messages import Verdict
+from edgegw.core.reasons import Reason
 from edgegw.core.records import Mode
 from edgegw.hub.findings import Finding, findings
 from edgegw.hub.operate import release_epoch, seal_epoch
+from tests.hub.simulated_box import CNY
 from tests.hub.test_take_journal import exported, new_epoch, take, twin_of, with_money
-from tests.hub.world import CNY, NORTH, SOUTH, World
+from tests.hub.world import NORTH, SOUTH, World
 
 
 def told(world: World) -> dict[str, list[Finding]]:
@@ -53,7 +55,8 @@ def test_a_fork_and_all_that_came_of_it_is_listed(
 
 
 def test_money_in_doubt_is_listed_until_its_epoch_is_sealed(world: World) -> None:
-    """A till only hears that the centre does not cover it; here stands why, and what to order."""
+    """A till hears that the centre does not cover it, and what may be the matter; here stands what is."""
+    assert "edgegw order seal" in Reason.INSUFFICIENT_FUNDS.mend
     box = with_money(world)
     new_epoch(world, box)
     kinds = told(world)
