@@ -15,9 +15,9 @@ from edgegw.core.records import Account, Leg, Position, WindowClosed, decode_rec
 from edgegw.hub.operate import release_epoch, seal_epoch
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.test_receive import funded
-from tests.hub.world import ACCOUNTS, CNY, NORTH, SOUTH, World, a_site
+from tests.hub.world import ACCOUNTS, CNY, NORTH, PEOPLE, SOUTH, World, a_site
 
-PARTICIPANTS = {account.id: account.participant or "bank" for account in ACCOUNTS}
+PARTICIPANTS = {account.id: account.participant or "bank" for account in (*ACCOUNTS, *PEOPLE)}
 
 
 def net(box: SimulatedBox) -> dict[str, int]:

@@ -29,6 +29,14 @@ ACCOUNTS = (
     Account(id="FAR", currency=CNY, home=SOUTH),
 )
 
+BANKS = ("city", "land", "shops")
+PEOPLE = tuple(
+    Account(id=f"{bank.upper()}-{place}", currency=CNY, home=box, participant=bank)
+    for bank in BANKS
+    for place, box in (("N", NORTH), ("S", SOUTH))
+)
+"""Participants, and an account of each at both boxes."""
+
 
 def a_site(version: int = 1, **changes: object) -> Site:
     """A site of one currency with five accounts; no allotments unless asked for."""

@@ -34,7 +34,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "payments.protocols": frozenset({"core", "errors", "ledger", "payments", "access"}),
     "payments.rules": frozenset({"core", "errors", "payments"}),
     "exchange_http": frozenset({"core", "errors", "access"}),
-    "hub": frozenset({"core", "errors", "access", "config", "exchange_http"}),
+    "hub": frozenset({"core", "errors", "access", "config", "exchange_http", "zones"}),
     "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
     "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
