@@ -14,6 +14,7 @@ from collections import defaultdict
 from typing import Any
 
 Plain = dict[str, Any]
+Identity = tuple[str, str]
 NS = 1_000_000_000
 PENDING, POST, VOID = 2, 4, 8
 OWN = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
@@ -101,9 +102,13 @@ class State:
 class Model:
     """One box through its epochs."""
 
-    def __init__(self, box: str, sites: dict[str, Plain]) -> None:
+    def __init__(
+        self, box: str, sites: dict[str, Plain], elsewhere: frozenset[Identity] = frozenset()
+    ) -> None:
+        """elsewhere: decided in a history that forked from this one, and so known without its record."""
         self.box = box
         self.sites = sites
+        self.elsewhere = elsewhere
         self.state = State(0)
         self.epoch = 0
         self.ended: dict[str, str] = {}
@@ -240,9 +245,14 @@ class Model:
 
     # --- deciding ---------------------------------------------------------------------------------------
 
+    def is_elsewhere(self, client: str, request: Plain) -> bool:
+        """Whether it is about a record of another history, of which the box may have heard."""
+        original = (whole(request)["original_client"] or client, request["original_id"])
+        return original in self.elsewhere and original not in self.by_identity
+
     def imagined(self) -> Model:
         """A copy that may be changed: for a group that was refused."""
-        other = Model(self.box, self.sites)
+        other = Model(self.box, self.sites, self.elsewhere)
         other.state, other.epoch, other.ended = copy.deepcopy(self.state), self.epoch, dict(self.ended)
         other.by_identity, other.at = dict(self.by_identity), dict(self.at)
         other.about = defaultdict(list, {name: list(found) for name, found in self.about.items()})
