@@ -18,27 +18,24 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import structlog
 
 from edgegw import __version__
-from edgegw.access import keys, sm2
-from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.access import sm2
+from edgegw.access.keys import VerifyingKey
 from edgegw.config.box import Box, BoxSettings
 from edgegw.config.options import SettingsError
-from edgegw.core import journal
 from edgegw.core.book import Book
-from edgegw.core.journal import Checkpoint
-from edgegw.core.messages import ExchangeError, open_link
+from edgegw.core.messages import open_link
 from edgegw.core.records import Durability, Mode
 from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, NewEpoch, Next, OperatingError
 from edgegw.ledger.boot import Opened, open_ledger
 from edgegw.ledger.closed import ClosedPen
 from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.outcomes import Budget
-from edgegw.ledger.received import link_of
 from edgegw.ledger.reserve import Reserve
 from edgegw.ledger.scrub import scrub
 from edgegw.ledger.space import KINDS, Space
@@ -46,8 +43,9 @@ from edgegw.ledger.start import Own, Ways, begin_epoch, prepare, read_book, take
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.ledger_source import LedgerSource
-from edgegw.mirrored import Mirrored, mirror_key, mirror_line
+from edgegw.mirrored import Mirrored, mirror_line
 from edgegw.observe.metrics import Metrics
+from edgegw.own import Keys, load_keys, own_of, replaced
 from edgegw.payments import protocols, rules
 from edgegw.payments.history import History
 from edgegw.payments.http_api.bodies import Replica
@@ -55,7 +53,6 @@ from edgegw.payments.protocols import Server
 from edgegw.payments.service import Gateway
 from edgegw.payments.service import Pen as GatewayPen
 from edgegw.payments.vault import SecretFileError
-from edgegw.pinned import hub_key
 from edgegw.replica.copier import Copier
 from edgegw.retention import Retention
 from edgegw.running import RUNNING_NAME, Announcement
@@ -76,30 +73,6 @@ SCRUB_REST: Final = 9
 SCRUB_PAUSE_S: Final = 3600.0
 
 _log = structlog.get_logger("edgegw.app")
-
-
-# --- keys ---------------------------------------------------------------------------------------------------
-
-
-class Keys(NamedTuple):
-    """The box's own two keys, the hub's pinned one, and the mirror's where there is one."""
-
-    device: SigningKey
-    checkpoint: SigningKey
-    hub: VerifyingKey
-    mirror: VerifyingKey | None
-
-
-def load_keys(settings: BoxSettings) -> Keys:
-    """The keys that the settings name; the checkpoint key is made if there is none. Raises KeyFileError."""
-    name = f"{settings.bank}/{settings.box}"
-    device = keys.load_signing_key(Path(settings.device_key_file), name)
-    path = Path(settings.checkpoint_key_file)
-    if not path.exists():
-        made = keys.create_signing_key(path, f"{name}/checkpoint")
-        keys.store_verifying_key(path.with_suffix(".pub"), made.public)
-    checkpoint = keys.load_signing_key(path, f"{name}/checkpoint")
-    return Keys(device, checkpoint, hub_key(settings), mirror_key(settings))
 
 
 # --- what the world sees ------------------------------------------------------------------------------------
@@ -295,7 +268,7 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
         make_room=reserve.make_room,
     )
     front = Front(box, opened.store, reserve, copier)
-    trouble = opened.trouble or _replaced(own, held, opened.store)
+    trouble = opened.trouble or replaced(own, held, opened.store)
     begun: Pen | None = None
     try:
         while True:
@@ -353,22 +326,6 @@ def _begin(own: Own, held: Keys, opened: Opened, ways: Ways, note: str) -> Pen:
     return pen
 
 
-def _replaced(own: Own, held: Keys, store: Store) -> Behind | None:
-    """Whether other hardware wrote this ledger: then its newest epoch is not this box's to continue."""
-    heads = store.heads()
-    if not heads or _epoch_key(store, heads[-1].epoch, held.hub) == own.key_text:
-        return None
-    return Behind(f"epoch {heads[-1].epoch} was given to another checkpoint key than this box has")
-
-
-def _epoch_key(store: Store, epoch: int, hub: VerifyingKey) -> str:
-    """The checkpoint key of an epoch by its hub-signed link, as its one-line text."""
-    try:
-        return link_of(store, epoch, None, hub_key=hub).key
-    except ExchangeError as problem:
-        raise LedgerCorrupt(str(problem)) from None
-
-
 def _raise_descriptor_limit() -> None:
     """Take what the system allows: the usual first 1,024 are fewer than the connections of the ways in, and
     without one the line and the ledger's readers fail, too."""
@@ -390,32 +347,6 @@ def _stop_signal() -> asyncio.Event:
         ),
     )
     return stop
-
-
-def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:
-    """Who a start is: names, keys and the digest of the settings."""
-    bank, name, key = box.settings.bank, box.settings.box, held.checkpoint
-
-    def sign(epoch: int, size: int, root: bytes) -> str:
-        origin = journal.journal_origin(bank=bank, box=name, epoch=epoch)
-        return key.seal(Checkpoint(origin, size, root).body())
-
-    def open_note(epoch: int, note: str) -> Checkpoint:
-        checkpoint = VerifyingKey.parse(_epoch_key(store, epoch, held.hub)).open(note)
-        if checkpoint.origin != journal.journal_origin(bank=bank, box=name, epoch=epoch):
-            raise ValueError(f"it is signed for {checkpoint.origin}")
-        return checkpoint
-
-    return Own(
-        bank=bank,
-        box=name,
-        boot=boot,
-        sign=sign,
-        open_note=open_note,
-        key_text=key.public.text(),
-        version=__version__,
-        box_digest=box.digest,
-    )
 
 
 async def _serve(

@@ -18,10 +18,10 @@ import apsw
 import msgspec
 
 import edgegw.app as app
-from edgegw.app import Keys
 from edgegw.config.box import Box, BoxSettings, HubTable, LineTable, PeerAddress, RefusalsTable
 from edgegw.core.records import Request
 from edgegw.errors import OperatingError
+from edgegw.own import Keys
 from edgegw.payments.problems import Unanswered
 from tests.simulator.loop import VirtualLoop
 from tests.simulator.seams import Process

@@ -20,11 +20,11 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from edgegw.app import Keys
 from edgegw.core.site import Site
 from edgegw.hub.books import post_core
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.site import publish
+from edgegw.own import Keys
 from tests.simulator.auditor import BRANCH_SEQS, Facts
 from tests.simulator.centre import Centre
 from tests.simulator.clients import Client, Log

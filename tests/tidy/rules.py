@@ -42,6 +42,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "mirrored": frozenset(
         {"core", "errors", "config", "access", "ledger", "pinned", "ledger_source", "uplink"}
     ),
+    "own": frozenset({"core", "errors", "config", "access", "ledger", "pinned", "mirrored"}),
     "mirror": frozenset({"core", "errors", "access", "ledger", "exchange_http"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
     "audit": frozenset({"core", "errors", "ledger"}),
@@ -65,7 +66,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "payments.rules",
             "ledger_source",
             "mirrored",
-            "pinned",
+            "own",
             "retention",
             "running",
         }

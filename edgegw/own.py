@@ -1,0 +1,86 @@
+"""Who a box is when it starts: its keys, and whether the ledger that it finds is its own to continue.
+
+Leaves out the ledger's own word about that (`ledger.boot`) and the hub's (`core.exchange`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from edgegw import __version__
+from edgegw.access import keys
+from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.config.box import Box, BoxSettings
+from edgegw.core import journal
+from edgegw.core.journal import Checkpoint
+from edgegw.core.messages import ExchangeError
+from edgegw.errors import Behind, LedgerCorrupt
+from edgegw.ledger.received import link_of
+from edgegw.ledger.start import Own
+from edgegw.ledger.store import Store
+from edgegw.mirrored import mirror_key
+from edgegw.pinned import hub_key
+
+
+class Keys(NamedTuple):
+    """The box's own two keys, the hub's pinned one, and the mirror's where there is one."""
+
+    device: SigningKey
+    checkpoint: SigningKey
+    hub: VerifyingKey
+    mirror: VerifyingKey | None
+
+
+def load_keys(settings: BoxSettings) -> Keys:
+    """The keys that the settings name; the checkpoint key is made if there is none. Raises KeyFileError."""
+    name = f"{settings.bank}/{settings.box}"
+    device = keys.load_signing_key(Path(settings.device_key_file), name)
+    path = Path(settings.checkpoint_key_file)
+    if not path.exists():
+        made = keys.create_signing_key(path, f"{name}/checkpoint")
+        keys.store_verifying_key(path.with_suffix(".pub"), made.public)
+    checkpoint = keys.load_signing_key(path, f"{name}/checkpoint")
+    return Keys(device, checkpoint, hub_key(settings), mirror_key(settings))
+
+
+def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:
+    """Who a start is: names, keys and the digest of the settings."""
+    bank, name, key = box.settings.bank, box.settings.box, held.checkpoint
+
+    def sign(epoch: int, size: int, root: bytes) -> str:
+        origin = journal.journal_origin(bank=bank, box=name, epoch=epoch)
+        return key.seal(Checkpoint(origin, size, root).body())
+
+    def open_note(epoch: int, note: str) -> Checkpoint:
+        checkpoint = VerifyingKey.parse(_epoch_key(store, epoch, held.hub)).open(note)
+        if checkpoint.origin != journal.journal_origin(bank=bank, box=name, epoch=epoch):
+            raise ValueError(f"it is signed for {checkpoint.origin}")
+        return checkpoint
+
+    return Own(
+        bank=bank,
+        box=name,
+        boot=boot,
+        sign=sign,
+        open_note=open_note,
+        key_text=key.public.text(),
+        version=__version__,
+        box_digest=box.digest,
+    )
+
+
+def replaced(own: Own, held: Keys, store: Store) -> Behind | None:
+    """Whether other hardware wrote this ledger: then its newest epoch is not this box's to continue."""
+    heads = store.heads()
+    if not heads or _epoch_key(store, heads[-1].epoch, held.hub) == own.key_text:
+        return None
+    return Behind(f"epoch {heads[-1].epoch} was given to another checkpoint key than this box has")
+
+
+def _epoch_key(store: Store, epoch: int, hub: VerifyingKey) -> str:
+    """The checkpoint key of an epoch by its hub-signed link, as its one-line text."""
+    try:
+        return link_of(store, epoch, None, hub_key=hub).key
+    except ExchangeError as problem:
+        raise LedgerCorrupt(str(problem)) from None
