@@ -91,8 +91,9 @@ class SimulatedBox:
         self.bodies: list[bytes] = []
         """The records of the newest epoch."""
         self.past: dict[int, list[bytes]] = {}
-        self.others: tuple[LogHead, ...] = ()
         """Those of the epochs before it."""
+        self.others: tuple[LogHead, ...] = ()
+        """Histories that it has not, but knows what they decided."""
         self.closed: dict[int, int] = {}
         """Windows that are closed, by epoch."""
         self.held = 0
