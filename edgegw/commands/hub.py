@@ -247,8 +247,7 @@ def order_new_epoch(box: str, hub_settings: Path) -> None:
     old epoch stays in doubt until that is sealed.
 
     A box that has forked: take its other history in first (take-journal). A fork that is found after the
-    order ends the order. The box does not hold the history that the hub has, so a payment of that one which
-    is sent again is decided again; the hub finds the duplicate.
+    order ends the order. The box learns what the history decided that the hub has before the epoch begins.
 
     Example: edgegw order new-epoch branch-1 --hub hub.toml
     """
