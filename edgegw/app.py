@@ -48,7 +48,6 @@ from edgegw.observe.metrics import Metrics
 from edgegw.own import Keys, load_keys, own_of, replaced
 from edgegw.payments import protocols, rules
 from edgegw.payments.history import History
-from edgegw.payments.http_api.bodies import Replica
 from edgegw.payments.protocols import Server
 from edgegw.payments.service import Gateway
 from edgegw.payments.service import Pen as GatewayPen
@@ -94,9 +93,7 @@ class Front:
         self._mirrored: Mirrored | None = None
         self._gateway: Gateway | None = None
         self._servers: dict[str, Server] = {}
-        told = copier.told
-        self._copy = None if told is None else lambda: msgspec.convert(told(), Replica)
-        self._announcement = Announcement(box.settings, self._servers, self._copy)
+        self._announcement = Announcement(box.settings, self._servers, copier.told)
         self._now_ns: Callable[[], int] = lambda: 0
 
     @property
@@ -118,8 +115,7 @@ class Front:
         self._gateway = Gateway(
             pen=pen, book=book, line=line, history=history, meter=self.metrics, version=__version__
         )
-        if self._copy is not None:
-            self._gateway.replica = self._copy
+        self._gateway.replica = self._announcement.copy
         self._copier.journal_size = lambda: self.gateway.book.seq + 1
         self._watch(self._gateway)
 
@@ -131,9 +127,7 @@ class Front:
 
     def announce(self) -> None:
         """Say outside how the line is."""
-        line, mirrored = self._line, self._mirrored
-        lacking = max(0 if line is None else line.status.lacking, 0 if mirrored is None else mirrored.lacking)
-        self._announcement.write(line, None if mirrored is None else mirrored.told(), lacking=lacking)
+        self._announcement.write(self._line, None if self._mirrored is None else self._mirrored.told())
 
     async def stop(self) -> None:
         """No new payments; answers to what is in flight."""

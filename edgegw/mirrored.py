@@ -142,11 +142,6 @@ class Mirrored:
             " the settings"
         )
 
-    @property
-    def lacking(self) -> int:
-        """Records of the box's own past that the mirror has not given back yet."""
-        return 0 if self.mirror is None else self.mirror.lacking
-
     def told(self) -> MirrorWord | None:
         """How the mirror is, for an operator; None where there is none."""
         if self.mirror is None:
@@ -164,6 +159,7 @@ class Mirrored:
             reason=coverage.reason,
             lacking_records=0 if tip is None else coverage.lag_records(epoch=tip.epoch, size=tip.size),
             lag_seconds=round(coverage.lag_ns / 1e9, 3),
+            coming_back=self.mirror.lacking,
             said=coverage.said,
             hint=away_hint(coverage.rule) if coverage.weaker or coverage.away else "",
         )

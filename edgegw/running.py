@@ -48,17 +48,21 @@ class Announcement:
     """Says beside the ledger what runs here; written when it changes, and gone when the box has stopped."""
 
     def __init__(
-        self, settings: BoxSettings, servers: Mapping[str, Server], copy: Callable[[], Replica] | None
+        self, settings: BoxSettings, servers: Mapping[str, Server], told: Callable[[], object] | None
     ) -> None:
         self._path = Path(settings.data_dir) / RUNNING_NAME
-        self._copy = copy
+        self._told = told
         self._box = settings.box
         self._servers = servers
         self._said: RunningBox | None = None
 
-    def write(self, line: Line | None, mirror: MirrorWord | None, *, lacking: int) -> None:
-        """Say it again if something changed; a disk that takes no file is said in the log alone. lacking: as
-        in `RunningBox`."""
+    def copy(self) -> Replica | None:
+        """How the copy is; None where the settings want none."""
+        return None if self._told is None else msgspec.convert(self._told(), Replica)
+
+    def write(self, line: Line | None, mirror: MirrorWord | None) -> None:
+        """Say it again if something changed; a disk that takes no file is said in the log alone."""
+        from_hub = 0 if line is None else line.status.lacking
         running = RunningBox(
             os.getpid(),
             {name: server.addresses for name, server in self._servers.items()},
@@ -66,9 +70,9 @@ class Announcement:
             mode="" if line is None else line.status.mode.value,
             hub_address="" if line is None else line.status.address,
             hubs_said={} if line is None else dict(line.status.said),
-            lacking=lacking,
+            lacking=from_hub if mirror is None else max(from_hub, mirror.coming_back),
             mirror=mirror,
-            replica=None if self._copy is None else self._copy(),
+            replica=self.copy(),
         )
         if running == self._said:
             return

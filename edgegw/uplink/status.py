@@ -68,6 +68,8 @@ class MirrorWord(msgspec.Struct, frozen=True, kw_only=True):
     """Records of the running epoch that the mirror does not have."""
     lag_seconds: float = 0.0
     """For how long the oldest of them is on the box's disk."""
+    coming_back: int = 0
+    """Records of the box's own past that the mirror has not given back yet."""
     said: str = ""
     """What the mirror, or the way to it, said last when it failed."""
     hint: str = ""
