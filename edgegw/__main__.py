@@ -18,6 +18,7 @@ from edgegw.commands import (
     reconcile,
     restore,
     settings,
+    windows,
 )
 
 EPILOG = "Exit codes: " + " ".join(f"{int(code)} - {code.meaning}" for code in ExitCode)
@@ -60,6 +61,8 @@ for command in (
     hub.order,
     reconcile.reconcile,
     box.window,
+    windows.windows,
+    windows.settlement,
 ):
     main.add_command(command)
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from edgegw.core.calendar import EPOCH, MICROSECOND
 from edgegw.core.settlement import Obligation, Side, obligations_of, releasable
-from edgegw.core.site import Site
+from edgegw.core.site import NetDebitCap, Site
 from edgegw.hub.books import Books, BooksError, Opening, open_accounts, settlement_account
 from edgegw.hub.schema import (
     account,
@@ -167,11 +167,15 @@ def _open_books(connection: Connection, positions: dict[Side, int], waiting: Ite
     return books
 
 
+def caps_of(site: Site | None) -> tuple[NetDebitCap, ...]:
+    """The net debit caps that the site sets."""
+    return () if site is None or site.net_debit_caps is msgspec.UNSET else site.net_debit_caps
+
+
 def _cover(books: Books, site: Site | None) -> dict[Side, int]:
     """What each participant with a cap can still pay."""
-    caps = () if site is None or site.net_debit_caps is msgspec.UNSET else site.net_debit_caps
     cover: dict[Side, int] = {}
-    for cap in caps:
+    for cap in caps_of(site):
         page = books.page(settlement_account(cap.participant, cap.currency))
         if page is not None:
             cover[cap.participant, cap.currency] = page.balance_minor + cap.cap_minor
@@ -403,3 +407,43 @@ def list_cycles(connection: Connection) -> list[CycleView]:
         )
         for row in rows
     ]
+
+
+class AccountView(msgspec.Struct, frozen=True, kw_only=True):
+    """One participant's settlement account in one currency, minor units."""
+
+    participant: str
+    currency: str
+    account_id: str
+    balance_minor: int
+    cap_minor: int | None
+    """How far the balance may go below zero; null: without a limit."""
+    queued_minor: int
+    """What it owes in transfers that wait."""
+
+
+def list_accounts(connection: Connection, site: Site | None) -> list[AccountView]:
+    """Every settlement account, in the order of their ids."""
+    caps = {(cap.participant, cap.currency): cap.cap_minor for cap in caps_of(site)}
+    queued: defaultdict[Side, int] = defaultdict(int)
+    for one in _queue(connection):
+        queued[one.obligation.debtor, one.obligation.currency] += one.obligation.amount_minor
+    rows = connection.execute(
+        select(account.c.account_id, account.c.currency, account.c.balance_minor)
+        .where(account.c.account_id.startswith(SETTLEMENT_PREFIX))
+        .order_by(account.c.account_id)
+    )
+    found = []
+    for account_id, currency, balance_minor in rows:
+        participant = account_id.split(":")[1]
+        found.append(
+            AccountView(
+                participant=participant,
+                currency=currency,
+                account_id=account_id,
+                balance_minor=balance_minor,
+                cap_minor=caps.get((participant, currency)),
+                queued_minor=queued[participant, currency],
+            )
+        )
+    return found

@@ -220,7 +220,8 @@ def _csv_rows(report: Report) -> Iterator[dict[str, object]]:
             "currency": one.currency,
             "amount_minor": one.amount_minor,
             "reference": f"{one.cycle}/{one.number}",
-            "state": f"posted in {one.posted_in}" if one.posted_in else "queued",
+            # As the cycle left it: a later one's statement has what left the queue since.
+            "state": f"posted in {one.posted_in}" if 0 < one.posted_in <= report.cycle else "queued",
         }
     for statement in report.statements:
         about = {"participant": statement.participant, "currency": statement.currency}
