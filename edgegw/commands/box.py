@@ -98,6 +98,10 @@ class Report(msgspec.Struct, kw_only=True):
     """Records that the centre has not cosigned."""
     window: int = 0
     window_transfers: int = 0
+    business_date: str = ""
+    """Of the open window by the site's calendar; "" where a person closes windows."""
+    windows_wait: bool = False
+    """The clock stands so far beyond the last cut-off that no window closes by itself."""
     site_version: int = 0
     stand_ins_waiting: int = 0
     disk_free_bytes: int = 0
@@ -160,6 +164,7 @@ def status(settings: Path, token: str, as_json: bool) -> None:
 def _report(box: Box, token: str) -> Report:
     from edgegw.ledger.reserve import RESERVE_NAME
     from edgegw.ledger.space import Space
+    from edgegw.ledger.windows import calendar_says
     from edgegw.replica.drills import last_drill
     from edgegw.uplink.status import HINTS
 
@@ -191,6 +196,11 @@ def _report(box: Box, token: str) -> Report:
         pruned_records=pruned,
         disk_reserve_bytes=reserve.stat().st_blocks * 512 if reserve.exists() else 0,
     )
+    said = calendar_says(book, wall_ns=time.time_ns())
+    if said is not None:
+        awaited = said.cut_offs[0] if said.cut_offs else said.next
+        report.business_date = "" if awaited is None else awaited.business_date.isoformat()
+        report.windows_wait = said.waits_for_person
     if (drill := last_drill(directory)) is not None:
         report.replica_drill = msgspec.to_builtins(drill)
     _ask_running(directory, token, report)
@@ -206,6 +216,12 @@ def _needs(report: Report) -> Iterator[Need]:
 
     if report.mode in (Mode.BEHIND.value, Mode.FORKED.value, Mode.FENCED.value):
         yield Need(report.mode, report.mode_reason, HINTS[Mode(report.mode)])
+    if report.windows_wait:
+        yield Need(
+            "window",
+            f"the clock is too far beyond the last cut-off: window {report.window} does not close by itself",
+            "Set the clock right; where it is right, close the window: `edgegw window close --date DATE`.",
+        )
     mirror, copy = report.mirror, report.replica
     if mirror is not None and mirror.hint:
         yield Need("mirror", f"{mirror.durability}: {mirror.said or mirror.reason}", mirror.hint)
@@ -298,7 +314,8 @@ def _show(report: Report) -> None:
         "centre": f"holds {report.cosigned_size}, {report.waiting} wait",
         "behind": _behind(report),
         "stand-ins": f"{report.stand_ins_waiting} wait for the centre's word",
-        "window": f"{report.window}, {report.window_transfers} transfers",
+        "window": f"{report.window}, {report.window_transfers} transfers"
+        + (f", business date {report.business_date}" if report.business_date else ""),
         "site": f"version {report.site_version}",
         "disk": f"{report.disk_free_bytes:,} bytes free, {report.disk_reserve_bytes:,} in reserve",
         "disk by kind": ", ".join(f"{kind} {size:,}" for kind, size in report.disk_bytes.items()),

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Engine, Row, Select, Table, and_, select, 
 from edgegw.core.records import UNREADABLE
 from edgegw.hub import schema
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
+from edgegw.hub.replay import WINDOW_DIFFERS
 
 PAGE_ROWS: Final = 500
 
@@ -195,6 +196,15 @@ def _losses(engine: Engine) -> Iterator[Finding]:
         )
 
 
+def _next_for_item(reason: str, box: str, owner: str) -> str:
+    if reason == WINDOW_DIFFERS:
+        return (
+            f"edgegw windows hub.toml --box {box} shows both figures; once it is clear why:"
+            f" edgegw settlement accept {box} WINDOW"
+        )
+    return f"{owner} settles it with both parties; what moves by that: edgegw post FILE"
+
+
 def _suspense(engine: Engine) -> Iterator[Finding]:
     table, record = schema.suspense_item.c, schema.record.c
     query = select(
@@ -216,7 +226,7 @@ def _suspense(engine: Engine) -> Iterator[Finding]:
             currency=request.currency,
             amount_minor=request.amount_minor,
             reason=f"{row.reason}: {row.detail}" if row.detail else row.reason,
-            next=f"{row.owner} settles it with both parties; what moves by that: edgegw post FILE",
+            next=_next_for_item(row.reason, row.box, row.owner),
         )
 
 
