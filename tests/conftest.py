@@ -1,4 +1,5 @@
-"""What every test shares: how hypothesis draws cases, and the lock that lets a `serial` test run alone."""
+"""What every test shares: how hypothesis draws cases, the lock that lets a `serial` test run alone, and the
+end of the PostgreSQL that the first test which needs one has started."""
 
 import fcntl
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgres_server import end_server
+
 # The same cases on every run: what is red here is red everywhere. Machines are busy: no deadline per case.
 settings.register_profile(
     "default", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -17,26 +20,30 @@ settings.register_profile(
 settings.register_profile("explore", settings.get_profile("default"), derandomize=False, max_examples=1_000)
 settings.load_profile("default")
 
-_LOCKS = "EDGEGW_TESTS_LOCKS"
+LOCKS = "EDGEGW_TESTS_LOCKS"
+MAIN_PID = "EDGEGW_TESTS_MAIN_PID"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder of locks before the workers start; they inherit its name."""
     if not hasattr(config, "workerinput"):
-        os.environ[_LOCKS] = tempfile.mkdtemp(prefix="edgegw-tests-")
+        os.environ[LOCKS] = tempfile.mkdtemp(prefix="edgegw-tests-")
+        os.environ[MAIN_PID] = str(os.getpid())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the folder of locks once the workers are gone."""
+    """Remove what the workers shared, once they are gone."""
     if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ.pop(_LOCKS), ignore_errors=True)
+        folder = os.environ.pop(LOCKS)
+        end_server(Path(folder))
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Run a test marked `serial` while no other test runs; its timeout starts when it does."""
     serial = item.get_closest_marker("serial") is not None
-    folder = Path(os.environ[_LOCKS])
+    folder = Path(os.environ[LOCKS])
     with (folder / "turn").open("a") as turn:
         # Everyone passes the gate; a serial test holds it while it waits, so that others cannot starve it.
         with (folder / "gate").open("a") as gate:

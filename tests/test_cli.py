@@ -18,7 +18,7 @@ from edgegw.config.hub import load_hub
 from edgegw.config.options import SettingsError
 from edgegw.errors import Behind, BrokenInvariant, HeadMoved, StorageFull
 from edgegw.hub import schema
-from edgegw.hub.database import open_database
+from edgegw.hub.sqlite import SqliteDatabase
 from tests.processes import Branch, edgegw
 
 
@@ -243,16 +243,14 @@ def test_what_waits_for_a_person_is_listed_with_the_next_command(branch: Branch)
     hub = ("--hub", branch.path("hub.toml"))
     assert branch.run("findings", *hub) == "nothing waits for a person\n"
     assert branch.run("findings", "--json", *hub) == ""
-    engine = open_database(Path(load_hub(Path(branch.path("hub.toml"))).database_file))
-    with engine.begin() as connection:
-        connection.execute(
-            insert(schema.loss).values(
-                box="box-1", epoch=2, log="journal", seq=7, leg=0, account_id="alice", amount_minor=40
-            )
-        )
-    engine.dispose()
-    loss = "loss: box-1 epoch 2 journal 7, alice, 40 CNY minor units: alice was short of it"
-    assert branch.run("findings", *hub).startswith(loss)
+    database = SqliteDatabase(Path(load_hub(Path(branch.path("hub.toml"))).database_file))
+    loss = insert(schema.loss).values(
+        box="box-1", epoch=2, log="journal", seq=7, leg=0, account_id="alice", amount_minor=40
+    )
+    database.transact(lambda c: c.execute(loss))
+    database.close()
+    told = "loss: box-1 epoch 2 journal 7, alice, 40 CNY minor units: alice was short of it"
+    assert branch.run("findings", *hub).startswith(told)
     (line,) = branch.run("findings", "--json", *hub).splitlines()
     assert json.loads(line)["next"].startswith("edgegw post FILE")
 

@@ -10,7 +10,8 @@ import csv
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -20,11 +21,11 @@ from edgegw.commands import SettingsPath, hub_settings_option, progress_bar, ser
 from edgegw.config.hub import HubSettings, load_hub
 from edgegw.config.listen import addresses
 from edgegw.config.options import SettingsError
-from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
+    from edgegw.hub.database import Database
     from edgegw.hub.findings import Finding
     from edgegw.hub.keyring import Keyring
     from edgegw.hub.take_journal import TakenJournal
@@ -38,7 +39,7 @@ POSTINGS_EACH: Final = 500
 class HubBooks(NamedTuple):
     """The hub's database and keys, open."""
 
-    engine: Engine
+    database: Database
     keyring: Keyring
 
 
@@ -56,29 +57,36 @@ def load_keyring(settings: HubSettings) -> Keyring:
 def open_books(path: Path) -> Iterator[HubBooks]:
     """The hub's books for one command; raises SettingsError, KeyFileError and OperatingError."""
     settings = load_hub(path)
-    with _database(settings) as engine:
+    with open_database(settings, serves=False) as database:
         from edgegw.hub.receive import register_boxes
 
         keyring = load_keyring(settings)
-        with engine.begin() as connection:
-            register_boxes(connection, keyring)
-        yield HubBooks(engine, keyring)
+        database.transact(lambda c: register_boxes(c, keyring))
+        yield HubBooks(database, keyring)
 
 
 @contextmanager
-def _database(settings: HubSettings) -> Iterator[Engine]:
-    from edgegw.hub.database import DatabaseError, open_database
+def open_database(settings: HubSettings, *, serves: bool) -> Iterator[Database]:
+    """The database that the settings name; raises OperatingError. A process that serves a SQLite file serves
+    it alone."""
+    with ExitStack() as stack:
+        database: Database
+        if settings.database_url:
+            from edgegw.hub.postgresql import PostgresDatabase, Target
 
-    path = Path(settings.database_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        engine = open_database(path)
-    except DatabaseError as problem:
-        raise OperatingError(str(problem), hint="The text says what would help.") from None
-    try:
-        yield engine
-    finally:
-        engine.dispose()
+            password_file = settings.database_password_file
+            target = Target(settings.database_url, Path(password_file) if password_file else None)
+            database = PostgresDatabase(target)
+        else:
+            from edgegw.hub.sqlite import SqliteDatabase, sole_process
+
+            path = Path(settings.database_file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if serves:
+                stack.enter_context(sole_process(path))
+            database = SqliteDatabase(path)
+        stack.callback(database.close)
+        yield database
 
 
 @click.command()
@@ -102,17 +110,11 @@ async def serve_hub(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
     from edgegw.commands.serving import serve
     from edgegw.hub.app import Hub, make_app
-    from edgegw.hub.database import DatabaseError, sole_process
 
     keyring = load_keyring(settings)
-    path = Path(settings.database_file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with sole_process(path), _database(settings) as engine:
-            application = make_app(Hub(engine, keyring))
-            await serve(application, addresses(settings.listen), name="hub", bank=settings.bank)
-    except DatabaseError as problem:
-        raise OperatingError(str(problem), hint="One hub process serves one SQLite file.") from None
+    with open_database(settings, serves=True) as database:
+        application = make_app(Hub(database, keyring))
+        await serve(application, addresses(settings.listen), name="hub", bank=settings.bank)
 
 
 @click.command()
@@ -130,26 +132,33 @@ def post(file: Path, hub_settings: Path) -> None:
 
     Example: edgegw post balances.csv --hub hub.toml
     """
-    from edgegw.hub.books import BooksError, post_core
-
     rows = _postings(file)
     fresh = 0
     with open_books(hub_settings) as books, progress_bar("posting") as progress:
         for start in range(0, len(rows), POSTINGS_EACH):
-            with books.engine.begin() as connection:
-                for line, row in rows[start : start + POSTINGS_EACH]:
-                    try:
-                        fresh += post_core(
-                            connection,
-                            id=row["id"],
-                            debit_account_id=row["debit_account_id"],
-                            credit_account_id=row["credit_account_id"],
-                            amount_minor=int(row["amount_minor"]),
-                        )
-                    except BooksError as problem:
-                        raise SettingsError(f"{file} line {line}", [str(problem)]) from None
+            part = rows[start : start + POSTINGS_EACH]
+            fresh += books.database.transact(partial(_post, file=file, rows=part))
             progress(min(start + POSTINGS_EACH, len(rows)), len(rows))
     click.echo(f"{fresh} posted, {len(rows) - fresh} were there already")
+
+
+def _post(connection: Connection, *, file: Path, rows: list[tuple[int, dict[str, str]]]) -> int:
+    """Post (line, row) pairs of a file; how many were not there before."""
+    from edgegw.hub.books import BooksError, post_core
+
+    fresh = 0
+    for line, row in rows:
+        try:
+            fresh += post_core(
+                connection,
+                id=row["id"],
+                debit_account_id=row["debit_account_id"],
+                credit_account_id=row["credit_account_id"],
+                amount_minor=int(row["amount_minor"]),
+            )
+        except BooksError as problem:
+            raise SettingsError(f"{file} line {line}", [str(problem)]) from None
+    return fresh
 
 
 def _postings(file: Path) -> list[tuple[int, dict[str, str]]]:
@@ -190,7 +199,7 @@ def findings(as_json: bool, hub_settings: Path) -> None:
 
     is_any = False
     with open_books(hub_settings) as books:
-        for finding in all_findings(books.engine):
+        for finding in all_findings(books.database):
             is_any = True
             click.echo(msgspec.json.encode(finding) if as_json else _told(finding))
     if not is_any and not as_json:
@@ -229,8 +238,7 @@ def _carry_out(hub_settings: Path, work: Callable[[Connection, Keyring], None]) 
 
     with open_books(hub_settings) as books:
         try:
-            with books.engine.begin() as connection:
-                work(connection, books.keyring)
+            books.database.transact(lambda c: work(c, books.keyring))
         except (OrderError, BooksError) as problem:
             raise SettingsError("the order", [str(problem)]) from None
 
@@ -283,7 +291,7 @@ def order_take_journal(file: Path, as_json: bool, hub_settings: Path) -> None:
 
     with open_books(hub_settings) as books, progress_bar("taking") as progress:
         try:
-            taken = take_journal(books.engine, books.keyring, file, now_ns=time.time_ns, progress=progress)
+            taken = take_journal(books.database, books.keyring, file, now_ns=time.time_ns, progress=progress)
         except (OrderError, ExportError) as problem:
             raise SettingsError(str(file), [str(problem)]) from None
     if as_json:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,9 +21,6 @@ from edgegw.reconcile.classes import definitions
 from edgegw.reconcile.core_file import COLUMNS
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from edgegw.config.hub import HubSettings
     from edgegw.reconcile.report import Count, Summary
     from edgegw.reconcile.workspace import Workspace
 
@@ -124,24 +119,6 @@ def reconcile(
         ctx.exit(ExitCode.FOUND)
 
 
-@contextmanager
-def _database(settings: HubSettings) -> Iterator[Engine]:
-    """The hub's database, which must be there already; raises OperatingError."""
-    from edgegw.hub.database import DatabaseError, open_database
-
-    path = Path(settings.database_file)
-    if not path.exists():
-        raise OperatingError(f"there is no hub database at {path}", hint="Give the hub's settings by --hub.")
-    try:
-        engine = open_database(path)
-    except DatabaseError as problem:
-        raise OperatingError(str(problem), hint="The text says what would help.") from None
-    try:
-        yield engine
-    finally:
-        engine.dispose()
-
-
 def _fill(
     workspace: Workspace,
     hub_settings: Path,
@@ -151,13 +128,17 @@ def _fill(
     channel: str,
     suspense_hours: int,
 ) -> None:
+    from edgegw.commands.hub import open_database
     from edgegw.reconcile.run import reconcile as run
 
     settings = load_hub(hub_settings)
-    with _database(settings) as engine, progress_bar("reading") as progress:
+    file = settings.database_file
+    if file and not Path(file).exists():
+        raise OperatingError(f"there is no hub database at {file}", hint="Give the hub's settings by --hub.")
+    with open_database(settings, serves=False) as database, progress_bar("reading") as progress:
         run(
             workspace,
-            engine,
+            database,
             journals=journals,
             core_files=core_files,
             channel=channel,

@@ -129,8 +129,9 @@ def site_publish(file: Path, hub_settings: Path) -> None:
     with open_books(hub_settings) as books:
         found, bundle = load_site_bundle(file, bank=books.keyring.bank, boxes=books.keyring.boxes)
         try:
-            with books.engine.begin() as connection:
-                digest = publish(connection, books.keyring, bundle, now_ns=time.time_ns())
+            digest = books.database.transact(
+                lambda c: publish(c, books.keyring, bundle, now_ns=time.time_ns())
+            )
         except SiteError as problem:
             raise SettingsError(str(file), str(problem).splitlines()) from None
     click.echo(f"version {found.version} is published: {digest}")

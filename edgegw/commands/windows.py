@@ -111,8 +111,7 @@ def windows(settings: Path, box: str, as_json: bool) -> None:
 
 
 def _transact(books: HubBooks, work: Callable[[Connection], Result]) -> Result:
-    with books.engine.begin() as connection:
-        return work(connection)
+    return books.database.transact(work)
 
 
 # -- at a box ------------------------------------------------------------------------------------------------

@@ -11,13 +11,12 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 from aiohttp import web
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, func, select
 
 from edgegw.core.messages import (
     SESSION_BYTES,
@@ -41,6 +40,7 @@ from edgegw.exchange_http import (
 from edgegw.hub import schema
 from edgegw.hub.beats import keep_cosignature, take_beat
 from edgegw.hub.books import violations
+from edgegw.hub.database import Database
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import open_session, register_boxes
 from edgegw.hub.site import Sites, bundle_of, lost_site
@@ -74,39 +74,42 @@ class HubMetrics(Metrics):
         self.records = self.gauge("records", "Records held of the live epoch.", "box")
         self.beat_age = self.gauge("beat_age_seconds", "Since the box was last heard.", "box")
         self.suspense = self.gauge("suspense_items", "Items that wait for their owner.")
+        self.retried = self.counter(
+            "transactions_retried",
+            "SQL transactions that were run again because others were in their way, by SQLSTATE.",
+            "cause",
+        )
 
 
 class Hub:
-    """The hub's parts: its database, its keys, and the one thread that uses them."""
+    """The hub's parts: its database, in whose threads it works, and its keys."""
 
     def __init__(
-        self, engine: Engine, keyring: Keyring, *, clock_ns: Callable[[], int] = time.time_ns
+        self, database: Database, keyring: Keyring, *, clock_ns: Callable[[], int] = time.time_ns
     ) -> None:
-        self._engine = engine
+        self._database = database
         self._keyring = keyring
         self._clock_ns = clock_ns
         self._sites = Sites()
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hub-sql")
         self.metrics = HubMetrics()
-        with engine.begin() as connection:
-            register_boxes(connection, keyring)
+        database.on_retry = lambda cause: self.metrics.retried.labels(cause).inc()
+        database.transact(lambda c: register_boxes(c, keyring))
 
     async def run(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` in the worker thread, in one SQL transaction that is committed when it returns."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._transact, work)
+        """Run `work` in one of the database's threads, in one SQL transaction that is committed when it
+        returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._database.threads, self._transact, work)
 
     def _transact(self, work: Callable[[Connection], Result]) -> Result:
-        with self._engine.begin() as connection:
-            return work(connection)
+        return self._database.transact(work)
 
     async def exchange(self, data: bytes) -> bytes:
         """The signed reply to a signed message; raises ExchangeError or NotPinned with nothing used."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._exchange, data)
+        return await asyncio.get_running_loop().run_in_executor(self._database.threads, self._exchange, data)
 
     def close(self) -> None:
         """Let the running message finish, then let go of the database."""
-        self._worker.shutdown()
-        self._engine.dispose()
+        self._database.close()
 
     def _exchange(self, data: bytes) -> bytes:
         with self.metrics.seconds.time():

@@ -1,104 +1,113 @@
-"""The hub's database: opened once, by one process when it is SQLite, with what durability needs read back and
-asserted.
+"""How the hub's work reaches its database: a function of one SQLAlchemy connection, in one SQL transaction.
 
-SQLite comes from the `pysqlite3` wheel, because distributions carry versions that can lose committed rows in
-WAL mode (DESIGN §8). Leaves out the tables (`hub.schema`) and everything that is asked of them.
+`Database` is what all else knows: `transact` runs such a function and commits, `threads` are where it runs.
+Two engines keep the promise, each in a file of its own: SQLite (`hub.sqlite`, one process, one thread) and
+PostgreSQL (`hub.postgresql`, any number of processes, a bounded number of threads each). Work may be run
+again where another transaction was in its way, so it changes nothing but its connection. Leaves out the
+tables (`hub.schema`) and everything that is asked of them.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
-import pysqlite3
-from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy import Connection, insert, inspect, select
 
-from edgegw.hub.schema import metadata
+from edgegw.errors import Next, OperatingError
+from edgegw.hub.schema import metadata, schema_version
 
-SQLITE_VERSION_MIN: Final = (3, 51, 3)
-"""The first release without the WAL-reset bug."""
-SQLITE_VERSIONS_MENDED: Final = frozenset({(3, 50, 7), (3, 44, 6)})
-BUSY_TIMEOUT_MS: Final = 10_000
-SCHEMA_VERSION: Final = 3
-"""Kept in the file (PRAGMA user_version). Another version's file is refused, not changed."""
+SCHEMA_VERSION: Final = 4
+"""Kept in the database itself. Another version's tables are refused, not changed."""
 
-_PRAGMAS: Final = {
-    "journal_mode": "wal",
-    "synchronous": 2,
-    "foreign_keys": 1,
-    "busy_timeout": BUSY_TIMEOUT_MS,
-    "trusted_schema": 0,
-    "mmap_size": 0,
-}
+Result = TypeVar("Result")
+Work = Callable[[Connection], Result]
 
 
-class DatabaseError(RuntimeError):
-    """The database cannot be used as it is; the text says what to do."""
+class DatabaseError(OperatingError):
+    """The database cannot be used as it is."""
+
+    code = "database_unusable"
+    default_hint = "The text says what would help."
 
 
-def check_sqlite_version(version: tuple[int, ...]) -> None:
-    """Raise DatabaseError for an SQLite that can lose committed rows (3.7.0 to 3.51.2, with two mended
-    releases)."""
-    if version < SQLITE_VERSION_MIN and version not in SQLITE_VERSIONS_MENDED:
-        found = ".".join(map(str, version))
-        raise DatabaseError(
-            f"SQLite {found} can lose committed rows in WAL mode; install pysqlite3 with 3.51.3 or newer"
+class DatabaseBusy(OperatingError):
+    """Other transactions were in the way for too long; nothing was done."""
+
+    code = "database_busy"
+    next = Next.RETRY
+    default_hint = "Nothing is half done: ask again in a moment; a box does so by itself."
+
+
+class DatabaseAway(OperatingError):
+    """The database does not answer, or went away in the middle of a COMMIT: then nobody knows what came of
+    it."""
+
+    code = "database_away"
+    next = Next.RETRY
+    default_hint = (
+        "Ask again with the same ids: what was committed is found and not done twice. See that the server"
+        " which `database_url` names runs and can be reached."
+    )
+
+
+class Database(ABC):
+    """The hub's database, open."""
+
+    def __init__(self, *, workers: int) -> None:
+        self.workers = workers
+        """Transactions that may run at once in this process."""
+        self.own = threading.local()
+        """What each of the threads has of its own."""
+        self.threads = ThreadPoolExecutor(
+            max_workers=workers, thread_name_prefix="hub-sql", initializer=self._enter
         )
+        self.on_retry: Callable[[str], None] = lambda _cause: None
+        """Told the SQLSTATE each time that a transaction is run again."""
+
+    def _enter(self) -> None:
+        self.own.is_ours = True
+
+    def is_own_thread(self) -> bool:
+        """Whether this is one of `threads`."""
+        return getattr(self.own, "is_ours", False)
+
+    @abstractmethod
+    def transact(self, work: Work[Result]) -> Result:
+        """Run `work` in one SQL transaction that is committed when it returns; from any thread, and it waits.
+
+        Raises what `work` raises with nothing done, DatabaseBusy and DatabaseAway.
+        """
+
+    @abstractmethod
+    def read(self, work: Callable[[Connection], Iterable[Result]]) -> Iterator[Result]:
+        """What `work` yields as it reads one state of all tables, however long that takes; nothing is kept of
+        what it writes.
+
+        Raises what `work` raises, DatabaseBusy and DatabaseAway; then it is to be read from the start.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let running work finish, then let go of the database."""
 
 
-def open_database(path: Path) -> Engine:
-    """An engine over the SQLite file at `path`, with the tables made; raises DatabaseError."""
-    check_sqlite_version(tuple(pysqlite3.sqlite_version_info))
-    engine = create_engine(f"sqlite:///{path}", module=pysqlite3)
-    event.listen(engine, "connect", _prepare)
-    event.listen(engine, "begin", _begin)
-    with engine.begin() as connection:
-        _check_schema(connection, path)
+def prepare_schema(connection: Connection, *, place: str, mend: str) -> None:
+    """Make the tables where there are none; raises DatabaseError for those of another version."""
+    found = set(inspect(connection).get_table_names()) & set(metadata.tables)
+    if not found:
         metadata.create_all(connection)
-    os.chmod(path, 0o600)
-    return engine
-
-
-def _check_schema(connection: Connection, path: Path) -> None:
-    found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if inspect(connection).get_table_names() and found != SCHEMA_VERSION:
+        connection.execute(insert(schema_version).values(version=SCHEMA_VERSION))
+        return
+    versions = [0]
+    if schema_version.name in found:
+        versions = list(connection.execute(select(schema_version.c.version)).scalars())
+    if versions != [SCHEMA_VERSION]:
+        known = ", ".join(str(version) if version else "an earlier program" for version in versions) or "none"
         raise DatabaseError(
-            f"{path} has tables of version {found}, this program uses version {SCHEMA_VERSION}:"
-            " run the program that made it, or give database_file another place"
+            f"{place} has tables of version {known}, this program uses version {SCHEMA_VERSION}:"
+            f" run the program that made them, or give {mend} another place"
         )
-    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-@contextmanager
-def sole_process(path: Path) -> Iterator[None]:
-    """Serve the database at `path` alone: a second serving process raises DatabaseError. Operators' commands
-    may run beside."""
-    lock = path.with_name(path.name + ".lock")
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DatabaseError(f"another hub serves {path}; stop it first") from None
-        yield
-
-
-def _prepare(connection: Any, _: object) -> None:
-    # SQLAlchemy sends BEGIN itself (`_begin`); the driver's own would be a deferred one.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for name, value in _PRAGMAS.items():
-        cursor.execute(f"PRAGMA {name} = {value}")
-        found = cursor.execute(f"PRAGMA {name}").fetchone()[0]
-        if found != value:
-            raise DatabaseError(
-                f"PRAGMA {name} is {found!r}, not {value!r}: the file system does not allow it"
-            )
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

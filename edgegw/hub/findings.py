@@ -7,14 +7,16 @@ transaction stays open beside a hub that runs. Leaves out how they are told (`ed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Engine, Row, Select, Table, and_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, select, tuple_
 
 from edgegw.core.records import UNREADABLE
 from edgegw.hub import schema
+from edgegw.hub.database import Database
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
 from edgegw.hub.replay import WINDOW_DIFFERS
 
@@ -52,34 +54,37 @@ class _Record(msgspec.Struct):
     request: _Request | None = None
 
 
-def findings(engine: Engine) -> Iterator[Finding]:
+def findings(database: Database) -> Iterator[Finding]:
     """Everything that waits, boxes first."""
-    yield from _boxes(engine)
-    yield from _forks(engine)
-    yield from _unsealed(engine)
-    yield from _in_doubt(engine)
-    yield from _losses(engine)
-    yield from _suspense(engine)
+    yield from _boxes(database)
+    yield from _forks(database)
+    yield from _unsealed(database)
+    yield from _in_doubt(database)
+    yield from _losses(database)
+    yield from _suspense(database)
 
 
-def _pages(engine: Engine, query: Select[Any], table: Table) -> Iterator[Row[Any]]:
+def _all(connection: Connection, *, query: Select[Any]) -> Sequence[Row[Any]]:
+    return connection.execute(query).all()
+
+
+def _pages(database: Database, query: Select[Any], table: Table) -> Iterator[Row[Any]]:
     """The rows of a query that selects the table's whole primary key first."""
     key = list(table.primary_key.columns)
     after: ColumnElement[bool] | None = None
     while True:
         page = query.order_by(*key).limit(PAGE_ROWS)
-        with engine.begin() as connection:
-            rows = connection.execute(page if after is None else page.where(after)).all()
+        rows = database.transact(partial(_all, query=page if after is None else page.where(after)))
         yield from rows
         if len(rows) < PAGE_ROWS:
             return
         after = tuple_(*key) > tuple(rows[-1][: len(key)])
 
 
-def _boxes(engine: Engine) -> Iterator[Finding]:
+def _boxes(database: Database) -> Iterator[Finding]:
     table = schema.box.c
     query = select(table.box, table.epoch, table.state, table.reason, table.release, table.taking_back)
-    for row in _pages(engine, query, schema.box):
+    for row in _pages(database, query, schema.box):
         if row.taking_back:
             reason = "the hub has lost something of it and grants it nothing before all is back"
             yield _box(row, reason, f"let {row.box} speak: it hands back what it has by itself")
@@ -102,7 +107,7 @@ def _next_for(state: str, box: str) -> str:
     return order
 
 
-def _forks(engine: Engine) -> Iterator[Finding]:
+def _forks(database: Database) -> Iterator[Finding]:
     table, head = schema.evidence.c, schema.journal_head.c
     query = select(
         table.box,
@@ -113,7 +118,7 @@ def _forks(engine: Engine) -> Iterator[Finding]:
         table.other_checkpoint,
         head.sealed,
     ).outerjoin(schema.journal_head, and_(head.box == table.box, head.epoch == table.epoch))
-    for row in _pages(engine, query, schema.evidence):
+    for row in _pages(database, query, schema.evidence):
         if not row.sealed:
             yield Finding(
                 kind="fork",
@@ -127,14 +132,14 @@ def _forks(engine: Engine) -> Iterator[Finding]:
             )
 
 
-def _unsealed(engine: Engine) -> Iterator[Finding]:
+def _unsealed(database: Database) -> Iterator[Finding]:
     table, box = schema.journal_head.c, schema.box.c
     query = (
         select(table.box, table.epoch, table.size, table.forked)
         .join(schema.box, box.box == table.box)
         .where(table.sealed.is_(False), table.epoch < box.epoch)
     )
-    for row in _pages(engine, query, schema.journal_head):
+    for row in _pages(database, query, schema.journal_head):
         histories = "two histories are known, " if row.forked else ""
         yield Finding(
             kind="unsealed",
@@ -145,14 +150,14 @@ def _unsealed(engine: Engine) -> Iterator[Finding]:
         )
 
 
-def _in_doubt(engine: Engine) -> Iterator[Finding]:
+def _in_doubt(database: Database) -> Iterator[Finding]:
     table, account = schema.outstanding.c, schema.account.c
     query = (
         select(table.box, table.epoch, table.account_id, table.amount_minor, account.currency)
         .join(schema.account, account.account_id == table.account_id)
         .where(table.in_doubt, table.amount_minor != 0)
     )
-    for row in _pages(engine, query, schema.outstanding):
+    for row in _pages(database, query, schema.outstanding):
         yield Finding(
             kind="in_doubt",
             box=row.box,
@@ -169,7 +174,7 @@ def _seal(box: str, epoch: int) -> str:
     return f"edgegw order seal {box} {epoch} once its last records are in"
 
 
-def _losses(engine: Engine) -> Iterator[Finding]:
+def _losses(database: Database) -> Iterator[Finding]:
     table, account = schema.loss.c, schema.account.c
     query = select(
         table.box,
@@ -181,7 +186,7 @@ def _losses(engine: Engine) -> Iterator[Finding]:
         table.amount_minor,
         account.currency,
     ).outerjoin(schema.account, account.account_id == table.account_id)
-    for row in _pages(engine, query, schema.loss):
+    for row in _pages(database, query, schema.loss):
         yield Finding(
             kind="loss",
             box=row.box,
@@ -205,7 +210,7 @@ def _next_for_item(reason: str, box: str, owner: str) -> str:
     return f"{owner} settles it with both parties; what moves by that: edgegw post FILE"
 
 
-def _suspense(engine: Engine) -> Iterator[Finding]:
+def _suspense(database: Database) -> Iterator[Finding]:
     table, record = schema.suspense_item.c, schema.record.c
     query = select(
         table.box, table.epoch, table.seq, table.owner, table.reason, table.detail, record.body
@@ -213,7 +218,7 @@ def _suspense(engine: Engine) -> Iterator[Finding]:
         schema.record,
         and_(record.box == table.box, record.epoch == table.epoch, record.seq == table.seq),
     )
-    for row in _pages(engine, query, schema.suspense_item):
+    for row in _pages(database, query, schema.suspense_item):
         request = _request(row.body)
         number = row.seq // schema.BRANCH_SEQS
         yield Finding(

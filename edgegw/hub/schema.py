@@ -37,6 +37,12 @@ def is_other_branch(one_seq: int, other_seq: int) -> bool:
     return one_seq // BRANCH_SEQS != other_seq // BRANCH_SEQS
 
 
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+)
+
 account = Table(
     "account",
     metadata,

@@ -8,16 +8,18 @@ SQL transaction, and the order can be given again at any time: what is in is fou
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from edgegw.access.keys import VerifyingKey
 from edgegw.core.messages import Package, PackageVerdict
 from edgegw.hub import schema
 from edgegw.hub.beats import keep_cosignature, take_tail
 from edgegw.hub.branches import Branch, begin_branch, branch_leaf, branches_of, take_branch
+from edgegw.hub.database import Database
 from edgegw.hub.exported import Announced, Exported, ExportError, read_journal
 from edgegw.hub.journals import journal_head_of, mark_forked, same_head
 from edgegw.hub.keyring import Keyring
@@ -52,19 +54,17 @@ class TakenJournal(NamedTuple):
 
 
 def take_journal(
-    engine: Engine, keyring: Keyring, path: Path, *, now_ns: Callable[[], int], progress: Progress
+    database: Database, keyring: Keyring, path: Path, *, now_ns: Callable[[], int], progress: Progress
 ) -> TakenJournal:
     """Take in the exported journal at `path`. Raises ExportError for the file and OrderError for the place
     that it is for."""
     announced = Announced(path)
-    with engine.begin() as connection:
-        key = _key(connection, keyring, announced)
+    key = database.transact(lambda c: _key(c, keyring, announced))
     with read_journal(announced, key) as exported:
-        with engine.begin() as connection:
-            held, shared = _shared_prefix(connection, exported)
+        held, shared = database.transact(lambda c: _shared_prefix(c, exported))
         if shared == min(held, exported.size):
-            return _Tail(engine, keyring, exported, now_ns, progress).take(held)
-        return _Branching(engine, exported, progress).take(shared)
+            return _Tail(database, keyring, exported, now_ns, progress).take(held)
+        return _Branching(database, exported, progress).take(shared)
 
 
 def _key(connection: Connection, keyring: Keyring, announced: Announced) -> VerifyingKey:
@@ -122,13 +122,13 @@ class _Tail:
 
     def __init__(
         self,
-        engine: Engine,
+        database: Database,
         keyring: Keyring,
         exported: Exported,
         now_ns: Callable[[], int],
         progress: Progress,
     ) -> None:
-        self._engine = engine
+        self._database = database
         self._keyring = keyring
         self._exported = exported
         self._now_ns = now_ns
@@ -144,48 +144,49 @@ class _Tail:
 
     def _push(self, package: Package) -> None:
         box = self._exported.announced.box
-        with self._engine.begin() as connection:
-            taken = take_tail(connection, self._keyring, self._sites, package, box=box, now_ns=self._now_ns())
+        taken = self._database.transact(
+            lambda c: take_tail(c, self._keyring, self._sites, package, box=box, now_ns=self._now_ns())
+        )
         beaten = taken.beaten
         if beaten.push not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE):
             raise ExportError(f"records {package.old_size} to {package.size - 1}: {beaten.push_reason}")
         if taken.cosign is not None:
             note = self._keyring.key.cosign(taken.cosign, time_s=self._now_ns() // 1_000_000_000)
-            with self._engine.begin() as connection:
-                keep_cosignature(connection, box=box, epoch=taken.epoch, size=taken.cosign.size, note=note)
+            size = taken.cosign.size
+            self._database.transact(
+                lambda c: keep_cosignature(c, box=box, epoch=taken.epoch, size=size, note=note)
+            )
 
 
 class _Branching:
     """Records at places where others are held."""
 
-    def __init__(self, engine: Engine, exported: Exported, progress: Progress) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, exported: Exported, progress: Progress) -> None:
+        self._database = database
         self._exported = exported
         self._progress = progress
         self._box, self._epoch = exported.announced.box, exported.announced.epoch
 
     def take(self, shared: int) -> TakenJournal:
-        with self._engine.begin() as connection:
-            branch = self._begin(connection, shared)
+        branch = self._database.transact(lambda c: self._begin(c, shared))
         first, decided = branch.size, 0
         for package in self._exported.packages(first):
-            leaves = self._exported.leaves_of(package)
-            with self._engine.begin() as connection:
-                row = BoxRow.lock(connection, self._box)
-                decided += take_branch(
-                    connection,
-                    branch._replace(size=package.old_size),
-                    package.records,
-                    leaves,
-                    box=self._box,
-                    epoch=self._epoch,
-                    is_over=self._epoch != row.epoch,
-                )
+            decided += self._database.transact(partial(self._take, branch=branch, package=package))
             self._progress(package.size - first, self._exported.size - first)
-        with self._engine.begin() as connection:
-            return self._figures(
-                connection, branch, fresh=max(0, self._exported.size - first), decided=decided
-            )
+        fresh = max(0, self._exported.size - first)
+        return self._database.transact(lambda c: self._figures(c, branch, fresh=fresh, decided=decided))
+
+    def _take(self, connection: Connection, *, branch: Branch, package: Package) -> int:
+        row = BoxRow.lock(connection, self._box)
+        return take_branch(
+            connection,
+            branch._replace(size=package.old_size),
+            package.records,
+            self._exported.leaves_of(package),
+            box=self._box,
+            epoch=self._epoch,
+            is_over=self._epoch != row.epoch,
+        )
 
     def _begin(self, connection: Connection, shared: int) -> Branch:
         """The branch that the file is or continues, written down with both signed heads."""
@@ -258,6 +259,6 @@ class _Branching:
             fork_size=branch.fork_size,
             decided=decided,
             losses=losses,
-            losses_minor=losses_minor,
+            losses_minor=int(losses_minor),
             suspense=suspense,
         )

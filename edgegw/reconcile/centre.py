@@ -1,16 +1,17 @@
 """The hub's side: its tables as they are at one moment, and the records under the heads of that moment.
 
-Only reads, through an engine that the caller opened. Records never change, so they are read in short SQL
+Only reads, through a database that the caller opened. Records never change, so they are read in short SQL
 transactions behind the state's own, and a running hub goes on meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Select, select
 
 from edgegw.core.records import (
     ConfirmDirective,
@@ -20,6 +21,7 @@ from edgegw.core.records import (
     place_of,
 )
 from edgegw.hub import schema
+from edgegw.hub.database import Database
 from edgegw.hub.schema import BRANCH_SEQS
 from edgegw.reconcile.workspace import Row, Workspace
 
@@ -72,19 +74,20 @@ class HubRecord(NamedTuple):
 class Centre:
     """The hub's database, read."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def read_state(self, workspace: Workspace) -> dict[tuple[str, int], HubEpoch]:
         """Copy what the hub counts and decides into the workspace; its epochs by (box, epoch)."""
-        with self._engine.connect() as opened:
-            connection = opened
-            if opened.dialect.name == "postgresql":
-                connection = opened.execution_options(isolation_level="REPEATABLE READ")
-            with connection.begin():
-                epochs = _epochs(connection)
-                for name, rows in _state(connection):
-                    workspace.add_all(name, rows)
+        epochs: dict[tuple[str, int], HubEpoch] = {}
+
+        def rows(connection: Connection) -> Iterator[tuple[str, Row]]:
+            epochs.update(_epochs(connection))
+            for name, found in _state(connection):
+                yield from ((name, row) for row in found)
+
+        for name, row in self._database.read(rows):
+            workspace.add(name, row)
         workspace.add_all(
             "hub_epoch",
             (
@@ -101,18 +104,18 @@ class Centre:
         table, base = schema.record.c, branch * BRANCH_SEQS
         columns = (table.seq, table.type, table.request_id, table.leaf, table.body)
         while start < end:
-            with self._engine.connect() as connection, connection.begin():
-                rows = connection.execute(
-                    select(*columns)
-                    .where(
-                        table.box == box,
-                        table.epoch == epoch,
-                        table.seq >= base + start,
-                        table.seq < base + end,
-                    )
-                    .order_by(table.seq)
-                    .limit(STEP)
-                ).all()
+            query = (
+                select(*columns)
+                .where(
+                    table.box == box,
+                    table.epoch == epoch,
+                    table.seq >= base + start,
+                    table.seq < base + end,
+                )
+                .order_by(table.seq)
+                .limit(STEP)
+            )
+            rows = self._database.transact(partial(_all, query=query))
             if not rows:
                 return
             yield [
@@ -120,6 +123,10 @@ class Centre:
                 for seq, kind, request_id, leaf, body in rows
             ]
             start = rows[-1].seq - base + 1
+
+
+def _all(connection: Connection, *, query: Select[Any]) -> Sequence[Any]:
+    return connection.execute(query).all()
 
 
 def _epochs(connection: Connection) -> dict[tuple[str, int], HubEpoch]:

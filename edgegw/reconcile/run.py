@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from sqlalchemy import Engine
-
+from edgegw.hub.database import Database
 from edgegw.reconcile.breaks import add_evidence, drop_explained
 from edgegw.reconcile.centre import Centre
 from edgegw.reconcile.journals import open_journals
@@ -21,7 +20,7 @@ from edgegw.reconcile.workspace import Workspace
 
 def reconcile(
     workspace: Workspace,
-    engine: Engine,
+    database: Database,
     *,
     journals: Sequence[Path],
     core_files: Sequence[Path],
@@ -32,7 +31,7 @@ def reconcile(
 ) -> None:
     """Fill a workspace with the sides and all breaks between them. Raises ExportError, CoreFileError and
     OperatingError for what is no side at all; what is wrong within one is a break."""
-    loader = Loader(workspace, Centre(engine), progress=progress)
+    loader = Loader(workspace, Centre(database), progress=progress)
     with ExitStack() as stack:
         loader.load_core(core_files, channel=channel)
         loader.load(open_journals(list(journals), stack))

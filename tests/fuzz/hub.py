@@ -13,11 +13,11 @@ from edgegw.core.messages import ExchangeError
 from edgegw.core.records import encode
 from edgegw.hub import replay
 from edgegw.hub.books import Books
-from edgegw.hub.database import open_database
 from edgegw.hub.exported import Announced, ExportError, read_journal
 from tests.fuzz.peers import Credulous
 from tests.fuzz.stored import BRANCH, PLACE, file, journals
 from tests.fuzz.target import Target
+from tests.hub.places import SqlitePlace
 from tests.hub.simulated_box import BANK
 from tests.hub.world import NORTH, World, a_site, check_books
 
@@ -27,7 +27,7 @@ _WORLD: list[World] = []
 def world() -> World:
     """A hub with a branch that holds money, made when it is first asked for."""
     if not _WORLD:
-        made = World(open_database(PLACE / "hub.db"))
+        made = World(SqlitePlace(PLACE / "hub.db"))
         made.publish(a_site())
         made.fund("A", 1_000)
         box = made.box(NORTH)

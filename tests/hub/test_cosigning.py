@@ -14,17 +14,17 @@ from tests.hub.world import NORTH, World
 
 
 @contextmanager
-def commits_fail(engine: Engine) -> Iterator[None]:
-    """No COMMIT of this database succeeds inside."""
+def commits_fail() -> Iterator[None]:
+    """No COMMIT succeeds inside."""
 
     def fail(_: Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    event.listen(engine, "commit", fail)
+    event.listen(Engine, "commit", fail)
     try:
         yield
     finally:
-        event.remove(engine, "commit", fail)
+        event.remove(Engine, "commit", fail)
 
 
 def test_a_push_whose_commit_fails_is_neither_kept_nor_cosigned(world: World) -> None:
@@ -34,7 +34,7 @@ def test_a_push_whose_commit_fails_is_neither_kept_nor_cosigned(world: World) ->
     box.refuse("0" * 32)
     package = box.package(box.held, len(box.bodies))
     box.talk = world.hub._exchange
-    with commits_fail(world.engine), pytest.raises(sqlite3.OperationalError):
+    with commits_fail(), pytest.raises(sqlite3.OperationalError):
         box.beat(push=package)
     assert world.row("SELECT size FROM journal_head WHERE box = 'north'") == held
     assert box.beat(push=package).push is PackageVerdict.ACCEPTED

@@ -7,8 +7,10 @@ from sqlalchemy import text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from edgegw.hub.database import DatabaseError, check_sqlite_version, open_database, sole_process
+from edgegw.hub.database import SCHEMA_VERSION, DatabaseError
 from edgegw.hub.schema import metadata
+from edgegw.hub.sqlite import SqliteDatabase, check_sqlite_version, sole_process
+from tests.hub.places import Place, SqlitePlace
 
 
 @pytest.mark.parametrize("version", [(3, 40, 1), (3, 46, 1), (3, 50, 6), (3, 51, 2)])
@@ -26,13 +28,13 @@ def test_a_mended_sqlite_is_taken(version: tuple[int, int, int]) -> None:
 
 def test_commits_are_on_disk_and_references_hold(tmp_path: Path) -> None:
     """Durability is read back, not hoped for; the file is the owner's alone."""
-    engine = open_database(tmp_path / "hub.db")
-    with engine.connect() as connection:
+    database = SqliteDatabase(tmp_path / "hub.db")
+    with database.engine.connect() as connection:
         found = {
             name: connection.execute(text(f"PRAGMA {name}")).scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys")
         }
-    engine.dispose()
+    database.close()
     assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     assert (tmp_path / "hub.db").stat().st_mode & 0o077 == 0
 
@@ -46,15 +48,26 @@ def test_two_hubs_do_not_serve_one_file(tmp_path: Path) -> None:
         pass
 
 
-def test_a_database_of_another_version_is_left_alone(tmp_path: Path) -> None:
+def test_a_database_of_another_version_is_left_alone(place: Place) -> None:
     """Half a schema would fail in the middle of a beat; the text says what to run instead."""
-    path = tmp_path / "hub.db"
-    engine = open_database(path)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("PRAGMA user_version = 1")
-    engine.dispose()
+    place.open().close()
+    with place.engine.begin() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 1"))
     with pytest.raises(DatabaseError, match="tables of version 1"):
-        open_database(path)
+        place.open()
+    with place.engine.begin() as connection:
+        connection.execute(text("UPDATE schema_version SET version = :now"), {"now": SCHEMA_VERSION})
+    place.open().close()
+
+
+def test_tables_without_a_version_are_left_alone(tmp_path: Path) -> None:
+    """They are from a program that kept the version elsewhere."""
+    place = SqlitePlace(tmp_path / "hub.db")
+    place.open().close()
+    with place.engine.begin() as connection:
+        connection.execute(text("DROP TABLE schema_version"))
+    with pytest.raises(DatabaseError, match="an earlier program"):
+        place.open()
 
 
 def test_every_table_can_be_made_in_postgresql() -> None:

@@ -17,7 +17,7 @@ from tests.hub.world import NORTH, SOUTH, World
 def told(world: World) -> dict[str, list[Finding]]:
     """By kind."""
     kinds: dict[str, list[Finding]] = {}
-    for finding in findings(world.engine):
+    for finding in findings(world.database):
         assert finding.next
         kinds.setdefault(finding.kind, []).append(finding)
     return kinds

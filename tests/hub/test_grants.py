@@ -67,7 +67,7 @@ def test_what_the_box_holds_already_counts_towards_what_it_asks(world: World) ->
 def test_a_wish_that_names_no_customer_is_refused_with_its_reason(world: World) -> None:
     """Unknown accounts, the books' own, other currencies and frozen ones get a directive that says why."""
     box = world.box(NORTH)
-    world.rows("UPDATE account SET frozen = 1 WHERE account_id = 'B' RETURNING account_id")
+    world.rows("UPDATE account SET frozen = TRUE WHERE account_id = 'B' RETURNING account_id")
     box.beat(
         ask("1", "NOBODY", 1),
         ask("2", "capital:CNY", 1),

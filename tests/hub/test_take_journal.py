@@ -44,7 +44,7 @@ def exported(box: SimulatedBox, path: Path, *, start: int = 0, size: int = 0) ->
 
 def take(world: World, path: Path) -> TakenJournal:
     taken = take_journal(
-        world.engine, world.keyring, path, now_ns=lambda: 1, progress=lambda _one, _all: None
+        world.database, world.keyring, path, now_ns=lambda: 1, progress=lambda _one, _all: None
     )
     with world.engine.begin() as connection:
         check_books(connection)

@@ -1,4 +1,4 @@
-"""A hub over a real SQLite file, boxes that talk to it, and the books checked after every message."""
+"""A hub over a real database, boxes that talk to it, and the books checked after every message."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import itertools
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
 from edgegw.access.keys import VerifyingKey
 from edgegw.core.records import Account
 from edgegw.core.site import AllowanceRule, CurrencyRule, Site, StandInRule
 from edgegw.hub.app import Hub
 from edgegw.hub.books import post_core
-from edgegw.hub.database import open_database
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.site import publish
+from tests.hub.places import Place
 from tests.hub.simulated_box import BANK, CNY, SimulatedBox, new_key
 
 NORTH, SOUTH = "north", "south"
@@ -83,28 +83,31 @@ def check_books(connection: Connection) -> None:
 class World:
     """A hub with its site, and the boxes that the test brings up."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.hub_key = new_key("hub")
         self.devices = {name: new_key(name) for name in (NORTH, SOUTH)}
         pinned = {name: VerifyingKey.parse(key.public.text()) for name, key in self.devices.items()}
         self.keyring = Keyring(bank=BANK, key=self.hub_key, boxes=pinned)
-        self.hub = Hub(engine, self.keyring)
+        self.open()
         self.ids = itertools.count()
+
+    def open(self) -> None:
+        """Start the hub."""
+        self.database = self.place.open()
+        self.engine = self.place.engine
+        """For SQL of the test's own."""
+        self.hub = Hub(self.database, self.keyring)
 
     def back_up(self, path: Path) -> None:
         """A copy of the database as it is now."""
-        with self.engine.connect() as connection:
-            raw = connection.connection.driver_connection
-            assert raw is not None
-            raw.rollback()
-            raw.execute("VACUUM INTO ?", (str(path),))
+        self.place.back_up(path)
 
     def restore(self, path: Path) -> None:
         """Go on with a copy, as after a failover that lost its last commits."""
         self.hub.close()
-        self.engine = open_database(path)
-        self.hub = Hub(self.engine, self.keyring)
+        self.place.restore(path)
+        self.open()
 
     def publish(self, site: Site) -> str:
         with self.engine.begin() as connection:

@@ -20,10 +20,10 @@ from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import Ask
 from edgegw.core.records import Account, Kind, Mode, Request, Transfer
 from edgegw.core.site import StandInRule
-from edgegw.hub.database import open_database
 from edgegw.ledger.export import export_journal
 from edgegw.ledger.outcomes import Decision
 from edgegw.ledger.store import Store
+from tests.hub.places import SqlitePlace
 from tests.hub.simulated_box import BANK, CNY, SimulatedBox
 from tests.hub.world import NORTH, SOUTH, World, a_site
 from tests.uplink.real_box import Port, RealBox, synced
@@ -268,11 +268,10 @@ def make_sides(folder: Path) -> Sides:
     """A morning, two closed windows, two outages with stand-ins of every fate; a tail that is in flight."""
     live = folder / "live"
     live.mkdir(parents=True)
-    world = World(open_database(live / "hub.db"))
+    world = World(SqlitePlace(live / "hub.db"))
     lines, south = asyncio.run(_a_day(world, live / "north"))
     world.back_up(folder / "hub.db")
     world.hub.close()
-    world.engine.dispose()
     return _written(folder, world, lines, south)
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from random import Random
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from edgegw.core.messages import ExchangeError
 from edgegw.exchange_http import NotPinned
 from edgegw.hub.app import Hub
-from edgegw.hub.database import open_database
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.site import bundle_of
+from edgegw.hub.sqlite import SqliteDatabase
 from tests.simulator.loop import VirtualLoop
 from tests.simulator.network import Network
 from tests.simulator.seams import Process
@@ -51,7 +51,7 @@ class Centre:
         """What it could not answer, by no fault of the world."""
         self.boots = 0
         self.keyring = keyring
-        self.engine: Engine
+        self.database: SqliteDatabase
         self._hub: Hub
         self._loop = loop
         self._chance = chance
@@ -72,8 +72,8 @@ class Centre:
         own = Process(f"hub#{self.boots}")
         own.token = Random(f"hub/{self.boots}/{self._chance.random()}").randbytes
         own.kill = lambda: self._killed(own)
-        self.engine = open_database(self.path)
-        self._hub = Hub(self.engine, self.keyring, clock_ns=self.clock_ns)
+        self.database = SqliteDatabase(self.path)
+        self._hub = Hub(self.database, self.keyring, clock_ns=self.clock_ns)
         self.process = own
         self.on_boot(own)
         for address in self.addresses:
@@ -89,8 +89,7 @@ class Centre:
         self.process = None
         for address in self.addresses:
             self._network.served[address] = None
-        engine = self.engine
-        self._loop.call_soon(engine.dispose, context=self._world)
+        self._loop.call_soon(self.database.close, context=self._world)
         if not self._starting:
             self._starting = True
             self._loop.call_later(again_s, self.boot, context=self._world)
@@ -112,15 +111,14 @@ class Centre:
 
     def order(self, work: Callable[[Connection], T]) -> T:
         """What an operator's command does: one SQL transaction beside the running hub."""
-        with self.engine.begin() as connection:
-            return work(connection)
+        return self.database.transact(work)
 
     def back_up(self, to: Path) -> None:
         """A copy of the database as it is committed now."""
         to.mkdir(parents=True, exist_ok=True)
         copy = to / self.path.name
         copy.unlink(missing_ok=True)
-        with self.engine.connect() as connection:
+        with self.database.engine.connect() as connection:
             raw = connection.connection.driver_connection
             if raw is not None:
                 raw.rollback()
@@ -128,7 +126,7 @@ class Centre:
 
     def put_back(self, copy: Path) -> None:
         """Put an older copy in the place of the database; the hub must be off."""
-        self.engine.dispose()
+        self.database.close()
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         for source in copy.iterdir():

@@ -232,7 +232,7 @@ def bring_journals(world: World, machine: Machine) -> None:
                 export_journal(store, out, epoch=head.epoch, progress=lambda _done, _all: None)
             try:
                 take_journal(
-                    world.centre.engine,
+                    world.centre.database,
                     world.keyring,
                     path,
                     now_ns=world.centre.clock_ns,

@@ -215,7 +215,7 @@ class World:
 
     def tables(self, *names: str) -> dict[str, list[Plain]]:
         """Tables of the hub's database, as plain rows."""
-        with self.centre.engine.begin() as connection:
+        with self.centre.database.engine.begin() as connection:
             return {
                 name: [dict(row) for row in connection.exec_driver_sql(f"SELECT * FROM {name}").mappings()]
                 for name in names
@@ -225,7 +225,7 @@ class World:
         """Let go of every file; the loop is closed."""
         for machine in (*self.machines.values(), *self.retired.values()):
             machine.let_go()
-        self.centre.engine.dispose()
+        self.centre.database.close()
 
     def collect(self) -> Facts:
         """All that the auditor gets."""

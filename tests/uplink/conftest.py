@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgegw.hub.database import open_database
+from tests.hub.places import SqlitePlace
 from tests.hub.world import World, a_site, check_books
 from tests.uplink.box import MemoryBox
 from tests.uplink.hub import HubServer, MemoryHub
@@ -17,7 +17,7 @@ from tests.uplink.real_box import Port, RealBox
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A hub with the plain site published and 1 000 on A."""
-    world = World(open_database(tmp_path / "hub.db"))
+    world = World(SqlitePlace(tmp_path / "hub.db"))
     world.publish(a_site())
     world.fund("A", 1_000)
     yield world
