@@ -229,9 +229,9 @@ PLANTS: Final[tuple[Plant, ...]] = (
     plant(
         "cosigned-whatever-commit-says",
         "the hub says that it holds what a failed COMMIT has thrown away",
-        "hub/app.py",
-        "        with self._engine.begin() as connection:\n            return work(connection)\n",
-        "        connection = self._engine.connect()\n        result = work(connection)\n"
+        "hub/sqlite.py",
+        "        with self.engine.begin() as connection:\n            return work(connection)\n",
+        "        connection = self.engine.connect()\n        result = work(connection)\n"
         "        try:\n            connection.commit()\n        except Exception:\n"
         "            connection.invalidate()\n        connection.close()\n        return result\n",
         "tests/hub/test_cosigning.py",
