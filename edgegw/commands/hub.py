@@ -113,7 +113,7 @@ async def serve_hub(settings: HubSettings) -> None:
 
     keyring = load_keyring(settings)
     with open_database(settings, serves=True) as database:
-        application = make_app(Hub(database, keyring))
+        application = make_app(Hub(database, keyring), settlement_times=settings.settlement_times)
         await serve(application, addresses(settings.listen), name="hub", bank=settings.bank)
 
 

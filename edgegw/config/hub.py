@@ -15,6 +15,7 @@ from edgegw.config.box import LogTable, Name
 from edgegw.config.files import read_toml
 from edgegw.config.listen import Listen, faults_of
 from edgegw.config.options import SettingsError, read_table, with_paths
+from edgegw.core.site import TIME_PATTERN
 
 DATABASE_FILE: Final = "hub.db"
 URL_EXAMPLE: Final = "postgresql://role@host:5432/database"
@@ -58,6 +59,9 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     key_file: Annotated[
         str, msgspec.Meta(min_length=1, description="The hub's private key; `edgegw keygen hub` makes it.")
     ] = "secrets/hub.pem"
+    settlement_times: tuple[Annotated[str, msgspec.Meta(pattern=TIME_PATTERN)], ...] = ()
+    """Local times (HH:MM) at which the hub settles by itself, on the business days and in the time zone of
+    the site's calendar; none: only `edgegw settlement run` does."""
     log: LogTable = LogTable()
 
 

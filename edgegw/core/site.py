@@ -103,6 +103,7 @@ class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """For each account, at most."""
 
 
+TIME_PATTERN: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z"
 WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 """As `datetime.date.weekday` counts them."""
 
@@ -119,7 +120,7 @@ class CalendarRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ),
     ]
     cut_offs: Annotated[
-        tuple[Annotated[str, msgspec.Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z")], ...],
+        tuple[Annotated[str, msgspec.Meta(pattern=TIME_PATTERN)], ...],
         msgspec.Meta(min_length=1, max_length=96),
     ]
     """Local times (HH:MM), rising; at each the open window closes. After the last one the next business day

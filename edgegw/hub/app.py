@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -43,6 +43,7 @@ from edgegw.hub.books import violations
 from edgegw.hub.database import Database
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import open_session, register_boxes
+from edgegw.hub.settling import settling
 from edgegw.hub.site import Sites, bundle_of, lost_site
 
 Result = TypeVar("Result")
@@ -169,8 +170,9 @@ class Hub:
 HUB: Final = web.AppKey("hub", Hub)
 
 
-def make_app(hub: Hub) -> web.Application:
-    """The application; bind it to loopback or behind the bank's own TLS."""
+def make_app(hub: Hub, *, settlement_times: Sequence[str] = ()) -> web.Application:
+    """The application; bind it to loopback or behind the bank's own TLS. It settles at these local times
+    (HH:MM) of the site's calendar."""
     app = exchange_app(hub, name="hub", compressed=True)
     app[HUB] = hub
     app.router.add_get(SITE_PATH + "{digest:[0-9a-f]{64}}", _site)
@@ -178,6 +180,7 @@ def make_app(hub: Hub) -> web.Application:
     app.router.add_get("/metrics", operators_only(_metrics))
     app.router.add_get("/v1/status", operators_only(_status))
     app.router.add_get("/v1/accounts/{account_id}", operators_only(_account))
+    app.cleanup_ctx.append(settling(hub, settlement_times))
     return app
 
 

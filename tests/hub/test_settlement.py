@@ -3,6 +3,7 @@ taken beyond its cap by one minor unit."""
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import random
@@ -26,12 +27,14 @@ from edgegw.hub.settlement import (
     list_windows,
     run,
 )
+from edgegw.hub.settling import keep_settling, settle_due
 from edgegw.hub.site import Sites
 from edgegw.hub.statement import CAMT_NAMESPACE, camt_of, csv_of, decimal_of, report_of
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.test_receive import funded
 from tests.hub.test_windows import close
 from tests.hub.world import BANKS, CNY, NORTH, PEOPLE, SOUTH, World, a_site
+from tests.waiting import until
 
 DATE = "2026-11-20"
 
@@ -416,3 +419,66 @@ def test_the_settlement_date_is_the_day_in_the_sites_zone() -> None:
     calendar = CalendarRule(zone="Asia/Shanghai", cut_offs=("17:00",))
     assert date_of(None, now_ns=evening_ns) == "2026-11-20"
     assert date_of(msgspec.structs.replace(a_site(), calendar=calendar), now_ns=evening_ns) == "2026-11-21"
+
+
+# -- by itself -----------------------------------------------------------------------------------------------
+
+SHANGHAI = CalendarRule(zone="Asia/Shanghai", cut_offs=("17:00",))
+DAY_NS = 24 * 3600 * 10**9
+FRIDAY_18_NS = 1_795_168_800 * 10**9  # 2026-11-20T18:00 in Shanghai
+
+
+def due(world: World, sites: Sites, since_ns: int, now_ns: int) -> tuple[int, Run | None]:
+    with world.engine.begin() as connection:
+        return settle_due(connection, sites, ("18:00",), since_ns=since_ns, now_ns=now_ns)
+
+
+def test_the_hub_settles_at_its_times_of_business_days_once(city: World) -> None:
+    """Not before the time, not twice by two processes, not on a Saturday; and after a restart what it
+    missed."""
+    city.publish(msgspec.structs.replace(site(3), calendar=SHANGHAI))
+    box, sites = boxes(city)[NORTH], Sites()
+    pay(box, "city", "land", 40)
+    close(box)
+    box.sync()
+    since, done = due(city, sites, 0, FRIDAY_18_NS - 1)
+    assert done is not None, "the time of Thursday had no cycle"
+    assert since == FRIDAY_18_NS - DAY_NS
+    pay(box, "city", "land", 2)
+    close(box)
+    box.sync()
+    assert due(city, sites, since, FRIDAY_18_NS - 1) == (since, None)
+    assert due(city, sites, since, FRIDAY_18_NS)[1] == Run(
+        cycle=2, windows=1, transfers=1, posted=1, queued=0
+    )
+    assert due(city, sites, since, FRIDAY_18_NS) == (FRIDAY_18_NS, None), "another process had settled"
+    pay(box, "city", "land", 3)
+    close(box)
+    box.sync()
+    assert due(city, sites, FRIDAY_18_NS, FRIDAY_18_NS + DAY_NS) == (FRIDAY_18_NS, None)
+    assert due(city, sites, 0, FRIDAY_18_NS + 3 * DAY_NS)[1] is not None
+
+
+async def test_a_run_that_fails_is_tried_again_and_stops_nothing(city: World) -> None:
+    """The hub serves its boxes whatever settlement does."""
+    city.publish(msgspec.structs.replace(site(3), calendar=SHANGHAI))
+    box = boxes(city)[NORTH]
+    pay(box, "city", "land", 40)
+    close(box)
+    box.sync()
+    with city.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE window_position SET net_minor = net_minor + 1 WHERE participant = 'land'")
+        )
+    keeping = asyncio.create_task(
+        keep_settling(city.hub, ("18:00",), now_ns=lambda: FRIDAY_18_NS, tick_s=0.001)
+    )
+    await city.hub.run(violations)
+    assert balances(city)["city"] == 0
+    await city.hub.run(
+        lambda c: c.execute(
+            text("UPDATE window_position SET net_minor = net_minor - 1 WHERE participant = 'land'")
+        )
+    )
+    await until(lambda: balances(city)["city"] == -40, "the next try")
+    keeping.cancel()
