@@ -219,6 +219,7 @@ def test_a_box_that_wrote_on_in_an_old_epoch_still_gets_the_later_ones(world: Wo
     assert image.pull(2).pulled is not None
     assert image.past.pop(2) == box.bodies
     image.past, image.epoch, image.bodies = {1: image.bodies}, 2, box.bodies
+    image.learn(opened)
     assert image.open(mode=Mode.BEHIND).verdict is Verdict.OK
     assert image.epoch == 3
 
