@@ -315,15 +315,23 @@ def _story(taken: TakenJournal) -> str:
 @order.command("seal")
 @click.argument("box")
 @click.argument("epoch", type=click.IntRange(min=1))
+@click.option(
+    "--lost",
+    type=click.IntRange(min=0),
+    default=0,
+    help="So many of its records are gone for good.",
+)
 @hub_settings_option
-def order_seal(box: str, epoch: int, hub_settings: Path) -> None:
+def order_seal(box: str, epoch: int, lost: int, hub_settings: Path) -> None:
     """Settle an old epoch for good: nothing more of it is taken, and what was in doubt returns.
+
+    Refused while records are missing that the box has said or signed to have; --lost declares them gone.
 
     Example: edgegw order seal branch-1 3 --hub hub.toml
     """
     from edgegw.hub.operate import seal_epoch
 
-    _carry_out(hub_settings, lambda connection, _: seal_epoch(connection, box, epoch))
+    _carry_out(hub_settings, lambda connection, _: seal_epoch(connection, box, epoch, lost=lost))
     click.echo(f"epoch {epoch} of {box} is sealed")
 
 

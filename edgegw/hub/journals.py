@@ -7,6 +7,7 @@ that a root or a proof reads a few hundred hashes at any size. Leaves out who ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, insert, select, update
@@ -80,6 +81,7 @@ def begin_epoch(connection: Connection, link: LinkNote, *, signed: str) -> None:
             checkpoint="",
             proof=b"",
             cosignature="",
+            told=0,
             sealed=False,
             forked=False,
         )
@@ -90,6 +92,40 @@ def begin_epoch(connection: Connection, link: LinkNote, *, signed: str) -> None:
         .where(outstanding.c.box == link.box, outstanding.c.epoch < link.epoch)
         .values(in_doubt=True)
     )
+
+
+def note_told(connection: Connection, box: str, theirs: Sequence[LogHead]) -> None:
+    """Remember how much of each epoch the box says to hold: what is settled before all of it came is lost."""
+    table = schema.journal_head
+    told = {head.number: head.size for head in theirs}
+    more = connection.execute(
+        select(table.c.epoch, table.c.told).where(
+            table.c.box == box, table.c.sealed.is_(False), table.c.epoch.in_(sorted(told))
+        )
+    ).all()
+    for epoch, before in more:
+        if told[epoch] > before:
+            place = (table.c.box == box) & (table.c.epoch == epoch)
+            connection.execute(update(table).where(place).values(told=told[epoch]))
+
+
+def not_here(connection: Connection, box: str, epoch: int) -> int:
+    """How many records of an epoch are known to have been written, by the box's word or its signature, and
+    never came: of its longest history, and of a second one that only its signed head has shown."""
+    head = journal_head_of(connection, box, epoch)
+    if head is None:
+        return 0
+    branch, evidence = schema.branch.c, schema.evidence.c
+    taken = connection.execute(select(branch.size).where(branch.box == box, branch.epoch == epoch)).scalars()
+    signed = connection.execute(
+        select(evidence.other_checkpoint).where(evidence.box == box, evidence.epoch == epoch)
+    ).scalars()
+    second = max(taken, default=0)
+    first_signed = journal.parse_checkpoint(head.checkpoint)[0].size if head.checkpoint else 0
+    second_signed = max((journal.parse_checkpoint(note)[0].size for note in signed), default=0)
+    written: int = max(head.told, first_signed)
+    held: int = max(head.size, second)
+    return max(written - held, second_signed - second, 0)
 
 
 # --- the tree -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from edgegw.core.records import transfer_id
 from edgegw.hub import replay, schema
 from edgegw.hub.books import Books, set_frozen
 from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.journals import not_here
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import BoxRow
 from edgegw.hub.stand_ins import StandIn, duplicates_among, mark_stand_in, post_stand_in
@@ -70,8 +71,10 @@ def freeze(
             log.write()
 
 
-def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
+def seal_epoch(connection: Connection, box: str, epoch: int, *, lost: int = 0) -> None:
     """Say that an old epoch's tail is complete: nothing more is taken, and what was in doubt is settled here.
+
+    Raises OrderError where records are known to be missing, unless `lost` says that just so many are gone.
 
     What is outstanding returns to each account; stand-ins that the box could not finish are finished at the
     centre, so that no payee waits for a box that is gone. A declined or uncovered one is the branch's
@@ -80,6 +83,9 @@ def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
     row = _lock(connection, box)
     if epoch >= row.epoch:
         raise OrderError(f"epoch {epoch} of {box} is not over; release a new epoch first")
+    missing = not_here(connection, box, epoch)
+    if missing != lost:
+        raise OrderError(_missing(box, epoch, missing=missing, lost=lost))
     head = schema.journal_head
     sealed = connection.execute(
         update(head)
@@ -115,6 +121,16 @@ def seal_epoch(connection: Connection, box: str, epoch: int) -> None:
     note_centre(connection, books, box=box, epoch=epoch)
     close_rest(connection, box=box, epoch=epoch)
     books.write()
+
+
+def _missing(box: str, epoch: int, *, missing: int, lost: int) -> str:
+    if not missing:
+        return f"lost: {lost}, but no record of epoch {epoch} of {box} is known to be missing; leave it out"
+    return (
+        f"{missing} records of epoch {epoch} were written at {box} and are not here: let it deliver them, or"
+        " bring its journal (`edgegw journal export` at box or mirror, then `edgegw order take-journal`);"
+        f" if they are gone for good, order it with --lost {missing}"
+    )
 
 
 def _live_holds(connection: Connection, box: str, epoch: int) -> set[str]:

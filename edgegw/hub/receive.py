@@ -35,7 +35,14 @@ from edgegw.core.messages import (
 from edgegw.core.records import Link, decode_record
 from edgegw.hub import schema
 from edgegw.hub.directives import directives_held, directives_root_at
-from edgegw.hub.journals import begin_epoch, held_epochs, journal_head_of, listed_heads, mark_forked
+from edgegw.hub.journals import (
+    begin_epoch,
+    held_epochs,
+    journal_head_of,
+    listed_heads,
+    mark_forked,
+    note_told,
+)
 from edgegw.hub.keyring import Keyring
 
 BOOT_CHARS_MAX: Final = 64
@@ -116,6 +123,7 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
     if not 0 < len(message.boot) <= BOOT_CHARS_MAX:
         raise ExchangeError(f"boot has {len(message.boot)} characters, not 1 to {BOOT_CHARS_MAX}")
     row = BoxRow.lock(connection, message.box)
+    note_told(connection, message.box, message.journals)
     view = _view(connection, row, message.boot)
     judgement = judge_open(message, view, hub_key=keyring.key.public)
     verdict, reason = judgement.verdict, judgement.reason

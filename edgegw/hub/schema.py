@@ -103,6 +103,7 @@ journal_head = Table(
     Column("checkpoint", Text, nullable=False),  # the newest that the box signed; "" before the first push
     Column("proof", LargeBinary, nullable=False),  # from `size` to that checkpoint, which may cover more
     Column("cosignature", Text, nullable=False),
+    Column("told", BigInteger, nullable=False),  # the most records of it that the box has said to hold
     Column("sealed", Boolean, nullable=False),  # an operator settled it: nothing more is taken
     Column("forked", Boolean, nullable=False),  # the box has signed two histories of it
 )

@@ -317,6 +317,44 @@ def test_a_new_epoch_starts_with_nothing_and_the_old_money_waits(world: World) -
     assert fresh.beat(push=lost_tail).push is PackageVerdict.MALFORMED
 
 
+def test_an_epoch_is_not_settled_while_its_box_has_more_of_it(world: World) -> None:
+    """A seal that came too early cut off what the branch had answered; what is gone for good is said so."""
+    box = funded(world, NORTH, "A", 300)
+    box.pay("A", "SHOP", 50)
+    late = box.package(box.held, len(box.bodies))
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    assert box.come_back().verdict is Verdict.OK
+    for lost, said in ((0, "--lost 1"), (2, "--lost 1")):
+        with world.engine.begin() as connection, pytest.raises(OrderError, match=said):
+            seal_epoch(connection, NORTH, 1, lost=lost)
+    assert box.beat(push=late).push is PackageVerdict.ACCEPTED
+    with world.engine.begin() as connection, pytest.raises(OrderError, match="leave it out"):
+        seal_epoch(connection, NORTH, 1, lost=1)
+    with world.engine.begin() as connection:
+        seal_epoch(connection, NORTH, 1)
+    assert world.money("SHOP")[0] == 50
+
+
+def test_what_is_gone_for_good_is_declared_and_the_epoch_settled(world: World) -> None:
+    """The box burnt with records that only its signed head tells of: without a word for that its money would
+    be in doubt for ever."""
+    box = funded(world, NORTH, "A", 300)
+    box.pay("A", "SHOP", 50)
+    box.pay("A", "SHOP", 1)
+    assert box.beat(push=box.package(box.held, box.held + 1)).push is PackageVerdict.ACCEPTED
+    heir = world.new_box(NORTH)
+    heir.open()
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    assert heir.come_back().verdict is Verdict.OK
+    with world.engine.begin() as connection, pytest.raises(OrderError, match="1 records of epoch 1"):
+        seal_epoch(connection, NORTH, 1)
+    with world.engine.begin() as connection:
+        seal_epoch(connection, NORTH, 1, lost=1)
+    assert world.money("SHOP") == (50, 50, 0)
+
+
 def test_the_live_epoch_cannot_be_sealed(world: World) -> None:
     """An order that would give a working box's money away is refused with what would help."""
     world.box(NORTH)

@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from edgegw.errors import OperatingError
+from edgegw.hub.journals import not_here
 from edgegw.hub.operate import OrderError, release_epoch, seal_epoch
 from edgegw.hub.take_journal import take_journal
 from edgegw.ledger.export import export_journal
@@ -262,6 +263,16 @@ def retire_copies(world: World, *, of: str = "") -> None:
             client.move(label, machine.name)
 
 
+def _brought(world: World, box: str, epoch: int) -> int:
+    """How many records of an epoch are still missing once every disk that there is was brought to the hub."""
+    missing = world.centre.order(lambda connection: not_here(connection, box, epoch))
+    if missing:
+        for machine in (*world.machines.values(), *world.retired.values()):
+            if machine.ledger.exists() and machine.name == box:
+                bring_journals(world, machine)
+    return world.centre.order(lambda connection: not_here(connection, box, epoch)) if missing else 0
+
+
 def seal_what_is_over(world: World) -> None:
     """Settle every epoch that is followed by one that works, once all that was found of it is at the hub."""
     heads = world.tables("journal_head")["journal_head"]
@@ -273,5 +284,9 @@ def seal_what_is_over(world: World) -> None:
     for row in world.tables("journal_head")["journal_head"]:
         if row["epoch"] < newest[row["box"]] and not row["sealed"]:
             box, epoch = row["box"], row["epoch"]
-            world.centre.order(lambda connection, b=box, e=epoch: seal_epoch(connection, b, e))
+            missing = _brought(world, box, epoch)
+            world.injected["lost"] += missing
+            world.centre.order(
+                lambda connection, b=box, e=epoch, m=missing: seal_epoch(connection, b, e, lost=m)
+            )
             world.injected["sealed"] += 1
