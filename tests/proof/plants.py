@@ -61,6 +61,14 @@ PLANTS: Final[tuple[Plant, ...]] = (
         EXCHANGE,
     ),
     plant(
+        "settled-too-early",
+        "an old epoch is settled while its box still has records of it: they are cut off",
+        "hub/receive.py",
+        "    note_told(connection, message.box, message.journals)\n",
+        "",
+        "tests/hub/test_receive.py",
+    ),
+    plant(
         "anchor-not-synced",
         "after a power cut the anchor is empty, and a sound box stops",
         "ledger/anchor.py",

@@ -263,14 +263,12 @@ def retire_copies(world: World, *, of: str = "") -> None:
             client.move(label, machine.name)
 
 
-def _brought(world: World, box: str, epoch: int) -> int:
-    """How many records of an epoch are still missing once every disk that there is was brought to the hub."""
-    missing = world.centre.order(lambda connection: not_here(connection, box, epoch))
-    if missing:
+def _bring_what_is_missing(world: World, box: str, epoch: int) -> None:
+    """Bring every disk of a box to the hub that knows of records which it has not."""
+    if world.centre.order(lambda connection: not_here(connection, box, epoch)):
         for machine in (*world.machines.values(), *world.retired.values()):
             if machine.ledger.exists() and machine.name == box:
                 bring_journals(world, machine)
-    return world.centre.order(lambda connection: not_here(connection, box, epoch)) if missing else 0
 
 
 def seal_what_is_over(world: World) -> None:
@@ -284,9 +282,6 @@ def seal_what_is_over(world: World) -> None:
     for row in world.tables("journal_head")["journal_head"]:
         if row["epoch"] < newest[row["box"]] and not row["sealed"]:
             box, epoch = row["box"], row["epoch"]
-            missing = _brought(world, box, epoch)
-            world.injected["lost"] += missing
-            world.centre.order(
-                lambda connection, b=box, e=epoch, m=missing: seal_epoch(connection, b, e, lost=m)
-            )
+            _bring_what_is_missing(world, box, epoch)
+            world.centre.order(lambda connection, b=box, e=epoch: seal_epoch(connection, b, e))
             world.injected["sealed"] += 1
