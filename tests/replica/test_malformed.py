@@ -45,6 +45,17 @@ def newest_of(copy: Path) -> list[Path]:
     return sorted((copy / "ltx/0").iterdir())
 
 
+def newest_but_one(copy: Path) -> list[Path]:
+    """The target's files that have the newest but one transaction, merged or not: MIN-MAX.ltx, in hex."""
+    spans = {
+        file: range(*(int(end, 16) + up for up, end in enumerate(file.stem.split("-"))))
+        for file in all_of(copy)
+    }
+    newest = max(span[-1] for span in spans.values())
+    wanted = max(span[-1] for span in spans.values() if span[-1] != newest)
+    return [file for file, span in spans.items() if wanted in span]
+
+
 def all_of(copy: Path) -> list[Path]:
     """The target's files of every level: some are merged ones."""
     return sorted((copy / "ltx").glob("*/*"))
@@ -60,7 +71,8 @@ async def test_a_damaged_copy_is_called_malformed_and_an_absent_target_is_not(
         await kept.until(State.WELL)
         for _ in range(3):
             await kept.until_copied()
-    damaged(newest_of(tmp_path / "copy")[-2])
+    for file in newest_but_one(tmp_path / "copy"):
+        damaged(file)
     copies = Generations(kept.table, kept.targets[0], Ledger(kept.data, kept.path)).copies(1)
     with pytest.raises(MalformedCopy) as found:
         await asyncio.to_thread(copies.restore_newest, tmp_path / "restored.db")
