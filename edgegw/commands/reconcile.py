@@ -63,7 +63,7 @@ def _epilog() -> str:
     "--suspense-hours",
     default=SUSPENSE_HOURS,
     show_default=True,
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=1_000_000),
     help="How long an item may wait in the hub's suspense before it is a break.",
 )
 @json_option

@@ -21,9 +21,10 @@ class Chain:
 
     def take(self, leaf: bytes, body: bytes) -> bool:
         """Whether the bytes give this leaf behind the one before; a changed leaf counts at its own record."""
-        self._leaves.append(leaf)
-        if len(self._leaves) >= 4_096:
-            self._grow()
+        if self._edge is not None:
+            self._leaves.append(leaf)
+            if len(self._leaves) >= 4_096:
+                self._grow()
         for previous in self._candidates:
             if leaf_hash(previous, body) == leaf:
                 self._candidates = (leaf,)

@@ -7,10 +7,10 @@ directory's journal is read beside a running box, up to the head that it had whe
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -29,12 +29,8 @@ _LEAVES: Final = b'{"leaves":'
 _CHECKPOINT: Final = b'{"checkpoint":'
 
 
-class Entry(NamedTuple):
-    """One place of a journal: its leaf and its bytes; None for what is not there."""
-
-    seq: int
-    leaf: bytes | None
-    body: bytes | None
+Entry = tuple[int, bytes | None, bytes | None]
+"""One place of a journal: seq, leaf and bytes; None for what is not there."""
 
 
 class Journal:
@@ -54,7 +50,7 @@ class Journal:
     checkpoint: str
     fault: str
 
-    def entries(self) -> Iterator[Entry]:
+    def blocks(self) -> Iterator[Sequence[Entry]]:
         """All places in order, those of missing records too."""
         raise NotImplementedError
 
@@ -80,7 +76,7 @@ class DirectoryJournal(Journal):
         except (OperatingError, ProofError) as problem:
             self.previous, self.edge, self.fault = None, None, str(problem)
 
-    def entries(self) -> Iterator[Entry]:
+    def blocks(self) -> Iterator[Sequence[Entry]]:
         """See Journal."""
         seq = self.first_seq
         while seq < self.size:
@@ -89,11 +85,14 @@ class DirectoryJournal(Journal):
             found = [entry for entry in found if entry.seq < self.size]
             if not found:
                 break
-            for entry in found:
-                yield from (Entry(lost, None, None) for lost in range(seq, entry.seq))
-                yield Entry(*entry)
-                seq = entry.seq + 1
-        yield from (Entry(lost, None, None) for lost in range(seq, self.size))
+            end = found[-1].seq + 1
+            if end - seq == len(found):
+                yield found
+            else:
+                held = {entry.seq: entry for entry in found}
+                yield [held.get(place, (place, None, None)) for place in range(seq, end)]
+            seq = end
+        yield from _lost(seq, self.size)
 
 
 class FileJournal(Journal):
@@ -109,7 +108,7 @@ class FileJournal(Journal):
         self.size, self.root, self.checkpoint = announced.start, b"", ""
         self.ends, self.fault = False, ""
 
-    def entries(self) -> Iterator[Entry]:
+    def blocks(self) -> Iterator[Sequence[Entry]]:
         """See Journal."""
         seq, lines = self.first_seq, list[bytes]()
         with self._path.open("rb") as file:
@@ -120,32 +119,31 @@ class FileJournal(Journal):
                     break
                 is_leaves = line.startswith(_LEAVES)
                 if is_leaves or len(lines) >= 2 * BLOCK_RECORDS:
-                    block = list(self._block(seq, lines, _leaves(line) if is_leaves else []))
-                    yield from block
+                    block = self._block(seq, lines, _leaves(line) if is_leaves else [])
+                    yield block
                     seq, lines = seq + len(block), []
                 if not is_leaves:
                     lines.append(line.removesuffix(b"\n"))
-        rest = list(self._block(seq, lines, []))
-        yield from rest
+        rest = self._block(seq, lines, [])
+        yield rest
         seq += len(rest)
         if not self.checkpoint:
             self.size, self.fault = seq, self.fault or "the file ends without its signed head"
-        yield from (Entry(lost, None, None) for lost in range(seq, self.size))
+        yield from _lost(seq, self.size)
 
-    def _block(self, start: int, lines: list[bytes], leaves: list[bytes]) -> Iterator[Entry]:
+    def _block(self, start: int, lines: list[bytes], leaves: list[bytes]) -> list[Entry]:
         """The places of a block. Where lines are missing or too many, each record's own seq places it."""
-        if len(lines) == len(leaves) or not leaves:
-            for offset, body in enumerate(lines):
-                yield Entry(start + offset, leaves[offset] if leaves else None, body)
-            return
+        if not leaves:
+            return [(seq, None, body) for seq, body in enumerate(lines, start)]
+        if len(lines) == len(leaves):
+            return list(zip(range(start, start + len(lines)), leaves, lines, strict=True))
         placed: dict[int, bytes] = {}
         for body in lines:
             seq = _seq_of(body)
             if seq in placed:
                 self.fault = self.fault or f"record {seq} stands there twice"
             placed.setdefault(seq, body)
-        for offset, leaf in enumerate(leaves):
-            yield Entry(start + offset, leaf, placed.get(start + offset))
+        return [(seq, leaf, placed.get(seq)) for seq, leaf in enumerate(leaves, start)]
 
     def _end(self, line: bytes) -> None:
         try:
@@ -181,6 +179,12 @@ def _seq_of(body: bytes) -> int:
         return msgspec.json.decode(body, type=_Seq).seq
     except UNREADABLE:
         return -1
+
+
+def _lost(start: int, end: int) -> Iterator[list[Entry]]:
+    """Blocks of places that nothing is held of."""
+    for first in range(start, end, STEP):
+        yield [(seq, None, None) for seq in range(first, min(end, first + STEP))]
 
 
 def open_journals(places: list[Path], stack: ExitStack) -> list[Journal]:

@@ -6,7 +6,6 @@ once and is not read a second time. Leaves out every judgement (`matching_*`).
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,14 +16,12 @@ from edgegw.reconcile.centre import Centre, HubEpoch, HubRecord
 from edgegw.reconcile.chain import Chain
 from edgegw.reconcile.core_file import read_core
 from edgegw.reconcile.journals import Journal
-from edgegw.reconcile.records import Ledger, Meaning
+from edgegw.reconcile.records import Ledger
 from edgegw.reconcile.workspace import SEQ_BITS, Row, Workspace
 
 Progress = Callable[[int, int], None]
-STEP: Final = 4_096
 UNCHAINED_MAX: Final = 10_000
 """Changed records of one journal whose bytes are remembered until the hub's are known."""
-_BLANK: Final = (None,) * (len(Meaning._fields) - 2)
 
 
 class Changed(NamedTuple):
@@ -115,6 +112,8 @@ class _Epoch:
         self._hub_logs: dict[int, int] = {}
         self._changed: list[Changed] = []
         self.blind: dict[int, list[Blind]] = {}
+        self.root_at_hub: bytes | None = None
+        """Of a journal's first records, as many as the hub has."""
         self._replaced: list[Row] = []
 
     def load(self) -> None:
@@ -139,14 +138,17 @@ class _Epoch:
     # -- one journal -------------------------------------------------------------------------------------
 
     def _load_journal(self, journal: Journal) -> None:
-        log, add = self._loader.new_log(), self._workspace.add
+        log, ledger = self._loader.new_log(), self._ledger
         chain = Chain(previous=journal.previous, edge=journal.edge)
         sums_end = 0 if self._is_forked else self._hub_size
         missing, hole, end = 0, _Holes(self._workspace, log), journal.first_seq
-        entries = journal.entries()
-        while chunk := list(itertools.islice(entries, STEP)):
-            beside = self.held_beside(chunk[0].seq, chunk[-1].seq + 1) if self._journal_logs else {}
-            for seq, named, body in chunk:
+        for block in journal.blocks():
+            if not block:
+                continue
+            end = block[-1][0] + 1
+            beside = self.held_beside(block[0][0], end) if self._journal_logs else {}
+            rows: list[Row] = []
+            for seq, named, body in block:
                 if body is None:
                     chain.skip(named)
                     hole.add(seq)
@@ -155,17 +157,19 @@ class _Epoch:
                 leaf = leaf_hash(chain.expected, body) if named is None else named
                 place, is_blind = log << SEQ_BITS | seq, chain.is_blind
                 is_chained = chain.take(leaf, body) and not is_blind
-                if is_blind:
-                    self.blind.setdefault(seq, []).append(Blind(place, leaf, body))
-                counts = is_chained and (leaf, True) not in beside.get(seq, ())
-                meaning = self._ledger.take(
+                counts = is_chained and (not beside or (leaf, True) not in beside.get(seq, ()))
+                meaning = ledger.take(
                     body, place=place, seq=seq, counts=counts, sums=counts and seq < sums_end
                 )
+                rows.append((place, log, seq, leaf, is_chained, *meaning))
+                if is_blind:
+                    self.blind.setdefault(seq, []).append(Blind(place, leaf, body))
                 if not is_chained and len(self._changed) < UNCHAINED_MAX:
                     self._changed.append(Changed(place, seq, body))
-                add("journal", (place, log, seq, leaf, int(is_chained), *meaning))
-            end = chunk[-1].seq + 1
-            self._loader.step(len(chunk))
+                if seq + 1 == self._hub_size:
+                    self.root_at_hub = chain.root()
+            self._workspace.insert("journal", rows)
+            self._loader.step(len(block))
         hole.close()
         self._journal_logs.append(log)
         self._write_log(log, journal, chain, missing=missing, end=end, note_fault=self._note_fault(journal))
@@ -216,12 +220,9 @@ class _Epoch:
     def take_hub(
         self, log: int, record: HubRecord, beside: list[tuple[bytes, bool]], *, chained: bool
     ) -> None:
-        """Keep one record of the hub; what it says too, where it is not the journal's own."""
+        """Keep one record of the hub that is not the journal's own, and what it says."""
         place = log << SEQ_BITS | record.seq
-        head = (place, log, record.seq, record.leaf, int(chained), record.type)
-        if chained and (record.leaf, True) in beside:
-            self._workspace.add("hub", (*head, *_BLANK, 0, int(record.identified), 1))
-            return
+        head = (place, log, record.seq, record.leaf, int(chained))
         # A chained row beside another chained one is of another history: what that did has happened too.
         counts = all(leaf != record.leaf and chained for leaf, is_chained in beside if is_chained)
         meaning = self._ledger.take(
@@ -229,7 +230,7 @@ class _Epoch:
         )
         if counts and beside:
             self._replaced.append((record.seq,))
-        self._workspace.add("hub", (*head[:-1], *meaning, int(record.identified), 0))
+        self._workspace.add("hub", (*head, *meaning, int(record.identified), 0))
 
     def judge_blind(
         self, record: HubRecord, previous: bytes | None, beside: list[tuple[bytes, bool]]
@@ -333,7 +334,8 @@ class _HubLog:
         self._log = epoch.loader.new_log()
         self._first = self._seq = start
         self._size = hub.size if size is None else size
-        self._chain = Chain(previous=None if branch else FIRST_PREVIOUS, edge=None if branch else Frontier())
+        self._chain = Chain(previous=None if branch else FIRST_PREVIOUS, edge=None)
+        self._others = 0
         self._holes = _Holes(epoch.loader.workspace, self._log)
         self._missing = 0
         self._previous: bytes | None = None if branch else FIRST_PREVIOUS
@@ -341,17 +343,26 @@ class _HubLog:
 
     def read(self, *, end: int) -> None:
         """Read on up to this seq."""
-        place = {"box": self._hub.box, "epoch": self._hub.epoch, "branch": self._branch}
-        for records in self._epoch.loader.centre.records(**place, start=self._seq, end=end):  # type: ignore[arg-type]
+        hub, read = self._hub, self._epoch.loader.centre.records
+        for records in read(box=hub.box, epoch=hub.epoch, branch=self._branch, start=self._seq, end=end):
             beside = self._epoch.held_beside(max(0, records[0].seq - 1), records[-1].seq + 1)
+            same: list[Row] = []
             for record in records:
-                if record.seq > self._seq:
-                    self._skip(record.seq, beside.get(record.seq - 1, []))
-                here = beside.setdefault(record.seq, [])
-                self._epoch.judge_blind(record, self._previous, here)
-                chained = self._chain.take(record.leaf, record.body)
-                self._epoch.take_hub(self._log, record, here, chained=chained)
-                self._seq, self._previous = record.seq + 1, record.leaf
+                seq, leaf = record.seq, record.leaf
+                if seq > self._seq:
+                    self._skip(seq, beside.get(seq - 1, []))
+                here = beside.get(seq, [])
+                if seq in self._epoch.blind:
+                    self._epoch.judge_blind(record, self._previous, here)
+                chained = self._chain.take(leaf, record.body)
+                if chained and (leaf, True) in here:
+                    number = self._log << SEQ_BITS | seq
+                    same.append((number, self._log, seq, leaf, record.type, record.identified))
+                else:
+                    self._others += 1
+                    self._epoch.take_hub(self._log, record, here, chained=chained)
+                self._seq, self._previous = seq + 1, leaf
+            self._epoch.loader.workspace.insert_same(same)
             self._epoch.loader.step(len(records))
         if end > self._seq:
             self._skip(end, [])
@@ -367,9 +378,9 @@ class _HubLog:
     def close(self) -> None:
         """Write down what it is as a whole."""
         self._holes.close()
-        hub, root = self._hub, self._chain.root()
+        hub, root = self._hub, self._root()
         root_fault = ""
-        if not self._branch and hub.size and root is not None and root != hub.root:
+        if root is not None and root != hub.root:
             root_fault = f"its records give the root {root.hex()}, its head says {hub.root.hex()}"
         row = (
             self._log,
@@ -386,6 +397,24 @@ class _HubLog:
         self._epoch.loader.workspace.add(
             "log", (*row, self._chain.unchained, self._missing, root_fault, self._note_fault())
         )
+
+    def _root(self) -> bytes | None:
+        """The root over the hub's leaves; None where one is missing. A journal's that is alike serves."""
+        if self._branch or self._missing or not self._size:
+            return None
+        if not self._others and self._epoch.root_at_hub is not None:
+            return self._epoch.root_at_hub
+        first = self._log << SEQ_BITS
+        tree = Frontier()
+        tree.extend(
+            leaf
+            for (leaf,) in self._epoch.loader.workspace.rows(
+                "SELECT leaf FROM hub WHERE place >= ? AND place < ? ORDER BY place",
+                first,
+                first + self._size,
+            )
+        )
+        return tree.root()
 
     def _note_fault(self) -> str:
         hub = self._hub

@@ -31,6 +31,7 @@ from edgegw.core.records import (
 )
 from edgegw.reconcile.workspace import Value, Workspace
 
+_RESERVES: Final = PENDING | VOID
 UNREAD: Final = "unread"
 """The type of a record whose bytes this program cannot read."""
 
@@ -53,21 +54,29 @@ class Meaning(NamedTuple):
     counted: int = 0
 
 
+class _Account:
+    """One account of the box: whom it is netted under, in which currency, and its posted sums."""
+
+    __slots__ = ("about", "credits", "debits", "is_centre", "returned")
+
+    def __init__(self, about: tuple[str, str], is_centre: bool) -> None:
+        self.about = about
+        self.is_centre = is_centre
+        self.debits = self.credits = self.returned = 0
+
+
 class Ledger:
     """The sums of one (box, epoch) while its records pass by, and the smaller tables that they fill.
 
-    Memory is by account, not by record: the totals are written out when there are many.
+    Memory is by account and window, not by record.
     """
-
-    TOTALS_MAX: Final = 100_000
 
     def __init__(self, workspace: Workspace, *, box: str, epoch: int) -> None:
         self._workspace = workspace
         self._box, self._epoch = box, epoch
-        self._accounts: dict[str, tuple[str, str]] = {}
+        self._accounts: dict[str, _Account] = {}
         self._shared: dict[tuple[str, str], tuple[str, str]] = {}
-        self._totals: dict[str, list[int]] = {}
-        self._nets: dict[tuple[int, str, str], int] = {}
+        self._nets: dict[int, dict[tuple[str, str], int]] = {}
         self._transfers: dict[int, int] = {}
 
     def take(self, body: bytes, *, place: int, seq: int, counts: bool, sums: bool) -> Meaning:
@@ -79,20 +88,26 @@ class Ledger:
             return Meaning(UNREAD)
         if counts:
             self._note(record, place=place, seq=seq)
-            self._add(record, sums=sums)
         if isinstance(record, Transfer):
+            if counts:
+                self._add(record, sums=sums)
             return self._transfer(record, counted=int(counts))
+        if counts and isinstance(record, DirectiveApplied | Expiry):
+            self._add(record, sums=sums)
         if isinstance(record, Refusal):
             return _refusal(record, counted=int(counts))
         return Meaning(str(record.__struct_config__.tag), wall_ns=record.wall_ns)
 
     def close(self) -> None:
         """Write all sums out."""
-        self._flush_totals()
-        for (window, participant, currency), net_minor in self._nets.items():
-            self._workspace.add(
-                "window_net", (self._box, self._epoch, window, participant, currency, net_minor)
-            )
+        head = (self._box, self._epoch)
+        for account_id, one in self._accounts.items():
+            if one.debits or one.credits:
+                row = (*head, account_id, one.debits, one.credits, one.returned)
+                self._workspace.add("account_total", row)
+        for window, nets in self._nets.items():
+            for about, net_minor in nets.items():
+                self._workspace.add("window_net", (*head, window, *about, net_minor))
         for window, count in self._transfers.items():
             self._workspace.add("window_transfers", (self._box, self._epoch, window, count))
 
@@ -114,19 +129,12 @@ class Ledger:
             debit,
             credit,
             amount_minor,
-            request.currency or self._currency(debit) or self._currency(credit),
+            request.currency or self._account(debit).about[1] or self._account(credit).about[1],
             record.window,
             record.wall_ns,
             record.original or None,
             counted,
         )
-
-    def _currency(self, account_id: str) -> str:
-        known = self._accounts.get(account_id)
-        if known is not None:
-            return known[1]
-        # The books' own accounts end in their currency.
-        return account_id.rpartition(":")[2] if account_id.startswith(OWN_PREFIXES) else ""
 
     # -- what it resolves, and the smaller tables --------------------------------------------------------
 
@@ -169,7 +177,7 @@ class Ledger:
 
     def _open(self, account: Account) -> None:
         about = (account.participant or BANK, account.currency)
-        self._accounts[account.id] = self._shared.setdefault(about, about)
+        self._account(account.id).about = self._shared.setdefault(about, about)
 
     def _window(self, record: WindowClosed, *, place: int) -> None:
         head = (self._box, self._epoch, record.window, place)
@@ -180,50 +188,39 @@ class Ledger:
 
     # -- the sums ----------------------------------------------------------------------------------------
 
-    def _add(self, record: Record, *, sums: bool) -> None:
-        legs = legs_of(record)
-        if not legs or not isinstance(record, Transfer | DirectiveApplied | Expiry):
+    def _add(self, record: Transfer | DirectiveApplied | Expiry, *, sums: bool) -> None:
+        legs, window = record.legs, record.window
+        if not legs:
             return
-        window = record.window
         self._transfers[window] = self._transfers.get(window, 0) + len(legs)
         if isinstance(record, Expiry):
             return
+        nets = self._nets.setdefault(window, {})
         for leg in legs:
-            if not leg.flags & (PENDING | VOID):
-                self._net(leg, window)
-                if sums:
-                    self._total(leg)
-        if len(self._totals) > self.TOTALS_MAX:
-            self._flush_totals()
+            if leg.flags & _RESERVES:
+                continue
+            payer, payee, amount_minor = (
+                self._account(leg.debit_account_id),
+                self._account(leg.credit_account_id),
+                leg.amount_minor,
+            )
+            if sums:
+                payer.debits += amount_minor
+                payee.credits += amount_minor
+                if payee.is_centre:
+                    payer.returned += amount_minor
+            if payer.about != payee.about and is_between_participants(leg):
+                nets[payer.about] = nets.get(payer.about, 0) - amount_minor
+                nets[payee.about] = nets.get(payee.about, 0) + amount_minor
 
-    def _total(self, leg: Leg) -> None:
-        totals, amount_minor = self._totals, leg.amount_minor
-        debit, credit = leg.debit_account_id, leg.credit_account_id
-        paid = totals.get(debit)
-        if paid is None:
-            paid = totals[debit] = [0, 0, 0]
-        paid[0] += amount_minor
-        if credit.startswith("centre:"):
-            paid[2] += amount_minor
-        received = totals.get(credit)
-        if received is None:
-            received = totals[credit] = [0, 0, 0]
-        received[1] += amount_minor
-
-    def _net(self, leg: Leg, window: int) -> None:
-        accounts, amount_minor = self._accounts, leg.amount_minor
-        debit, credit = leg.debit_account_id, leg.credit_account_id
-        payer = accounts.get(debit) or (BANK, self._currency(debit))
-        payee = accounts.get(credit) or (BANK, self._currency(credit))
-        if payer != payee and is_between_participants(leg):
-            nets = self._nets
-            nets[window, *payer] = nets.get((window, *payer), 0) - amount_minor
-            nets[window, *payee] = nets.get((window, *payee), 0) + amount_minor
-
-    def _flush_totals(self) -> None:
-        for account_id, totals in self._totals.items():
-            self._workspace.add("account_total", (self._box, self._epoch, account_id, *totals))
-        self._totals.clear()
+    def _account(self, account_id: str) -> _Account:
+        known = self._accounts.get(account_id)
+        if known is None:
+            # The books' own accounts end in their currency.
+            own = account_id.startswith(OWN_PREFIXES)
+            about = (BANK, account_id.rpartition(":")[2] if own else "")
+            known = self._accounts[account_id] = _Account(about, account_id.startswith("centre:"))
+        return known
 
 
 def _refusal(record: Refusal, *, counted: int) -> Meaning:

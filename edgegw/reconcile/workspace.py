@@ -219,6 +219,10 @@ TABLES: Final = (
 )
 
 
+_SAME: Final = """INSERT INTO hub(place, log, seq, leaf, type, identified, chained, counted, same)
+    VALUES(?, ?, ?, ?, ?, ?, 1, 0, 1)"""
+
+
 class Workspace:
     """One workspace being written. Rows go in by `add`; SQL over them after `flush`."""
 
@@ -254,6 +258,14 @@ class Workspace:
         """Many rows of one table."""
         for row in rows:
             self.add(table, row)
+
+    def insert(self, table: str, rows: Sequence[Row]) -> None:
+        """Many whole rows of one table at once."""
+        self._db.conn.executemany(self._inserts[table], rows)
+
+    def insert_same(self, rows: Sequence[Row]) -> None:
+        """Rows of `hub` that are the journal's: place, log, seq, leaf, type, identified."""
+        self._db.conn.executemany(_SAME, rows)
 
     def flush(self) -> None:
         """Write what is buffered."""

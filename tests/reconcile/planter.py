@@ -347,7 +347,7 @@ class Planter:
         line = self._line(record)
         if self.chance.random() < 0.5:
             number = self.sides.core.index(line)
-            line = replace(line, reference=f"core-{number:06d}")
+            line = replace(line, reference=f"twice-{number}")
             self.sides.core[number] = line
         self.sides.core.append(line)
         return [

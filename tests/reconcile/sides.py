@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import shutil
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import Ask
 from edgegw.core.records import Account, Kind, Mode, Request, Transfer
 from edgegw.core.site import StandInRule
+from edgegw.hub.take_journal import take_journal
 from edgegw.ledger.export import export_journal
 from edgegw.ledger.outcomes import Decision
 from edgegw.ledger.store import Store
@@ -264,15 +266,34 @@ def _site(version: int, **changes: object) -> object:
     return a_site(version, accounts=ACCOUNTS, stand_in=(rule,), **changes)
 
 
-def make_sides(folder: Path) -> Sides:
-    """A morning, two closed windows, two outages with stand-ins of every fate; a tail that is in flight."""
+def make_sides(folder: Path, *, twice: bool = False, forked: bool = False) -> Sides:
+    """A morning, two closed windows, two outages with stand-ins of every fate; a tail in flight.
+
+    twice: a till has sent one payment again to the other box. forked: the hub has taken in the clone's
+    history of the other box, and the core has what it did.
+    """
     live = folder / "live"
     live.mkdir(parents=True)
     world = World(SqlitePlace(live / "hub.db"))
     lines, south = asyncio.run(_a_day(world, live / "north"))
+    if twice:
+        first = next(line for line in lines if line.credit == "SHOP")
+        south.sync(Ask("2", "A", CNY, 5_000))
+        south.pay("A", "SHOP", first.amount_minor, home=True, request_id=first.request_id)
+        south.sync()
+    sides = Sides(folder, lines)
+    write_exported(south, sides.south)
+    forked_lines = _fork(south)
+    write_exported(south, sides.forked_south)
+    if forked:
+        taken = take_journal(
+            world.database, world.keyring, sides.forked_south, now_ns=time.time_ns, progress=lambda *_: None
+        )
+        assert (taken.branch, taken.fork_size, taken.losses) == (1, FORK_SEQ, 0)
+        sides.core += forked_lines
     world.back_up(folder / "hub.db")
     world.hub.close()
-    return _written(folder, world, lines, south)
+    return _written(sides, world)
 
 
 async def _a_day(world: World, north: Path) -> tuple[list[CoreLine], SimulatedBox]:
@@ -297,6 +318,7 @@ async def _a_day(world: World, north: Path) -> tuple[list[CoreLine], SimulatedBo
         await branch.stand_in(42)
         await branch.hold(43)
         del branch.lines[-1]  # the hub has not heard of it, so the core has not either
+        await branch.close_window("2030-01-05")
     finally:
         await box.stop()
         await port.close()
@@ -304,7 +326,8 @@ async def _a_day(world: World, north: Path) -> tuple[list[CoreLine], SimulatedBo
 
 
 async def _a_morning(branch: Branch) -> None:
-    await branch.box.line.ask(account_id="A", currency=CNY, amount_minor=60_000)
+    while branch.box.available("A") < 60_000:  # a slow machine's late grant is handed back
+        await branch.box.line.ask(account_id="A", currency=CNY, amount_minor=60_000)
     paid = [await branch.pay("A", ("SHOP", "CAFE")[number % 2], 100 + number) for number in range(24)]
     for number in range(4):
         await branch.pay("A", "FAR", 200 + number)  # homed elsewhere: the right goes back to the centre
@@ -375,8 +398,8 @@ def _at_south(south: SimulatedBox) -> list[CoreLine]:
     return lines
 
 
-def _written(folder: Path, world: World, lines: list[CoreLine], south: SimulatedBox) -> Sides:
-    sides = Sides(folder, lines)
+def _written(sides: Sides, world: World) -> Sides:
+    folder = sides.folder
     shutil.copytree(folder / "live" / "north", sides.ledger)
     store = Store.open_reader(sides.ledger / "ledger.db")
     try:
@@ -384,16 +407,13 @@ def _written(folder: Path, world: World, lines: list[CoreLine], south: Simulated
             export_journal(store, file, epoch=1, progress=lambda *_: None)
     finally:
         store.close()
-    write_exported(south, sides.south)
-    _fork(south)
-    write_exported(south, sides.forked_south)
     shutil.rmtree(folder / "live")
     sm2.store_private_key(folder / "hub.pem", world.hub_key._private)
     (folder / "hub.toml").write_text(f'bank = "{BANK}"\ndatabase_file = "hub.db"\nkey_file = "hub.pem"\n')
     # Another channel's lines need not carry our identity.
     sides.core += [
         replace(line, channel="counter", request_id="", client="", box="", reference=f"counter-{number}")
-        for number, line in enumerate(lines[:5])
+        for number, line in enumerate(sides.core[:5])
     ]
     sides.write_core()
     return sides
@@ -403,11 +423,15 @@ FORK_SEQ: Final = 12
 """Up to here both histories of the other box are one."""
 
 
-def _fork(box: SimulatedBox) -> None:
+def _fork(box: SimulatedBox) -> list[CoreLine]:
+    """Let the box be a clone of itself that went on from there; what it pays."""
     del box.bodies[FORK_SEQ:]
-    box.now_ns += 1
+    lines = []
     for number in range(3):
-        box.pay("C", "FARSHOP", 40 + number, request_id=f"{4_000_000 + number:032x}")
+        id = f"{4_000_000 + number:032x}"
+        box.pay("C", "FARSHOP", 40 + number, request_id=id)
+        lines.append(CoreLine(OPEN_DAY, id, SOUTH, "C", "FARSHOP", 40 + number))
+    return lines
 
 
 def write_exported(box: SimulatedBox, path: Path) -> None:

@@ -81,6 +81,30 @@ def test_two_sides_or_one_form_twice_give_no_break(sides: Sides) -> None:
     assert reconciled(sides, sides.ledger, sides.journal, sides.south)["breaks"] == []
 
 
+def test_one_payment_at_two_boxes_is_found_once_and_with_its_owner(tmp_path: Path) -> None:
+    """A till that asked elsewhere while its box was cut off has paid twice; the core must not, too."""
+    sides = make_sides(tmp_path / "twice", twice=True)
+    said = reconciled(sides, sides.ledger, sides.south, more=("--suspense-hours", "1000000"))
+    (found,) = said["breaks"]
+    assert (found["class"], found["box"]) == ("duplicate_at_fleet", "south")
+    line = next(line for line in sides.core if line.request_id == found["request_id"])
+    assert (found["amount_minor"], found["client"]) == (line.amount_minor, "till")
+    assert "before at north 1/" in found["detail"]
+    assert "suspense_waiting" in {one["what"] for one in said["apart"]}
+    late = reconciled(sides, sides.ledger, sides.south, more=("--suspense-hours", "0"))
+    assert [one["class"] for one in late["breaks"]] == ["duplicate_at_fleet", "suspense_aged"]
+
+
+def test_a_fork_that_the_hub_knows_counts_once(tmp_path: Path) -> None:
+    """What is settled already must not come back as a break with each reconciliation."""
+    sides = make_sides(tmp_path / "forked", forked=True)
+    assert reconciled(sides, sides.ledger, sides.south, sides.forked_south)["breaks"] == []
+    assert reconciled(sides, sides.ledger, sides.forked_south)["breaks"] == []
+    said = reconciled(sides, sides.ledger, sides.south)
+    assert said["breaks"] == []
+    assert "known_fork" in {one["what"] for one in said["apart"]}
+
+
 @pytest.mark.parametrize("name", PLANTS)
 def test_each_break_is_found_alone_where_it_was_planted(sides: Sides, name: str) -> None:
     """A class that hides, or that rings beside another one, sends the wrong person to the wrong row."""
