@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgegw.__main__ import main
+from tests.reconcile.media import query
 from tests.reconcile.planter import APART, PLANTS, Expected, Planter
-from tests.reconcile.sides import Sides, make_sides
+from tests.reconcile.sides import HEADER, Sides, make_sides
 
 SEEDS = range(3)
 
@@ -128,3 +130,73 @@ def test_any_breaks_are_found_together(sides: Sides, names: list[str], medium: s
     """Whatever an outsider combines, each is found once and nothing else is."""
     if not any(set(pair) <= set(names) for pair in APART):
         planted(sides, names, medium, seed)
+
+
+def test_every_class_of_break_is_planted_by_a_test() -> None:
+    """A class that nobody has ever seen found is a promise."""
+    said = CliRunner().invoke(main, ["reconcile", "--help"]).output
+    classes = re.findall(r"^  ([a-z_]+): ", said.partition("Classes of breaks:")[2], flags=re.MULTILINE)
+    assert sorted(classes) == sorted([*PLANTS, "duplicate_at_fleet"])
+
+
+WELL = "2030-01-02,core-1,edgegw,till,{id},north,A,SHOP,CNY,100,posted".format(id="0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (WELL.replace("2030-01-02", "2030-02-30"), "line 3: value_date is '2030-02-30'; write a day"),
+        (WELL.replace(",100,", ",1.00,"), "line 3: amount_minor is '1.00'; write a whole number"),
+        (WELL.replace(",100,", ",0,"), "line 3: amount_minor is '0'"),
+        (WELL.replace(",100,", f",{2**63},"), f"line 3: amount_minor is '{2**63}'"),
+        (WELL.replace("CNY", "cny"), "line 3: currency is 'cny'; write three capital letters"),
+        (WELL.replace("posted", "booked"), "line 3: status is 'booked'; write one of posted, held"),
+        (WELL.replace("0" * 32, "0" * 31), "write 32 lower-case hex digits"),
+        (WELL.replace("till", ""), "line 3: client is ''"),
+        (WELL + ",more", "line 3: it has 12 fields; write 11"),
+        ('"2030-01-02', "it is no CSV"),
+    ],
+)
+def test_a_line_that_is_not_as_it_must_be_is_named_with_its_mend(
+    sides: Sides, tmp_path: Path, line: str, said: str
+) -> None:
+    """A list that is read half shows a bank breaks that are none."""
+    file = tmp_path / "core.csv"
+    file.write_text(f"{','.join(HEADER)}\n{WELL}\n{line}\n", encoding="utf-8")
+    arguments = ["reconcile", "--core", str(file), "--hub", str(sides.folder / "hub.toml")]
+    done = CliRunner().invoke(main, [*arguments, "--workspace", str(tmp_path / "reconcile.db")])
+    assert done.exit_code == 2
+    assert said in done.output
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_is_no_side_and_no_workspace_is_refused(sides: Sides, tmp_path: Path) -> None:
+    """A file of somebody's is not replaced, and what is no journal is not taken for an empty one."""
+    hub = ["--hub", str(sides.folder / "hub.toml"), "--workspace"]
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    done = CliRunner().invoke(main, ["reconcile", *hub, str(other)])
+    assert (done.exit_code, other.read_text()) == (2, "mine")
+    done = CliRunner().invoke(main, ["reconcile", str(other), *hub, str(tmp_path / "reconcile.db")])
+    assert done.exit_code == 2
+    assert "is no exported journal" in done.output
+    done = CliRunner().invoke(main, ["reconcile", str(tmp_path), *hub, str(tmp_path / "reconcile.db")])
+    assert done.exit_code == 3
+    assert "holds no ledger" in done.output
+
+
+def test_the_workspace_answers_in_plain_sql_and_a_person_is_told(sides: Sides, tmp_path: Path) -> None:
+    """An auditor's own tools must find what the command has found."""
+    copy = sides.copy(tmp_path / "spoiled")
+    (expected,) = Planter(copy, "file", Random(5)).missing_in_core()
+    copy.write_core()
+    workspace = tmp_path / "reconcile.db"
+    arguments = ["reconcile", str(copy.journal), "--core", str(copy.core_file), "--workspace", str(workspace)]
+    for _ in range(2):  # a workspace may be replaced
+        done = CliRunner().invoke(main, [*arguments, "--hub", str(copy.folder / "hub.toml")])
+        assert done.exit_code == 1
+        assert "missing_in_core: The bank core: post it" in done.output
+        ((name, amount_minor, line),) = query(workspace, "SELECT class, amount_minor, core_line FROM break")
+        assert (name, amount_minor, line) == ("missing_in_core", expected["amount_minor"], None)
+    found = "SELECT records FROM summary WHERE what = 'break: missing_in_core'"
+    assert query(workspace, found) == [(1,)]
