@@ -20,7 +20,7 @@ from tests.reconcile.media import query
 from tests.reconcile.planter import APART, PLANTS, Expected, Planter
 from tests.reconcile.sides import HEADER, Sides, make_sides
 
-SEEDS = range(3)
+SEEDS = range(2)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_all_breaks_are_found_together(sides: Sides, medium: str) -> None:
     planted(sides, [name for name in PLANTS if name != "history_forked"], medium, 1)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(st.sampled_from(PLANTS), min_size=2, max_size=8, unique=True),
     medium=st.sampled_from(["directory", "file"]),
