@@ -144,9 +144,12 @@ def post(file: Path, hub_settings: Path) -> None:
 
 def _post(connection: Connection, *, file: Path, rows: list[tuple[int, dict[str, str]]]) -> int:
     """Post (line, row) pairs of a file; how many were not there before."""
-    from edgegw.hub.books import BooksError, post_core
+    from edgegw.hub.books import BooksError, lock_accounts, post_core
 
     fresh = 0
+    lock_accounts(
+        connection, (row[side] for _, row in rows for side in ("debit_account_id", "credit_account_id"))
+    )
     for line, row in rows:
         try:
             fresh += post_core(

@@ -24,6 +24,7 @@ from edgegw.core.messages import (
     Beat,
     Beaten,
     Envelope,
+    ExchangeError,
     Open,
     Opened,
     read_envelope,
@@ -40,7 +41,7 @@ from edgegw.exchange_http import (
 from edgegw.hub import schema
 from edgegw.hub.beats import keep_cosignature, take_beat
 from edgegw.hub.books import violations
-from edgegw.hub.database import Database
+from edgegw.hub.database import Database, NotKept
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import open_session, register_boxes
 from edgegw.hub.settling import settling
@@ -102,7 +103,10 @@ class Hub:
         return await asyncio.get_running_loop().run_in_executor(self._database.threads, self._transact, work)
 
     def _transact(self, work: Callable[[Connection], Result]) -> Result:
-        return self._database.transact(work)
+        try:
+            return self._database.transact(work)
+        except NotKept as problem:
+            raise ExchangeError(f"a value of the message cannot be kept: {problem}") from None
 
     async def exchange(self, data: bytes) -> bytes:
         """The signed reply to a signed message; raises ExchangeError or NotPinned with nothing used."""

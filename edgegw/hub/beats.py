@@ -289,7 +289,11 @@ class _Beat:
         open_lost_accounts(self._connection, self._items, box=row.box)
         waiting = waiting_stand_ins(self._connection, box=row.box, epoch=epoch) if self._again else []
         books = Books(self._connection, box=row.box, epoch=epoch, in_doubt=not current)
-        books.open(self._accounts(asks, current=current) | {one.payer for one in waiting})
+        payers = {one.payer for one in waiting}
+        books.open(
+            self._accounts(asks, current=current) | payers,
+            draws=payers | {ask.account_id for ask in asks} | replay.stand_in_payers(self._items),
+        )
         log = self._directive_log() if current and not row.taking_back else None
         stand_ins = self._replay(books, epoch)
         if log is not None and self._site is not None:

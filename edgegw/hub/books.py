@@ -1,10 +1,10 @@
 """The hub's books: what every account has, how much of it is available here, and how much is outstanding at
 which box.
 
-`Books` is one SQL transaction's open pages: it locks the accounts that it needs, in the order of their ids,
-lets them move in memory and writes them back once. The moves are the few that exist (DESIGN §3.8), and each
-keeps `available + sum(outstanding) = balance`. Leaves out when to grant what (`hub.grants`) and what a record
-means (`hub.replay`).
+`Books` is one SQL transaction's open pages: it locks the accounts from which it draws, in the order of their
+ids, lets all move in memory and writes back by how much they moved, once. The moves are the few that exist
+(DESIGN §3.8), and each keeps `available + sum(outstanding) = balance`. Leaves out when to grant what
+(`hub.grants`) and what a record means (`hub.replay`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, func, insert, select, update
 
 from edgegw.core.book import BANK, receivable_account, recourse_account, risk_account, suspense_account
 from edgegw.core.records import AMOUNT_MINOR_MAX
@@ -78,6 +78,8 @@ class Page:
     """At the box and epoch that these books were opened for."""
     is_outstanding: bool = False
     """Whether that figure has a row already."""
+    is_locked: bool = False
+    """Nobody else draws from it before this SQL transaction ends."""
 
 
 class Books:
@@ -95,15 +97,17 @@ class Books:
         """What these books moved between participants by the centre's own decision, by participant and
         currency; what a box decided is in its own records."""
 
-    def open(self, account_ids: Iterable[str]) -> None:
-        """Lock and read accounts in the order of their ids; unknown ids stay unknown. Call it once, with all
-        that may be needed."""
-        wanted = sorted(set(account_ids) - self._pages.keys())
-        for start in range(0, len(wanted), IDS_MAX):
-            self._open(wanted[start : start + IDS_MAX])
+    def open(self, account_ids: Iterable[str], *, draws: Iterable[str] | None = None) -> None:
+        """Read accounts; unknown ids stay unknown. Call it once, with all that may be needed. Those from
+        which something may be drawn (all, where it is not said) are locked, in the order of their ids."""
+        wanted = set(account_ids) - self._pages.keys()
+        locked = wanted if draws is None else wanted & set(draws)
+        for ids, lock in ((sorted(locked), True), (sorted(wanted - locked), False)):
+            for start in range(0, len(ids), IDS_MAX):
+                self._open(ids[start : start + IDS_MAX], lock=lock)
 
-    def _open(self, ids: list[str]) -> None:
-        rows = self._connection.execute(
+    def _open(self, ids: list[str], *, lock: bool) -> None:
+        query = (
             select(
                 account.c.account_id,
                 account.c.currency,
@@ -116,10 +120,9 @@ class Books:
             )
             .where(account.c.account_id.in_(ids))
             .order_by(account.c.account_id)
-            .with_for_update()
         )
-        for row in rows:
-            self._pages[row.account_id] = Page(*row)
+        for row in self._connection.execute(query.with_for_update(key_share=True) if lock else query):
+            self._pages[row.account_id] = Page(*row, is_locked=lock)
         held = self._connection.execute(
             select(outstanding.c.account_id, outstanding.c.amount_minor).where(
                 outstanding.c.box == self._box,
@@ -138,6 +141,23 @@ class Books:
         """The open page of an account; None when the hub has no such account."""
         return self._pages.get(account_id)
 
+    def draw(self, account_id: str) -> Page | None:
+        """The open page of an account as it is now, locked: what is decided by its figures stays true."""
+        page = self._pages.get(account_id)
+        if page is None or page.is_locked:
+            return page
+        now = self._connection.execute(
+            select(account.c.balance_minor, account.c.available_minor, account.c.frozen)
+            .where(account.c.account_id == account_id)
+            .with_for_update(key_share=True)
+        ).one()
+        balance_minor, available_minor, outstanding_minor = self._before[account_id]
+        page.balance_minor += now.balance_minor - balance_minor
+        page.available_minor += now.available_minor - available_minor
+        page.frozen, page.is_locked = now.frozen, True
+        self._before[account_id] = (now.balance_minor, now.available_minor, outstanding_minor)
+        return page
+
     def pages(self) -> list[Page]:
         """Every open page, in the order of the ids."""
         return [self._pages[account_id] for account_id in sorted(self._pages)]
@@ -147,7 +167,7 @@ class Books:
     def grant(self, account_id: str, amount_minor: int) -> None:
         """Hand amount_minor of what is available to the box; raises BooksError beyond it, whatever the
         account."""
-        page = self._known(account_id)
+        page = self._drawn(account_id)
         if not 0 < amount_minor <= page.available_minor:
             raise BooksError(
                 f"a grant of {amount_minor} from {account_id}, which has {page.available_minor} available"
@@ -188,7 +208,7 @@ class Books:
         """Post between what is available here; raises BooksError where that takes a floored account below
         zero."""
         payer, payee = self._known(debit), self._known(credit)
-        if payer.floor and payer.available_minor < amount_minor:
+        if payer.floor and self._drawn(debit).available_minor < amount_minor:
             raise BooksError(
                 f"debit_account_id {debit} has {payer.available_minor} available, not {amount_minor}"
             )
@@ -213,6 +233,10 @@ class Books:
         largest = max(abs(page.balance_minor), abs(page.available_minor), abs(page.outstanding_minor))
         return largest + amount_minor <= AMOUNT_MINOR_MAX
 
+    def _drawn(self, account_id: str) -> Page:
+        self.draw(account_id)
+        return self._known(account_id)
+
     def _known(self, account_id: str) -> Page:
         page = self._pages.get(account_id)
         if page is None:
@@ -222,18 +246,21 @@ class Books:
     # -- writing back ------------------------------------------------------------------------------------
 
     def write(self) -> None:
-        """Write the pages that changed, in the order of their ids; the caller commits."""
+        """Write by how much the pages changed, in the order of their ids; the caller commits.
+
+        What is not locked may have been credited by others meanwhile, so no figure is written as a whole.
+        """
         changed = [page for page in self.pages() if _amounts(page) != self._before[page.account_id]]
         if not changed:
             return
         self._connection.execute(
             update(account)
             .where(account.c.account_id == bindparam("id"))
-            .values(balance_minor=bindparam("balance"), available_minor=bindparam("available")),
-            [
-                {"id": p.account_id, "balance": p.balance_minor, "available": p.available_minor}
-                for p in changed
-            ],
+            .values(
+                balance_minor=account.c.balance_minor + bindparam("balance", type_=BigInteger),
+                available_minor=account.c.available_minor + bindparam("available", type_=BigInteger),
+            ),
+            [self._moved(page) for page in changed],
         )
         known = [page for page in changed if page.is_outstanding]
         if known:
@@ -253,6 +280,14 @@ class Books:
         for page in changed:
             page.is_outstanding = page.is_outstanding or page.outstanding_minor != 0
             self._before[page.account_id] = _amounts(page)
+
+    def _moved(self, page: Page) -> dict[str, str | int]:
+        balance_minor, available_minor, _ = self._before[page.account_id]
+        return {
+            "id": page.account_id,
+            "balance": page.balance_minor - balance_minor,
+            "available": page.available_minor - available_minor,
+        }
 
     def _outstanding_row(self, page: Page) -> dict[str, str | int | bool]:
         return {
@@ -345,6 +380,27 @@ def currencies_of(connection: Connection, account_ids: Iterable[str]) -> set[str
     return found
 
 
+def lock_accounts(connection: Connection, account_ids: Iterable[str]) -> None:
+    """Lock accounts for postings, behind the boxes where they are at home: in the order of a box's own
+    beat, so that neither waits for the other in a circle."""
+    wanted = sorted(set(account_ids))
+    parts = [wanted[start : start + IDS_MAX] for start in range(0, len(wanted), IDS_MAX)]
+    homes: set[str] = set()
+    for ids in parts:
+        rows = connection.execute(select(account.c.home).where(account.c.account_id.in_(ids)).distinct())
+        homes |= set(rows.scalars())
+    connection.execute(
+        select(box.c.box).where(box.c.box.in_(sorted(homes))).order_by(box.c.box).with_for_update()
+    )
+    for ids in parts:
+        connection.execute(
+            select(account.c.account_id)
+            .where(account.c.account_id.in_(ids))
+            .order_by(account.c.account_id)
+            .with_for_update(key_share=True)
+        )
+
+
 def post_core(
     connection: Connection, *, id: str, debit_account_id: str, credit_account_id: str, amount_minor: int
 ) -> bool:
@@ -369,6 +425,7 @@ def post_core(
         return False
     if not 0 < amount_minor <= AMOUNT_MINOR_MAX:
         raise BooksError(f"amount_minor is {amount_minor}; give 1 to {AMOUNT_MINOR_MAX}")
+    lock_accounts(connection, (debit_account_id, credit_account_id))
     books = Books(connection, box="", epoch=0)
     books.open((debit_account_id, credit_account_id))
     pages = [books.page(account_id) for account_id in (debit_account_id, credit_account_id)]

@@ -54,6 +54,10 @@ class DatabaseAway(OperatingError):
     )
 
 
+class NotKept(ValueError):
+    """A value that no column of the database keeps."""
+
+
 class Database(ABC):
     """The hub's database, open."""
 
@@ -79,7 +83,7 @@ class Database(ABC):
     def transact(self, work: Work[Result]) -> Result:
         """Run `work` in one SQL transaction that is committed when it returns; from any thread, and it waits.
 
-        Raises what `work` raises with nothing done, DatabaseBusy and DatabaseAway.
+        Raises what `work` raises with nothing done, NotKept, DatabaseBusy and DatabaseAway.
         """
 
     @abstractmethod

@@ -62,7 +62,7 @@ def answer(
     connection: Connection, books: Books, log: DirectiveLog, ask: Ask, *, box: str, site: Site
 ) -> None:
     """Answer one ask with a grant or a refusal; its account must be open in the books if it exists."""
-    page = books.page(ask.account_id)
+    page = books.draw(ask.account_id)
     reason = _why_not(page, ask)
     granted_minor = 0
     if page is None or reason:
@@ -112,8 +112,9 @@ def allot(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:
         if page.home != box or not page.floor or page.frozen:
             continue
         target = _target(page, site)
-        if 2 * page.outstanding_minor >= target:
+        if 2 * page.outstanding_minor >= target or not page.available_minor:
             continue
+        books.draw(page.account_id)
         amount_minor = min(page.available_minor, target - page.outstanding_minor)
         if amount_minor > 0:
             books.grant(page.account_id, amount_minor)
@@ -133,7 +134,7 @@ def top_up_risk(books: Books, log: DirectiveLog, *, box: str, site: Site) -> Non
     """Fill the box's risk accounts up to the site's `box_minor`, from capital where the centre has too
     little."""
     for rule in site.stand_in:
-        risk = books.page(risk_account(box, rule.currency))
+        risk = books.draw(risk_account(box, rule.currency))
         if risk is None:
             continue
         lacking_minor = rule.box_minor - risk.outstanding_minor

@@ -37,6 +37,7 @@ from edgegw.hub.database import (
     DatabaseAway,
     DatabaseBusy,
     DatabaseError,
+    NotKept,
     Result,
     Work,
     prepare_schema,
@@ -61,6 +62,8 @@ _AGAIN: Final = frozenset(
         "42P07",  # duplicate_table: two processes made the tables at once
     }
 )
+DATA_EXCEPTION: Final = "22"
+"""The class of the SQLSTATEs of a value that does not fit."""
 _GONE: Final = frozenset({"57P01", "57P02", "57P03", "53300", "08000", "08003", "08006", "08001", "25006"})
 """The server ends, starts, is full, or is a stand-by now."""
 ISOLATION: Final = "READ COMMITTED"
@@ -73,7 +76,6 @@ _SESSION: Final = {
     "application_name": "edgegw-hub",
     # A process that hangs must not hold its rows for ever.
     "idle_in_transaction_session_timeout": "60s",
-    "lock_timeout": "10s",
 }
 _DURABILITY: Final = ("fsync", "full_page_writes", "synchronous_commit")
 
@@ -210,7 +212,7 @@ class _Lane:
                 password=self._target.password(),
                 timeout=CONNECT_S_MAX,
                 command_timeout=COMMAND_S_MAX,
-                server_settings=_SESSION,
+                server_settings={**_SESSION, "lock_timeout": f"{int(self._patience_s * 1000)}ms"},
             )
         except asyncpg.PostgresError as problem:
             if problem.sqlstate in _GONE:
@@ -252,6 +254,8 @@ class _Lane:
                 cause = "08001"
                 end: OperatingError = DatabaseAway(f"the database cannot be reached: {problem}")
             except DBAPIError as problem:
+                if _sqlstate(problem).startswith(DATA_EXCEPTION):
+                    raise NotKept(_said(problem)) from None
                 cause = _cause(problem)
                 if not cause:
                     raise
@@ -308,10 +312,13 @@ def _cause(problem: DBAPIError) -> str:
 
 
 def _end(cause: str, problem: DBAPIError) -> OperatingError:
-    said = str(problem.orig).partition("\n")[0]
     if cause in _AGAIN:
-        return DatabaseBusy(f"other transactions were in the way until the end ({said})")
-    return DatabaseAway(f"the database went away: {said}")
+        return DatabaseBusy(f"other transactions were in the way until the end ({_said(problem)})")
+    return DatabaseAway(f"the database went away: {_said(problem)}")
+
+
+def _said(problem: DBAPIError) -> str:
+    return str(problem.orig).partition("\n")[0]
 
 
 def _check_server(connection: Connection) -> None:

@@ -107,10 +107,27 @@ def read_items(bodies: Sequence[bytes], leaves: Sequence[bytes], *, start: int) 
             item.record = decode_record(body)
             if isinstance(item.record, DirectiveApplied):
                 item.directive = decode_directive(bytes(item.record.directive))
+            _check_texts(item)
         except msgspec.MsgspecError as problem:
-            item.record, item.problem = None, str(problem)
+            item.record, item.directive, item.problem = None, None, str(problem)
         items.append(item)
     return items
+
+
+def _check_texts(item: Item) -> None:
+    """Raise DecodeError for a text that no database keeps as text."""
+    said = item.record.directive if isinstance(item.record, DirectiveApplied) else b""
+    for body in (item.body, bytes(said)):
+        if b"\\u0000" in body and _has_zero(msgspec.json.decode(body)):
+            raise msgspec.DecodeError("a text in it holds the character U+0000, which no column keeps")
+
+
+def _has_zero(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_zero(part) for part in (*value, *value.values()))
+    return isinstance(value, list) and any(map(_has_zero, value))
 
 
 def accounts_of(items: Iterable[Item]) -> set[str]:
@@ -128,6 +145,16 @@ def accounts_of(items: Iterable[Item]) -> set[str]:
         elif isinstance(item.directive, GrantDirective):
             names.add(item.directive.account_id)
     return {name for name in names if name and not name.startswith("centre:")}
+
+
+def stand_in_payers(items: Iterable[Item]) -> set[str]:
+    """Who is to pay for what the branch stood in for in these records."""
+    records = (item.record for item in items)
+    return {
+        record.request.debit_account_id
+        for record in records
+        if isinstance(record, Transfer) and record.cleared_by is ClearedBy.STAND_IN
+    }
 
 
 def holds_of(items: Iterable[Item]) -> set[str]:

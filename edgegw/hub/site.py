@@ -134,6 +134,12 @@ def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: 
     The same bytes again change nothing; other bytes need a higher version. Raises SiteError.
     """
     digest = sm3(bundle).hex()
+    # All boxes first: nobody publishes meanwhile, and no beat sees one half of it.
+    boxes = connection.execute(
+        select(schema.box.c.box, schema.box.c.epoch, schema.box.c.incarnation)
+        .order_by(schema.box.c.box)
+        .with_for_update()
+    ).all()
     newest = _newest(connection)
     if newest is not None and newest.digest == digest:
         return digest
@@ -143,11 +149,6 @@ def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: 
     known = max((row.version for row in (newest, lost) if row is not None), default=0)
     if site.version <= known and not is_found:
         raise SiteError(f"version: {site.version} has other content than {known}; raise it")
-    boxes = connection.execute(
-        select(schema.box.c.box, schema.box.c.epoch, schema.box.c.incarnation)
-        .order_by(schema.box.c.box)
-        .with_for_update()
-    ).all()
     try:
         open_accounts(connection, _openings(site, keyring.boxes))
     except BooksError as problem:

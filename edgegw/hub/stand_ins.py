@@ -220,7 +220,7 @@ def _grant_is_under_way(connection: Connection, log: DirectiveLog, payer: str, *
 
 def post_stand_in(books: Books, one: StandIn, *, box: str) -> str:
     """Move the payer's money to the risk account that stood in; why it cannot be, or "" when it was."""
-    payer = books.page(one.payer)
+    payer = books.draw(one.payer)
     if one.duplicate:
         return DUPLICATE_IDENTITY
     if payer is None or payer.currency != one.currency:
