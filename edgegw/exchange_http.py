@@ -5,6 +5,7 @@ Leaves out what the messages mean (`hub.app`, `mirror.app`) and the box's side (
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
@@ -32,6 +33,11 @@ from edgegw.errors import BrokenInvariant, OperatingError, StorageFull
 
 ENVELOPE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 4096
 """Above the message itself: names, session and signature."""
+
+BODIES_MAX: Final = 64
+"""Messages that are read or decided at once: 320 MiB where every one is as long as may be."""
+BODY_S_MAX: Final = 30.0
+"""A sender that takes longer gives its turn up; boxes send less at once on a thin line."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -126,8 +132,21 @@ def exchange_app(server: Exchange, *, name: str, compressed: bool) -> web.Applic
     """An application with the exchange's own path; name is what the server is, as in its logs and hints."""
     log = structlog.get_logger(f"edgegw.{name}")
 
+    # Bodies in memory are counted, not the boxes: what has no turn yet waits in its sender's socket.
+    turns = asyncio.Semaphore(BODIES_MAX)
+
     async def answered(request: web.Request) -> web.Response:
-        data = await request.read()
+        async with turns:
+            return await taken(request)
+
+    async def taken(request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(BODY_S_MAX):
+                data = await request.read()
+        except TimeoutError:
+            return problem(
+                408, "body_too_slow", f"no whole message within {BODY_S_MAX:g} s", "Send less at once."
+            )
         try:
             reply = await server.exchange(data)
         except (ExchangeError, NotPinned, Busy, OperatingError, BrokenInvariant) as fault:
