@@ -29,7 +29,7 @@ import psutil
 from tests.waiting import wait_until
 
 URL_OF_ANOTHER: Final = "EDGEGW_TESTS_POSTGRESQL"
-START_S_MAX: Final = 60.0
+START_S_MAX: Final = 100.0
 LOOK_S: Final = 0.2
 ROLE: Final = "hub"
 SERVANT: Final = "nobody"
@@ -117,7 +117,7 @@ def _start_keeper(folder: Path, note: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        start_new_session=True,
+        process_group=0,
     )
     wait_until(
         lambda: note.exists() or keeper.poll() is not None,

@@ -25,8 +25,8 @@ class Fleet:
 
     def __init__(self, count: int) -> None:
         self.names = [f"branch-{number:03d}" for number in range(count)]
-        self.hub_key = new_key("hub")
-        self.devices = {name: new_key(name) for name in self.names}
+        self.hub_key = new_key(f"{BANK}/hub")
+        self.devices = {name: new_key(f"{BANK}/{name}") for name in self.names}
         pinned = {name: VerifyingKey.parse(key.public.text()) for name, key in self.devices.items()}
         self.keyring = Keyring(bank=BANK, key=self.hub_key, boxes=pinned)
         self._ids = itertools.count()
