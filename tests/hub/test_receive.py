@@ -394,3 +394,14 @@ def test_an_unsigned_message_changes_nothing(world: World) -> None:
     with pytest.raises(ExchangeError, match="pinned"):
         box.beat(Ask("forged", "A", CNY, 100))
     assert world.money("A") == (1_000, 900, 100)
+
+
+def test_a_record_with_a_zero_character_stops_nobody(world: World) -> None:
+    """No text column keeps U+0000: the record waits for a person, and what follows it is taken."""
+    box = world.box(NORTH)
+    box.sync(Ask("1", "A", CNY, 300))
+    seq = box.pay("A", "SHOP\0", 10)
+    box.pay("A", "SHOP", 20)
+    assert box.beat().push is PackageVerdict.ACCEPTED
+    assert world.rows("SELECT seq, reason FROM suspense_item") == [(seq, "undecodable")]
+    assert world.money("SHOP") == (20, 0, 20)
