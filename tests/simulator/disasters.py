@@ -130,10 +130,10 @@ async def poison(world: World, chance: Random) -> None:
     pen = own.gateway._pen
     if not hasattr(pen, "desk"):
         return
-    await _written(own, pen, kind, world)
+    _write_poison(own, pen, kind, world)
 
 
-async def _written(own: Any, pen: Any, kind: str, world: World) -> None:
+def _write_poison(own: Any, pen: Any, kind: str, world: World) -> None:
     """Let the pen write one poisoned record; a pen that has ended writes nothing."""
     from edgegw.ledger.batch import Batch
     from edgegw.ledger.writer import Job
@@ -163,7 +163,7 @@ async def _written(own: Any, pen: Any, kind: str, world: World) -> None:
         with contextlib.suppress(OperatingError):
             await pen._submit(Job(run))
 
-    await own.run(submit())
+    own.run(submit())  # not awaited: a process that is killed never ends it
 
 
 def _write_raw(batch: Any, body: bytes) -> None:
