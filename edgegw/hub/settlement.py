@@ -77,6 +77,7 @@ class _Done(NamedTuple):
 def run(connection: Connection, site: Site | None, *, settlement_date: str, now_ns: int) -> Run | None:
     """Settle what is there to settle, in the SQL transaction that the caller commits; None where there is
     nothing. Raises SettlementError and BooksError with nothing done."""
+    _lock(connection)
     windows, positions = _due(connection)
     waiting = _queue(connection)
     if not windows and not waiting:
@@ -112,6 +113,16 @@ def date_of(site: Site | None, *, now_ns: int) -> str:
     if site is not None and site.calendar is not msgspec.UNSET:
         zone = load_zone(site.calendar.zone)
     return (EPOCH + now_ns // 1_000 * MICROSECOND).astimezone(zone).date().isoformat()
+
+
+def _lock(connection: Connection) -> None:
+    """Let one run in at a time: what is read behind this, no other run changes before the COMMIT."""
+    connection.execute(
+        select(account.c.account_id)
+        .where(account.c.account_id.startswith(SETTLEMENT_PREFIX))
+        .order_by(account.c.account_id)
+        .with_for_update()
+    ).all()
 
 
 def _due(connection: Connection) -> tuple[list[_Done], dict[Side, int]]:

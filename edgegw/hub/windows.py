@@ -101,12 +101,21 @@ class Recount:
         if kept is not None:
             self._open = kept
         elif self._place["branch"]:
+            self._open.site_version = self._site_before_the_fork()
             windows = (getattr(record, "window", None) for record in records)
             self._open.number = next(
                 (number for number in windows if isinstance(number, int) and 0 < number <= AMOUNT_MINOR_MAX),
                 self._open.number,
             )
         self._touched = [self._open]
+
+    def _site_before_the_fork(self) -> int:
+        """The site that the histories have in common; its directive is not replayed again."""
+        table = clearing_window.c
+        newest = select(func.max(table.site_version)).where(
+            table.box == self._place["box"], table.epoch == self._place["epoch"]
+        )
+        return self._connection.execute(newest).scalar() or 0
 
     def use_site(self, record: DirectiveApplied, said: SiteDirective, *, is_lost: bool) -> None:
         """From here on the box's accounts are netted under whom this site says. is_lost: the hub has lost its

@@ -7,7 +7,9 @@ import asyncio
 import csv
 import io
 import random
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
@@ -18,6 +20,7 @@ from sqlalchemy import text
 from edgegw.core.messages import Ask
 from edgegw.core.site import CalendarRule, NetDebitCap, Site
 from edgegw.hub.books import post_core, violations
+from edgegw.hub.database import Database
 from edgegw.hub.settlement import (
     Run,
     SettlementError,
@@ -195,6 +198,33 @@ def test_a_window_that_differs_is_settled_only_when_a_person_accepts_the_hubs_fi
         accept_window(connection, box=NORTH, number=1)
     assert settle(city) is not None
     assert balances(city)["city"] == -40
+
+
+def test_two_hubs_that_settle_at_once_settle_each_window_once(city: World) -> None:
+    """Of runs that start at the same moment one gathers a window, whatever the engine; together they post
+    what one would."""
+    here = boxes(city)
+    for box in here.values():
+        for _ in range(3):
+            pay(box, "city", "land", 10)
+            close(box)
+        box.sync()
+    databases, ready = [city.place.open() for _ in range(2)], threading.Barrier(2)
+
+    def settle_at(database: Database) -> Run | None:
+        ready.wait(20)
+        return database.transact(
+            lambda c: run(c, Sites().newest(c), settlement_date=DATE, now_ns=1_763_600_000_123_000_000)
+        )
+
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            done = [one for one in threads.map(settle_at, databases) if one is not None]
+    finally:
+        for database in databases:
+            database.close()
+    assert [(one.cycle, one.windows, one.posted) for one in done] == [(1, 6, 1)]
+    assert balances(city) == {"city": -60, "land": 60, "shops": 0, "bank": 0}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -105,7 +105,7 @@ def test_a_window_is_compared_with_what_its_records_give(world: World) -> None:
         ({"bank": -119, "shops": 119}, 0, "-119 for bank in CNY, its records give -120"),
         ({}, 0, "0 for bank in CNY, its records give -120"),
         ({"bank": -120, "shops": 120, "nobody": 0}, 1, "transfers, its records give"),
-        ({"bank": -120, "shops": 120, "\u0000x" * 100: 2**70}, 0, "1180591620717411303424"),
+        ({"bank": -120, "shops": 120, "\u0007x" * 100: 2**70}, 0, "1180591620717411303424"),
     ],
 )
 def test_a_box_that_says_other_figures_is_quarantined_with_both(

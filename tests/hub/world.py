@@ -80,6 +80,34 @@ def check_books(connection: Connection) -> None:
     assert connection.execute(text(customers)).all() == []
 
 
+def check_positions(connection: Connection) -> None:
+    """All windows together, as they will be settled, are what the books moved between participants, but for
+    the bank core's own postings; where no account has gone from one participant to another."""
+    moved_on = "SELECT account_id FROM participant_since GROUP BY account_id HAVING COUNT(*) > 1"
+    if connection.execute(text(moved_on)).first() is not None:
+        return
+    who = "CASE WHEN a.participant = '' THEN 'bank' ELSE a.participant END, a.currency"
+    own = "a.account_id NOT LIKE 'settlement:%'"
+    posted = "FROM core_posting k JOIN account a ON a.account_id = k"
+    moved = connection.execute(
+        text(
+            f"SELECT p, c, SUM(m) FROM (SELECT {who.replace(', ', ' AS p, ')} AS c, a.balance_minor AS m"
+            f" FROM account a WHERE {own}"
+            f" UNION ALL SELECT {who}, k.amount_minor {posted}.debit_account_id WHERE {own}"
+            f" UNION ALL SELECT {who}, -k.amount_minor {posted}.credit_account_id WHERE {own}) AS moves"
+            " GROUP BY p, c"
+        )
+    )
+    counted = connection.execute(
+        text(
+            "SELECT participant, currency, SUM(net_minor + centre_minor) FROM window_position"
+            " GROUP BY participant, currency"
+        )
+    )
+    sums = [{(p, c): int(m) for p, c, m in rows if m} for rows in (moved, counted)]
+    assert sums[0] == sums[1]
+
+
 class World:
     """A hub with its site, and the boxes that the test brings up."""
 
@@ -127,6 +155,7 @@ class World:
         reply = self.hub._exchange(data)
         with self.engine.begin() as connection:
             check_books(connection)
+            check_positions(connection)
         return reply
 
     def box(self, name: str) -> SimulatedBox:
