@@ -192,6 +192,7 @@ def two_live_boots_of_one_epoch(bank: Bank) -> None:
     bank.start_box(ready=False)
     if not bank.status()["clears"]:
         _new_epoch(bank)
+        _take_journal(bank, epoch)  # with what its last start wrote there
         _seal_old(bank)
     bank.repeats_agree(sorted(bank.answered))
     bank.answered |= twin.answered

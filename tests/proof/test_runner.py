@@ -114,11 +114,13 @@ def test_what_an_interrupted_step_kept_is_there_for_the_same_source_alone(tmp_pa
 
 
 INTERRUPTED = """
+import signal
 import sys
 from pathlib import Path
 from tests.proof.runner import Run
 from tests.proof.steps import Step
 step = Step(name="one", claim="", command=sys.argv[2], short="", asked=("lost == 0",))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
 try:
     Run(Path(sys.argv[1]), source="this source").play([step], again=False)
 except KeyboardInterrupt:

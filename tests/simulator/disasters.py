@@ -7,6 +7,7 @@ destroys for ever is kept out: a disk is only put back while the hub holds all t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -130,10 +131,10 @@ async def poison(world: World, chance: Random) -> None:
     pen = own.gateway._pen
     if not hasattr(pen, "desk"):
         return
-    _write_poison(own, pen, kind, world)
+    _write_poison(own, pen, kind, world)  # not awaited: a process that is killed never ends it
 
 
-def _write_poison(own: Any, pen: Any, kind: str, world: World) -> None:
+def _write_poison(own: Any, pen: Any, kind: str, world: World) -> asyncio.Task[None]:
     """Let the pen write one poisoned record; a pen that has ended writes nothing."""
     from edgegw.ledger.batch import Batch
     from edgegw.ledger.writer import Job
@@ -163,7 +164,8 @@ def _write_poison(own: Any, pen: Any, kind: str, world: World) -> None:
         with contextlib.suppress(OperatingError):
             await pen._submit(Job(run))
 
-    own.run(submit())  # not awaited: a process that is killed never ends it
+    done: asyncio.Task[None] = own.run(submit())
+    return done
 
 
 def _write_raw(batch: Any, body: bytes) -> None:

@@ -49,7 +49,7 @@ async def _poisoned_and_killed(world: World, chance: Random) -> None:
     await passed(4)
     machine = world.machines["box-1"]
     assert machine.process is not None
-    await disasters._written(machine.process, machine.process.gateway._pen, "overdraft", world)
+    await disasters._write_poison(machine.process, machine.process.gateway._pen, "overdraft", world)
     machine.crash()
 
 
