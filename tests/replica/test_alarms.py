@@ -36,9 +36,10 @@ def state_of(branch: Branch) -> str:
 
 
 def litestream_of(branch: Branch) -> psutil.Process:
-    """The box's litestream."""
+    """The box's litestream that copies; a drill runs another one."""
     assert branch.box is not None
-    (child,) = psutil.Process(branch.box.popen.pid).children()
+    children = psutil.Process(branch.box.popen.pid).children()
+    (child,) = (one for one in children if "replicate" in one.cmdline())
     return child
 
 
