@@ -95,7 +95,8 @@ def check_positions(connection: Connection) -> None:
             f" FROM account a WHERE {own}"
             f" UNION ALL SELECT {who}, k.amount_minor {posted}.debit_account_id WHERE {own}"
             f" UNION ALL SELECT {who}, -k.amount_minor {posted}.credit_account_id WHERE {own}"
-            " UNION ALL SELECT participant, currency, -(net_minor + centre_minor) FROM window_position) AS moves"
+            " UNION ALL SELECT participant, currency, -(net_minor + centre_minor)"
+            " FROM window_position) AS moves"
             " GROUP BY p, c HAVING SUM(m) <> 0"
         )
     ).all()
