@@ -281,8 +281,8 @@ def test_two_transactions_in_a_circle_both_get_through(world: World, postgres: P
 def test_a_lost_connection_is_made_again(world: World) -> None:
     """The server was started again, or an operator ended the session: the next message is answered."""
     with world.engine.connect() as connection:
-        own = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'edgegw-hub'"
-        connection.execute(text(own))
+        own = "application_name = 'edgegw-hub' AND datname = current_database()"
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {own}"))
     box = world.box(NORTH)
     assert box.beat().verdict is Verdict.OK
 
