@@ -199,8 +199,15 @@ class MachineClock:
         return time.time_ns()
 
     def mono_ns(self) -> int:
-        """Nanoseconds of the monotonic clock."""
-        return time.monotonic_ns()
+        """Nanoseconds of the monotonic clock that goes on while the machine sleeps."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def boot_id(self) -> str:
+        """The kernel's name for this boot."""
+        try:
+            return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        except OSError:
+            return ""
 
 
 async def run_box(box: Box) -> None:

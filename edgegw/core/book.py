@@ -37,6 +37,7 @@ from edgegw.core.records import (
     AMOUNT_MINOR_MAX,
     Account,
     ClearedBy,
+    ClockStep,
     ConfirmDirective,
     DeclineDirective,
     DirectiveApplied,
@@ -493,6 +494,9 @@ class Book:
             self._remember_about(record, legs)
         elif isinstance(record, ModeChanged):
             self._note_mode(record)
+        elif isinstance(record, ClockStep):
+            if self.offline_since_ns:
+                self.offline_since_ns = max(1, self.offline_since_ns - record.doubted_ns)
         elif isinstance(record, DurabilityChanged):
             self.durability = record.durability
         elif isinstance(record, WindowClosed):

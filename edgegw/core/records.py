@@ -290,6 +290,9 @@ class ClockStep(RecordHead, frozen=True, kw_only=True, tag="clock"):
     it."""
 
     wall_ahead_ns: int
+    doubted_ns: int = 0
+    """At a start: what the wall clock says to have passed while the machine was off, and the box's own time
+    has not taken. The time offline grows by it, nothing expires by it."""
 
 
 class Snapshot(RecordHead, frozen=True, kw_only=True, tag="snapshot"):

@@ -25,7 +25,7 @@ from edgegw.core.site import decode_site
 from edgegw.errors import Fenced, LedgerCorrupt
 from edgegw.ledger.anchor import LINEAGE
 from edgegw.ledger.batch import Batch, Desk, Tip
-from edgegw.ledger.clock import BoxTime, Clock
+from edgegw.ledger.clock import MACHINE_BOOT, BoxTime, Clock
 from edgegw.ledger.history import StoreHistory, gather_kept, kept_before, put_kept
 from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.rows import place_at
@@ -85,7 +85,7 @@ def take_over(pen: Pen) -> None:
         desk.store.begin()
         desk.store.claim_head(boot=desk.boot)
         desk.store.commit()
-        pen.commit_now(pen.write_boot)
+        pen.commit_now(pen.go_on)
 
 
 def begin_epoch(store: Store, own: Own, ways: Ways, *, note: str, epoch: int, lineage: str = "") -> Pen:
@@ -117,14 +117,13 @@ _NO_TIP: Final = Tip(0, FIRST_PREVIOUS, Frontier(), "")
 
 def _pen(store: Store, own: Own, ways: Ways, book: Book, tip: Tip, last: Record | None) -> Pen:
     """last: the box's time goes on from there."""
-    at_ns, wall_ns = (0, 0) if last is None else (last.at_ns, last.wall_ns)
     desk = Desk(
         store=store,
         book=book,
         tip=tip,
         boot=own.boot,
         clock=ways.clock,
-        time=BoxTime(ways.clock, last_at_ns=at_ns, last_wall_ns=wall_ns),
+        time=_time(store, ways.clock, last),
         rules=ways.rules,
         budget=ways.budget,
         closed_for_payments=lambda: None,
@@ -137,6 +136,18 @@ def _pen(store: Store, own: Own, ways: Ways, book: Book, tip: Tip, last: Record 
         box_digest=own.box_digest,
         room_for_payments=ways.room_for_payments,
         make_room=ways.make_room,
+    )
+
+
+def _time(store: Store, clock: Clock, last: Record | None) -> BoxTime:
+    if last is None:
+        return BoxTime(clock, last_at_ns=0, last_wall_ns=0)
+    same_boot = bool(clock.boot_id()) and store.meta(MACHINE_BOOT) == clock.boot_id()
+    return BoxTime(
+        clock,
+        last_at_ns=last.at_ns,
+        last_wall_ns=last.wall_ns,
+        last_mono_ns=last.mono_ns if same_boot else None,
     )
 
 

@@ -52,6 +52,7 @@ from edgegw.errors import (
 )
 from edgegw.ledger import windows
 from edgegw.ledger.batch import Batch, Desk, Tip
+from edgegw.ledger.clock import MACHINE_BOOT
 from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised
@@ -154,7 +155,7 @@ class Pen:
         self._closing = False
         self._since_snapshot = 0
         self._newest = (desk.tip.epoch, desk.tip.size)
-        self._wall_ahead_ns = desk.clock.wall_ns() - desk.time.now_ns()
+        self._wall_ahead_ns = desk.time.wall_ahead_ns
 
     # -- what others ask of it --------------------
 
@@ -255,6 +256,7 @@ class Pen:
 
     def write_boot(self, batch: Batch) -> None:
         """The record of this start of the process."""
+        self.desk.store.put_meta(MACHINE_BOOT, self.desk.clock.boot_id())
         digest = batch.book.site_digest
         batch.note_and_write(
             Boot(
@@ -265,6 +267,13 @@ class Pen:
                 site_digest=digest,
             )
         )
+
+    def go_on(self, batch: Batch) -> None:
+        """The first records of a start in an epoch that has begun."""
+        self.write_boot(batch)
+        if self.desk.time.doubted_ns:
+            self._wall_ahead_ns = self.desk.clock.wall_ns() - self.desk.time.now_ns()
+            _note_clock(batch, self._wall_ahead_ns, doubted_ns=self.desk.time.doubted_ns)
 
     async def apply_directives(self, directives: Directives) -> None:
         """Journal a verified package of directives, each applied, returned or refused, and keep the log's
@@ -593,5 +602,5 @@ def _expire(batch: Batch) -> None:
             batch.write(record)
 
 
-def _note_clock(batch: Batch, ahead_ns: int) -> None:
-    batch.note_and_write(ClockStep(**batch.head(), wall_ahead_ns=ahead_ns))
+def _note_clock(batch: Batch, ahead_ns: int, *, doubted_ns: int = 0) -> None:
+    batch.note_and_write(ClockStep(**batch.head(), wall_ahead_ns=ahead_ns, doubted_ns=doubted_ns))

@@ -37,6 +37,7 @@ class TestClock:
     def __init__(self) -> None:
         self.wall = START_NS
         self.mono = 5
+        self.boot = ""
 
     def wall_ns(self) -> int:
         """The wall clock."""
@@ -45,6 +46,10 @@ class TestClock:
     def mono_ns(self) -> int:
         """The monotonic clock."""
         return self.mono
+
+    def boot_id(self) -> str:
+        """This boot of the machine."""
+        return self.boot
 
     def pass_seconds(self, seconds: float) -> None:
         """Both go on."""

@@ -60,6 +60,9 @@ class MachineClock:
     def mono_ns(self) -> int:
         return time.monotonic_ns()
 
+    def boot_id(self) -> str:
+        return ""
+
 
 class Centre:
     """The line as the gateway sees it, and behind it a centre that has so much of each account."""

@@ -72,6 +72,7 @@ class Machine:
         self.wall_ahead_ns = 0
         """How wrong its wall clock is."""
         self.boots = 0
+        self._machine_began_ns = 0
         self.on_boot: Callable[[Process], None] = lambda _process: None
         self.ended: list[str] = []
         """Why its processes ended that nobody had killed."""
@@ -124,12 +125,15 @@ class Machine:
         if self.process is not None:
             return
         self.boots += 1
-        began_ns = int(self._loop.time() * NS) - 1_000
+        if self.boots % 2:  # else the process alone is started again
+            self._machine_began_ns = int(self._loop.time() * NS) - 1_000
+        began_ns, machine_boot = self._machine_began_ns, f"{self.label}/{self.boots // 2}"
         chance = Random(f"{self.name}/{self.boots}/{self._chance.random()}")
         own = Process(f"{self.name}#{self.boots}")
         own.keys = self.keys
         own.wall_ns = self.wall_ns
         own.mono_ns = lambda: int(self._loop.time() * NS) - began_ns
+        own.boot_id = lambda: machine_boot
         own.token = chance.randbytes
         own.fraction = chance.random
         own.transport = lambda settings: self._transport(self.label, settings)

@@ -144,6 +144,8 @@ class Model:
             self._take_directive(record)
         elif kind == "mode":
             self._take_mode(record)
+        elif kind == "clock" and state.offline_since_ns:
+            state.offline_since_ns = max(1, state.offline_since_ns - record.get("doubted_ns", 0))
         elif kind == "window":
             state.window, state.moved = record["window"] + 1, 0
             state.positions.clear()

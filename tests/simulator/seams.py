@@ -52,6 +52,7 @@ class Process(Life):
         self.keys: Any = None
         self.wall_ns: Callable[[], int] = lambda: 0
         self.mono_ns: Callable[[], int] = lambda: 0
+        self.boot_id: Callable[[], str] = lambda: ""
         self.token: Callable[[int], bytes] = bytes
         self.fraction: Callable[[], float] = lambda: 0.0
         self.transport: Callable[[Any], Any] = lambda _settings: None
@@ -132,6 +133,9 @@ class ProcessClock:
 
     def mono_ns(self) -> int:
         return self._process.mono_ns()
+
+    def boot_id(self) -> str:
+        return self._process.boot_id()
 
 
 class QuietMetrics:
