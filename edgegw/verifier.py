@@ -896,7 +896,7 @@ EVENTS = {
     "window": ("clearing_window", ("window", "business_date", "transfers", "closed_by")),
 }
 ACTIONS = ((2, "hold"), (4, "post"), (8, "void"))
-DIRECTIVES = {"site", "grant", "refuse", "confirm", "decline", "freeze"}
+DIRECTIVES = {"site", "grant", "refuse", "confirm", "decline", "freeze", "recall", "close"}
 Said = dict[str, Any]
 Row = tuple[object, ...]
 

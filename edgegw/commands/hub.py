@@ -232,6 +232,7 @@ def order() -> None:
     edgegw order take-journal branch-1.journal
     edgegw order seal branch-1 3
     edgegw order freeze alice --reason "court order"
+    edgegw order close alice --reason "moved away"
     """
 
 
@@ -362,3 +363,34 @@ def order_freeze(account_id: str, reason: str, off: bool, hub_settings: Path) ->
         ),
     )
     click.echo(f"{account_id} pays out again" if off else f"{account_id} pays nothing out")
+
+
+@order.command("close")
+@click.argument("account_id")
+@click.option("--reason", required=True, help="Why; it is journalled at every box.")
+@click.option("--reopen", is_flag=True, help="Let the account take and pay again.")
+@hub_settings_option
+def order_close(account_id: str, reason: str, reopen: bool, hub_settings: Path) -> None:
+    """Let an account take and pay nothing new, at the centre at once and at each box when it hears of it.
+
+    What boxes hold of it returns to the centre. Live holds keep their cover until they are posted, voided or
+    expired.
+
+    Example: edgegw order close alice --reason "moved away" --hub hub.toml
+    """
+    from edgegw.hub.operate import close
+
+    _carry_out(
+        hub_settings,
+        lambda connection, keyring: close(
+            connection,
+            keyring,
+            account_id=account_id,
+            closed=not reopen,
+            reason=reason,
+            now_ns=time.time_ns(),
+        ),
+    )
+    click.echo(
+        f"{account_id} is open again" if reopen else f"{account_id} takes and pays nothing new at any box"
+    )

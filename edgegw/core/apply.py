@@ -21,12 +21,14 @@ from edgegw.core.model import CreateTransferStatus
 from edgegw.core.records import (
     UNREADABLE,
     Account,
+    CloseDirective,
     ConfirmDirective,
     DeclineDirective,
     Directive,
     DirectiveApplied,
     GrantDirective,
     Leg,
+    RecallDirective,
     SiteDirective,
     Transfer,
     decode_directive,
@@ -117,6 +119,8 @@ def _effect(book: Book, directive: Directive, awaited: Awaited, sites: Sites) ->
         return _late_word(book, directive)
     if isinstance(directive, SiteDirective):
         return _site(book, directive, sites)
+    if isinstance(directive, RecallDirective | CloseDirective):
+        return _given_back(book, directive)
     if directive.account_id not in book.accounts:
         return Effect(REFUSED, f"account {directive.account_id} is not known here")
     return Effect(APPLIED)
@@ -132,6 +136,21 @@ def _grant(book: Book, directive: GrantDirective, awaited: Awaited) -> Effect:
         back = Leg(directive.account_id, centre, directive.amount_minor)
         return Effect(RETURNED, "nobody waits for it any more", (leg, back))
     return Effect(APPLIED, "", (leg,))
+
+
+def _given_back(book: Book, directive: RecallDirective | CloseDirective) -> Effect:
+    """What of an account goes back to the centre: live holds keep their cover."""
+    account = book.accounts.get(directive.account_id)
+    if account is None or account.currency != directive.currency:
+        return Effect(REFUSED, f"account {directive.account_id} in {directive.currency} is not known here")
+    free_minor = max(0, book.available(account.id))
+    if isinstance(directive, RecallDirective):
+        back_minor = min(free_minor, directive.amount_minor)
+        reason = f"{directive.reason}: {back_minor} of {directive.amount_minor} minor units"
+    else:
+        back_minor, reason = free_minor if directive.closed else 0, directive.reason
+    legs = (Leg(account.id, centre_account(account.currency), back_minor),) if back_minor else ()
+    return Effect(APPLIED, reason, legs)
 
 
 def _late_word(book: Book, directive: ConfirmDirective | DeclineDirective) -> Effect:

@@ -38,6 +38,7 @@ from edgegw.core.records import (
     Account,
     ClearedBy,
     ClockStep,
+    CloseDirective,
     ConfirmDirective,
     DeclineDirective,
     DirectiveApplied,
@@ -190,7 +191,17 @@ class ReplayError(Exception):
 class Book:
     """The state of one box; a layer over another book when `base` is given."""
 
-    _TABLES: Final = ("accounts", "barred", "frozen", "kept", "positions", "spent", "stand_ins", "stood")
+    _TABLES: Final = (
+        "accounts",
+        "barred",
+        "closed",
+        "frozen",
+        "kept",
+        "positions",
+        "spent",
+        "stand_ins",
+        "stood",
+    )
     _SCALARS: Final = (
         "at_ns",
         "business_date",
@@ -254,6 +265,8 @@ class Book:
                 setattr(self, name, getattr(base, name))
         self.accounts: Table[str, Account] = {} if base is None else Overlay(base.accounts)
         self.barred: Table[str, str] = {} if base is None else Overlay(base.barred)
+        self.closed: Table[str, str] = {} if base is None else Overlay(base.closed)
+        """Accounts that take and pay nothing new, and why."""
         self.frozen: Table[str, str] = {} if base is None else Overlay(base.frozen)
         self.kept: Table[tuple[str, str], str] = {} if base is None else Overlay(base.kept)
         self.positions: Table[tuple[str, str], int] = {} if base is None else Overlay(base.positions)
@@ -337,7 +350,7 @@ class Book:
 
     def homed_here(self, account: Account) -> bool:
         """Whether money credited to this account stays here."""
-        return account.home == self.box
+        return account.home == self.box and account.id not in self.closed
 
     def reversed_by(self, client: str, id: str) -> str | None:
         """The place of the reversal that came before its original of this identity and waits for it."""
@@ -597,6 +610,11 @@ class Book:
                 self.frozen[directive.account_id] = directive.reason
             else:
                 _drop(self.frozen, directive.account_id)
+        elif isinstance(directive, CloseDirective):
+            if directive.closed:
+                self.closed[directive.account_id] = directive.reason
+            else:
+                _drop(self.closed, directive.account_id)
         elif isinstance(directive, RefuseDirective):
             self.barred[directive.account_id] = directive.reason
         elif isinstance(directive, GrantDirective):

@@ -220,6 +220,10 @@ OWN_PREFIXES: Final = (
 
 
 def _ruled(c: Context) -> Refused | None:
+    for account_id in (c.request.debit_account_id, c.request.credit_account_id):
+        closed = c.book.closed.get(account_id)
+        if closed is not None:
+            return Reason.ACCOUNT_CLOSED, f"{account_id} is closed: {closed}"
     frozen = c.book.frozen.get(c.request.debit_account_id)
     if frozen is not None:
         return Reason.ACCOUNT_FROZEN, f"{c.request.debit_account_id} is frozen: {frozen}"
@@ -237,14 +241,15 @@ def _payment(c: Context) -> Decided:
     if refused is not None:
         return _refused(c, *refused)
     request, book = c.request, c.book
-    if book.available(request.debit_account_id) >= request.amount_minor and not _frozen_advice(c):
+    if book.available(request.debit_account_id) >= request.amount_minor and not _barred_advice(c):
         by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
         return _booked(c, by, _to_payee(book, request.debit_account_id, request))
     return _uncovered_payment(c)
 
 
-def _frozen_advice(c: Context) -> bool:
-    return c.request.advice and c.request.debit_account_id in c.book.frozen
+def _barred_advice(c: Context) -> bool:
+    payer = c.request.debit_account_id
+    return c.request.advice and (payer in c.book.frozen or payer in c.book.closed)
 
 
 def _to_payee(book: Book, source: str, request: Request) -> tuple[Leg, ...]:
@@ -507,10 +512,12 @@ def _give_back(c: Context, original: Transfer, amount_minor: int) -> Decided:
     payee, payer = original.request.credit_account_id, _who_paid(c.book, original)
     box, currency, place = c.book.box, original.request.currency, _place(original)
     home = _sent_home(c.book, payer, amount_minor)
-    frozen = c.book.frozen.get(payee)
+    closed, frozen = c.book.closed.get(payee), c.book.frozen.get(payee)
+    if closed is not None and not c.request.advice:
+        return _refused(c, Reason.ACCOUNT_CLOSED, f"{payee} is closed: {closed}")
     if frozen is not None and not c.request.advice:
         return _refused(c, Reason.ACCOUNT_FROZEN, f"{payee} is frozen: {frozen}")
-    if frozen is None and c.book.available(payee) >= amount_minor:
+    if closed is None and frozen is None and c.book.available(payee) >= amount_minor:
         by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
         return _booked(c, by, (Leg(payee, payer, amount_minor), *home), original=place)
     short = _short(c, payee, amount_minor)

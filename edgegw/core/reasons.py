@@ -96,6 +96,11 @@ class Reason(enum.StrEnum):
         False,
         "The centre decides it when it seals the box's old epoch; if it stands then, pay the money back.",
     )
+    ACCOUNT_CLOSED = (
+        "account_closed",
+        True,
+        "The centre closed the account at the boxes; use another account, or ask the bank.",
+    )
     ACCOUNT_FROZEN = ("account_frozen", True, "The centre froze the account; ask the bank.")
     ACCOUNT_BLOCKED = (
         "account_blocked",

@@ -409,8 +409,34 @@ class FreezeDirective(DirectiveHead, frozen=True, kw_only=True, tag="freeze"):
     reason: str
 
 
+class RecallDirective(DirectiveHead, frozen=True, kw_only=True, tag="recall"):
+    """Give amount_minor of this account back to the centre, or as much as nobody holds here."""
+
+    account_id: str
+    currency: str
+    amount_minor: AmountMinor
+    reason: str
+
+
+class CloseDirective(DirectiveHead, frozen=True, kw_only=True, tag="close"):
+    """From its journal record on, this account takes and pays nothing new and what is not held goes back to
+    the centre (or it is open again)."""
+
+    account_id: str
+    currency: str
+    closed: bool
+    reason: str
+
+
 Directive = (
-    SiteDirective | GrantDirective | RefuseDirective | ConfirmDirective | DeclineDirective | FreezeDirective
+    SiteDirective
+    | GrantDirective
+    | RefuseDirective
+    | ConfirmDirective
+    | DeclineDirective
+    | FreezeDirective
+    | RecallDirective
+    | CloseDirective
 )
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

@@ -43,6 +43,7 @@ class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     durability: Durability = Durability.LOCAL
     business_date: str = ""
     cut_off_ns: int = 0
+    closed: list[tuple[str, str]] = []
 
 
 def dump(book: Book) -> bytes:
@@ -75,6 +76,7 @@ def dump(book: Book) -> bytes:
             durability=book.durability,
             business_date=book.business_date,
             cut_off_ns=book.cut_off_ns,
+            closed=sorted(book.closed.items()),
         )
     )
 
@@ -133,6 +135,7 @@ def _book_of(i: BookImage, history: History | None) -> Book:
         )
     book.barred = dict(i.barred)
     book.frozen = dict(i.frozen)
+    book.closed = dict(i.closed)
     book.kept = {(client, id_): place for client, id_, place in i.kept}
     book.positions = {(who, currency): net for who, currency, net in i.positions}
     book.spent = dict(i.spent)

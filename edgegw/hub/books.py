@@ -72,6 +72,7 @@ class Page:
     participant: str
     floor: bool
     frozen: bool
+    closed: bool
     balance_minor: int
     available_minor: int
     outstanding_minor: int = 0
@@ -115,6 +116,7 @@ class Books:
                 account.c.participant,
                 account.c.floor,
                 account.c.frozen,
+                account.c.closed,
                 account.c.balance_minor,
                 account.c.available_minor,
             )
@@ -147,14 +149,14 @@ class Books:
         if page is None or page.is_locked:
             return page
         now = self._connection.execute(
-            select(account.c.balance_minor, account.c.available_minor, account.c.frozen)
+            select(account.c.balance_minor, account.c.available_minor, account.c.frozen, account.c.closed)
             .where(account.c.account_id == account_id)
             .with_for_update(key_share=True)
         ).one()
         balance_minor, available_minor, outstanding_minor = self._before[account_id]
         page.balance_minor += now.balance_minor - balance_minor
         page.available_minor += now.available_minor - available_minor
-        page.frozen, page.is_locked = now.frozen, True
+        page.frozen, page.closed, page.is_locked = now.frozen, now.closed, True
         self._before[account_id] = (now.balance_minor, now.available_minor, outstanding_minor)
         return page
 
@@ -303,6 +305,9 @@ def _amounts(page: Page) -> tuple[int, int, int]:
     return page.balance_minor, page.available_minor, page.outstanding_minor
 
 
+NEW: Final = {"frozen": False, "closed": False, "balance_minor": 0, "available_minor": 0}
+
+
 class Opening(NamedTuple):
     """An account to open, or to give its new home and participant."""
 
@@ -336,7 +341,7 @@ def _open_accounts(connection: Connection, openings: list[Opening]) -> None:
     for opening in openings:
         first = known.get(opening.account_id)
         if first is None:
-            fresh.append({**opening._asdict(), "frozen": False, "balance_minor": 0, "available_minor": 0})
+            fresh.append({**opening._asdict(), **NEW})
         elif (first.currency, first.floor) != (opening.currency, opening.floor):
             raise BooksError(
                 f"account {opening.account_id} is open in {first.currency} with floor {first.floor}; "
@@ -495,8 +500,16 @@ def violations(connection: Connection) -> list[str]:
 
 def set_frozen(connection: Connection, *, account_id: str, frozen: bool) -> None:
     """Bar an account from paying out at the centre, or let it again; raises BooksError when it is unknown."""
-    changed = connection.execute(
-        update(account).where(account.c.account_id == account_id).values(frozen=frozen)
-    )
+    _set(connection, account_id, {"frozen": frozen})
+
+
+def set_closed(connection: Connection, *, account_id: str, closed: bool) -> None:
+    """Let the centre give nothing of an account to any box, or let it again; raises BooksError when it is
+    unknown."""
+    _set(connection, account_id, {"closed": closed})
+
+
+def _set(connection: Connection, account_id: str, values: dict[str, bool]) -> None:
+    changed = connection.execute(update(account).where(account.c.account_id == account_id).values(**values))
     if changed.rowcount != 1:
         raise BooksError(f"account_id {account_id} is unknown; publish a site that lists it")

@@ -16,11 +16,13 @@ from edgegw.core.exchange import HeldLog, frontier_at
 from edgegw.core.journal import Checkpoint, Frontier
 from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
 from edgegw.core.records import (
+    CloseDirective,
     ConfirmDirective,
     DeclineDirective,
     Directive,
     FreezeDirective,
     GrantDirective,
+    RecallDirective,
     RefuseDirective,
     SiteDirective,
     encode,
@@ -154,6 +156,30 @@ class DirectiveLog:
                 **self._place(),
                 account_id=account_id,
                 frozen=frozen,
+                reason=reason,
+            )
+        )
+
+    def recall(self, *, account_id: str, currency: str, amount_minor: int, reason: str) -> int:
+        """Give up to amount_minor of this account back to the centre."""
+        return self._append(
+            RecallDirective(
+                **self._place(),
+                account_id=account_id,
+                currency=currency,
+                amount_minor=amount_minor,
+                reason=reason,
+            )
+        )
+
+    def close(self, *, account_id: str, currency: str, closed: bool, reason: str) -> int:
+        """From its journal record on, this account takes and pays nothing new, or does again."""
+        return self._append(
+            CloseDirective(
+                **self._place(),
+                account_id=account_id,
+                currency=currency,
+                closed=closed,
                 reason=reason,
             )
         )

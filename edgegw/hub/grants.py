@@ -96,6 +96,8 @@ def _why_not(page: Page | None, ask: Ask) -> str:
         return "account_not_found"
     if page.currency != ask.currency:
         return "currency_mismatch"
+    if page.closed:
+        return "account_closed"
     if page.frozen:
         return "account_frozen"
     if ask.amount_minor <= 0:
@@ -109,7 +111,7 @@ def allot(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:
     """Fill up every open account that is at home at the box and has less than half of its allotment left
     there."""
     for page in books.pages():
-        if page.home != box or not page.floor or page.frozen:
+        if page.home != box or not page.floor or page.frozen or page.closed:
             continue
         target = _target(page, site)
         if 2 * page.outstanding_minor >= target or not page.available_minor:

@@ -6,6 +6,7 @@ Leaves out publishing (`hub.site`) and opening balances (`hub.books`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, Row, select, update
 from edgegw.core.book import receivable_account, risk_account
 from edgegw.core.records import transfer_id
 from edgegw.hub import replay, schema
-from edgegw.hub.books import Books, set_frozen
+from edgegw.hub.books import Books, set_closed, set_frozen
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.journals import not_here
 from edgegw.hub.keyring import Keyring
@@ -51,15 +52,40 @@ def freeze(
 ) -> None:
     """Bar an account from paying out, here at once and at each box from its journal record on; or let it
     again."""
-    boxes = connection.execute(
-        select(schema.box.c.box, schema.box.c.epoch, schema.box.c.incarnation)
-        .order_by(schema.box.c.box)
-        .with_for_update()
-    ).all()
+    for log in _logs_of_all(connection, keyring, now_ns=now_ns):
+        log.freeze(account_id=account_id, frozen=frozen, reason=reason)
+        log.write()
     set_frozen(connection, account_id=account_id, frozen=frozen)
+
+
+def close(
+    connection: Connection, keyring: Keyring, *, account_id: str, closed: bool, reason: str, now_ns: int
+) -> None:
+    """Let an account take and pay nothing new, here at once and at each box from its journal record on, and
+    what boxes hold of it return; or let it again. What is held there stays until it is posted or given free.
+    """
+    currency = connection.execute(
+        select(schema.account.c.currency).where(
+            schema.account.c.account_id == account_id, schema.account.c.floor
+        )
+    ).scalar_one_or_none()
+    if currency is None:
+        raise OrderError(f"account_id {account_id} is no customer's account here; check it with the site's")
+    for log in _logs_of_all(connection, keyring, now_ns=now_ns):
+        log.close(account_id=account_id, currency=currency, closed=closed, reason=reason)
+        log.write()
+    set_closed(connection, account_id=account_id, closed=closed)
+
+
+def _logs_of_all(connection: Connection, keyring: Keyring, *, now_ns: int) -> Iterator[DirectiveLog]:
+    """The directive log of every box that has one, behind the locks of all boxes."""
+    table = schema.box.c
+    boxes = connection.execute(
+        select(table.box, table.epoch, table.incarnation).order_by(table.box).with_for_update()
+    ).all()
     for row in boxes:
         if row.incarnation:
-            log = DirectiveLog(
+            yield DirectiveLog(
                 connection,
                 keyring,
                 box=row.box,
@@ -67,8 +93,6 @@ def freeze(
                 epoch=row.epoch,
                 wall_ns=now_ns,
             )
-            log.freeze(account_id=account_id, frozen=frozen, reason=reason)
-            log.write()
 
 
 def seal_epoch(connection: Connection, box: str, epoch: int, *, lost: int = 0) -> None:

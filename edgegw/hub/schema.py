@@ -51,7 +51,8 @@ account = Table(
     Column("home", String(64), nullable=False),
     Column("participant", String(64), nullable=False),
     Column("floor", Boolean, nullable=False),
-    Column("frozen", Boolean, nullable=False),
+    Column("frozen", Boolean, nullable=False),  # pays nothing out
+    Column("closed", Boolean, nullable=False),  # takes and pays nothing at any box
     Column("balance_minor", BigInteger, nullable=False),
     Column("available_minor", BigInteger, nullable=False),
     Index("account_home", "home"),

@@ -121,11 +121,21 @@ def announce(connection: Connection, log: DirectiveLog) -> None:
 
 
 def announce_freezes(connection: Connection, log: DirectiveLog) -> None:
-    """Append a freeze for every account that is frozen: a new log's box has heard of none."""
+    """Append a freeze or close for every account that is frozen or closed: a new log's box has heard of
+    none."""
     table = schema.account.c
-    frozen = connection.execute(select(table.account_id).where(table.frozen).order_by(table.account_id))
-    for account_id in frozen.scalars():
-        log.freeze(account_id=account_id, frozen=True, reason="frozen at the centre")
+    barred = connection.execute(
+        select(table.account_id, table.currency, table.frozen, table.closed)
+        .where(table.frozen | table.closed)
+        .order_by(table.account_id)
+    )
+    for row in barred:
+        if row.frozen:
+            log.freeze(account_id=row.account_id, frozen=True, reason="frozen at the centre")
+        if row.closed:
+            log.close(
+                account_id=row.account_id, currency=row.currency, closed=True, reason="closed at the centre"
+            )
 
 
 def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: int) -> str:

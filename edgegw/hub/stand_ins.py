@@ -225,6 +225,8 @@ def post_stand_in(books: Books, one: StandIn, *, box: str) -> str:
         return DUPLICATE_IDENTITY
     if payer is None or payer.currency != one.currency:
         return "account_not_found"
+    if payer.closed:
+        return "account_closed"
     if payer.frozen:
         return "account_frozen"
     if payer.available_minor < one.amount_minor:

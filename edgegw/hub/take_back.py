@@ -19,6 +19,7 @@ from edgegw.core.exchange import PackageJudgement, judge_handed_back
 from edgegw.core.messages import ExchangeError, LogHead, Package, PackageVerdict
 from edgegw.core.records import (
     UNREADABLE,
+    CloseDirective,
     ConfirmDirective,
     DeclineDirective,
     Directive,
@@ -39,6 +40,7 @@ from edgegw.hub.books import (
     core_account,
     known_accounts,
     open_accounts,
+    set_closed,
     set_frozen,
 )
 from edgegw.hub.directives import (
@@ -190,13 +192,19 @@ class _Effects:
             self._answered(said, 0)
         elif isinstance(said, ConfirmDirective | DeclineDirective):
             self._late_word(said)
-        elif isinstance(said, FreezeDirective):
+        elif isinstance(said, FreezeDirective | CloseDirective):
             try:
-                set_frozen(self._connection, account_id=said.account_id, frozen=said.frozen)
+                self._bar(said)
             except BooksError:
                 return  # an account of a bundle that is lost: nobody pays from it here
         elif isinstance(said, SiteDirective):
             note_lost(self._connection, said)
+
+    def _bar(self, said: FreezeDirective | CloseDirective) -> None:
+        if isinstance(said, FreezeDirective):
+            set_frozen(self._connection, account_id=said.account_id, frozen=said.frozen)
+        else:
+            set_closed(self._connection, account_id=said.account_id, closed=said.closed)
 
     def _late_word(self, said: ConfirmDirective | DeclineDirective) -> None:
         reason = said.reason if isinstance(said, DeclineDirective) else ""
@@ -354,24 +362,34 @@ def _undo(connection: Connection, row: BoxRow, incarnation: int, unheard: Sequen
 
 
 def announce_thaws(connection: Connection, log: DirectiveLog, *, box: str, incarnation: int) -> None:
-    """Tell a box of accounts that its last log froze and that are frozen no more."""
+    """Tell a box of accounts that its last log froze or closed and that are not any more."""
     table = schema.directive.c
     bodies = connection.execute(
         select(table.body)
-        .where(table.box == box, table.incarnation == incarnation, table.type == "freeze")
+        .where(table.box == box, table.incarnation == incarnation, table.type.in_(("freeze", "close")))
         .order_by(table.seq)
     ).scalars()
-    last: dict[str, bool] = {}
+    frozen: dict[str, bool] = {}
+    closed: dict[str, bool] = {}
     for body in bodies:
         said = decode_directive(body)
         if isinstance(said, FreezeDirective):
-            last[said.account_id] = said.frozen
-    for account_id in sorted(name for name, frozen in last.items() if frozen):
-        frozen = connection.execute(
-            select(schema.account.c.frozen).where(schema.account.c.account_id == account_id)
-        ).scalar_one_or_none()
-        if frozen is False:
+            frozen[said.account_id] = said.frozen
+        elif isinstance(said, CloseDirective):
+            closed[said.account_id] = said.closed
+    now = schema.account.c
+    for account_id in sorted(name for name in {**frozen, **closed} if frozen.get(name) or closed.get(name)):
+        row = connection.execute(
+            select(now.currency, now.frozen, now.closed).where(now.account_id == account_id)
+        ).one_or_none()
+        if row is None:
+            continue
+        if frozen.get(account_id) and not row.frozen:
             log.freeze(account_id=account_id, frozen=False, reason="not frozen at the centre")
+        if closed.get(account_id) and not row.closed:
+            log.close(
+                account_id=account_id, currency=row.currency, closed=False, reason="not closed at the centre"
+            )
 
 
 # --- accounts -----------------------------------------------------------------------------------------------

@@ -28,12 +28,14 @@ from edgegw.core import export, journal, snapshot
 from edgegw.core.apply import apply_directive
 from edgegw.core.journal import Checkpoint
 from edgegw.core.records import (
+    CloseDirective,
     ConfirmDirective,
     DeclineDirective,
     DirectiveHead,
     FreezeDirective,
     GrantDirective,
     Mode,
+    RecallDirective,
     Record,
     RefuseDirective,
     SiteDirective,
@@ -123,6 +125,8 @@ def directives() -> list[bytes]:
         ConfirmDirective(**late),
         DeclineDirective(**late, liable="merchant", reason="no"),
         FreezeDirective(**HEAD, account_id="anna", frozen=True, reason="court"),
+        RecallDirective(**HEAD, **MONEY, account_id="anna", reason="idle"),
+        CloseDirective(**HEAD, account_id="anna", currency="CNY", closed=True, reason="moved away"),
     ]
     return [msgspec.json.encode(one) for one in made]
 

@@ -37,6 +37,7 @@ from edgegw.core.messages import (
 from edgegw.core.records import (
     Account,
     ClearedBy,
+    CloseDirective,
     ConfirmDirective,
     DeclineDirective,
     Directive,
@@ -47,6 +48,7 @@ from edgegw.core.records import (
     Leg,
     Link,
     Mode,
+    RecallDirective,
     Record,
     Refusal,
     Request,
@@ -215,9 +217,15 @@ class SimulatedBox:
         return self.write(Refusal(**self.head(), client="till", request=request, code="x", detail=""))
 
     def apply(
-        self, directive: Directive, *, outcome: str = "applied", accounts: tuple[Account, ...] = ()
+        self,
+        directive: Directive,
+        *,
+        outcome: str = "applied",
+        accounts: tuple[Account, ...] = (),
+        back_minor: int = 0,
     ) -> int:
-        """Journal a directive as a good box would, or as refused or returned."""
+        """Journal a directive as a good box would, or as refused or returned; back_minor is what a recall or
+        close finds to give back."""
         legs: tuple[Leg, ...] = ()
         if isinstance(directive, GrantDirective) and outcome != "refused":
             legs = (Leg(centre_account(CNY), directive.account_id, directive.amount_minor),)
@@ -225,6 +233,8 @@ class SimulatedBox:
                 legs += (Leg(directive.account_id, centre_account(CNY), directive.amount_minor),)
         elif isinstance(directive, ConfirmDirective | DeclineDirective) and outcome == "applied":
             legs = self._settling(directive)
+        elif isinstance(directive, RecallDirective | CloseDirective) and back_minor:
+            legs = (Leg(directive.account_id, centre_account(CNY), back_minor),)
         return self.write(
             DirectiveApplied(
                 **self.head(),

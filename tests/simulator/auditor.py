@@ -38,6 +38,7 @@ NEAR_NS = 40_000_000_000
 TRANSIENT = {
     "original_not_found",
     "stand_in_waits",
+    "account_closed",
     "account_frozen",
     "exceeds_window_limit",
     "exceeds_velocity",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from edgegw.hub.operate import freeze
+from edgegw.hub.operate import close, freeze
 from tests.simulator import disasters
 from tests.simulator.auditor import Facts, audit_answered, audit_answers, audit_box, audit_chain
 from tests.simulator.books import audit_fleet, audit_invariants
@@ -172,10 +172,10 @@ RARE: Final[dict[str, float]] = {
 
 
 async def _operate(world: World, chance: Random) -> None:
-    """What people do on an ordinary day: windows, freezes, settings, money from outside."""
+    """What people do on an ordinary day: windows, freezes, closed accounts, settings, money from outside."""
     while True:
         await passed(6 + chance.random() * 12)
-        what = chance.choice(("window", "window", "freeze", "site", "fund"))
+        what = chance.choice(("window", "window", "freeze", "close", "site", "fund"))
         if what == "window":
             machine = chance.choice(list(world.machines.values()))
             machine.operate(
@@ -187,6 +187,8 @@ async def _operate(world: World, chance: Random) -> None:
             continue
         elif what == "freeze":
             _freeze(world, chance)
+        elif what == "close":
+            _close(world, chance)
         elif what == "site" and len(world.sites) < 4:
             world.publish(next_site(chance, world.sites[-1]))
         elif what == "fund":
@@ -202,6 +204,21 @@ def _freeze(world: World, chance: Random) -> None:
             world.keyring,
             account_id=account,
             frozen=frozen,
+            reason="ordered",
+            now_ns=world.centre.clock_ns(),
+        )
+    )
+
+
+def _close(world: World, chance: Random) -> None:
+    account = chance.choice(world.sites[0].accounts[4:8]).id
+    closed = chance.random() < 0.4
+    world.centre.order(
+        lambda connection: close(
+            connection,
+            world.keyring,
+            account_id=account,
+            closed=closed,
             reason="ordered",
             now_ns=world.centre.clock_ns(),
         )

@@ -82,6 +82,7 @@ class State:
         """What an account may spend here."""
         self.held: dict[str, tuple[str, int, int]] = {}
         """Live holds by id: payer, amount, window."""
+        self.closed: dict[str, str] = {}
         self.frozen: dict[str, str] = {}
         self.barred: dict[str, str] = {}
         self.kept: dict[tuple[str, str], str] = {}
@@ -224,6 +225,10 @@ class Model:
         account = said.get("account_id", "")
         if said["type"] == "site":
             state.site = self.sites.get(said["digest"])
+        elif said["type"] == "close":
+            state.closed.pop(account, None)
+            if said["closed"]:
+                state.closed[account] = said["reason"]
         elif said["type"] == "freeze":
             state.frozen.pop(account, None)
             if said["frozen"]:
@@ -293,6 +298,8 @@ class Model:
     def _ruled(self, request: Plain, at_ns: int) -> str:
         state, payer, amount = self.state, request["debit_account_id"], request["amount_minor"]
         site = state.site or {}
+        if payer in state.closed or request["credit_account_id"] in state.closed:
+            return "account_closed"
         if payer in state.frozen:
             return "account_frozen"
         if payer in site.get("blocked", ()):
@@ -311,7 +318,7 @@ class Model:
 
     def _home(self, account_id: str, amount: int) -> list[Leg]:
         account = self.state.accounts[account_id]
-        if account["home"] == self.box:
+        if account["home"] == self.box and account_id not in self.state.closed:
             return []
         return [leg(account_id, f"centre:{account['currency']}", amount)]
 
@@ -323,7 +330,8 @@ class Model:
         payer, payee, amount = (
             request[name] for name in ("debit_account_id", "credit_account_id", "amount_minor")
         )
-        if state.free[payer] >= amount and not (advice and payer in state.frozen):
+        barred = payer in state.frozen or payer in state.closed
+        if state.free[payer] >= amount and not (advice and barred):
             legs = [leg(payer, payee, amount), *self._home(payee, amount)]
             return yes("centre" if funding[0] == "granted" else "allowance", legs)
         if funding[0] in ("up", "granted"):
@@ -483,9 +491,10 @@ class Model:
         }
         payee, payer = paid["credit_account_id"], self._who_paid(original)
         home = [] if payer == own["suspense"] else self._home(payer, amount)
-        if payee in state.frozen and not request["advice"]:
-            return no("account_frozen")
-        if payee not in state.frozen and state.free[payee] >= amount:
+        for barred, code in ((state.closed, "account_closed"), (state.frozen, "account_frozen")):
+            if payee in barred and not request["advice"]:
+                return no(code)
+        if payee not in state.closed and payee not in state.frozen and state.free[payee] >= amount:
             by = "centre" if funding[0] == "granted" else "allowance"
             return yes(by, [leg(payee, payer, amount), *home], original=where)
         if funding[0] in ("up", "granted"):
@@ -519,7 +528,17 @@ class Model:
             return [self._late_word(said)]
         if kind == "site":
             return [("applied", []), ("refused", [])]
+        if kind in ("recall", "close"):
+            return [self._back_to_centre(said, account)]
         return [("refused" if account is None else "applied", [])]
+
+    def _back_to_centre(self, said: Plain, account: Plain | None) -> tuple[str, list[Leg]]:
+        if account is None or account["currency"] != said["currency"]:
+            return "refused", []
+        free = max(0, self.state.free[account["id"]])
+        wanted = said["amount_minor"] if said["type"] == "recall" else free if said["closed"] else 0
+        amount = min(free, wanted)
+        return "applied", [leg(account["id"], f"centre:{said['currency']}", amount)] if amount else []
 
     def _late_word(self, said: Plain) -> tuple[str, list[Leg]]:
         original = self.at.get(f"{said['epoch']}/{said['at_seq']}")

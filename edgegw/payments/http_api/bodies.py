@@ -210,6 +210,7 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     credits_pending_minor: int
     credits_posted_minor: int
     frozen: bool
+    closed: bool
 
 
 class AccountPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -275,6 +275,7 @@ def _account(book: Book, account: Account) -> bodies.AccountView:
         credits_pending_minor=0 if balance is None else balance.credits_pending,
         credits_posted_minor=0 if balance is None else balance.credits_posted,
         frozen=account.id in book.frozen,
+        closed=account.id in book.closed,
     )
 
 

@@ -68,6 +68,7 @@ RESPONSE_CODES: Final[Mapping[str, str]] = {
     Reason.EXCEEDS_HOLD: INVALID_AMOUNT,
     Reason.EXCEEDS_ORIGINAL: "21",
     Reason.ACCOUNT_BLOCKED: "62",
+    Reason.ACCOUNT_CLOSED: "62",
     Reason.ACCOUNT_FROZEN: "62",
     Reason.EXCEEDS_PAYMENT_LIMIT: "61",
     Reason.EXCEEDS_WINDOW_LIMIT: "61",
