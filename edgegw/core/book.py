@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from edgegw.core import ledger
+from edgegw.core.calendar import first_window
 from edgegw.core.journal import sm3
 from edgegw.core.model import (
     Account as LedgerAccount,
@@ -60,6 +61,7 @@ from edgegw.core.records import (
     Transfer,
     WindowClosed,
     decode_directive,
+    legs_of,
     parse_place,
     place_of,
     place_text,
@@ -85,10 +87,6 @@ RECORD_STEP_NS: Final = 1 << 16
 
 VELOCITY_INTERVAL_NS: Final = 60 * 1_000_000_000
 """Not a setting: the journal alone must give the same counts again."""
-
-
-WINDOWS_PER_EPOCH: Final = 1_000_000
-"""More than anybody closes; as fixed as `VELOCITY_INTERVAL_NS`."""
 
 
 @lru_cache(maxsize=1 << 17)
@@ -137,12 +135,6 @@ def own_accounts(box: str, currency: str) -> tuple[Account, ...]:
         Account(id=receivable_account(box, currency), currency=currency, home=box, floor=False),
         Account(id=recourse_account(box, currency), currency=currency, home=box, floor=False),
     )
-
-
-def first_window(epoch: int) -> int:
-    """The number of an epoch's first window: beyond any that an earlier epoch can have used, whatever was
-    lost of it, so that no number means two windows of a box."""
-    return (epoch - 1) * WINDOWS_PER_EPOCH + 1
 
 
 class History(Protocol):
@@ -684,13 +676,6 @@ def is_between_participants(leg: Leg) -> bool:
     that comes from the centre or goes back there leaves everybody's money with the same participant."""
     ends = (leg.debit_account_id, leg.credit_account_id)
     return not leg.flags & (PENDING | VOID) and not any(end.startswith(CENTRE_PREFIX) for end in ends)
-
-
-def legs_of(record: Record) -> tuple[Leg, ...]:
-    """The transfers of a record, in order; most records have none."""
-    if isinstance(record, Transfer | DirectiveApplied | Expiry):
-        return record.legs
-    return ()
 
 
 def _resolution(record: Record, ledger_id: int) -> PendingStatus | None:

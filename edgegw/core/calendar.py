@@ -32,6 +32,16 @@ SEARCHED_DAYS_MAX: Final = 400
 """A calendar without any business day in so many days has none."""
 
 
+WINDOWS_PER_EPOCH: Final = 1_000_000
+"""More than anybody closes. Not a setting: the journal alone must give the same numbers again."""
+
+
+def first_window(epoch: int) -> int:
+    """The number of an epoch's first window: beyond any that an earlier epoch can have used, whatever was
+    lost of it, so that no number means two windows of a box."""
+    return (epoch - 1) * WINDOWS_PER_EPOCH + 1
+
+
 class CutOff(msgspec.Struct, frozen=True, order=True):
     """The end of a clearing cycle: its moment (nanoseconds since 1970) and the business date that it is
     of."""

@@ -340,6 +340,13 @@ Record = (
 )
 
 
+def legs_of(record: Record) -> tuple[Leg, ...]:
+    """The transfers of a record, in order; most records have none."""
+    if isinstance(record, Transfer | DirectiveApplied | Expiry):
+        return record.legs
+    return ()
+
+
 class DirectiveHead(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
     """What every directive names first. Directives to one box are a log of their own, authored by the hub."""
 

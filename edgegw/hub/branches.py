@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, insert, select, update
 
-from edgegw.core.book import legs_of
 from edgegw.core.records import (
     DirectiveApplied,
     Expiry,
     Leg,
     Transfer,
     decode_record,
+    legs_of,
     place_of,
     transfer_id,
 )

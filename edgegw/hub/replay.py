@@ -23,7 +23,6 @@ from edgegw.core.book import (
     POST,
     VOID,
     centre_account,
-    legs_of,
     receivable_account,
     risk_account,
     suspense_account,
@@ -47,6 +46,7 @@ from edgegw.core.records import (
     WindowClosed,
     decode_directive,
     decode_record,
+    legs_of,
     place_of,
 )
 from edgegw.hub import schema

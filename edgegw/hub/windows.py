@@ -17,7 +17,11 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, func, insert, select, update
 
-from edgegw.core.book import BANK, first_window, is_between_participants, legs_of
+from edgegw.core.book import (
+    BANK,
+    is_between_participants,
+)
+from edgegw.core.calendar import first_window
 from edgegw.core.records import (
     AMOUNT_MINOR_MAX,
     Account,
@@ -28,6 +32,7 @@ from edgegw.core.records import (
     SiteDirective,
     Transfer,
     WindowClosed,
+    legs_of,
 )
 from edgegw.core.settlement import Side
 from edgegw.core.site import PARTICIPANT_PATTERN

@@ -8,7 +8,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from edgegw.core.book import BANK, PENDING, POST, VOID, is_between_participants, legs_of
+from edgegw.core.book import (
+    BANK,
+    PENDING,
+    POST,
+    VOID,
+    is_between_participants,
+)
 from edgegw.core.decide import OWN_PREFIXES
 from edgegw.core.records import (
     Account,
@@ -26,6 +32,7 @@ from edgegw.core.records import (
     WindowClosed,
     decode_directive,
     decode_record,
+    legs_of,
     parse_place,
     place_of,
 )

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edgegw.core import snapshot
-from edgegw.core.book import Book, legs_of, risk_account
+from edgegw.core.book import (
+    Book,
+    risk_account,
+)
 from edgegw.core.decide import Short, expiry
 from edgegw.core.ledger import due
 from edgegw.core.records import (
@@ -21,6 +24,7 @@ from edgegw.core.records import (
     Transfer,
     decode_record,
     encode,
+    legs_of,
     place_of,
 )
 from tests.core.box import DOWN, GRANTED, REFUSED, SITE, UP, Box

@@ -9,7 +9,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from edgegw.core.book import first_window
+from edgegw.core.calendar import first_window
 from edgegw.core.messages import Ask
 from edgegw.core.records import Account, Leg, Position, WindowClosed, decode_record
 from edgegw.hub.operate import release_epoch, seal_epoch
