@@ -40,6 +40,7 @@ from edgegw.core.records import (
     HeadFields,
     Kind,
     Leg,
+    Record,
     Refusal,
     Request,
     Transfer,
@@ -87,11 +88,11 @@ class Funding(msgspec.Struct, frozen=True):
     reason: str = ""
     """Why the line counts as down, for the record: `line_down` or `centre_timeout`."""
     asked: Mapping[str, Funding] = {}
-    """The same for those payers of a linked group for whom the centre was asked."""
+    """The same for those accounts of a linked group for which the centre was asked."""
 
-    def of(self, request: Request) -> Funding:
-        """What holds for one member of a group."""
-        return self.asked.get(request.debit_account_id, self)
+    def of(self, account_id: str) -> Funding:
+        """What holds for a member of a group that this account pays."""
+        return self.asked.get(account_id, self)
 
 
 class Short(msgspec.Struct, frozen=True):
@@ -112,6 +113,10 @@ class Context(msgspec.Struct, frozen=True):
     request: Request
     funding: Funding
     rules: Sequence[Rule]
+
+    def asking(self, account_id: str) -> Context:
+        """The same with what the centre said of this account, where it was asked for it."""
+        return msgspec.structs.replace(self, funding=self.funding.of(account_id))
 
 
 Decided = Transfer | Refusal | Short
@@ -428,35 +433,60 @@ def _voided(c: Context, original: Transfer) -> Transfer | Refusal:
     return _booked(c, original.cleared_by, (leg,), original=_place(original))
 
 
-# -- reversals --------------------
+# -- reversals and refunds --------------------
+
+_GIVING_BACK: Final = (Kind.REVERSAL, Kind.VOID, Kind.REFUND)
 
 
 def _reversal(c: Context) -> Decided:
     """Give money back, whole or in part; what is not known yet is kept, and wins when it arrives."""
+    original = c.book.by_identity(c.request.original_client, c.request.original_id)
+    if original is None:
+        return _cleared(c, ClearedBy.ALLOWANCE, (), reason=KEPT)
+    return _undone(c, original)
+
+
+def _refund(c: Context) -> Decided:
+    """The same of a payment that has happened: one that is not known here gives nothing back."""
     request = c.request
     original = c.book.by_identity(request.original_client, request.original_id)
     if original is None:
-        return _cleared(c, ClearedBy.ALLOWANCE, (), reason=KEPT)
+        return _refused(c, Reason.ORIGINAL_NOT_FOUND, f"original_id {request.original_id} is not known here")
+    if isinstance(original, Transfer) and original.request.kind is Kind.HOLD and _is_live(c.book, original):
+        return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, "a live hold is voided, or posted in part")
+    return _undone(c, original)
+
+
+def _undone(c: Context, original: Record | Pruned) -> Decided:
+    request = c.request
     if isinstance(original, Pruned):
         return _refused(c, *_pruned(original))
     if not isinstance(original, Transfer):
         return _refused(c, Reason.ORIGINAL_WAS_REFUSED, f"original_id {request.original_id} was refused")
-    if original.request.kind not in (Kind.PAYMENT, Kind.HOLD):
+    if original.request.kind is Kind.POST:
+        hold = c.book.at(original.original)
+        if not isinstance(hold, Transfer):
+            return _refused(c, Reason.RECORD_PRUNED, f"record {original.original} is not kept here")
+        original = hold  # what was posted is the hold's to give back
+    reversible = {Kind.PAYMENT, Kind.HOLD} | ({Kind.REFUND} if request.kind is Kind.REVERSAL else set())
+    if original.request.kind not in reversible:
         detail = f"original_id {request.original_id} is a {original.request.kind}"
         return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, detail)
-    parties = (original.request.credit_account_id, _who_paid(c.book, original))
+    parties = _parties(c.book, original)
     unknown = next((name for name in parties if name not in c.book.accounts), None)
     if unknown is not None:
         return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, f"account {unknown!r} is not known here any more")
     if _waits_in_earlier_epoch(c, original):
         return _refused(c, *_waiting_elsewhere(original))
-    given_back = sum(_given_back(record) for record in c.book.about(_place(original)))
+    given_back = given_back_minor(c.book, original)
     moved = _moved_minor(c.book, original)
     amount_minor = request.amount_minor or moved - given_back
     if amount_minor <= 0 or given_back + amount_minor > moved:
         detail = f"amount_minor {request.amount_minor} with {given_back} given back exceeds {moved}"
         return _refused(c, Reason.EXCEEDS_ORIGINAL, detail)
-    pending = original.legs[0].flags & PENDING and c.book.ledger.is_live(_first_leg(original))
+    if original.request.kind is Kind.REFUND:
+        return _refund_undone(c, original, amount_minor, moved)
+    pending = original.legs[0].flags & PENDING and _is_live(c.book, original)
     if pending and _time_is_up(original, at_ns=c.stamp.at_ns):
         return _refused(c, *_expired(original))
     if pending and amount_minor == moved and not given_back:
@@ -467,7 +497,25 @@ def _reversal(c: Context) -> Decided:
         return _refused(
             c, Reason.STAND_IN_WAITS, "the centre has not confirmed it; until then it is reversed whole only"
         )
-    return _give_back(c, original, amount_minor)
+    payee, payer = parties
+    return _give_back(c, original, amount_minor, payee=payee, payer=payer)
+
+
+def _refund_undone(c: Context, refund: Transfer, amount_minor: int, moved_minor: int) -> Decided:
+    """Take a refund back whole: who got the money pays it to who gave it."""
+    leg = refund.legs[0]
+    if leg.flags & VOID or refund.cleared_by is ClearedBy.STAND_IN:
+        detail = (
+            "the refund moved nothing of the payee's: it took a stand-in back, or was at the branch's risk"
+        )
+        return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, detail)
+    if amount_minor != moved_minor:
+        return _refused(c, Reason.ORIGINAL_NOT_REVERSIBLE, "a refund is taken back whole")
+    return _give_back(c, refund, amount_minor, payee=leg.credit_account_id, payer=leg.debit_account_id)
+
+
+def _is_live(book: Book, original: Transfer) -> bool:
+    return book.ledger.is_live(_first_leg(original))
 
 
 def _waits_in_earlier_epoch(c: Context, original: Transfer) -> bool:
@@ -487,15 +535,23 @@ def _waiting_elsewhere(original: Transfer) -> Refused:
     return Reason.STAND_IN_EPOCH_OVER, f"the stand-in {id} waited when epoch {epoch} ended"
 
 
-def _given_back(record: object) -> int:
-    if not isinstance(record, Transfer) or record.request.kind not in (Kind.REVERSAL, Kind.VOID):
-        return 0
-    return record.legs[0].amount_minor
+def given_back_minor(book: Book, original: Transfer) -> int:
+    """What reversals, refunds and voids gave back of a payment, less the refunds that were taken back; of a
+    refund, what was taken back of it. Minor units."""
+    total_minor = 0
+    for record in book.about(_place(original)):
+        if isinstance(record, Transfer) and record.request.kind in _GIVING_BACK and record.legs:
+            total_minor += record.legs[0].amount_minor
+            if record.request.kind is Kind.REFUND:
+                total_minor -= given_back_minor(book, record)
+    return total_minor
 
 
 def _moved_minor(book: Book, original: Transfer) -> int:
     """What the original moved and still stands for: its amount, what a hold was posted with, 0 after a
     late decline."""
+    if original.request.kind is Kind.REFUND:
+        return original.legs[0].amount_minor
     for record in book.about(_place(original)):
         if isinstance(record, Transfer) and record.request.kind is Kind.POST:
             return record.legs[0].amount_minor
@@ -503,14 +559,14 @@ def _moved_minor(book: Book, original: Transfer) -> int:
             decode_directive(bytes(record.directive)), DeclineDirective
         ):
             return 0
-    if original.request.kind is Kind.HOLD and not book.ledger.is_live(_first_leg(original)):
+    if original.request.kind is Kind.HOLD and not _is_live(book, original):
         return 0
     return original.request.amount_minor
 
 
-def _give_back(c: Context, original: Transfer, amount_minor: int) -> Decided:
-    payee, payer = original.request.credit_account_id, _who_paid(c.book, original)
-    box, currency, place = c.book.box, original.request.currency, _place(original)
+def _give_back(c: Context, original: Transfer, amount_minor: int, *, payee: str, payer: str) -> Decided:
+    c = c.asking(payee)
+    box, currency, place = c.book.box, c.book.accounts[payee].currency, _place(original)
     home = _sent_home(c.book, payer, amount_minor)
     closed, frozen = c.book.closed.get(payee), c.book.frozen.get(payee)
     if closed is not None and not c.request.advice:
@@ -539,6 +595,14 @@ def _give_back(c: Context, original: Transfer, amount_minor: int) -> Decided:
     return _booked(c, ClearedBy.STAND_IN, legs, reason=reason, original=place)
 
 
+def _parties(book: Book, original: Transfer) -> tuple[str, str]:
+    """Who was paid, and who paid."""
+    if original.request.kind is Kind.REFUND:
+        leg = original.legs[0]
+        return leg.credit_account_id, leg.debit_account_id
+    return original.request.credit_account_id, _who_paid(book, original)
+
+
 def _who_paid(book: Book, original: Transfer) -> str:
     """The payer, or the suspense account where an advice was uncovered: then the payer never gave
     anything."""
@@ -552,6 +616,7 @@ _BY_KIND: Final[dict[Kind, Callable[[Context], Decided]]] = {
     Kind.POST: _post_hold,
     Kind.VOID: _void_hold,
     Kind.REVERSAL: _reversal,
+    Kind.REFUND: _refund,
 }
 
 

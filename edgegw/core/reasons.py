@@ -54,7 +54,7 @@ class Reason(enum.StrEnum):
     ORIGINAL_NOT_FOUND = (
         "original_not_found",
         True,
-        "Check original_id; it must have been cleared at this box by the client named.",
+        "Check original_id, and ask at the box that cleared it; only the client that paid may ask.",
     )
     RECORD_PRUNED = (
         "record_pruned",
@@ -71,7 +71,11 @@ class Reason(enum.StrEnum):
         False,
         "Only a hold is posted or voided; reverse a payment instead.",
     )
-    ORIGINAL_NOT_REVERSIBLE = ("original_not_reversible", False, "Only payments and holds are reversed.")
+    ORIGINAL_NOT_REVERSIBLE = (
+        "original_not_reversible",
+        False,
+        "Payments, posted holds and refunds are reversed; a live hold is voided, or posted in part.",
+    )
     HOLD_ALREADY_POSTED = (
         "hold_already_posted",
         False,

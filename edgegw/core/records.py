@@ -52,6 +52,9 @@ class Kind(enum.StrEnum):
     POST = "post"
     VOID = "void"
     REVERSAL = "reversal"
+    """Undo what may have happened: kept, where it comes before its original."""
+    REFUND = "refund"
+    """Give money of a payment back that has happened."""
 
 
 class ClearedBy(enum.StrEnum):
@@ -100,15 +103,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     credit_account_id: str = ""
     """Who is paid."""
     amount_minor: int = 0
-    """0 on a post or a reversal means: all that is left."""
+    """0 on a post, reversal or refund means: all that is left."""
     currency: str = ""
     """ISO 4217 letters, the same as both accounts'."""
     timeout_s: int = 0
     """Holds only: seconds until the hold expires; 0 is never."""
     original_client: str = ""
-    """Posts, voids, reversals: the client whose hold or payment is meant."""
+    """Posts, voids, reversals, refunds: the client whose hold or payment is meant."""
     original_id: str = ""
-    """Posts, voids, reversals: the id of the hold or payment that is meant."""
+    """Posts, voids, reversals, refunds: the id of the hold or payment that is meant."""
     advice: bool = False
     """It has already happened outside and cannot be refused (ISO 8583 0220, 0420)."""
     stand_in: bool = True

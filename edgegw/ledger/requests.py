@@ -75,7 +75,7 @@ class Requests:
         cleared: list[Transfer] = []
         for index, request in enumerate(self.requests):
             stamp = batch.stamp(index)
-            funding = self.funding.of(request)
+            funding = self.funding.of(request.debit_account_id)
             decided = decide(Context(layer, stamp, self.client, request, funding, batch.desk.rules))
             if isinstance(decided, Short):
                 return [decided] * len(self.requests)

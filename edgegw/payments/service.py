@@ -347,10 +347,15 @@ class Gateway:
         try:
             decisions = await self._pen.decide(client, requests, self._funding(), linked=True)
             asked: dict[str, Funding] = {}
-            for _ in range(ASKS_EACH_MAX):
-                if not any(isinstance(decision, Short) for decision in decisions):
+            giving_back = sum(not request.debit_account_id for request in requests)
+            for _ in range(ASKS_EACH_MAX + giving_back):
+                short = next((decision for decision in decisions if isinstance(decision, Short)), None)
+                if short is None:
                     break
-                asked |= await self._ask_for_group(self._lacking(requests, asked))
+                lacking = self._lacking(requests, asked)
+                if giving_back and all(one.account_id != short.account_id for one in lacking):
+                    lacking.append(short)  # of a payee who is to give back: only deciding finds it
+                asked |= await self._ask_for_group(lacking)
                 funding = msgspec.structs.replace(self._funding(), asked=asked)
                 decisions = await self._pen.decide(client, requests, funding, linked=True)
         except (OperatingError, BrokenInvariant) as error:
@@ -370,6 +375,8 @@ class Gateway:
         left: dict[str, int] = {}
         lacking: dict[tuple[str, str], int] = {}
         for request in requests:
+            if not request.debit_account_id:
+                continue
             payer, payee, amount_minor = (
                 request.debit_account_id,
                 request.credit_account_id,

@@ -152,7 +152,7 @@ class Ledger:
                 self._resolved(place, seq, (epoch, at_seq), _effect_of(record, leg), leg.amount_minor)
         if isinstance(record, Transfer):
             moves = record.legs and not record.legs[0].flags & (VOID | POST)
-            if record.request.kind is Kind.REVERSAL and record.original and moves:
+            if record.request.kind in (Kind.REVERSAL, Kind.REFUND) and record.original and moves:
                 original = parse_place(record.original)
                 self._resolved(place, seq, original, "reversed", record.legs[0].amount_minor)
         elif isinstance(record, DirectiveApplied):

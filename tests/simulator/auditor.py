@@ -234,7 +234,7 @@ def _audit_group(model: Model, group: list[Plain], down: list[tuple[int, int]], 
         yield f"{where}: a linked group is refused, and no member for a reason of its own"
     for index, record in enumerate(group):
         refused, wanted = record["type"] == "refusal", _decision(record)
-        payer, at_ns = _payer(model, record), record["at_ns"]
+        payer, at_ns = _payer(imagined, record), record["at_ns"]
         if refused and index != culprit and wanted["code"] != LINKED:
             yield f"{where}: member {index} of the group says {wanted}, after member {culprit}"
         if refused and index > culprit:
@@ -258,7 +258,7 @@ def _audit_group(model: Model, group: list[Plain], down: list[tuple[int, int]], 
             return
         decided = fits[min(found[payer])]
         imagined.take({**record, "detail": "", "window": imagined.state.window, **decided})
-    for payer in {_payer(model, one) for one in group if one.get("cleared_by") == "centre"}:
+    for payer in {_payer(imagined, one) for one in group if one.get("cleared_by") == "centre"}:
         model.state.asked[payer] -= 1
 
 
@@ -292,9 +292,13 @@ def _plausible(model: Model, record: Plain, funding: str, down: list[tuple[int, 
 
 def _payer(model: Model, record: Plain) -> str:
     request = whole(record["request"])
-    if request["kind"] != "reversal":
+    if request["kind"] not in ("reversal", "refund"):
         return str(request["debit_account_id"])
     original = model.by_identity.get((request["original_client"], request["original_id"]), {})
+    if original.get("request", {}).get("kind") == "post":
+        original = model.at.get(original.get("original", ""), {})
+    if original.get("request", {}).get("kind") == "refund" and legs_of(original):
+        return str(legs_of(original)[0][1])
     return str(original.get("request", {}).get("credit_account_id", ""))
 
 

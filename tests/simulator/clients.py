@@ -158,6 +158,11 @@ class Client:
 
     def _group(self) -> Order:
         requests = [self._payment(self._mint()) for _ in range(self.chance.randint(2, 4))]
+        if self.chance.random() < 0.4:
+            held = self._payment(self._mint()) | {"kind": "hold", "timeout_s": 60}
+            requests += [held, self._resolution(held)]
+        if self._past and self.chance.random() < 0.4:
+            requests.append(self._giving_back(self.chance.choice(self._past)))
         order = Order(self.home, requests, linked=True)
         order.group = str(requests[0]["id"])
         return order
@@ -172,7 +177,7 @@ class Client:
                 self._holds.remove(hold)
             return self._remember(self._resolution(hold))
         if draw < 0.18 and self._past:
-            return self._remember(self._reversal(self.chance.choice(self._past)))
+            return self._remember(self._giving_back(self.chance.choice(self._past)))
         if draw < 0.20:
             return self._remember(self._early_reversal())
         if draw < 0.24:
@@ -217,6 +222,12 @@ class Client:
             "original_id": hold["id"],
             "amount_minor": amount,
         }
+
+    def _giving_back(self, paid: Plain) -> Plain:
+        given = self._reversal(paid)
+        if self.chance.random() < 0.5:
+            given |= {"kind": "refund", "advice": False}
+        return given
 
     def _reversal(self, paid: Plain) -> Plain:
         amount = self.chance.choice((0, 0, int(paid.get("amount_minor", 0)) // 2))

@@ -274,6 +274,7 @@ class Model:
             "post": self._post,
             "void": self._void,
             "reversal": self._reversal,
+            "refund": self._refund,
         }[request["kind"]]
         return decide(client, request, at_ns, funding)
 
@@ -432,11 +433,30 @@ class Model:
         original = self.by_identity.get((request["original_client"] or client, request["original_id"]))
         if original is None:
             return yes("allowance", [], reason="kept")
+        return self._undone(original, request, at_ns, funding)
+
+    def _refund(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
+        original = self.by_identity.get((request["original_client"] or client, request["original_id"]))
+        if original is None:
+            return no("original_not_found")
+        is_live = original["type"] == "transfer" and hold_id(original) in self.state.held
+        if is_live and original["request"]["kind"] == "hold":
+            return no("original_not_reversible")
+        return self._undone(original, request, at_ns, funding)
+
+    def _undone(
+        self, original: Plain, request: Plain, at_ns: int, funding: tuple[str, str]
+    ) -> Decision | None:
         if original["type"] != "transfer":
             return no("original_was_refused")
-        if original["request"]["kind"] not in ("payment", "hold"):
+        if original["request"]["kind"] == "post":
+            original = self.at[original["original"]]
+        kind, first = original["request"]["kind"], legs_of(original)[0] if legs_of(original) else None
+        if kind not in ("payment", "hold") and (kind, request["kind"]) != ("refund", "reversal"):
             return no("original_not_reversible")
-        parties = (original["request"]["credit_account_id"], self._who_paid(original))
+        parties = (original["request"].get("credit_account_id"), self._who_paid(original))
+        if kind == "refund" and first is not None:
+            parties = (first[1], first[0])
         if any(name not in self.state.accounts for name in parties):
             return no("original_not_reversible")
         if self._waited_when_its_epoch_ended(original):
@@ -445,6 +465,10 @@ class Model:
         amount = request["amount_minor"] or moved - before
         if amount <= 0 or before + amount > moved:
             return no("exceeds_original")
+        if kind == "refund" and first is not None:
+            if first[3] & VOID or original["cleared_by"] == "stand_in" or amount != moved:
+                return no("original_not_reversible")
+            return self._give_back(original, request, amount, funding, *parties)
         waits = hold_id(original) in self.state.held
         timeout_ns = legs_of(original)[0][5] * NS
         if waits and timeout_ns and original["at_ns"] + timeout_ns <= at_ns:
@@ -455,9 +479,11 @@ class Model:
             return no("original_not_reversible")
         if waits and not request["advice"]:
             return no("stand_in_waits")
-        return self._give_back(original, request, amount, funding)
+        return self._give_back(original, request, amount, funding, *parties)
 
     def _who_paid(self, original: Plain) -> str:
+        if original["request"]["kind"] == "refund":
+            return ""
         suspense = f"suspense:{self.box}:{original['request']['currency']}"
         return (
             suspense if legs_of(original)[0][0] == suspense else str(original["request"]["debit_account_id"])
@@ -468,10 +494,16 @@ class Model:
         return bool(waits) and original["epoch"] != self.epoch
 
     def _given_back(self, original: Plain) -> int:
-        later = [one for one in self.about[place(original)] if one["type"] == "transfer"]
-        return sum(legs_of(one)[0][2] for one in later if one["request"]["kind"] in ("reversal", "void"))
+        given = 0
+        for one in self.about[place(original)]:
+            if one["type"] == "transfer" and one["request"]["kind"] in ("reversal", "void", "refund"):
+                given += legs_of(one)[0][2]
+                given -= self._given_back(one) if one["request"]["kind"] == "refund" else 0
+        return given
 
     def _still_stands(self, original: Plain) -> int:
+        if original["request"]["kind"] == "refund":
+            return legs_of(original)[0][2]
         for later in self.about[place(original)]:
             if later["type"] == "transfer" and later["request"]["kind"] == "post":
                 return legs_of(later)[0][2]
@@ -482,14 +514,19 @@ class Model:
         return int(original["request"]["amount_minor"])
 
     def _give_back(
-        self, original: Plain, request: Plain, amount: int, funding: tuple[str, str]
+        self,
+        original: Plain,
+        request: Plain,
+        amount: int,
+        funding: tuple[str, str],
+        payee: str,
+        payer: str,
     ) -> Decision | None:
-        state, paid = self.state, whole(original["request"])
-        currency, where = paid["currency"], place(original)
+        state, where = self.state, place(original)
+        currency = state.accounts[payee]["currency"]
         own = {
             name: f"{name}:{self.box}:{currency}" for name in ("risk", "suspense", "receivable", "recourse")
         }
-        payee, payer = paid["credit_account_id"], self._who_paid(original)
         home = [] if payer == own["suspense"] else self._home(payer, amount)
         for barred, code in ((state.closed, "account_closed"), (state.frozen, "account_frozen")):
             if payee in barred and not request["advice"]:

@@ -173,6 +173,89 @@ class ReversalBody(Sent, frozen=True, kw_only=True):
         )
 
 
+class RefundBody(Sent, frozen=True, kw_only=True):
+    """Give money of a payment back, whatever is left of it (no amount_minor) or a part."""
+
+    id: RequestId
+    amount_minor: AmountMinor | UnsetType = UNSET
+    reference: ShortText = ""
+
+    def request(self, client: str, original_id: str) -> Request:
+        """The canonical request."""
+        return Request(
+            kind=Kind.REFUND,
+            id=self.id,
+            amount_minor=0 if self.amount_minor is UNSET else self.amount_minor,
+            original_client=client,
+            original_id=original_id,
+            reference=self.reference,
+        )
+
+
+class GroupPayment(PaymentBody, frozen=True, kw_only=True, tag_field="kind", tag="payment"):
+    """A payment of a group."""
+
+    def of(self, client: str) -> Request:  # noqa: ARG002 - as the other members'
+        """The canonical request."""
+        return self.request()
+
+
+class GroupHold(HoldBody, frozen=True, kw_only=True, tag_field="kind", tag="hold"):
+    """A hold of a group."""
+
+    def of(self, client: str) -> Request:  # noqa: ARG002 - as the other members'
+        """The canonical request."""
+        return self.request()
+
+
+class GroupPost(PostBody, frozen=True, kw_only=True, tag_field="kind", tag="post"):
+    """The post of a hold, which may be of the same group."""
+
+    hold_id: RequestId
+
+    def of(self, client: str) -> Request:
+        """The canonical request."""
+        return self.request(client, self.hold_id)
+
+
+class GroupVoid(VoidBody, frozen=True, kw_only=True, tag_field="kind", tag="void"):
+    """The void of a hold."""
+
+    hold_id: RequestId
+
+    def of(self, client: str) -> Request:
+        """The canonical request."""
+        return self.request(client, self.hold_id)
+
+
+class GroupReversal(ReversalBody, frozen=True, kw_only=True, tag_field="kind", tag="reversal"):
+    """The reversal of a payment or hold."""
+
+    def of(self, client: str) -> Request:
+        """The canonical request."""
+        return self.request(client)
+
+
+class GroupRefund(RefundBody, frozen=True, kw_only=True, tag_field="kind", tag="refund"):
+    """The refund of a payment."""
+
+    payment_id: RequestId
+
+    def of(self, client: str) -> Request:
+        """The canonical request."""
+        return self.request(client, self.payment_id)
+
+
+GROUP_MAX = 512
+Member = GroupPayment | GroupHold | GroupPost | GroupVoid | GroupReversal | GroupRefund
+
+
+class GroupBody(Sent, frozen=True, kw_only=True):
+    """Up to 512 requests that are all cleared, in their order, or none is."""
+
+    members: Annotated[list[Member], msgspec.Meta(min_length=1, max_length=GROUP_MAX)]
+
+
 class CloseBody(Sent, frozen=True, kw_only=True):
     """Close the open window. Its number makes a retry safe."""
 

@@ -69,6 +69,10 @@ class Handlers:
         """A reversal."""
         return await self._decide(call.client, call.body.request(call.client))
 
+    async def create_refund(self, call: Call) -> Reply:
+        """A refund."""
+        return await self._decide(call.client, call.body.request(call.client, call.path.id))
+
     async def _decide(self, client: str, request: Request) -> Reply:
         decided = await self._gateway.decide(client, request)
         answer = decided.answer
@@ -82,9 +86,19 @@ class Handlers:
         """A batch of payments."""
         batch: bodies.BatchBody = call.body
         if batch.linked:
-            _check_no_repeats(batch)
+            _check_no_repeats("payments", [payment.id for payment in batch.payments])
         requests = [payment.request() for payment in batch.payments]
-        results = await self._gateway.decide_many(call.client, requests, linked=batch.linked)
+        return await self._decide_many(call.client, requests, linked=batch.linked)
+
+    async def create_group(self, call: Call) -> Reply:
+        """A linked group."""
+        group: bodies.GroupBody = call.body
+        _check_no_repeats("members", [member.id for member in group.members])
+        requests = [member.of(call.client) for member in group.members]
+        return await self._decide_many(call.client, requests, linked=True)
+
+    async def _decide_many(self, client: str, requests: list[Request], *, linked: bool) -> Reply:
+        results = await self._gateway.decide_many(client, requests, linked=linked)
         replayed = all(isinstance(result, Decided) and result.repeat for result in results)
         items = [_item(result) for result in results]
         return Reply(200, _encode(bodies.BatchAnswers(answers=items)), _REPLAY if replayed else {})
@@ -251,15 +265,15 @@ def _item(result: Decided | Unanswered) -> bodies.BatchItem:
     return bodies.BatchItem(status=status, answer=result.answer)
 
 
-def _check_no_repeats(batch: bodies.BatchBody) -> None:
+def _check_no_repeats(name: str, ids: list[str]) -> None:
     seen: set[str] = set()
-    for index, payment in enumerate(batch.payments):
-        if payment.id in seen:
-            field = f"payments[{index}].id"
+    for index, payment_id in enumerate(ids):
+        if payment_id in seen:
+            field = f"{name}[{index}].id"
             raise Unanswered(
-                "repeated_id", f"{field} occurs before in this batch", field=field, value=payment.id
+                "repeated_id", f"{field} occurs before in this batch", field=field, value=payment_id
             )
-        seen.add(payment.id)
+        seen.add(payment_id)
 
 
 def _account(book: Book, account: Account) -> bodies.AccountView:

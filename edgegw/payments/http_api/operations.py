@@ -162,7 +162,7 @@ OPERATIONS: Final = (
         example=_PAYMENT,
         responses={201: _CLEARED},
         refuses=True,
-        links={"get_payment": "id", "get_receipt": "id"},
+        links={"get_payment": "id", "get_receipt": "id", "create_refund": "id"},
     ),
     Operation(
         name="create_payments",
@@ -239,6 +239,53 @@ OPERATIONS: Final = (
         },
         refuses=True,
         links={"get_payment": "id"},
+    ),
+    Operation(
+        name="create_refund",
+        method="POST",
+        path="/v1/payments/{id}/refunds",
+        summary="Give money of a payment back, whole or in parts",
+        scope="pay",
+        path_shape=PaymentPath,
+        body=bodies.RefundBody,
+        example=bodies.RefundBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e14", amount_minor=250),
+        responses={201: _CLEARED},
+        refuses=True,
+    ),
+    Operation(
+        name="create_group",
+        method="POST",
+        path="/v1/groups",
+        summary="Payments, holds, posts, voids, reversals and refunds: all of them, or none",
+        scope="pay",
+        body=bodies.GroupBody,
+        example=bodies.GroupBody(
+            members=[
+                bodies.GroupPayment(
+                    id="0198f2c5a1b27c3d8e4f5a6b7c8d9e15",
+                    debit_account_id="alice",
+                    credit_account_id="shop-1",
+                    amount_minor=900,
+                    currency="CNY",
+                ),
+                bodies.GroupHold(
+                    id="0198f2c5a1b27c3d8e4f5a6b7c8d9e16",
+                    debit_account_id="alice",
+                    credit_account_id="shop-1",
+                    amount_minor=5000,
+                    currency="CNY",
+                    timeout_s=86400,
+                ),
+            ]
+        ),
+        responses={
+            200: Response(
+                "Every member's result, in order: all cleared; or all refused, the one at fault for its own"
+                " reason and the others with `linked_event_failed`, whose message names it.",
+                bodies.BatchAnswers,
+            )
+        },
+        problems=("repeated_id", "group_mixed"),
     ),
     Operation(
         name="list_accounts",

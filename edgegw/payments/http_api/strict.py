@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from edgegw.core.card_numbers import holds_card_number
-from edgegw.payments.http_api.bodies import BatchBody, CloseBody
+from edgegw.payments.http_api.bodies import BatchBody, CloseBody, GroupBody
 from edgegw.payments.problems import Unanswered, shown
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -38,6 +38,9 @@ MENDS: Final[Mapping[str, str]] = {
     "timeout_s": "Send whole seconds, at most 31622400; 0 is never.",
     "stand_in": "Send true or false.",
     "linked": "Send true or false.",
+    "members": "Send a list of 1 to 512 members.",
+    "kind": "Send payment, hold, post, void, reversal or refund.",
+    "payment_id": _ID,
     "terminal": _TEXT,
     "merchant": _TEXT,
     "reference": _TEXT,
@@ -63,9 +66,13 @@ def decode_body(raw: bytes, decoder: msgspec.json.Decoder[S], *, known_account: 
         raise _named(str(error), lambda: _loosely(raw)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unanswered("malformed_json", f"the body is not JSON: {error}") from None
-    items: Sequence[msgspec.Struct] = body.payments if isinstance(body, BatchBody) else [body]
+    items: Sequence[msgspec.Struct] = [body]
+    prefix = ""
+    if isinstance(body, BatchBody):
+        items, prefix = body.payments, "payments[{}]."
+    elif isinstance(body, GroupBody):
+        items, prefix = body.members, "members[{}]."
     _check_repeated(raw, body, items)
-    prefix = "payments[{}]." if isinstance(body, BatchBody) else ""
     for index, item in enumerate(items):
         _check_card_numbers(item, prefix.format(index), known_account)
     if isinstance(body, CloseBody):
@@ -129,9 +136,15 @@ def _at(sent: object, path: str) -> object:
 
 
 def _check_repeated(raw: bytes, body: msgspec.Struct, items: Sequence[msgspec.Struct]) -> None:
-    """Refuse fields named twice: the last would win in silence. Counts names first; only a surprise is parsed
-    again."""
-    if b"\\" not in raw and _counts_agree(raw, items) and (body is items[0] or _counts_agree(raw, [body])):
+    """Refuse fields named twice: the last would win in silence. Counts names first, where all items have the
+    same; only a surprise is parsed again."""
+    is_mixed = isinstance(body, GroupBody)
+    if (
+        not is_mixed
+        and b"\\" not in raw
+        and _counts_agree(raw, items)
+        and (body is items[0] or _counts_agree(raw, [body]))
+    ):
         return
     try:
         json.loads(raw, object_pairs_hook=_pairs)

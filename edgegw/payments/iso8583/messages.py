@@ -292,6 +292,8 @@ class Interpreter:
             return _reversal(base, trace, data, business_date)
         paid = self._paid(base, message, role, terminal, directory)
         if data is not None and role is not Role.HOLD:
+            if message.get(3)[:2] in TERMINAL_PAYS:
+                return _refund(base, trace, data, business_date, role, paid)
             return _completion(base, trace, data, business_date, role, paid)
         if isinstance(paid, Rejection) or role is not Role.ADVICE:
             return paid if isinstance(paid, Rejection) else Proposal(request=paid)
@@ -341,6 +343,35 @@ def _completion(
     )
     request = msgspec.structs.replace(
         base, kind=Kind.POST, original_client=client_of(trace.terminal), original_id=originals[0]
+    )
+    if role is not Role.ADVICE or isinstance(paid, Rejection):
+        return Proposal(request=request, originals=originals)
+    return Proposal(
+        request=request,
+        originals=originals,
+        instead=msgspec.structs.replace(paid, id=trace.id(Family.ADVICE)),
+    )
+
+
+def _refund(
+    base: Request,
+    trace: Trace,
+    data: OriginalData,
+    business_date: datetime.date,
+    role: Role,
+    paid: Request | Rejection,
+) -> Proposal | Rejection:
+    """Money back of the payment that field 90 names; never more than that has moved."""
+    if data.mti[:2] not in ("01", "02"):
+        text = f"field 90 (original data) names a {data.mti}; a refund names the 0200 or 0220 that paid"
+        return Rejection(FORMAT_ERROR, f"F90 {data.mti} no payment", text)
+    traces = original_traces(trace, data, business_date=business_date)
+    originals = tuple(one.id(family) for one in traces for family in (Family.ADVICE, Family.ORIGINAL))
+    request = msgspec.structs.replace(
+        base,
+        kind=Kind.REFUND,
+        original_client=client_of(trace.terminal),
+        original_id=traces[0].id(Family.ORIGINAL),
     )
     if role is not Role.ADVICE or isinstance(paid, Rejection):
         return Proposal(request=request, originals=originals)

@@ -8,7 +8,8 @@ lives on.
 **Messages.** 0100 holds, 0200 pays, 0220 reports a payment, 0400 and 0420 undo; their repeats end in 1. 0800
 with field 70: 001 signs on, 002 signs off, 301 is an echo. Processing codes (field 3) that begin with 00 or
 01 move money from the card to the terminal's account, 20 and 21 the other way. A 0200 or 0220 with field 90
-takes the hold of the 0100 that it names. Answers come as they are decided, not in the order of the questions.
+takes the hold of the 0100 that it names; with code 20 or 21 it is a refund of the payment that it names, in
+parts or whole, and never more than that. Answers come as they are decided, not in the order of the questions.
 
 **Who may speak.** Field 41 names a terminal of the site's settings, field 42 (if sent) its merchant. It signs
 on once per connection; a sign-on without field 41 signs on every terminal that has no key. A terminal with a
@@ -278,7 +279,7 @@ class Terminals:
             return await self._advice_of_known(client, proposal, error)
         if (
             decided.answer.outcome is Outcome.REFUSED
-            and proposal.request.kind is Kind.POST
+            and proposal.request.kind in (Kind.POST, Kind.REFUND)
             and proposal.instead
         ):
             return await self._payments.decide(client, proposal.instead)

@@ -616,3 +616,60 @@ async def test_an_unexpected_field_is_ignored_when_it_is_well_formed(tmp_path: P
         extra = CODEC.decode(PAYMENT).fields | {14: "2809", 22: "051", 60: "99", 104: "a note"}
         answer = await terminal.ask(CODEC.encode(Message("0200", extra)))
         assert (answer.fields[39], answer.fields[22], 104 in answer.fields) == ("00", "051", False)
+
+
+# -- refunds -------------------------------------------------------------------
+
+REFUND = {3: "200000", 11: "000777", 12: "180000", 37: "112118000777"}
+
+
+async def test_a_refund_names_its_payment_and_never_passes_it(tmp_path: Path) -> None:
+    """Processing code 20 with field 90: in parts, repeated safely, refused beyond what was paid, and taken
+    back by a reversal of its own."""
+    async with branch(tmp_path) as here:
+        terminal = await here.signed_on()
+        await terminal.ask(PAYMENT)
+        named = {90: "0200" + "000123" + "1121173015" + "0" * 22, 37: None}
+        payment = changed(PAYMENT, {37: None, 11: "000124"})
+        await terminal.ask(payment)
+        named[90] = named[90].replace("000123", "000124")
+        refund = changed(payment, REFUND | named | {4: "000000012000", 37: None})
+        first = await terminal.ask(refund)
+        assert (first.mti, first.fields[39], first.fields[44]) == ("0210", "00", "allowance")
+        assert await terminal.ask(changed(refund, {}, mti="0201")) == first
+        assert here.gateway.available("shop-1") == 2 * 12_345 - 12_000
+        beyond = await terminal.ask(changed(refund, {11: "000778", 4: "000000000346"}))
+        assert (beyond.fields[39], beyond.fields[44]) == ("21", "exceeds_original")
+        undone = await terminal.ask(changed(refund, {90: None}, mti="0400"))
+        assert undone.fields[39] == "00"
+        assert here.gateway.available("shop-1") == 2 * 12_345
+
+
+async def test_a_refund_of_a_payment_that_nobody_knows_is_25_and_nothing_is_kept(tmp_path: Path) -> None:
+    """A slip in field 90 must not wait for a payment that never comes; an advice of it is booked all the
+    same."""
+    async with branch(tmp_path) as here:
+        terminal = await here.signed_on()
+        await terminal.ask(PAYMENT)
+        data = "0200" + "000999" + "1121173015" + "0" * 22
+        refund = changed(PAYMENT, REFUND | {90: data, 4: "000000000500", 37: None})
+        said = await terminal.ask(refund)
+        assert (said.fields[39], said.fields[44]) == ("25", "original_not_found")
+        assert not dict(here.gateway.book.kept.items())
+        advised = await terminal.ask(changed(refund, {11: "000779"}, mti="0220"))
+        assert (advised.fields[39], here.gateway.available("shop-1")) == ("00", 12_345 - 500)
+
+
+async def test_a_completion_is_reversed_by_what_it_took(tmp_path: Path) -> None:
+    """A 0400 that names the completion gives back what the completion posted, not what was held."""
+    async with branch(tmp_path) as here:
+        terminal = await here.signed_on()
+        hold = changed(PAYMENT, {37: None}, mti="0100")
+        await terminal.ask(hold)
+        taken = {11: "000200", 4: "000000010000", 90: "0100" + "000123" + "1121173015" + "0" * 22}
+        completion = changed(hold, taken, mti="0220")
+        assert (await terminal.ask(completion)).fields[39] == "00"
+        assert here.gateway.available("shop-1") == 10_000
+        undone = await terminal.ask(changed(completion, {90: None}, mti="0400"))
+        assert undone.fields[39] == "00"
+        assert (here.gateway.available("shop-1"), here.gateway.available("card-a")) == (0, FUNDS_MINOR)
