@@ -217,8 +217,18 @@ ACCOUNT = {"id": "alice", "currency": "CNY"}
         ),
         ({"acounts": []}, "acounts: there is no such option; did you mean accounts?"),
         (
-            {"limits": [{"currency": "CNY", "payment_minor": 2, "window_minor": 1}]},
-            "limits[CNY].payment_minor = 2: more than window_minor = 1",
+            {
+                "limits": [
+                    {
+                        "name": "one",
+                        "currency": "CNY",
+                        "payment_minor": 2,
+                        "amount_minor": 1,
+                        "per": "window",
+                    }
+                ]
+            },
+            "limits[one].payment_minor = 2: more than amount_minor = 1",
         ),
         (
             {"allowances": [{"currency": "EUR", "share_percent": 1, "account_minor": 1}]},

@@ -17,6 +17,7 @@ import msgspec
 
 from edgegw.config.files import read_toml
 from edgegw.config.options import SettingsError, read_table, repeated
+from edgegw.config.site_limits import limit_faults
 from edgegw.core.book import BANK
 from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
@@ -77,6 +78,7 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
         *_account_faults(site, boxes),
         *_reference_faults(site),
         *_rule_faults(site),
+        *limit_faults(site, boxes),
         *_calendar_faults(site),
         *_cap_faults(site),
     ]
@@ -149,7 +151,6 @@ def _reference_faults(site: Site) -> Iterator[str]:
 def _rule_faults(site: Site) -> Iterator[str]:
     codes = {rule.code for rule in site.currencies}
     for field, currencies in (
-        ("limits", [rule.currency for rule in site.limits]),
         ("stand_in", [rule.currency for rule in site.stand_in]),
         ("allowances", [rule.currency for rule in site.allowances]),
     ):
@@ -157,12 +158,6 @@ def _rule_faults(site: Site) -> Iterator[str]:
         for currency in currencies:
             if currency not in codes:
                 yield f"{field}[].currency = {currency}: it is not in currencies; add it there"
-    for limit in site.limits:
-        if limit.payment_minor > limit.window_minor:
-            yield (
-                f"limits[{limit.currency}].payment_minor = {limit.payment_minor}: more than window_minor"
-                f" = {limit.window_minor}; lower it or raise that"
-            )
     for rule in site.stand_in:
         if rule.account_minor > rule.box_minor:
             yield (

@@ -16,6 +16,7 @@ from edgegw.core.book import (
     own_accounts,
     risk_account,
 )
+from edgegw.core.counts import measures_of
 from edgegw.core.decide import Stamp, is_own
 from edgegw.core.model import CreateTransferStatus
 from edgegw.core.records import (
@@ -28,6 +29,7 @@ from edgegw.core.records import (
     DirectiveApplied,
     GrantDirective,
     Leg,
+    Measure,
     RecallDirective,
     SiteDirective,
     Transfer,
@@ -54,6 +56,7 @@ class Effect(msgspec.Struct, frozen=True):
     reason: str = ""
     legs: tuple[Leg, ...] = ()
     accounts: tuple[Account, ...] = ()
+    counted: tuple[Measure, ...] = ()
     has_calendar: bool = False
     """Whether the site that it puts in force closes windows by a calendar."""
 
@@ -82,6 +85,7 @@ def apply_directive(
         legs=effect.legs,
         accounts=effect.accounts,
         cut_off_ns=_counts_from_ns(book, stamp, body) if effect.has_calendar else 0,
+        counted=effect.counted,
     )
     book.note(record)
     return record
@@ -192,7 +196,7 @@ def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
     if changed is not None:
         return Effect(REFUSED, f"account {changed!r} cannot change its currency or floor")
     book.use_site(site)
-    return Effect(APPLIED, "", (), opened, has_calendar=site.calendar is not msgspec.UNSET)
+    return Effect(APPLIED, "", (), opened, measures_of(site), has_calendar=site.calendar is not msgspec.UNSET)
 
 
 def _same_money(old: Account, new: Account) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 
 from edgegw.core import ledger
 from edgegw.core.calendar import first_window
+from edgegw.core.counts import Limit, StandIn, limits_of, stand_in_limits_of, subject
 from edgegw.core.journal import sm3
 from edgegw.core.model import (
     Account as LedgerAccount,
@@ -37,6 +38,7 @@ from edgegw.core.reasons import Reason
 from edgegw.core.records import (
     AMOUNT_MINOR_MAX,
     Account,
+    Boot,
     ClearedBy,
     ClockStep,
     CloseDirective,
@@ -67,7 +69,8 @@ from edgegw.core.records import (
     place_text,
     transfer_id,
 )
-from edgegw.core.site import CurrencyRule, LimitRule, Site, StandInRule
+from edgegw.core.site import DEFAULT_TIGHTENING, CurrencyRule, Site, StandInRule, TighteningStep
+from edgegw.core.tally import Tally
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -85,8 +88,8 @@ CENTRE_PREFIX: Final = "centre:"
 RECORD_STEP_NS: Final = 1 << 16
 """The box's own time moves at least this far between records, so that every leg has a time of its own."""
 
-VELOCITY_INTERVAL_NS: Final = 60 * 1_000_000_000
-"""Not a setting: the journal alone must give the same counts again."""
+CLOCK_TOLERANCE_NS: Final = 1_000_000_000
+"""A wall clock that is further back than this after a start is not trusted."""
 
 
 @lru_cache(maxsize=1 << 17)
@@ -150,32 +153,6 @@ class History(Protocol):
         """The records that name this place as their original, in order."""
 
 
-class StandIn(msgspec.Struct, frozen=True):
-    """A stand-in that waits for the centre's word."""
-
-    payer_account_id: str
-    currency: str
-    amount_minor: int
-    client: str
-    id: str
-
-
-class Stood(msgspec.Struct, frozen=True):
-    """An account's unconfirmed stand-ins."""
-
-    amount_minor: int = 0
-    count: int = 0
-
-
-class Spent(msgspec.Struct, frozen=True):
-    """What an account paid out in a window, and how often in an interval; holds count, voids give back."""
-
-    window: int
-    amount_minor: int
-    interval: int
-    count: int
-
-
 class ReplayError(Exception):
     """A record that the state before it does not allow: the journal or the program is broken."""
 
@@ -183,20 +160,11 @@ class ReplayError(Exception):
 class Book:
     """The state of one box; a layer over another book when `base` is given."""
 
-    _TABLES: Final = (
-        "accounts",
-        "barred",
-        "closed",
-        "frozen",
-        "kept",
-        "positions",
-        "spent",
-        "stand_ins",
-        "stood",
-    )
+    _TABLES: Final = ("accounts", "barred", "closed", "frozen", "kept", "positions", "stand_ins")
     _SCALARS: Final = (
         "at_ns",
         "business_date",
+        "clock_suspect",
         "cut_off_ns",
         "durability",
         "epoch",
@@ -206,15 +174,28 @@ class Book:
         "seq",
         "site_digest",
         "site_version",
+        "wall_ns",
         "window",
         "window_transfers",
     )
-    _SETTINGS: Final = ("site", "currencies", "limits", "stand_in_rules", "blocked", "kept_before")
+    _SETTINGS: Final = (
+        "site",
+        "currencies",
+        "limits",
+        "stand_in_limits",
+        "stand_in_rules",
+        "tightening",
+        "blocked",
+        "kept_before",
+    )
 
     at_ns: int
     """The box's own time at the last record."""
     business_date: str
     """Of the window that was closed last by the site's calendar, "" before the first."""
+    clock_suspect: bool
+    """The wall clock was back after a start, so that nobody knows how long the box was off; until the line is
+    up."""
     cut_off_ns: int
     """The calendar's cut-offs up to this moment are done; 0 while the site has none."""
     durability: Durability
@@ -224,15 +205,19 @@ class Book:
     mode: Mode
     mode_reason: str
     offline_since_ns: int
-    """The box's own time when the line went down, 0 while it is up."""
+    """The box's own time when the centre was heard last, 0 while the line is up; a start is no contact."""
     site_digest: str
     site_version: int
+    wall_ns: int
+    """The wall clock at the last record."""
     window: int
     window_transfers: int
     site: Site | None
     currencies: dict[str, CurrencyRule]
-    limits: dict[str, LimitRule]
+    limits: dict[str, tuple[Limit, ...]]
+    stand_in_limits: dict[str, tuple[Limit, ...]]
     stand_in_rules: dict[str, StandInRule]
+    tightening: tuple[TighteningStep, ...]
     blocked: frozenset[str]
     kept_before: Mapping[tuple[str, str], str]
     """As `kept`, from earlier epochs: whoever loads the book knows them; no record of this one made them."""
@@ -262,13 +247,13 @@ class Book:
         self.frozen: Table[str, str] = {} if base is None else Overlay(base.frozen)
         self.kept: Table[tuple[str, str], str] = {} if base is None else Overlay(base.kept)
         self.positions: Table[tuple[str, str], int] = {} if base is None else Overlay(base.positions)
-        self.spent: Table[str, Spent] = {} if base is None else Overlay(base.spent)
         self.stand_ins: Table[int, StandIn] = {} if base is None else Overlay(base.stand_ins)
-        self.stood: Table[str, Stood] = {} if base is None else Overlay(base.stood)
+        self.tally: Tally = Tally(box) if base is None else base.tally.overlay()
 
     def _start(self) -> None:
         self.at_ns = 0
         self.business_date = ""
+        self.clock_suspect = False
         self.cut_off_ns = 0
         self.durability = Durability.LOCAL
         self.epoch = 0
@@ -278,12 +263,15 @@ class Book:
         self.offline_since_ns = 0
         self.site_digest = ""
         self.site_version = 0
+        self.wall_ns = 0
         self.window = 1
         self.window_transfers = 0
         self.site = None
         self.currencies = {}
         self.limits = {}
+        self.stand_in_limits = {}
         self.stand_in_rules = {}
+        self.tightening = DEFAULT_TIGHTENING
         self.blocked = frozenset()
         self.kept_before = {}
 
@@ -303,6 +291,7 @@ class Book:
         self.ledger.merge()
         for name in self._TABLES:
             getattr(self, name).merge()
+        self.tally.merge(at_ns=self.at_ns)
         for name in (*self._SCALARS, *self._SETTINGS):
             setattr(base, name, getattr(self, name))
         if base._base is not None or self._history is None:
@@ -323,8 +312,10 @@ class Book:
         record."""
         self.site = site
         self.currencies = {rule.code: rule for rule in site.currencies}
-        self.limits = {rule.currency: rule for rule in site.limits}
+        self.limits = limits_of(site)
+        self.stand_in_limits = stand_in_limits_of(site)
         self.stand_in_rules = {rule.currency: rule for rule in site.stand_in}
+        self.tightening = DEFAULT_TIGHTENING if site.tightening is msgspec.UNSET else site.tightening
         self.blocked = frozenset(site.blocked)
 
     # -- reading --------------------
@@ -481,21 +472,26 @@ class Book:
 
     def note(self, record: Record) -> None:
         """Everything that a record changes besides the ledger's balances; its legs are booked already."""
-        self.at_ns, self.epoch, self.seq = record.at_ns, record.epoch, record.seq
+        if isinstance(record, Boot | Link):
+            self._note_start(record)
+        self.at_ns, self.wall_ns, self.epoch, self.seq = (
+            record.at_ns,
+            record.wall_ns,
+            record.epoch,
+            record.seq,
+        )
         legs = legs_of(record)
         if legs:
             self.window_transfers += len(legs)
             self._note_positions(legs)
         if isinstance(record, Transfer):
             self._note_transfer(record)
-        elif isinstance(record, Link):
-            self.window = first_window(record.epoch)
         elif isinstance(record, DirectiveApplied):
             self._note_directive(record)
             self._remember_about(record, legs)
         elif isinstance(record, Expiry):
             for leg in legs:
-                self._give_back(leg, leg.amount_minor)
+                self._give_back_held(leg, leg.amount_minor, count=1)
             self._remember_about(record, legs)
         elif isinstance(record, ModeChanged):
             self._note_mode(record)
@@ -505,16 +501,32 @@ class Book:
         elif isinstance(record, DurabilityChanged):
             self.durability = record.durability
         elif isinstance(record, WindowClosed):
-            self.window = record.window + 1
-            self.window_transfers = 0
-            if record.cut_off_ns:
-                self.cut_off_ns, self.business_date = record.cut_off_ns, record.business_date
-            for key, _ in list(self.positions.items()):
-                _drop(self.positions, key)
+            self._note_close(record)
         elif isinstance(record, Refusal):
             self.fresh[record.client, record.request.id] = record
             if record.code == Reason.ALREADY_REVERSED:
                 _drop(self.kept, (record.client, record.request.id))
+
+    def _note_start(self, record: Boot | Link) -> None:
+        """Time without the centre goes on while a box is off, and from its first record on."""
+        if isinstance(record, Link):
+            self.window = first_window(record.epoch)
+            self.tally.begin(self.window)
+            self.offline_since_ns = self.tally.outage_ns = record.at_ns
+            return
+        self.offline_since_ns = self.offline_since_ns or self.at_ns
+        self.tally.outage_ns = self.tally.outage_ns or record.at_ns
+        if record.wall_ns + CLOCK_TOLERANCE_NS < self.wall_ns:
+            self.clock_suspect = True
+
+    def _note_close(self, record: WindowClosed) -> None:
+        self.window = record.window + 1
+        self.window_transfers = 0
+        self.tally.close(record)
+        if record.cut_off_ns:
+            self.cut_off_ns, self.business_date = record.cut_off_ns, record.business_date
+        for key, _ in list(self.positions.items()):
+            _drop(self.positions, key)
 
     def _remember_about(self, record: Record, legs: tuple[Leg, ...]) -> None:
         originals = {getattr(record, "original", "")}
@@ -542,8 +554,8 @@ class Book:
         self.fresh[record.client, request.id] = record
         self.fresh_places[place_text(epoch=record.epoch, seq=record.seq)] = record
         if request.kind is Kind.PAYMENT or request.kind is Kind.HOLD:
-            if record.legs and record.legs[0].debit_account_id == request.debit_account_id:
-                self._spend(request.debit_account_id, request.amount_minor, record.at_ns, record.window)
+            if self.tally.measures:
+                self.tally.add(record, is_offline=self.mode is not Mode.ACTIVE)
             if record.cleared_by is ClearedBy.STAND_IN and record.legs[0].flags & PENDING:
                 self._note_stand_in(record)
             return
@@ -555,38 +567,33 @@ class Book:
         for leg in record.legs:
             if leg.flags & VOID:
                 self._settle_stand_in(int(leg.pending, 16))
-                self._give_back(leg, leg.amount_minor)
+                self._give_back_held(leg, leg.amount_minor, count=1)
             elif leg.flags & POST:
                 held = self.ledger.find(int(leg.pending, 16))
-                self._give_back(leg, 0 if held is None else held.amount_minor - leg.amount_minor)
+                self._give_back_held(leg, 0 if held is None else held.amount_minor - leg.amount_minor)
+        if request.kind is Kind.REVERSAL and record.original and not record.legs[0].flags & VOID:
+            self._give_back(record.original, record.legs[0].amount_minor)
 
     def _note_stand_in(self, record: Transfer) -> None:
         request = record.request
         place = transfer_id(epoch=record.epoch, seq=record.seq, leg=0)
-        self.stand_ins[place] = StandIn(
+        self.stand_ins[place] = waiting = StandIn(
             payer_account_id=request.debit_account_id,
             currency=request.currency,
             amount_minor=request.amount_minor,
             client=record.client,
             id=request.id,
+            card=request.card,
+            terminal=request.terminal,
+            merchant=subject("merchant", request, self.box),
         )
-        stood = self.stood.get(request.debit_account_id) or Stood()
-        self.stood[request.debit_account_id] = Stood(
-            amount_minor=stood.amount_minor + request.amount_minor, count=stood.count + 1
-        )
+        self.tally.stand_in(waiting)
 
     def _settle_stand_in(self, place: int) -> None:
-        stand_in = self.stand_ins.get(place)
-        if stand_in is None:
-            return
-        _drop(self.stand_ins, place)
-        stood = self.stood[stand_in.payer_account_id]
-        if stood.count == 1:
-            _drop(self.stood, stand_in.payer_account_id)
-        else:
-            self.stood[stand_in.payer_account_id] = Stood(
-                amount_minor=stood.amount_minor - stand_in.amount_minor, count=stood.count - 1
-            )
+        waiting = self.stand_ins.get(place)
+        if waiting is not None:
+            _drop(self.stand_ins, place)
+            self.tally.settle(waiting)
 
     def _note_directive(self, record: DirectiveApplied) -> None:
         if record.outcome == REFUSED:
@@ -594,9 +601,13 @@ class Book:
         directive = decode_directive(bytes(record.directive))
         if isinstance(directive, ConfirmDirective | DeclineDirective):
             self._settle_stand_in(transfer_id(epoch=directive.epoch, seq=directive.at_seq, leg=0))
+            if isinstance(directive, DeclineDirective):
+                place = place_text(epoch=directive.epoch, seq=directive.at_seq)
+                self._give_back(place, directive.amount_minor, count=1)
         elif isinstance(directive, SiteDirective):
             self.site_version, self.site_digest = directive.version, directive.digest
             self.cut_off_ns = record.cut_off_ns or self.cut_off_ns
+            self.tally.measure(record.counted)
         elif isinstance(directive, FreezeDirective):
             if directive.frozen:
                 self.frozen[directive.account_id] = directive.reason
@@ -615,34 +626,25 @@ class Book:
     def _note_mode(self, record: ModeChanged) -> None:
         if record.mode is Mode.OFFLINE:
             self.offline_since_ns = self.offline_since_ns or record.at_ns
+            self.tally.outage_ns = self.tally.outage_ns or record.at_ns
         elif record.mode is Mode.ACTIVE:
-            self.offline_since_ns = 0
+            self.offline_since_ns = self.tally.outage_ns = 0
+            self.clock_suspect = False
             for account_id, _ in list(self.barred.items()):
                 _drop(self.barred, account_id)
         self.mode, self.mode_reason = record.mode, record.reason
 
-    def _spend(self, account_id: str, amount_minor: int, at_ns: int, window: int) -> None:
-        interval = at_ns // VELOCITY_INTERVAL_NS
-        spent = self.spent.get(account_id)
-        if spent is None:
-            spent = Spent(window, 0, interval, 0)
-        self.spent[account_id] = Spent(
-            window,
-            (spent.amount_minor if spent.window == window else 0) + amount_minor,
-            interval,
-            (spent.count if spent.interval == interval else 0) + 1,
-        )
-
-    def _give_back(self, leg: Leg, amount_minor: int) -> None:
-        """Take what a hold did not use off what its window has spent, if that is the open one."""
-        spent = self.spent.get(leg.debit_account_id)
-        if not amount_minor or spent is None or spent.window != self.window:
-            return
+    def _give_back_held(self, leg: Leg, amount_minor: int, *, count: int = 0) -> None:
+        """Take what a hold did not use off the periods in which it counted."""
         epoch, seq, _ = place_of(int(leg.pending, 16))
-        hold = self.at(place_text(epoch=epoch, seq=seq))
-        if isinstance(hold, Transfer) and hold.window == self.window:
-            left = max(0, spent.amount_minor - amount_minor)
-            self.spent[leg.debit_account_id] = Spent(spent.window, left, spent.interval, spent.count)
+        self._give_back(place_text(epoch=epoch, seq=seq), amount_minor, count=count)
+
+    def _give_back(self, place: str, amount_minor: int, *, count: int = 0) -> None:
+        if not self.tally.measures or not amount_minor or parse_place(place)[0] != self.epoch:
+            return
+        original = self.at(place)
+        if isinstance(original, Transfer) and original.request.kind in (Kind.PAYMENT, Kind.HOLD):
+            self.tally.give_back(original, at_ns=self.at_ns, amount_minor=amount_minor, count=count)
 
     def net_positions(self) -> tuple[Position, ...]:
         """The open window's net amounts, sorted; they sum to zero for each currency."""

@@ -1,36 +1,122 @@
-"""How far the branch may stand in. Pure; evaluated on live reservations, inside batches too.
+"""What a site's limits allow. Pure; evaluated on live reservations, inside batches too.
 
-Boundaries are EMV's: a floor fires at >=, sums and counts at >. The policy tightens with the time offline and
-never loosens (DESIGN §2.3). What an account may pay out at all is for the rules in `payments.rules`.
+Boundaries are EMV's: the floor fires at >=, amounts, sums and counts at >. The limits for the time offline
+tighten with its length and never loosen before the line was up (DESIGN §2.3). Leaves out how sums are kept
+(`core.counts`, `core.tally`).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from edgegw.core.book import Book, Stood
+from edgegw.core.book import Book
+from edgegw.core.counts import (
+    OFFLINE,
+    OUTAGE,
+    STAND_IN,
+    Limit,
+    Used,
+    split_measure,
+    subject,
+)
 from edgegw.core.reasons import Reason
-from edgegw.core.records import Request
+from edgegw.core.records import Mode, Request
+from edgegw.core.site import StandInRule
 
 NS_PER_S: Final = 1_000_000_000
+NS_PER_HOUR: Final = 3_600 * NS_PER_S
 Refused = tuple[Reason, str]
 """A reason and its detail."""
 
-TIGHTENING: Final = ((24 * 3600, 100), (72 * 3600, 50), (120 * 3600, 25))
-"""Seconds offline up to which so many per cent of the stand-in amounts hold; beyond the last step, none."""
-
-
-def tightened_percent(offline_ns: int) -> int:
-    """What is left of the stand-in limits after this time offline, in per cent."""
-    for seconds, percent in TIGHTENING:
-        if offline_ns < seconds * NS_PER_S:
-            return percent
-    return 0
+_STAND_IN_REASONS: Final = {
+    "account": Reason.STAND_IN_ACCOUNT_LIMIT,
+    "card": Reason.STAND_IN_CARD_LIMIT,
+    "terminal": Reason.STAND_IN_TERMINAL_LIMIT,
+    "merchant": Reason.STAND_IN_MERCHANT_LIMIT,
+    "branch": Reason.STAND_IN_BOX_LIMIT,
+}
+_PRECEDENCE: Final = {reason: place for place, reason in enumerate(Reason)}
 
 
 def offline_ns(book: Book, *, at_ns: int) -> int:
-    """How long the line has been down, in the box's own time."""
+    """How long the centre was not heard, in the box's own time."""
     return at_ns - book.offline_since_ns if book.offline_since_ns else 0
+
+
+def tightened_percent(book: Book, *, at_ns: int) -> int:
+    """What is left of the limits for the time offline, in per cent: the step of its length, or the next one
+    where the clock that measured it is not trusted."""
+    offline = offline_ns(book, at_ns=at_ns)
+    steps = book.tightening
+    at = next((at for at, step in enumerate(steps) if offline <= step.until_hours * NS_PER_HOUR), len(steps))
+    at += book.clock_suspect
+    return steps[at].percent if at < len(steps) else 0
+
+
+def refuses_payment(book: Book, request: Request, *, at_ns: int) -> Refused | None:
+    """The first reason, in their order, why a limit does not allow this payment or hold."""
+    limits = book.limits.get(request.currency)
+    if limits is None:
+        return None
+    percent = -1
+    found: Refused | None = None
+    for limit in limits:
+        share = 100
+        if limit.rule.when == OFFLINE:
+            if book.mode is Mode.ACTIVE:
+                continue
+            share = percent = tightened_percent(book, at_ns=at_ns) if percent < 0 else percent
+        refused = _exceeded(book, limit, request, at_ns=at_ns, percent=share)
+        if refused is not None and (found is None or _PRECEDENCE[refused[0]] < _PRECEDENCE[found[0]]):
+            found = refused
+    return found
+
+
+def _exceeded(book: Book, limit: Limit, request: Request, *, at_ns: int, percent: int) -> Refused | None:
+    rule = limit.rule
+    whose = subject(rule.of, request, book.box)
+    if not whose or (limit.only and whose not in limit.only):
+        return None
+    amount_minor = request.amount_minor
+    name = f"limit {rule.name} of {rule.of} {whose}"
+    if rule.payment_minor is not None and amount_minor * 100 > rule.payment_minor * percent:
+        most = rule.payment_minor * percent // 100
+        return _reason(limit, Reason.EXCEEDS_PAYMENT_LIMIT), f"{name}: {amount_minor} exceeds {most}"
+    if rule.payment_minor_min is not None and amount_minor < rule.payment_minor_min:
+        return Reason.BELOW_PAYMENT_MINIMUM, f"{name}: {amount_minor} is below {rule.payment_minor_min}"
+    if rule.amount_minor is None and rule.count is None:
+        return None
+    used = _used(book, limit, request, whose, at_ns=at_ns)
+    period = f"in {rule.seconds} s" if rule.seconds else f"per {rule.per}"
+    if rule.amount_minor is not None:
+        most = rule.amount_minor * percent // 100
+        if used.amount_minor + amount_minor > most:
+            code = Reason.EXCEEDS_VELOCITY if rule.seconds else Reason.EXCEEDS_AMOUNT_LIMIT
+            detail = f"{name}: {used.amount_minor} used and {amount_minor} wanted exceed {most} {period}"
+            return _reason(limit, code), detail
+    if rule.count is not None:
+        most = rule.count * percent // 100
+        if used.count + 1 > most:
+            code = Reason.EXCEEDS_VELOCITY if rule.seconds else Reason.EXCEEDS_COUNT_LIMIT
+            return _reason(limit, code), f"{name}: {used.count} payments and one more exceed {most} {period}"
+    return None
+
+
+def _reason(limit: Limit, code: Reason) -> Reason:
+    return _STAND_IN_REASONS[limit.rule.of] if limit.rule.when == STAND_IN else code
+
+
+def _used(book: Book, limit: Limit, request: Request, whose: str, *, at_ns: int) -> Used:
+    if limit.measure is not None:
+        if limit.measure.per == OUTAGE and not book.tally.outage_ns:
+            return Used()
+        return book.tally.used(limit.measure, limit.key, whose, at_ns=at_ns)
+    currencies = (request.currency,) if limit.rule.currency else tuple(book.currencies)
+    waiting = [book.tally.stood.get((limit.rule.of, whose, currency)) for currency in currencies]
+    return Used(
+        sum(one.amount_minor for one in waiting if one is not None),
+        sum(one.count for one in waiting if one is not None),
+    )
 
 
 def refuses_stand_in(book: Book, request: Request, *, at_ns: int) -> Refused | None:
@@ -46,22 +132,28 @@ def refuses_stand_in(book: Book, request: Request, *, at_ns: int) -> Refused | N
     if barred is not None:
         return Reason.ACCOUNT_BARRED, f"the centre refused {payer}: {barred}"
     offline = offline_ns(book, at_ns=at_ns)
-    percent = tightened_percent(offline)
+    percent = tightened_percent(book, at_ns=at_ns)
     if offline > rule.offline_seconds_max * NS_PER_S or percent == 0:
         return Reason.STAND_IN_TOO_LONG_OFFLINE, f"offline for {offline // NS_PER_S} s"
-    if request.amount_minor * 100 >= rule.floor_minor * percent:
-        floor = rule.floor_minor * percent // 100
-        return Reason.STAND_IN_ABOVE_FLOOR, f"amount_minor {request.amount_minor} is not below {floor}"
-    stood = book.stood.get(payer) or Stood()
-    limit = rule.account_minor * percent // 100
-    if stood.amount_minor + request.amount_minor > limit:
-        return (
-            Reason.STAND_IN_ACCOUNT_LIMIT,
-            f"{stood.amount_minor} waiting and {request.amount_minor} exceed {limit}",
-        )
-    if stood.count + 1 > rule.account_count:
-        return (
-            Reason.STAND_IN_ACCOUNT_LIMIT,
-            f"{stood.count} stand-ins wait, {rule.account_count} are allowed",
-        )
+    refused = _at_floor(book, rule, request, at_ns=at_ns, percent=percent)
+    if refused is not None:
+        return refused
+    for limit in book.stand_in_limits.get(request.currency, ()):
+        refused = _exceeded(book, limit, request, at_ns=at_ns, percent=percent)
+        if refused is not None:
+            return refused
     return None
+
+
+def _at_floor(book: Book, rule: StandInRule, request: Request, *, at_ns: int, percent: int) -> Refused | None:
+    """A sale that is split is as large as its parts."""
+    before_minor = 0
+    if rule.split_seconds:
+        measure = split_measure(rule)
+        whose = subject(measure.of, request, book.box)
+        before_minor = book.tally.used(measure, measure.key, whose, at_ns=at_ns).amount_minor
+    if (before_minor + request.amount_minor) * 100 < rule.floor_minor * percent:
+        return None
+    floor = rule.floor_minor * percent // 100
+    split = f" with {before_minor} at this merchant" if before_minor else ""
+    return Reason.STAND_IN_ABOVE_FLOOR, f"amount_minor {request.amount_minor}{split} is not below {floor}"

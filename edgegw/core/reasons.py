@@ -116,8 +116,26 @@ class Reason(enum.StrEnum):
         False,
         "Pay a smaller amount; the site's settings give the limit.",
     )
-    EXCEEDS_WINDOW_LIMIT = ("exceeds_window_limit", True, "Pay less, or wait for the next window.")
-    EXCEEDS_VELOCITY = ("exceeds_velocity", True, "Too many payments of this account in a short time; wait.")
+    BELOW_PAYMENT_MINIMUM = (
+        "below_payment_minimum",
+        False,
+        "Pay a larger amount; the site's settings give the limit.",
+    )
+    EXCEEDS_AMOUNT_LIMIT = (
+        "exceeds_amount_limit",
+        True,
+        "Pay less, or wait until the limit's period is over; the detail names it.",
+    )
+    EXCEEDS_COUNT_LIMIT = (
+        "exceeds_count_limit",
+        True,
+        "Wait until the limit's period is over; the detail names it.",
+    )
+    EXCEEDS_VELOCITY = (
+        "exceeds_velocity",
+        True,
+        "Too much or too often in the sliding period that the detail names; wait.",
+    )
     REFUSED_BY_RULE = ("refused_by_rule", False, "A rule of the site refused it; its detail says which.")
     INSUFFICIENT_FUNDS = (
         "insufficient_funds",
@@ -156,6 +174,21 @@ class Reason(enum.StrEnum):
         "stand_in_account_limit",
         True,
         "This account has used up its stand-in; wait for the line.",
+    )
+    STAND_IN_CARD_LIMIT = (
+        "stand_in_card_limit",
+        True,
+        "This card has used up its stand-in; wait for the line.",
+    )
+    STAND_IN_TERMINAL_LIMIT = (
+        "stand_in_terminal_limit",
+        True,
+        "This terminal has used up its stand-in; wait for the line.",
+    )
+    STAND_IN_MERCHANT_LIMIT = (
+        "stand_in_merchant_limit",
+        True,
+        "This merchant has used up its stand-in; wait for the line.",
     )
     STAND_IN_BOX_LIMIT = (
         "stand_in_box_limit",

@@ -243,6 +243,22 @@ class Expiry(RecordHead, frozen=True, kw_only=True, tag="expiry"):
     legs: tuple[Leg, ...]
 
 
+class Measure(msgspec.Struct, frozen=True, array_like=True):
+    """What is added up for limits: whose payments, in which currency ("" for all), always or only offline or
+    stood in for, over which fixed period or over how many sliding seconds."""
+
+    of: str
+    currency: str
+    when: str
+    per: str
+    seconds: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the tables of a book."""
+        return f"{self.of}/{self.currency}/{self.when}/{self.per or self.seconds}"
+
+
 class DirectiveApplied(RecordHead, frozen=True, kw_only=True, tag="directive"):
     """A directive of the hub, verbatim, and what it did here."""
 
@@ -255,6 +271,8 @@ class DirectiveApplied(RecordHead, frozen=True, kw_only=True, tag="directive"):
     accounts: tuple[Account, ...] = ()
     cut_off_ns: int = 0
     """Of a site with a calendar: the moment since which its cut-offs count here, nanoseconds since 1970."""
+    counted: tuple[Measure, ...] = ()
+    """Of a site: what is counted for its limits from here on."""
 
 
 class ModeChanged(RecordHead, frozen=True, kw_only=True, tag="mode"):
@@ -286,6 +304,8 @@ class WindowClosed(RecordHead, frozen=True, kw_only=True, tag="window"):
     cut_off_ns: int = 0
     """The moment of the calendar's cut-off that this close is or stands for, nanoseconds since 1970; 0 where
     the site has no calendar."""
+    next_business_date: str = ""
+    """Of the window that is open now, by the site's calendar; "" without one."""
 
 
 class ClockStep(RecordHead, frozen=True, kw_only=True, tag="clock"):

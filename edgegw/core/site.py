@@ -15,6 +15,7 @@ import msgspec
 from edgegw.core.records import UNREADABLE, Account, AccountId, AmountMinor, Currency
 
 NotNegative = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+PERIOD_SECONDS_MAX: Final = 366 * 86_400
 PARTICIPANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,33}\Z"
 """What a settlement report can name as an account; a BIC and an LEI fit."""
 
@@ -52,24 +53,20 @@ class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 class StandInRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When the branch may stand in for a payer whose money it does not hold (DESIGN §2.3). A floor of 0 is
-    never."""
+    never. All but box_minor and the times shrink with the time offline, as `tightening` says."""
 
     currency: Currency
     floor_minor: Annotated[
         int,
         msgspec.Meta(
             ge=0,
-            description="Stand-in only for amounts below this (it fires at >=): "
-            "half of it after 1 day offline, a quarter after 3, none after 5.",
+            description="Stand-in only for amounts below this (it fires at >=); what one account pays to one"
+            " merchant within split_seconds is added up.",
         ),
     ]
     account_minor: Annotated[
         int,
-        msgspec.Meta(
-            ge=0,
-            description="Unconfirmed stand-ins of one account, summed, at most; "
-            "half of it after 1 day offline, a quarter after 3, none after 5.",
-        ),
+        msgspec.Meta(ge=0, description="Unconfirmed stand-ins of one account, summed, at most."),
     ]
     account_count: Annotated[
         int, msgspec.Meta(ge=0, description="Unconfirmed stand-ins of one account, counted, at most.")
@@ -77,20 +74,65 @@ class StandInRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     box_minor: Annotated[int, msgspec.Meta(ge=0, description="The risk account's allowance at each box.")]
     offline_seconds_max: Annotated[
         int,
-        msgspec.Meta(ge=0, description="No stand-in after the line was down this long, nor after 5 days."),
+        msgspec.Meta(ge=0, description="No stand-in after the line was down this long."),
+    ]
+    split_seconds: Annotated[int, msgspec.Meta(ge=0, le=PERIOD_SECONDS_MAX)] = 3600
+    """So long stand-ins of one account at one merchant count as one sale for the floor; 0: each alone."""
+
+
+class TighteningStep(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is left of the limits for the time offline (stand_in, and limits with `when` offline or stand_in)
+    up to an age. After the last step nothing is left."""
+
+    until_hours: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=24 * 366, description="Hours without the centre, this one included."),
+    ]
+    percent: Annotated[
+        int, msgspec.Meta(ge=0, le=100, description="Of amounts and counts, rounded down; must not rise.")
     ]
 
 
-class LimitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits on what one account pays out at one box."""
+DEFAULT_TIGHTENING: Final = tuple(
+    TighteningStep(until_hours=hours, percent=percent)
+    for hours, percent in ((24, 100), (72, 50), (120, 25), (168, 0))
+)
 
-    currency: Currency
-    payment_minor: AmountMinor
-    """One payment or hold, at most."""
-    window_minor: AmountMinor
-    """Per account and window, held amounts included."""
-    velocity_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    """Payments and holds of one account in a minute, at most."""
+
+class LimitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One limit: on a single payment, and on what adds up of one account, card, terminal, merchant or branch
+    over a period. Holds count as payments from the moment they are placed."""
+
+    name: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z", description="How refusals and orders name it; each once."
+        ),
+    ]
+    of: Annotated[str, msgspec.Meta(pattern=r"^(account|card|terminal|merchant|branch)\Z")] = "account"
+    """Whose payments are added up: `account` is the payer's, `merchant` the request's merchant or, where it
+    names none, the payee's account, `branch` all that this box decides."""
+    only: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...] = ()
+    """For these ids alone; without it for each one."""
+    currency: Annotated[str, msgspec.Meta(pattern=r"^([A-Z]{3})?\Z")] = ""
+    """ISO 4217 letters; without it payments of all currencies are counted, and no amounts can be given."""
+    when: Annotated[str, msgspec.Meta(pattern=r"^(always|offline|stand_in)\Z")] = "always"
+    """`offline`: while the line is down; `stand_in`: only what the branch stands in for. These two shrink
+    with the time offline, as `tightening` says."""
+    payment_minor_min: AmountMinor | None = None
+    """One payment, at least."""
+    payment_minor: AmountMinor | None = None
+    """One payment, at most."""
+    amount_minor: NotNegative | None = None
+    """All payments of the period, summed, at most."""
+    count: NotNegative | None = None
+    """All payments of the period, counted, at most."""
+    per: Annotated[str, msgspec.Meta(pattern=r"^(window|day|month|outage|unconfirmed)?\Z")] = ""
+    """The period of amount_minor and count: the clearing `window`, the business `day` or `month` of the
+    site's calendar, the `outage` (since the line went down), `unconfirmed` (stand-ins without the centre's
+    word)."""
+    seconds: Annotated[int, msgspec.Meta(ge=0, le=PERIOD_SECONDS_MAX)] = 0
+    """Instead of `per`: a sliding period. A payment counts until just before so many seconds have passed."""
 
 
 class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,11 +209,14 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     allowances: tuple[AllowanceRule, ...] = ()
     late_decline_liable: Annotated[str, msgspec.Meta(pattern=r"^(merchant|branch)\Z")] = "merchant"
     """Who bears a stand-in that the centre declines: `merchant` or `branch`."""
-    # A bundle without these two is the same bytes as before they existed, so that older boxes take it.
+    # A bundle without these is the same bytes as before they existed, so that older boxes take it.
     calendar: CalendarRule | msgspec.UnsetType = msgspec.UNSET
     """When windows close by themselves; without it a person closes them."""
     net_debit_caps: tuple[NetDebitCap, ...] | msgspec.UnsetType = msgspec.UNSET
     """How far settlement may take participants below zero."""
+    tightening: tuple[TighteningStep, ...] | msgspec.UnsetType = msgspec.UNSET
+    """How the limits for the time offline shrink; without it to 100 % until 24 hours, 50 % until 72,
+    25 % until 120, then 0 %."""
 
 
 _decoder = msgspec.json.Decoder(Site)

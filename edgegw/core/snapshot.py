@@ -6,11 +6,12 @@ from __future__ import annotations
 import msgspec
 
 from edgegw.core import ledger
-from edgegw.core.book import LEG_CODE, PENDING, Book, History, Spent, StandIn, Stood, account_key
+from edgegw.core.book import LEG_CODE, PENDING, Book, History, account_key
+from edgegw.core.counts import Count, StandIn, Stood
 from edgegw.core.journal import sm3
 from edgegw.core.model import Balance
 from edgegw.core.model import Transfer as LedgerTransfer
-from edgegw.core.records import UNREADABLE, Account, Durability, Mode
+from edgegw.core.records import UNREADABLE, Account, Durability, Measure, Mode
 
 
 class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,13 +38,22 @@ class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     frozen: list[tuple[str, str]]
     kept: list[tuple[str, str, str]]
     positions: list[tuple[str, str, int]]
-    spent: list[tuple[str, Spent]]
     stand_ins: list[tuple[str, StandIn]]
-    stood: list[tuple[str, Stood]]
+    stood: list[tuple[str, str, str, Stood]]
+    """Account, card, terminal, merchant or branch; whose; currency."""
     durability: Durability = Durability.LOCAL
     business_date: str = ""
     cut_off_ns: int = 0
     closed: list[tuple[str, str]] = []
+    clock_suspect: bool = False
+    counts: list[tuple[str, str, Count]] = []
+    """The sums for limits that still count: the measure's key, whose."""
+    day: str = ""
+    day_window: int = 1
+    measures: tuple[Measure, ...] = ()
+    month_window: int = 1
+    outage_ns: int = 0
+    wall_ns: int = 0
 
 
 def dump(book: Book) -> bytes:
@@ -68,15 +78,22 @@ def dump(book: Book) -> bytes:
             frozen=sorted(book.frozen.items()),
             kept=sorted((client, id_, place) for (client, id_), place in book.kept.items()),
             positions=sorted((who, currency, net) for (who, currency), net in book.positions.items() if net),
-            spent=sorted(book.spent.items(), key=lambda row: row[0]),
             stand_ins=sorted(
                 ((f"{place:032x}", row) for place, row in book.stand_ins.items()), key=lambda row: row[0]
             ),
-            stood=sorted(book.stood.items(), key=lambda row: row[0]),
+            stood=sorted(((*key, row) for key, row in book.tally.stood.items()), key=lambda row: row[:3]),
             durability=book.durability,
             business_date=book.business_date,
             cut_off_ns=book.cut_off_ns,
             closed=sorted(book.closed.items()),
+            clock_suspect=book.clock_suspect,
+            counts=book.tally.living(book.at_ns),
+            day=book.tally.day,
+            day_window=book.tally.day_window,
+            measures=book.tally.measures,
+            month_window=book.tally.month_window,
+            outage_ns=book.tally.outage_ns,
+            wall_ns=book.wall_ns,
         )
     )
 
@@ -138,9 +155,18 @@ def _book_of(i: BookImage, history: History | None) -> Book:
     book.closed = dict(i.closed)
     book.kept = {(client, id_): place for client, id_, place in i.kept}
     book.positions = {(who, currency): net for who, currency, net in i.positions}
-    book.spent = dict(i.spent)
     book.stand_ins = {int(place, 16): row for place, row in i.stand_ins}
-    book.stood = dict(i.stood)
+    book.clock_suspect, book.wall_ns = i.clock_suspect, i.wall_ns
+    tally = book.tally
+    tally.stood = {(of, whose, currency): row for of, whose, currency, row in i.stood}
+    tally.counts = {(key, whose): row for key, whose, row in i.counts}
+    tally.measures, tally.outage_ns = i.measures, i.outage_ns
+    tally.day, tally.window, tally.day_window, tally.month_window = (
+        i.day,
+        i.window,
+        i.day_window,
+        i.month_window,
+    )
     return book
 
 

@@ -161,13 +161,15 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
             "blocked": ["blocked-1"],
             "limits": [
                 {
+                    "name": f"account-{code.lower()}",
                     "currency": code,
                     "payment_minor": PAYMENT_MINOR_MAX,
-                    "window_minor": 100 * PAYMENT_MINOR_MAX,
-                    "velocity_per_minute": 5_000,
+                    "amount_minor": 100 * PAYMENT_MINOR_MAX,
+                    "per": "window",
                 }
                 for code in NUMERIC
-            ],
+            ]
+            + [{"name": "account-often", "count": 5_000, "seconds": 60}],
             "stand_in": [
                 {
                     "currency": code,
@@ -176,6 +178,8 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
                     "account_count": STAND_IN_COUNT,
                     "box_minor": max(10_000_000, 5_000 * self.payments),
                     "offline_seconds_max": 7 * 86_400,
+                    # The hours of this day are seconds: a visitor's next purchase is not part of the last.
+                    "split_seconds": 0,
                 }
                 for code in NUMERIC
             ],

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from edgegw.core.book import Book
-from edgegw.core.calendar import CutOff, Due, closing_by_hand, due
+from edgegw.core.calendar import CutOff, Due, closing_by_hand, due, later_than
 from edgegw.core.records import WindowClosed
 from edgegw.core.site import CalendarRule
 from edgegw.ledger.batch import Batch
@@ -127,6 +127,17 @@ def close(batch: Batch, business_date: str, closed_by: str, cut_off: CutOff | No
         positions=book.net_positions(),
         closed_by=closed_by,
         cut_off_ns=0 if cut_off is None else cut_off.at_ns,
+        next_business_date=_next_date(book, cut_off),
     )
     batch.note_and_write(record)
     return record
+
+
+def _next_date(book: Book, cut_off: CutOff | None) -> str:
+    """The business date of the window behind this cut-off, "" where no calendar says it."""
+    calendar = _calendar(book)
+    if calendar is None or cut_off is None:
+        return ""
+    last = cut_off.business_date.isoformat()
+    following = later_than(calendar, load_zone(calendar.zone), last_ns=cut_off.at_ns, last_date=last)
+    return next((one.business_date.isoformat() for one in following), "")

@@ -12,6 +12,6 @@ class PaymentRule(NamedTuple):
 
     name: str
     order: int
-    """Lists 10, limits 20, velocity 30; a site's own from 100 on."""
+    """Lists 10, limits 20; a site's own from 100 on."""
     refuses: Rule
     documentation: str = ""

@@ -42,7 +42,10 @@ SITE = Site(
         Account(id="away", currency="CNY", home="box-2"),
         Account(id="euro", currency="EUR", home="box-1"),
     ),
-    limits=(LimitRule(currency="CNY", payment_minor=10_000, window_minor=50_000, velocity_per_minute=100),),
+    limits=(
+        LimitRule(name="often", currency="CNY", seconds=60, count=100),
+        LimitRule(name="window", currency="CNY", payment_minor=10_000, per="window", amount_minor=50_000),
+    ),
     stand_in=(
         StandInRule(
             currency="CNY",
@@ -51,6 +54,7 @@ SITE = Site(
             account_count=3,
             box_minor=2_000,
             offline_seconds_max=3_600,
+            split_seconds=0,
         ),
     ),
 )

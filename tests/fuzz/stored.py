@@ -241,8 +241,10 @@ id = "anna"
 currency = "CNY"
 [[limits]]
 currency = "CNY"
+name = "one"
 payment_minor = 10
-window_minor = 100
+amount_minor = 100
+per = "window"
 """
 
 

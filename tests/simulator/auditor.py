@@ -40,7 +40,8 @@ TRANSIENT = {
     "stand_in_waits",
     "account_closed",
     "account_frozen",
-    "exceeds_window_limit",
+    "exceeds_amount_limit",
+    "exceeds_count_limit",
     "exceeds_velocity",
     "insufficient_funds",
     "account_barred",
@@ -49,6 +50,9 @@ TRANSIENT = {
     "stand_in_too_long_offline",
     "stand_in_above_floor",
     "stand_in_account_limit",
+    "stand_in_card_limit",
+    "stand_in_terminal_limit",
+    "stand_in_merchant_limit",
     "stand_in_box_limit",
 }
 

@@ -211,6 +211,9 @@ class Client:
             "credit_account_id": payee.id,
             "amount_minor": self.chance.choice((1, 7, 50, 99, 150, 400, 1_000)),
             "currency": payer.currency,
+            "card": self.chance.choice(("", f"card-{payer.id}", "card-0")),
+            "terminal": self.chance.choice(("", "T1", "T2")),
+            "merchant": self.chance.choice(("", "M1")),
         }
 
     def _resolution(self, hold: Plain) -> Plain:

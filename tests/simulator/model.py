@@ -13,13 +13,13 @@ import copy
 from collections import defaultdict
 from typing import Any
 
+from tests.simulator.model_limits import RANKS, Limits, whose
+
 Plain = dict[str, Any]
 Identity = tuple[str, str]
 NS = 1_000_000_000
 PENDING, POST, VOID = 2, 4, 8
 OWN = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
-TIGHTENING = ((24 * 3600, 100), (72 * 3600, 50), (120 * 3600, 25))
-MINUTE_NS = 60 * NS
 WINDOWS_PER_EPOCH = 1_000_000
 FUNDINGS: tuple[tuple[str, str], ...] = (
     ("up", ""),
@@ -40,6 +40,8 @@ REQUEST = {
     "advice": False,
     "stand_in": True,
     "card": "",
+    "terminal": "",
+    "merchant": "",
     "reference": "",
 }
 
@@ -73,26 +75,31 @@ def hold_id(record: Plain) -> str:
     return f"{record['epoch'] << 96 | record['seq'] << 32 | 1:032x}"
 
 
+def original_place(pending: str) -> str:
+    """Where the record stands whose first leg a later leg names."""
+    number = int(pending, 16)
+    return f"{number >> 96}/{number >> 32 & (2**64 - 1)}"
+
+
 class State:
     """What a box's own records add up to within one epoch."""
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, box: str) -> None:
         self.accounts: dict[str, Plain] = {}
         self.free: dict[str, int] = defaultdict(int)
         """What an account may spend here."""
-        self.held: dict[str, tuple[str, int, int]] = {}
-        """Live holds by id: payer, amount, window."""
+        self.held: dict[str, tuple[str, int]] = {}
+        """Live holds by id: payer, amount."""
         self.closed: dict[str, str] = {}
         self.frozen: dict[str, str] = {}
         self.barred: dict[str, str] = {}
         self.kept: dict[tuple[str, str], str] = {}
-        self.spent: dict[str, tuple[int, int, int, int]] = {}
-        """Payer: window, amount, minute, count."""
-        self.stood: dict[str, dict[str, int]] = defaultdict(dict)
-        """Payer: stand-ins that wait, by the id of their hold."""
+        self.stood: dict[str, Plain] = {}
+        """The requests of the stand-ins that wait, by the id of their hold."""
         self.positions: dict[tuple[str, str], int] = defaultdict(int)
         self.window, self.moved = (epoch - 1) * WINDOWS_PER_EPOCH + 1, 0
-        self.mode, self.offline_since_ns = "offline", 0
+        self.mode = "offline"
+        self.limits = Limits(box, self.window)
         self.site: Plain | None = None
         self.asked: dict[str, int] = defaultdict(int)
         """Grants that were asked for and applied, less those that a payment was cleared by."""
@@ -110,7 +117,7 @@ class Model:
         self.box = box
         self.sites = sites
         self.elsewhere = elsewhere
-        self.state = State(0)
+        self.state = State(0, box)
         self.epoch = 0
         self.ended: dict[str, str] = {}
         """What became of the holds that are not live: posted, voided, expired."""
@@ -121,7 +128,7 @@ class Model:
     def new_epoch(self, epoch: int) -> None:
         """Everything but what was decided, and what was kept for what may still come, is zero again."""
         kept = self.state.kept
-        self.state, self.epoch = State(epoch), epoch
+        self.state, self.epoch = State(epoch, self.box), epoch
         self.state.kept = kept
 
     # --- what a record does -----------------------------------------------------------------------------
@@ -130,6 +137,7 @@ class Model:
         """Change the state as a record says, whatever it says."""
         state, kind = self.state, record["type"]
         legs = legs_of(record)
+        state.limits.take(record, active=state.mode == "active")
         for account in record.get("accounts", ()):
             state.accounts[account["id"]] = {"home": "", "participant": "", **account}
         for one in legs:
@@ -145,8 +153,6 @@ class Model:
             self._take_directive(record)
         elif kind == "mode":
             self._take_mode(record)
-        elif kind == "clock" and state.offline_since_ns:
-            state.offline_since_ns = max(1, state.offline_since_ns - record.get("doubted_ns", 0))
         elif kind == "window":
             state.window, state.moved = record["window"] + 1, 0
             state.positions.clear()
@@ -157,8 +163,7 @@ class Model:
         named = {record.get("original", "")}
         for one in legs:
             if one[4]:
-                number = int(one[4], 16)
-                named.add(f"{number >> 96}/{number >> 32 & (2**64 - 1)}")
+                named.add(original_place(one[4]))
         return named - {""}
 
     def _book(self, record: Plain, one: Leg, *, expires: bool) -> None:
@@ -167,14 +172,15 @@ class Model:
         state.moved += 1
         if flags & PENDING:
             state.free[debit] -= amount
-            state.held[hold_id(record)] = (debit, amount, record["window"])
+            state.held[hold_id(record)] = (debit, amount)
             return
         if flags & (POST | VOID):
-            payer, held, window = state.held.pop(pending, (debit, amount, 0))
+            payer, held = state.held.pop(pending, (debit, amount))
             self.ended[pending] = "posted" if flags & POST else "expired" if expires else "voided"
             state.free[payer] += held
-            self._unspend(payer, held - amount if flags & POST else held, window)
-            self._unstand(pending)
+            back, count = (held - amount, 0) if flags & POST else (held, 1)
+            state.limits.give_back(original_place(pending), back, count)
+            state.stood.pop(pending, None)
         if flags & VOID:
             return
         state.free[debit] -= amount
@@ -191,32 +197,12 @@ class Model:
     def _take_transfer(self, record: Plain, legs: list[Leg]) -> None:
         state, request = self.state, whole(record["request"])
         if request["kind"] in ("payment", "hold"):
-            payer = request["debit_account_id"]
-            if legs and legs[0][0] == payer:
-                self._spend(payer, request["amount_minor"], record)
             if record["cleared_by"] == "stand_in" and legs and legs[0][3] & PENDING:
-                state.stood[payer][hold_id(record)] = request["amount_minor"]
+                state.stood[hold_id(record)] = request
+        elif request["kind"] == "reversal" and legs and not legs[0][3] & VOID:
+            state.limits.give_back(record["original"], legs[0][2], 0)
         elif record.get("reason") == "kept":
             state.kept[request["original_client"], request["original_id"]] = place(record)
-
-    def _spend(self, payer: str, amount: int, record: Plain) -> None:
-        minute = record["at_ns"] // MINUTE_NS
-        window, before, last, count = self.state.spent.get(payer, (record["window"], 0, minute, 0))
-        self.state.spent[payer] = (
-            record["window"],
-            (before if window == record["window"] else 0) + amount,
-            minute,
-            (count if last == minute else 0) + 1,
-        )
-
-    def _unspend(self, payer: str, amount: int, window: int) -> None:
-        spent = self.state.spent.get(payer)
-        if amount and spent is not None and spent[0] == self.state.window == window:
-            self.state.spent[payer] = (spent[0], max(0, spent[1] - amount), spent[2], spent[3])
-
-    def _unstand(self, pending: str) -> None:
-        for waiting in self.state.stood.values():
-            waiting.pop(pending, None)
 
     def _take_directive(self, record: Plain) -> None:
         state, said = self.state, record["directive"]
@@ -225,6 +211,9 @@ class Model:
         account = said.get("account_id", "")
         if said["type"] == "site":
             state.site = self.sites.get(said["digest"])
+            state.limits.use(state.site or {"stand_in": ()}, record["at_ns"])
+        elif said["type"] == "decline":
+            state.limits.give_back(f"{said['epoch']}/{said['at_seq']}", said["amount_minor"], 1)
         elif said["type"] == "close":
             state.closed.pop(account, None)
             if said["closed"]:
@@ -244,10 +233,7 @@ class Model:
     def _take_mode(self, record: Plain) -> None:
         state = self.state
         state.mode = record["mode"]
-        if record["mode"] == "offline":
-            state.offline_since_ns = state.offline_since_ns or record["at_ns"]
-        elif record["mode"] == "active":
-            state.offline_since_ns = 0
+        if record["mode"] == "active":
             state.barred.clear()
 
     # --- deciding ---------------------------------------------------------------------------------------
@@ -297,7 +283,7 @@ class Model:
         return ""
 
     def _ruled(self, request: Plain, at_ns: int) -> str:
-        state, payer, amount = self.state, request["debit_account_id"], request["amount_minor"]
+        state, payer = self.state, request["debit_account_id"]
         site = state.site or {}
         if payer in state.closed or request["credit_account_id"] in state.closed:
             return "account_closed"
@@ -305,17 +291,15 @@ class Model:
             return "account_frozen"
         if payer in site.get("blocked", ()):
             return "account_blocked"
-        rule = next((one for one in site.get("limits", ()) if one["currency"] == request["currency"]), None)
-        if rule is None:
-            return ""
-        if amount > rule["payment_minor"]:
-            return "exceeds_payment_limit"
-        window, used, minute, count = state.spent.get(payer, (0, 0, -1, 0))
-        if (used if window == state.window else 0) + amount > rule["window_minor"]:
-            return "exceeds_window_limit"
-        if minute == at_ns // MINUTE_NS and count >= rule.get("velocity_per_minute", 1000):
-            return "exceeds_velocity"
-        return ""
+        found = []
+        for limit in site.get("limits", ()):
+            when = limit.get("when", "always")
+            if limit.get("currency", "") not in ("", request["currency"]) or when == "stand_in":
+                continue
+            if when == "always" or state.mode != "active":
+                percent = 100 if when == "always" else state.limits.percent(site, at_ns)
+                found.append(state.limits.refuses(limit, request, at_ns, percent=percent, waiting=[]))
+        return min((code for code in found if code), key=RANKS.index, default="")
 
     def _home(self, account_id: str, amount: int) -> list[Leg]:
         account = self.state.accounts[account_id]
@@ -361,16 +345,35 @@ class Model:
             return "stand_in_not_offered"
         if payer in state.barred:
             return "account_barred"
-        offline_ns = at_ns - state.offline_since_ns if state.offline_since_ns else 0
-        percent = next((left for seconds, left in TIGHTENING if offline_ns < seconds * NS), 0)
-        if not percent or offline_ns > rule["offline_seconds_max"] * NS:
+        site = state.site or {}
+        since_ns = state.limits.offline_since_ns
+        percent = state.limits.percent(site, at_ns)
+        if not percent or (since_ns and at_ns - since_ns > rule["offline_seconds_max"] * NS):
             return "stand_in_too_long_offline"
-        if amount * 100 >= rule["floor_minor"] * percent:
+        split = ("split", request["currency"], "stand_in", str(rule["split_seconds"]))
+        before = state.limits.used(split, request, at_ns)[0] if rule["split_seconds"] else 0
+        if (before + amount) * 100 >= rule["floor_minor"] * percent:
             return "stand_in_above_floor"
-        waiting = state.stood[payer]
-        if sum(waiting.values()) + amount > rule["account_minor"] * percent // 100:
-            return "stand_in_account_limit"
-        return "stand_in_account_limit" if len(waiting) + 1 > rule["account_count"] else ""
+        own = {"when": "stand_in", "per": "unconfirmed", "currency": request["currency"]}
+        own |= {"amount_minor": rule["account_minor"], "count": rule["account_count"]}
+        for limit in (own, *site.get("limits", ())):
+            if limit.get("when") != "stand_in" or limit.get("currency", "") not in ("", request["currency"]):
+                continue
+            waiting = self._waiting(limit, request)
+            refused = state.limits.refuses(limit, request, at_ns, percent=percent, waiting=waiting)
+            if refused:
+                return refused
+        return ""
+
+    def _waiting(self, limit: Plain, request: Plain) -> list[int]:
+        """The unconfirmed stand-ins of the limit's subject."""
+        of = limit.get("of", "account")
+        return [
+            one["amount_minor"]
+            for one in self.state.stood.values()
+            if whose(of, one, self.box) == whose(of, request, self.box)
+            and limit.get("currency", "") in ("", one["currency"])
+        ]
 
     def _hold(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
         refused = self._misshapen(client, request) or self._ruled(request, at_ns)

@@ -51,16 +51,41 @@ def a_site(chance: Random, boxes: tuple[str, ...]) -> Site:
 
 
 def _limits(chance: Random) -> tuple[LimitRule, ...]:
-    return tuple(
-        LimitRule(
-            currency=code,
-            payment_minor=chance.choice((900, 5_000)),
-            window_minor=chance.choice((5_000, 20_000)),
-            velocity_per_minute=chance.choice((8, 60, 1_000)),
-        )
-        for code, _ in CURRENCIES
-        if chance.random() < 0.6
-    )
+    """Some of every kind, few enough that most payments pass."""
+    rules = []
+    for code, _ in CURRENCIES:
+        name = code.lower()
+        rules += [
+            LimitRule(
+                name=f"{name}-window",
+                currency=code,
+                payment_minor=chance.choice((900, 5_000)),
+                per="window",
+                amount_minor=chance.choice((5_000, 20_000)),
+            ),
+            LimitRule(
+                name=f"{name}-merchant", of="merchant", currency=code, per="day", amount_minor=4_000, count=25
+            ),
+            LimitRule(name=f"{name}-month", of="terminal", currency=code, per="month", amount_minor=9_000),
+            LimitRule(
+                name=f"{name}-outage", of="branch", currency=code, when="offline", per="outage", count=30
+            ),
+            LimitRule(name=f"{name}-hour", of="card", currency=code, seconds=40, amount_minor=1_200),
+            LimitRule(
+                name=f"{name}-waits",
+                of=chance.choice(("merchant", "terminal", "card", "branch")),
+                currency=code,
+                when="stand_in",
+                per="unconfirmed",
+                amount_minor=chance.choice((600, 3_000)),
+            ),
+        ]
+    rules += [
+        LimitRule(name="often", seconds=60, count=chance.choice((8, 60))),
+        LimitRule(name="tiny", of="terminal", only=("T1",), currency="CNY", payment_minor_min=7),
+        LimitRule(name="offline-often", of="terminal", when="offline", seconds=20, count=25),
+    ]
+    return tuple(rule for rule in rules if chance.random() < 0.4)
 
 
 def _stand_in(chance: Random) -> tuple[StandInRule, ...]:
@@ -72,6 +97,7 @@ def _stand_in(chance: Random) -> tuple[StandInRule, ...]:
             account_count=chance.choice((2, 10)),
             box_minor=chance.choice((1_000, 8_000)),
             offline_seconds_max=chance.choice((3_600, 400_000)),
+            split_seconds=chance.choice((0, 5, 30)),
         )
         for code, _ in CURRENCIES
         if chance.random() < 0.85

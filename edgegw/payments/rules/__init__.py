@@ -2,7 +2,7 @@
 rule; a newcomer adds one file and nothing else.
 
 A module says what it is with one value, `RULE = PaymentRule(name=..., order=..., refuses=...)`; its
-docstring is its page in the reference. Rules run in rising order (lists 10, limits 20, velocity 30; a
+docstring is its page in the reference. Rules run in rising order (lists 10, limits 20; a
 site's own from 100 on) and the first refusal wins. A rule is pure: it reads the book, which sees what the
 batch has decided so far, and changes nothing.
 """

@@ -1,0 +1,262 @@
+"""What limits count: payments added up by whose they are, over fixed and sliding periods. Pure.
+
+Which sums a box keeps (`Measure`) stands in the record of the site directive that asks for them, so that the
+journal alone gives the same sums again. What counts is what stands: a hold from the moment it is placed; what
+it does not use, and what is reversed or declined later, is taken off the period in which it was counted.
+Leaves out what is allowed (`core.limits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from edgegw.core.records import Measure, Request
+from edgegw.core.site import LimitRule, Site, StandInRule
+
+NS_PER_S: Final = 1_000_000_000
+ALWAYS: Final = "always"
+OFFLINE: Final = "offline"
+STAND_IN: Final = "stand_in"
+OUTAGE: Final = "outage"
+UNCONFIRMED: Final = "unconfirmed"
+SUBJECTS: Final = ("account", "card", "terminal", "merchant", "branch")
+SPLIT: Final = "split"
+"""Whose payments the floor adds up: one payer's to one merchant."""
+
+EXACT_ENTRIES: Final = 64
+"""So many payments of a sliding period are kept one by one."""
+COARSE_PARTS: Final = 128
+"""Beyond these, payments within one part of the period are kept as one, which leaves with its last: a key has
+at most 64 + 129 entries, and a payment counts up to 1/128 of the period too long, never too short."""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """Payments of a sliding period that leave it together."""
+
+    first_at_ns: int
+    last_at_ns: int
+    amount_minor: int
+    count: int
+
+
+class Count(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What was counted of one id: for a fixed period its sums, for a sliding one its entries."""
+
+    since: int
+    """Which period: the number of its first window, or when the outage began; 0 for a sliding one."""
+    first_at_ns: int
+    """The first payment that was counted in a fixed period."""
+    amount_minor: int = 0
+    count: int = 0
+    entries: tuple[Entry, ...] = ()
+
+
+class StandIn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A stand-in that waits for the centre's word."""
+
+    payer_account_id: str
+    currency: str
+    amount_minor: int
+    client: str
+    id: str
+    card: str = ""
+    terminal: str = ""
+    merchant: str = ""
+
+    def subjects(self, box: str) -> Iterator[tuple[str, str, str]]:
+        """Under whose unconfirmed stand-ins it counts: (in which respect, whose, currency)."""
+        named = (self.payer_account_id, self.card, self.terminal, self.merchant, box)
+        return ((of, whose, self.currency) for of, whose in zip(SUBJECTS, named, strict=True) if whose)
+
+
+class Stood(msgspec.Struct, frozen=True):
+    """The unconfirmed stand-ins of one account, card, terminal, merchant or branch."""
+
+    amount_minor: int = 0
+    count: int = 0
+
+
+class Used(msgspec.Struct, frozen=True):
+    """What has been used of a limit."""
+
+    amount_minor: int = 0
+    count: int = 0
+
+
+NOTHING: Final = Used()
+
+
+class Periods(msgspec.Struct, frozen=True):
+    """Where the fixed periods of a book began: by the numbers of their first windows, the outage by its
+    moment."""
+
+    window: int
+    day: int
+    month: int
+    outage: int
+
+    def since(self, measure: Measure) -> int:
+        """Which period of this measure is running; 0 for a sliding one."""
+        return 0 if measure.seconds else int(getattr(self, measure.per))
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """A limit as decisions read it."""
+
+    rule: LimitRule
+    only: frozenset[str]
+    measure: Measure | None
+    key: str
+
+
+def limits_of(site: Site) -> dict[str, tuple[Limit, ...]]:
+    """The limits of each currency, but those for stand-ins alone."""
+    rules = [rule for rule in site.limits if rule.when != STAND_IN]
+    return _by_currency(site, rules)
+
+
+def stand_in_limits_of(site: Site) -> dict[str, tuple[Limit, ...]]:
+    """The limits of stand-ins in each currency."""
+    rules = [
+        LimitRule(
+            name=STAND_IN,
+            currency=rule.currency,
+            when=STAND_IN,
+            per=UNCONFIRMED,
+            amount_minor=rule.account_minor,
+            count=rule.account_count,
+        )
+        for rule in site.stand_in
+    ]
+    return _by_currency(site, rules + [rule for rule in site.limits if rule.when == STAND_IN])
+
+
+def _by_currency(site: Site, rules: list[LimitRule]) -> dict[str, tuple[Limit, ...]]:
+    limits = []
+    for rule in rules:
+        measure = measure_of(rule)
+        limits.append(Limit(rule, frozenset(rule.only), measure, "" if measure is None else measure.key))
+    found = {
+        code: tuple(limit for limit in limits if limit.rule.currency in ("", code))
+        for code in (currency.code for currency in site.currencies)
+    }
+    return {code: some for code, some in found.items() if some}
+
+
+def measures_of(site: Site) -> tuple[Measure, ...]:
+    """The sums that the limits of a site need, each once."""
+    wanted = [measure_of(rule) for rule in site.limits]
+    wanted += [split_measure(rule) for rule in site.stand_in if rule.split_seconds]
+    return tuple(dict.fromkeys(measure for measure in wanted if measure is not None))
+
+
+def measure_of(rule: LimitRule) -> Measure | None:
+    """The sum that a limit is held against; None for what needs none or is counted anyway."""
+    if (rule.amount_minor is None and rule.count is None) or rule.per == UNCONFIRMED:
+        return None
+    return Measure(rule.of, rule.currency, rule.when, rule.per, rule.seconds)
+
+
+def split_measure(rule: StandInRule) -> Measure:
+    """The stand-ins of one payer at one merchant that the floor adds up."""
+    return Measure(SPLIT, rule.currency, STAND_IN, "", rule.split_seconds)
+
+
+def subject(of: str, request: Request, box: str) -> str:
+    """Whose payment it is, in one respect; "" where the request does not say."""
+    if of == "account":
+        return request.debit_account_id
+    if of == "card":
+        return request.card
+    if of == "terminal":
+        return request.terminal
+    if of == "merchant":
+        return request.merchant or request.credit_account_id
+    if of == SPLIT:
+        return f"{request.debit_account_id}\n{request.merchant or request.credit_account_id}"
+    return box
+
+
+def counted(before: Count | None, measure: Measure, *, since: int, at_ns: int, amount_minor: int) -> Count:
+    """One more payment."""
+    if not measure.seconds:
+        if before is None or before.since != since:
+            return Count(since, at_ns, amount_minor, 1)
+        return Count(since, before.first_at_ns, before.amount_minor + amount_minor, before.count + 1)
+    fresh = Entry(at_ns, at_ns, amount_minor, 1)
+    if before is None:
+        return Count(0, 0, entries=(fresh,))
+    period_ns = measure.seconds * NS_PER_S
+    entries = _live(before.entries, at_ns - period_ns)
+    if len(entries) >= EXACT_ENTRIES and at_ns - entries[-1].first_at_ns <= period_ns // COARSE_PARTS:
+        last = entries[-1]
+        fresh = Entry(last.first_at_ns, at_ns, last.amount_minor + amount_minor, last.count + 1)
+        entries = entries[:-1]
+    return Count(0, 0, entries=(*entries, fresh))
+
+
+def taken_off(
+    before: Count,
+    measure: Measure,
+    *,
+    since: int,
+    at_ns: int,
+    counted_at_ns: int,
+    amount_minor: int,
+    count: int,
+) -> Count | None:
+    """Without what a payment that was counted at counted_at_ns gave back; None where nothing changes, because
+    its period is over."""
+    if not measure.seconds:
+        if before.since != since or counted_at_ns < before.first_at_ns:
+            return None
+        return Count(
+            since,
+            before.first_at_ns,
+            max(0, before.amount_minor - amount_minor),
+            max(0, before.count - count),
+        )
+    for place, entry in enumerate(before.entries):
+        if entry.first_at_ns <= counted_at_ns <= entry.last_at_ns:
+            less = Entry(
+                entry.first_at_ns,
+                entry.last_at_ns,
+                max(0, entry.amount_minor - amount_minor),
+                max(0, entry.count - count),
+            )
+            entries = (*before.entries[:place], less, *before.entries[place + 1 :])
+            return Count(0, 0, entries=_live(entries, at_ns - measure.seconds * NS_PER_S))
+    return None
+
+
+def used(count: Count | None, measure: Measure, *, since: int, at_ns: int) -> Used:
+    """What counts at this moment."""
+    if count is None:
+        return NOTHING
+    if not measure.seconds:
+        return Used(count.amount_minor, count.count) if count.since == since else NOTHING
+    amount_minor = number = 0
+    over_ns = at_ns - measure.seconds * NS_PER_S
+    for entry in reversed(count.entries):
+        if entry.last_at_ns <= over_ns:
+            break
+        amount_minor += entry.amount_minor
+        number += entry.count
+    return Used(amount_minor, number)
+
+
+def is_over(count: Count, measure: Measure, *, since: int, at_ns: int) -> bool:
+    """Whether nothing of it counts any more, now and later."""
+    if measure.seconds:
+        return not count.entries or count.entries[-1].last_at_ns <= at_ns - measure.seconds * NS_PER_S
+    return count.since != since
+
+
+def _live(entries: tuple[Entry, ...], over_ns: int) -> tuple[Entry, ...]:
+    for place, entry in enumerate(entries):
+        if entry.last_at_ns > over_ns:
+            return entries[place:] if place else entries
+    return ()

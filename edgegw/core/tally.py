@@ -1,0 +1,214 @@
+"""What a book has counted for limits, and which periods are running.
+
+A part of `core.book.Book`, layered as it is: sums over periods, and unconfirmed stand-ins. Leaves out how one
+sum is kept (`core.counts`) and what is allowed (`core.limits`).
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from edgegw.core.counts import (
+    OFFLINE,
+    OUTAGE,
+    STAND_IN,
+    Count,
+    Periods,
+    StandIn,
+    Stood,
+    Used,
+    counted,
+    is_over,
+    subject,
+    taken_off,
+    used,
+)
+from edgegw.core.overlay import Overlay
+from edgegw.core.records import ClearedBy, Measure, Transfer, WindowClosed
+
+K = TypeVar("K")
+V = TypeVar("V")
+Table = dict[K, V] | Overlay[K, V]
+
+MONTH_LENGTH: Final = len("2026-01")
+SWEEP_FROM: Final = 4096
+"""So many sums are kept before those that are over are looked for, and again whenever they have doubled."""
+
+
+class Tally:
+    """See the module; a layer over another tally when `base` is given."""
+
+    __slots__ = (
+        "_base",
+        "_sweep_at",
+        "box",
+        "counts",
+        "day",
+        "day_window",
+        "measures",
+        "month_window",
+        "outage_ns",
+        "stood",
+        "window",
+    )
+
+    def __init__(self, box: str, *, base: Tally | None = None) -> None:
+        self.box = box
+        self._base = base
+        self._sweep_at = SWEEP_FROM
+        self.counts: Table[tuple[str, str], Count] = {} if base is None else Overlay(base.counts)
+        """By the measure's key and whose."""
+        self.stood: Table[tuple[str, str, str], Stood] = {} if base is None else Overlay(base.stood)
+        """Unconfirmed stand-ins by in which respect, whose, currency."""
+        self.measures: tuple[Measure, ...] = () if base is None else base.measures
+        """What is counted, by the word of the last site directive."""
+        self.day: str = "" if base is None else base.day
+        """The business date of the open window where the calendar says it, else what the last close gives."""
+        self.window: int = 1 if base is None else base.window
+        """The open window."""
+        self.day_window: int = 1 if base is None else base.day_window
+        """The first window of its business day."""
+        self.month_window: int = 1 if base is None else base.month_window
+        """The first window of its month."""
+        self.outage_ns: int = 0 if base is None else base.outage_ns
+        """When the outage began, 0 while the line is up; a doubted clock moves it not."""
+
+    def overlay(self) -> Tally:
+        """A layer over this one."""
+        return Tally(self.box, base=self)
+
+    def merge(self, *, at_ns: int) -> None:
+        """Write this layer into the one below; at_ns is the last record's, for what is over by then."""
+        base = self._base
+        if base is None or not isinstance(self.counts, Overlay) or not isinstance(self.stood, Overlay):
+            raise ValueError("a base tally has nothing to merge into; merge what its overlay() returned")
+        self.counts.merge()
+        self.stood.merge()
+        base.measures, base.day, base.outage_ns = self.measures, self.day, self.outage_ns
+        base.window, base.day_window, base.month_window = self.window, self.day_window, self.month_window
+        if isinstance(base.counts, dict) and len(base.counts) >= base._sweep_at:
+            base._sweep(at_ns)
+
+    def _sweep(self, at_ns: int) -> None:
+        living = {(key, whose): count for key, whose, count in self.living(at_ns)}
+        if isinstance(self.counts, dict):
+            self.counts.clear()
+            self.counts.update(living)
+        self._sweep_at = max(SWEEP_FROM, 2 * len(living))
+
+    def living(self, at_ns: int) -> list[tuple[str, str, Count]]:
+        """The sums that still count, sorted."""
+        periods = self.periods()
+        by_key = {measure.key: measure for measure in self.measures}
+        found = []
+        for (key, whose), count in self.counts.items():
+            measure = by_key.get(key)
+            if measure is not None and not is_over(count, measure, since=periods.since(measure), at_ns=at_ns):
+                found.append((key, whose, count))
+        return sorted(found, key=lambda row: row[:2])
+
+    def periods(self) -> Periods:
+        """Which fixed periods are running."""
+        return Periods(self.window, self.day_window, self.month_window, self.outage_ns)
+
+    def used(self, measure: Measure, key: str, whose: str, *, at_ns: int) -> Used:
+        """What counts of one id at this moment."""
+        return used(self.counts.get((key, whose)), measure, since=self.periods().since(measure), at_ns=at_ns)
+
+    # -- changing --------------------
+
+    def measure(self, measures: tuple[Measure, ...]) -> None:
+        """Count these from now on, and what was counted already on; forget the rest."""
+        gone = {measure.key for measure in self.measures} - {measure.key for measure in measures}
+        self.measures = measures
+        for key in [key for key, _ in self.counts.items() if key[0] in gone] if gone else ():
+            _drop(self.counts, key)
+
+    def begin(self, window: int) -> None:
+        """The first window of an epoch."""
+        self.window = self.day_window = self.month_window = window
+
+    def close(self, record: WindowClosed) -> None:
+        """A window has ended. Without a calendar each close ends a business day, and the month is the last
+        close's: it may end a window late, never early."""
+        self.window = record.window + 1
+        day = record.next_business_date or record.business_date
+        if day != self.day or not record.next_business_date:
+            self.day_window = self.window
+        if day[:MONTH_LENGTH] != self.day[:MONTH_LENGTH]:
+            self.month_window = self.window
+        self.day = day
+
+    def add(self, record: Transfer, *, is_offline: bool) -> None:
+        """Add a payment or hold to every sum that it belongs to."""
+        request, periods = record.request, self.periods()
+        is_stand_in = record.cleared_by is ClearedBy.STAND_IN
+        for measure in self.measures:
+            if measure.currency and measure.currency != request.currency:
+                continue
+            if measure.when == STAND_IN and not is_stand_in:
+                continue
+            if measure.when == OFFLINE and not (is_offline or is_stand_in):
+                continue
+            whose = subject(measure.of, request, self.box)
+            if whose and (measure.per != OUTAGE or self.outage_ns):
+                key = measure.key, whose
+                self.counts[key] = counted(
+                    self.counts.get(key),
+                    measure,
+                    since=periods.since(measure),
+                    at_ns=record.at_ns,
+                    amount_minor=request.amount_minor,
+                )
+
+    def give_back(self, original: Transfer, *, at_ns: int, amount_minor: int, count: int) -> None:
+        """Take what a payment or hold did not use off the periods in which it counted and that still run."""
+        periods = self.periods()
+        is_stand_in = original.cleared_by is ClearedBy.STAND_IN
+        is_of_this_outage = 0 < self.outage_ns <= original.at_ns
+        for measure in self.measures:
+            if measure.when == STAND_IN and not is_stand_in:
+                continue
+            if measure.when == OFFLINE and not (is_stand_in or is_of_this_outage):
+                continue
+            key = measure.key, subject(measure.of, original.request, self.box)
+            before = self.counts.get(key)
+            if before is None or measure.currency not in ("", original.request.currency):
+                continue
+            less = taken_off(
+                before,
+                measure,
+                since=periods.since(measure),
+                at_ns=at_ns,
+                counted_at_ns=original.at_ns,
+                amount_minor=amount_minor,
+                count=count,
+            )
+            if less is not None:
+                self.counts[key] = less
+
+    def stand_in(self, waiting: StandIn) -> None:
+        """One more stand-in waits."""
+        for key in waiting.subjects(self.box):
+            stood = self.stood.get(key) or Stood()
+            self.stood[key] = Stood(
+                amount_minor=stood.amount_minor + waiting.amount_minor, count=stood.count + 1
+            )
+
+    def settle(self, waiting: StandIn) -> None:
+        """It does not wait any more."""
+        for key in waiting.subjects(self.box):
+            stood = self.stood[key]
+            if stood.count == 1:
+                _drop(self.stood, key)
+            else:
+                self.stood[key] = Stood(
+                    amount_minor=stood.amount_minor - waiting.amount_minor, count=stood.count - 1
+                )
+
+
+def _drop(table: Table[K, V], key: K) -> None:
+    if isinstance(table, Overlay):
+        table.remove(key)
+    else:
+        table.pop(key, None)
