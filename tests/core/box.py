@@ -217,5 +217,6 @@ def refused(decided: object) -> str:
 
 
 def without_clock(image: bytes) -> dict[str, object]:
-    """An image of a book without what merely counts records."""
-    return {key: value for key, value in msgspec.json.decode(image).items() if key not in ("seq", "at_ns")}
+    """An image of a book without what merely counts records, or tells when there was one."""
+    times = ("seq", "at_ns", "wall_ns", "offline_since_ns")
+    return {key: value for key, value in msgspec.json.decode(image).items() if key not in times}
