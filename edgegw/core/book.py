@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from edgegw.core import ledger
+from edgegw.core import ledger, merchants
 from edgegw.core.calendar import first_window
 from edgegw.core.counts import Limit, StandIn, limits_of, stand_in_limits_of, subject
 from edgegw.core.journal import sm3
@@ -160,7 +160,7 @@ class ReplayError(Exception):
 class Book:
     """The state of one box; a layer over another book when `base` is given."""
 
-    _TABLES: Final = ("accounts", "barred", "closed", "frozen", "kept", "positions", "stand_ins")
+    _TABLES: Final = ("accounts", "barred", "batches", "closed", "frozen", "kept", "positions", "stand_ins")
     _SCALARS: Final = (
         "at_ns",
         "business_date",
@@ -241,6 +241,7 @@ class Book:
             for name in (*self._SCALARS, *self._SETTINGS):
                 setattr(self, name, getattr(base, name))
         self.accounts: Table[str, Account] = {} if base is None else Overlay(base.accounts)
+        self.batches: merchants.Batches = {} if base is None else Overlay(base.batches)
         self.barred: Table[str, str] = {} if base is None else Overlay(base.barred)
         self.closed: Table[str, str] = {} if base is None else Overlay(base.closed)
         """Accounts that take and pay nothing new, and why."""
@@ -551,6 +552,7 @@ class Book:
 
     def _note_transfer(self, record: Transfer) -> None:
         request = record.request
+        merchants.note(self.batches, record)
         self.fresh[record.client, request.id] = record
         self.fresh_places[place_text(epoch=record.epoch, seq=record.seq)] = record
         if request.kind is Kind.PAYMENT or request.kind is Kind.HOLD:

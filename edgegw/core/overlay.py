@@ -33,6 +33,23 @@ class Overlay(Generic[K, V]):
         self._changes: dict[K, V | Literal[_Gone.removed]] = {}
         self._removes = False
 
+    def __len__(self) -> int:
+        """How many keys are seen from this layer; takes time by what it has changed."""
+        return sum(1 for _ in self.items()) if self._removes else len(self._base) + self._new_keys()
+
+    def _new_keys(self) -> int:
+        return sum(1 for key in self._changes if key not in self._base)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def has_fewer_than(self, count: int) -> bool:
+        """Whether fewer keys are seen from this layer; quick, where it is far from the count."""
+        base = self._base
+        rest = count - len(self._changes)
+        near = base.has_fewer_than(rest) if isinstance(base, Overlay) else len(base) < rest
+        return near or len(self) < count
+
     def get(self, key: K) -> V | None:
         """Return the value seen from this layer, or None."""
         value = self._changes.get(key)

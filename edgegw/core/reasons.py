@@ -105,6 +105,11 @@ class Reason(enum.StrEnum):
         True,
         "The centre closed the account at the boxes; use another account, or ask the bank.",
     )
+    BATCH_NOT_COUNTED = (
+        "batch_not_counted",
+        False,
+        "The box counts so many merchants and terminals and no more; name fewer different ones in payments.",
+    )
     ACCOUNT_FROZEN = ("account_frozen", True, "The centre froze the account; ask the bank.")
     ACCOUNT_BLOCKED = (
         "account_blocked",

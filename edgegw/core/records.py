@@ -55,6 +55,8 @@ class Kind(enum.StrEnum):
     """Undo what may have happened: kept, where it comes before its original."""
     REFUND = "refund"
     """Give money of a payment back that has happened."""
+    CLOSE_BATCH = "close_batch"
+    """End a merchant's or terminal's batch."""
 
 
 class ClearedBy(enum.StrEnum):
@@ -92,6 +94,38 @@ class Durability(enum.StrEnum):
     """On the mirror's disk too, but the mirror is away: no payment is decided."""
 
 
+class Side(enum.StrEnum):
+    """Where a cleared request counts in a merchant's batch."""
+
+    PAYMENTS = "payments"
+    PAYMENT_REVERSALS = "payment_reversals"
+    REFUNDS = "refunds"
+    REFUND_REVERSALS = "refund_reversals"
+
+
+Figure = Annotated[int, msgspec.Meta(ge=0, le=AMOUNT_MINOR_MAX)]
+
+
+class BatchTotals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A merchant's batch in one currency: how many, and their sum in minor units."""
+
+    currency: Currency
+    payments_count: Figure = 0
+    payments_minor: Figure = 0
+    payment_reversals_count: Figure = 0
+    payment_reversals_minor: Figure = 0
+    refunds_count: Figure = 0
+    refunds_minor: Figure = 0
+    refund_reversals_count: Figure = 0
+    refund_reversals_minor: Figure = 0
+
+    def different_figure(self, other: BatchTotals) -> str:
+        """The name of the first figure in which two totals differ, "" where none does."""
+        return next(
+            (name for name in self.__struct_fields__ if getattr(self, name) != getattr(other, name)), ""
+        )
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One request of a client, in the canonical form whose fields decide "same content" (DESIGN §2.1)."""
 
@@ -126,6 +160,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     """On whose behalf."""
     reference: str = ""
     """The client's own words."""
+    merchant_pays: bool = False
+    """A refund that names no payment, or cash paid in (ISO 8583 codes 20 and 21)."""
+    totals: tuple[BatchTotals, ...] = ()
+    """Closing a batch: the client's own figures, to be compared; none are not compared."""
 
     def different_field(self, other: Request) -> str | None:
         """The first field in which two requests differ, in the order of declaration; None when they are
@@ -148,6 +186,27 @@ class Leg(msgspec.Struct, frozen=True, array_like=True):
     pending: str = ""
     """For a post or void: the pending transfer's id as 32 hex digits."""
     timeout_s: int = 0
+
+
+class Counted(msgspec.Struct, frozen=True, array_like=True):
+    """In whose batch, and where in it, something counts whose request does not say so itself."""
+
+    merchant: str
+    terminal: str
+    side: Side
+    currency: str
+
+
+class MerchantBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A merchant's or terminal's batch that was closed."""
+
+    number: int
+    previous: str = ""
+    """epoch/seq of the close before it, "" for the first one of an epoch."""
+    totals: tuple[BatchTotals, ...] = ()
+    """One for each currency in which there was anything, sorted by it."""
+    difference: str = ""
+    """The first figure that the client has otherwise, "" where it has the same or sent none."""
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -224,6 +283,10 @@ class Transfer(RecordHead, frozen=True, kw_only=True, tag="transfer"):
     legs: tuple[Leg, ...] = ()
     linked: int = 0
     """For a linked group: how many records of the group follow this one."""
+    counted: Counted | None = None
+    """Posts, reversals, refunds: where it counts in a merchant's batch, if it does."""
+    batch: MerchantBatch | None = None
+    """The batch that it closes."""
 
 
 class Refusal(RecordHead, frozen=True, kw_only=True, tag="refusal"):

@@ -9,6 +9,7 @@ from edgegw.core import ledger
 from edgegw.core.book import LEG_CODE, PENDING, Book, History, account_key
 from edgegw.core.counts import Count, StandIn, Stood
 from edgegw.core.journal import sm3
+from edgegw.core.merchants import OpenBatch
 from edgegw.core.model import Balance
 from edgegw.core.model import Transfer as LedgerTransfer
 from edgegw.core.records import UNREADABLE, Account, Durability, Measure, Mode
@@ -54,6 +55,7 @@ class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     month_window: int = 1
     outage_ns: int = 0
     wall_ns: int = 0
+    batches: list[tuple[str, str, OpenBatch]] = []
 
 
 def dump(book: Book) -> bytes:
@@ -94,6 +96,9 @@ def dump(book: Book) -> bytes:
             month_window=book.tally.month_window,
             outage_ns=book.tally.outage_ns,
             wall_ns=book.wall_ns,
+            batches=sorted(
+                ((*key, batch) for key, batch in book.batches.items()), key=lambda row: (row[0], row[1])
+            ),
         )
     )
 
@@ -153,6 +158,7 @@ def _book_of(i: BookImage, history: History | None) -> Book:
     book.barred = dict(i.barred)
     book.frozen = dict(i.frozen)
     book.closed = dict(i.closed)
+    book.batches = {(merchant, terminal): batch for merchant, terminal, batch in i.batches}
     book.kept = {(client, id_): place for client, id_, place in i.kept}
     book.positions = {(who, currency): net for who, currency, net in i.positions}
     book.stand_ins = {int(place, 16): row for place, row in i.stand_ins}

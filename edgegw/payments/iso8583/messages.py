@@ -67,6 +67,7 @@ RESPONSE_CODES: Final[Mapping[str, str]] = {
     Reason.STAND_IN_EPOCH_OVER: "21",
     Reason.EXCEEDS_HOLD: INVALID_AMOUNT,
     Reason.EXCEEDS_ORIGINAL: "21",
+    Reason.BATCH_NOT_COUNTED: INVALID_REQUEST,
     Reason.ACCOUNT_BLOCKED: "62",
     Reason.ACCOUNT_CLOSED: "62",
     Reason.ACCOUNT_FROZEN: "62",

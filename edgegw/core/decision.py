@@ -1,0 +1,201 @@
+"""What deciding works with: what a decision is made from, what it may be, and the small steps that every kind
+of request takes. Pure.
+
+Leaves out the kinds themselves: payments and holds (`core.decide`), and what becomes of them
+(`core.resolution`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from edgegw.core.book import Book, centre_account
+from edgegw.core.limits import Refused
+from edgegw.core.model import CreateTransferStatus
+from edgegw.core.reasons import Reason
+from edgegw.core.records import (
+    ClearedBy,
+    Counted,
+    HeadFields,
+    Leg,
+    MerchantBatch,
+    Refusal,
+    Request,
+    Transfer,
+    place_text,
+    transfer_id,
+)
+
+Rule = Callable[[Book, str, Request, int], Refused | None]
+"""A rule: (book, client, request, at_ns) -> a refusal or None. Pure."""
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What a record names first: who, where in the log, when."""
+
+    bank: str
+    box: str
+    epoch: int
+    seq: int
+    at_ns: int
+    wall_ns: int
+    mono_ns: int
+
+    def head(self) -> HeadFields:
+        """The first fields of a record."""
+        return {
+            "v": 1,
+            "bank": self.bank,
+            "box": self.box,
+            "epoch": self.epoch,
+            "seq": self.seq,
+            "at_ns": self.at_ns,
+            "wall_ns": self.wall_ns,
+            "mono_ns": self.mono_ns,
+        }
+
+
+class Funding(msgspec.Struct, frozen=True):
+    """How the gateway found the centre for this request."""
+
+    line_up: bool
+    centre: str = ""
+    """`granted`, `refused` or `timeout` once it was asked, "" before."""
+    reason: str = ""
+    """Why the line counts as down, for the record: `line_down` or `centre_timeout`."""
+    asked: Mapping[str, Funding] = {}
+    """The same for those accounts of a linked group for which the centre was asked."""
+
+    def of(self, account_id: str) -> Funding:
+        """What holds for a member of a group that this account pays."""
+        return self.asked.get(account_id, self)
+
+
+class Short(msgspec.Struct, frozen=True):
+    """The allowance of account_id does not cover amount_minor: ask the centre for at least that and decide
+    again."""
+
+    account_id: str
+    currency: str
+    amount_minor: int
+
+
+class Context(msgspec.Struct, frozen=True):
+    """All that a decision is made from."""
+
+    book: Book
+    stamp: Stamp
+    client: str
+    request: Request
+    funding: Funding
+    rules: Sequence[Rule]
+
+    def asking(self, account_id: str) -> Context:
+        """The same with what the centre said of this account, where it was asked for it."""
+        return msgspec.structs.replace(self, funding=self.funding.of(account_id))
+
+
+Decided = Transfer | Refusal | Short
+
+
+def clearing(
+    c: Context,
+    cleared_by: ClearedBy,
+    legs: tuple[Leg, ...],
+    *,
+    reason: str = "",
+    original: str = "",
+    counted: Counted | None = None,
+    batch: MerchantBatch | None = None,
+) -> Transfer:
+    """The record of a cleared request whose legs are booked already."""
+    return Transfer(
+        **c.stamp.head(),
+        window=c.book.window,
+        client=c.client,
+        request=c.request,
+        cleared_by=cleared_by,
+        reason=reason,
+        original=original,
+        legs=legs,
+        counted=counted,
+        batch=batch,
+    )
+
+
+def refuse(stamp: Stamp, client: str, request: Request, code: Reason, detail: str) -> Refusal:
+    """The record of a refusal; changes nothing else."""
+    return Refusal(
+        **stamp.head(),
+        client=client,
+        request=request,
+        code=code.value,
+        detail=detail,
+    )
+
+
+def refusing(c: Context, code: Reason, detail: str) -> Refusal:
+    """The record of this request's refusal."""
+    return refuse(c.stamp, c.client, c.request, code, detail)
+
+
+def _post(c: Context, legs: tuple[Leg, ...]) -> CreateTransferStatus:
+    return c.book.post(legs, epoch=c.stamp.epoch, seq=c.stamp.seq, at_ns=c.stamp.at_ns)
+
+
+def booking(
+    c: Context,
+    cleared_by: ClearedBy,
+    legs: tuple[Leg, ...],
+    *,
+    reason: str = "",
+    original: str = "",
+    counted: Counted | None = None,
+) -> Transfer | Refusal:
+    """The record of a cleared request whose legs are booked here, or of the ledger's own refusal."""
+    status = _post(c, legs)
+    if status is not CreateTransferStatus.created:
+        return refusing(c, Reason.LEDGER_REFUSED, status.name)
+    return clearing(c, cleared_by, legs, reason=reason, original=original, counted=counted)
+
+
+def sent_home(book: Book, account_id: str, amount_minor: int) -> tuple[Leg, ...]:
+    """The leg that gives the right to money back to the centre when its account is homed elsewhere."""
+    account = book.accounts[account_id]
+    if book.homed_here(account):
+        return ()
+    return (Leg(account_id, centre_account(account.currency), amount_minor),)
+
+
+def shortage(c: Context, account_id: str, amount_minor: int) -> Short | None:
+    """Ask the centre, if it can still be asked for this request; again, when others spent what it granted."""
+    if c.funding.line_up and c.funding.centre in ("", "granted"):
+        return Short(account_id, c.book.accounts[account_id].currency, amount_minor)
+    return None
+
+
+def unfunded(c: Context, account_id: str) -> Refusal:
+    """The refusal of what neither box nor centre covers."""
+    available = c.book.available(account_id)
+    return refusing(
+        c,
+        Reason.INSUFFICIENT_FUNDS,
+        f"{account_id} has {available} minor units here; the centre gives no more",
+    )
+
+
+def first_leg(record: Transfer) -> int:
+    """The id of a record's first leg, the one that may be pending."""
+    return transfer_id(epoch=record.epoch, seq=record.seq, leg=0)
+
+
+def place_of_record(record: Transfer) -> str:
+    """Its `epoch/seq`."""
+    return place_text(epoch=record.epoch, seq=record.seq)
+
+
+SUSPENSE: Final = "suspense"
+"""Why an advice that nothing covers was booked all the same."""
