@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -39,9 +39,10 @@ from edgegw.exchange_http import (
     signed_reply,
 )
 from edgegw.hub import schema
-from edgegw.hub.beats import keep_cosignature, take_beat
+from edgegw.hub.beats import Taken, keep_cosignature, take_beat
 from edgegw.hub.books import violations
 from edgegw.hub.database import Database, NotKept
+from edgegw.hub.items import set_aside
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import open_session, register_boxes
 from edgegw.hub.settling import settling
@@ -140,18 +141,22 @@ class Hub:
         return opened
 
     def _beat(self, envelope: Envelope, beat: Beat) -> Beaten:
-        taken = self._transact(
-            lambda c: take_beat(
-                c,
-                self._keyring,
-                self._sites,
-                beat,
-                box=envelope.box,
-                session=envelope.session,
-                counter=envelope.counter,
-                now_ns=self._clock_ns(),
+        def taken_with(poisoned: Mapping[int, str]) -> Taken:
+            return self._transact(
+                lambda c: take_beat(
+                    c,
+                    self._keyring,
+                    self._sites,
+                    beat,
+                    box=envelope.box,
+                    session=envelope.session,
+                    counter=envelope.counter,
+                    now_ns=self._clock_ns(),
+                    poisoned=poisoned,
+                )
             )
-        )
+
+        taken = set_aside(taken_with)
         beaten = taken.beaten
         self.metrics.messages.labels("beat", beaten.verdict.value).inc()
         if beaten.push is not None:

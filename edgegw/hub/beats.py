@@ -8,7 +8,7 @@ size = :old`. The cosignature is made by the caller after its COMMIT (`Taken.cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
@@ -35,6 +35,7 @@ from edgegw.hub import grants, replay, schema
 from edgegw.hub.books import Books, currencies_of
 from edgegw.hub.branches import BranchedEpoch
 from edgegw.hub.directives import DirectiveLog, directives_held, package_after
+from edgegw.hub.items import NO_FAULTS, Item, read_items
 from edgegw.hub.journals import (
     Pulled,
     held_log,
@@ -85,9 +86,10 @@ def take_beat(
     session: bytes,
     counter: int,
     now_ns: int,
+    poisoned: Mapping[int, str] = NO_FAULTS,
 ) -> Taken:
-    """Take an authentic beat in one SQL transaction, which the caller commits. Raises ExchangeError or
-    HeadMoved."""
+    """Take an authentic beat in one SQL transaction, which the caller commits. Raises ExchangeError,
+    HeadMoved, and Poisoned with the records that are to be set aside the next time."""
     if len(beat.asks) > ASKS_MAX or any(len(ask.request_id) > REQUEST_ID_CHARS_MAX for ask in beat.asks):
         raise ExchangeError(f"asks: {ASKS_MAX} at most, their ids {REQUEST_ID_CHARS_MAX} characters at most")
     row = BoxRow.lock(connection, box)
@@ -101,19 +103,26 @@ def take_beat(
         return Taken(Beaten(verdict=Verdict.REOPEN, reason=f"{again}: open again"))
     row.beat_at_ns, row.waiting = now_ns, beat.waiting
     site = sites.newest(connection)
-    return _Beat(connection, keyring, site, row, now_ns=now_ns).take(beat, verdict, pulled)
+    return _Beat(connection, keyring, site, row, now_ns=now_ns, poisoned=poisoned).take(beat, verdict, pulled)
 
 
 def take_tail(
-    connection: Connection, keyring: Keyring, sites: Sites, push: Package, *, box: str, now_ns: int
+    connection: Connection,
+    keyring: Keyring,
+    sites: Sites,
+    push: Package,
+    *,
+    box: str,
+    now_ns: int,
+    poisoned: Mapping[int, str] = NO_FAULTS,
 ) -> Taken:
     """Take a package of a box's journal from anyone, as a beat that pushes and asks nothing: its signatures
-    say whose it is. Raises HeadMoved."""
+    say whose it is. Raises HeadMoved and Poisoned."""
     row = BoxRow.lock(connection, box)
     tail = Beat(directives=LogHead(0), push=push, waiting=row.waiting)
-    return _Beat(connection, keyring, sites.newest(connection), row, now_ns=now_ns).take(
-        tail, Verdict.FENCED, Pulled(None)
-    )
+    site = sites.newest(connection)
+    beat = _Beat(connection, keyring, site, row, now_ns=now_ns, poisoned=poisoned)
+    return beat.take(tail, Verdict.FENCED, Pulled(None))
 
 
 def _why_again(connection: Connection, row: BoxRow, beat: Beat, verdict: Verdict, pulled: Pulled) -> str:
@@ -216,14 +225,22 @@ class _Beat:
     """One beat's SQL transaction."""
 
     def __init__(
-        self, connection: Connection, keyring: Keyring, site: Site | None, row: BoxRow, *, now_ns: int
+        self,
+        connection: Connection,
+        keyring: Keyring,
+        site: Site | None,
+        row: BoxRow,
+        *,
+        now_ns: int,
+        poisoned: Mapping[int, str],
     ) -> None:
+        self._poisoned = poisoned
         self._connection = connection
         self._keyring = keyring
         self._site = site
         self._row = row
         self._now_ns = now_ns
-        self._items: list[replay.Item] = []
+        self._items: list[Item] = []
         self._forked = False
         """The pushed epoch has two histories."""
         self._again = False
@@ -393,7 +410,7 @@ class _Beat:
             self._fork(push, judged)
         elif judged.verdict is PackageVerdict.ACCEPTED:
             move_head(self._connection, push, judged, held, box=row.box)
-            self._items = replay.read_items(judged.records, judged.leaves, start=head.size)
+            self._items = read_items(judged.records, judged.leaves, start=head.size, poisoned=self._poisoned)
             self._check_link(str(head.link))
         if judged.verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE) or not judged.head.size:
             return judged, None
@@ -417,7 +434,14 @@ class _Beat:
         if not self._items:
             return []
         histories = BranchedEpoch(self._connection, self._row.box, epoch) if self._forked else None
-        player = replay.Replay(self._connection, books, box=self._row.box, epoch=epoch, histories=histories)
+        player = replay.Replay(
+            self._connection,
+            books,
+            box=self._row.box,
+            epoch=epoch,
+            now_ns=self._now_ns,
+            histories=histories,
+        )
         outcome = player.run(self._items)
         keep_stand_ins(self._connection, outcome.stand_ins, box=self._row.box, epoch=epoch)
         if outcome.quarantine and not self._forked:

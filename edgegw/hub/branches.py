@@ -10,7 +10,7 @@ allowance is borne by its risk account. Leaves out the file that it comes from (
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -29,6 +29,7 @@ from edgegw.core.records import (
 from edgegw.errors import HeadMoved
 from edgegw.hub import replay, schema
 from edgegw.hub.books import Books, currencies_of
+from edgegw.hub.items import First, Item, read_items
 from edgegw.hub.schema import BRANCH_SEQS, is_other_branch
 from edgegw.hub.stand_ins import keep_stand_ins
 from edgegw.hub.windows import note_centre
@@ -91,7 +92,7 @@ class BranchedEpoch:
             number = self._branches[number].parent
         return number * BRANCH_SEQS + seq
 
-    def translate(self, items: Sequence[replay.Item]) -> None:
+    def translate(self, items: Sequence[Item]) -> None:
         """Give each record the place where it is kept, and let what it resolves name the record that
         counts."""
         here = {item.seq: item for item in items}
@@ -103,7 +104,7 @@ class BranchedEpoch:
             elif record is not None:
                 item.record = msgspec.structs.replace(record, seq=item.seq)
 
-    def _translated(self, leg: Leg, here: dict[int, replay.Item]) -> Leg:
+    def _translated(self, leg: Leg, here: dict[int, Item]) -> Leg:
         if not _HEX_ID.fullmatch(leg.pending):
             return leg
         epoch, seq, index = place_of(int(leg.pending, 16))
@@ -113,7 +114,7 @@ class BranchedEpoch:
         pending = f"{transfer_id(epoch=epoch, seq=counts, leg=index):032x}"
         return msgspec.structs.replace(leg, pending=pending)
 
-    def _counting(self, seq: int, here: dict[int, replay.Item]) -> int:
+    def _counting(self, seq: int, here: dict[int, Item]) -> int:
         """The place of the record that counts for the one at `seq`: of two histories' same one, the first."""
         if seq in here:
             item = here[seq]
@@ -142,14 +143,14 @@ class BranchedEpoch:
         record = None if body is None else decode_record(body)
         return record if isinstance(record, Transfer) else None
 
-    def _first(self, record: Transfer) -> replay.First | None:
+    def _first(self, record: Transfer) -> First | None:
         table = schema.record.c
         row = self._connection.execute(
             select(table.body, table.box, table.epoch, table.seq).where(
                 table.request_id == record.request.id, table.client == record.client
             )
         ).one_or_none()
-        return None if row is None else replay.First(decode_record(row.body), row.box, row.epoch, row.seq)
+        return None if row is None else First(decode_record(row.body), row.box, row.epoch, row.seq)
 
 
 def take_branch(
@@ -161,16 +162,20 @@ def take_branch(
     box: str,
     epoch: int,
     is_over: bool,
+    now_ns: int,
+    poisoned: Mapping[int, str],
 ) -> int:
     """Keep and book the next records of a branch, those from branch.size on; how many of them nobody else had
     decided. is_over: the epoch is, and its money in doubt."""
-    items = replay.read_items(bodies, leaves, start=branch.number * BRANCH_SEQS + branch.size)
+    items = read_items(bodies, leaves, start=branch.number * BRANCH_SEQS + branch.size, poisoned=poisoned)
     names = replay.accounts_of(items)
     names |= replay.own_accounts_of(box, currencies_of(connection, names))
     books = Books(connection, box=box, epoch=epoch, in_doubt=is_over)
     books.open(names)
     histories = BranchedEpoch(connection, box, epoch, branch.number)
-    outcome = replay.Replay(connection, books, box=box, epoch=epoch, histories=histories).run(items)
+    outcome = replay.Replay(connection, books, box=box, epoch=epoch, now_ns=now_ns, histories=histories).run(
+        items
+    )
     keep_stand_ins(connection, outcome.stand_ins, box=box, epoch=epoch)
     note_centre(connection, books, box=box, epoch=epoch)
     books.write()

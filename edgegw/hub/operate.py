@@ -6,6 +6,7 @@ Leaves out publishing (`hub.site`) and opening balances (`hub.books`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from edgegw.core.book import receivable_account, risk_account
 from edgegw.core.records import transfer_id
-from edgegw.hub import replay, schema
+from edgegw.hub import receivables, replay, schema
 from edgegw.hub.books import Books, set_closed, set_frozen
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.journals import not_here
@@ -195,6 +196,17 @@ def _finish_stand_in(connection: Connection, books: Books, row: Row[Any], *, is_
     if reason and liable == "branch":
         receivable = receivable_account(row.box, row.currency)
         books.move_at_centre(debit=receivable, credit=risk, amount_minor=row.amount_minor)
+        owed = {
+            "epoch": row.epoch,
+            "seq": row.seq,
+            "owner": f"branch:{row.box}",
+            "reason": reason,
+            "debtor": row.payer,
+            "funded_by": "",
+            "currency": row.currency,
+            "amount_minor": row.amount_minor,
+        }
+        receivables.keep(connection, [owed], box=row.box, now_ns=time.time_ns())
     if not reason or liable == "branch":
         books.move_at_centre(debit=risk, credit=row.payee, amount_minor=row.amount_minor)
     mark_stand_in(connection, one, box=row.box, epoch=row.epoch, liable=liable, reason=reason, settled=True)

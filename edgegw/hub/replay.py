@@ -13,16 +13,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from edgegw.core.book import (
     PENDING,
     POST,
     VOID,
     centre_account,
+    is_between_participants,
     receivable_account,
     risk_account,
     suspense_account,
@@ -44,26 +45,36 @@ from edgegw.core.records import (
     SiteDirective,
     Transfer,
     WindowClosed,
-    decode_directive,
     decode_record,
     legs_of,
     place_of,
 )
 from edgegw.hub import schema
 from edgegw.hub.books import Books, box_accounts, is_for_box
+from edgegw.hub.items import First, Item, Poisoned
+from edgegw.hub.receivables import branch_bears, payee_owes
+from edgegw.hub.receivables import keep as keep_receivables
 from edgegw.hub.replica import Replica
 from edgegw.hub.schema import BRANCH_SEQS, is_other_branch
 from edgegw.hub.site import bundle_is_lost
 from edgegw.hub.stand_ins import DUPLICATE_IDENTITY, StandIn
+from edgegw.hub.suspense import OPEN, Place, relieve
 from edgegw.hub.windows import Recount
 
-OPERATIONS: Final = "centre-operations"
-"""Who owns an item that nobody at the branch can settle."""
+BANK_OWNS: Final = "bank"
+"""Who owns an item that neither branch nor merchant can settle."""
 
 _HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
+_PLACE: Final = re.compile(r"([0-9]{1,7})/([0-9]{1,13})")
+_READ_COLUMNS: Final = ("type", "client", "request_id")
+"""What is known of a record once it can be read."""
 IDENTITY_CONFLICT: Final = "identity_conflict"
 CLEARED_OTHERWISE: Final = "cleared_otherwise"
 WINDOW_DIFFERS: Final = "window_differs"
+CANNOT_BE_POSTED: Final = "cannot_be_posted"
+RETURN_NOT_COVERED: Final = "return_not_covered"
+ADVICE_UNCOVERED: Final = "advice_uncovered"
+APPLIED_OTHERWISE: Final = "directive_applied_otherwise"
 
 
 class Histories(Protocol):
@@ -72,65 +83,6 @@ class Histories(Protocol):
     def translate(self, items: Sequence[Item]) -> None:
         """Give the records their places among all histories, and let what they resolve name the record that
         counts."""
-
-
-class First(NamedTuple):
-    """The record that has an identity, and where it is kept."""
-
-    record: Record
-    box: str
-    epoch: int
-    seq: int
-
-
-@dataclass(slots=True)
-class Item:
-    """One record of a push: its place, its bytes, and what could be read of them."""
-
-    seq: int
-    leaf: bytes
-    body: bytes
-    record: Record | None
-    problem: str = ""
-    directive: Directive | None = None
-    first: First | None = None
-    """Who has this one's identity already, anywhere in the fleet."""
-    has_identity: bool = True
-
-
-def read_items(bodies: Sequence[bytes], leaves: Sequence[bytes], *, start: int) -> list[Item]:
-    """The records of a push as items; what cannot be decoded carries its problem."""
-    items = []
-    for offset, (body, leaf) in enumerate(zip(bodies, leaves, strict=True)):
-        item = Item(seq=start + offset, leaf=leaf, body=body, record=None)
-        try:
-            item.record = decode_record(body)
-            if isinstance(item.record, DirectiveApplied):
-                item.directive = decode_directive(bytes(item.record.directive))
-            _check_texts(item)
-        except msgspec.MsgspecError as problem:
-            item.record, item.directive, item.problem = None, None, str(problem)
-        items.append(item)
-    return items
-
-
-def _check_texts(item: Item) -> None:
-    """Raise DecodeError for a text that no database keeps as text. The words of a window's record are
-    compared, not kept."""
-    if isinstance(item.record, WindowClosed):
-        return
-    said = item.record.directive if isinstance(item.record, DirectiveApplied) else b""
-    for body in (item.body, bytes(said)):
-        if b"\\u0000" in body and _has_zero(msgspec.json.decode(body)):
-            raise msgspec.DecodeError("a text in it holds the character U+0000, which no column keeps")
-
-
-def _has_zero(value: object) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any(_has_zero(part) for part in (*value, *value.values()))
-    return isinstance(value, list) and any(map(_has_zero, value))
 
 
 def accounts_of(items: Iterable[Item]) -> set[str]:
@@ -179,6 +131,14 @@ def leg_fault(leg: Leg) -> str:
     return ""
 
 
+def _at_stake(record: Record) -> int:
+    """The amount of a record that cannot be posted, as far as any column keeps it."""
+    amount_minor = (
+        record.request.amount_minor if isinstance(record, Transfer) else legs_of(record)[0].amount_minor
+    )
+    return amount_minor if 0 < amount_minor <= AMOUNT_MINOR_MAX else 0
+
+
 def _posted(legs: tuple[Leg, ...]) -> list[tuple[str, str, int]]:
     return [(leg.debit_account_id, leg.credit_account_id, leg.amount_minor) for leg in legs]
 
@@ -203,9 +163,11 @@ class Replay:
         *,
         box: str,
         epoch: int,
+        now_ns: int,
         histories: Histories | None = None,
     ) -> None:
         """histories: of an epoch of which the box has signed several; what is in two of them counts once."""
+        self._now_ns = now_ns
         self._connection = connection
         self._books = books
         self._box = box
@@ -218,22 +180,61 @@ class Replay:
         self._directives: dict[tuple[int, int], tuple[bytes, str]] = {}
         self._marks: list[dict[str, str | int]] = []
         self._voided: list[int] = []
+        self._receivables: list[dict[str, str | int]] = []
+        self._relieved: list[tuple[Place, int, Place]] = []
+        self._is_late = False
         self.outcome = Outcome()
 
     def run(self, items: Sequence[Item]) -> Outcome:
         """Keep the records and move the books as they say; the accounts of `accounts_of` must be open in
-        them."""
+        them. Raises Poisoned."""
         self._find_first(items)
         self._keep(items)
         if self._histories is not None:
             self._histories.translate(items)
         self._load(items)
+        faults: dict[int, str] = {}
         for item in items:
-            self._apply(item)
+            try:
+                self._apply(item)
+            except SQLAlchemyError:
+                raise
+            except Exception as fault:  # noqa: BLE001 - whatever one record meets, the others go on
+                faults[item.seq] = f"{type(fault).__name__}: {fault}"
+        if faults:
+            raise Poisoned(faults)
+        self._write()
+        return self.outcome
+
+    def again(self, item: Item) -> str:
+        """Book one kept record that went to suspense when it came; what stands against it still, or "".
+        Where something does, the caller rolls back.
+
+        What it moves between participants is settled with the open window if its own one is closed.
+        """
+        self._find_first([item])
+        if self._histories is not None:
+            self._histories.translate([item])
+        self._load([item])
+        self._is_late = getattr(item.record, "window", 0) != self._windows.number
+        self._apply(item)
+        if self._suspense:
+            return f"{self._suspense[0]['reason']}: {self._suspense[0]['detail']}"
+        if self.outcome.quarantine:
+            return self.outcome.quarantine
+        table = schema.record
+        self._connection.execute(
+            update(table)
+            .where(table.c.box == self._box, table.c.epoch == self._epoch, table.c.seq == item.seq)
+            .values({name: value for name, value in self._row(item).items() if name in _READ_COLUMNS})
+        )
+        self._write()
+        return ""
+
+    def _write(self) -> None:
         self._windows.write()
         self._replica.write()
         self._write_findings()
-        return self.outcome
 
     # -- keeping -----------------------------------------------------------------------------------------
 
@@ -245,6 +246,7 @@ class Replay:
                 wanted.setdefault((item.record.client, item.record.request.id), []).append(item)
         if not wanted:
             return
+        places = {(self._box, self._epoch, item.seq) for item in items}
         table = schema.record.c
         rows = self._connection.execute(
             select(table.client, table.request_id, table.box, table.epoch, table.seq, table.body).where(
@@ -254,6 +256,7 @@ class Replay:
         taken = {
             (row.client, row.request_id): First(decode_record(row.body), row.box, row.epoch, row.seq)
             for row in rows
+            if (row.box, row.epoch, row.seq) not in places
         }
         for identity, same in wanted.items():
             for item in same:
@@ -307,7 +310,7 @@ class Replay:
 
     def _apply(self, item: Item) -> None:
         if item.record is None:
-            self._suspend(item.seq, "undecodable", item.problem)
+            self._suspend(item.seq, item.reason, item.problem)
             return
         if isinstance(item.directive, SiteDirective) and isinstance(item.record, DirectiveApplied):
             is_lost = bundle_is_lost(self._connection, item.directive.digest)
@@ -318,18 +321,36 @@ class Replay:
         if legs:
             fault = self._book(item.record, legs)
             if fault:
-                self._suspend(item.seq, "cannot_be_posted", fault)
+                self._suspend(
+                    item.seq,
+                    CANNOT_BE_POSTED,
+                    fault,
+                    currency=self._currency_of(legs),
+                    amount_minor=_at_stake(item.record),
+                )
                 self._quarantine(f"record {self._epoch}/{item.seq} cannot be posted: {fault}")
                 return
             self._move(item.record, legs)
             if isinstance(item.record, Transfer | Expiry | DirectiveApplied):
-                self._window_differs(item.seq, self._windows.count(item.record, legs))
+                self._count(item.record, legs)
         if isinstance(item.record, WindowClosed):
             self._window_differs(item.seq, self._windows.close(item.record))
         if isinstance(item.record, Transfer):
             self._transfer(item, item.record)
         elif isinstance(item.record, DirectiveApplied) and item.directive is not None:
             self._directive(item.record, item.directive)
+
+    def _count(self, record: Transfer | Expiry | DirectiveApplied, legs: tuple[Leg, ...]) -> None:
+        """Count the legs in the record's window; where that is closed at the hub, settle them with the open
+        one."""
+        if not self._is_late:
+            self._window_differs(record.seq, self._windows.count(record, legs))
+            return
+        for leg in legs:
+            if is_between_participants(leg):
+                self._books.count_at_centre(
+                    debit=leg.debit_account_id, credit=leg.credit_account_id, amount_minor=leg.amount_minor
+                )
 
     def _window_differs(self, seq: int, difference: str) -> None:
         """A box whose own word about a window is not what its records give is looked at by a person."""
@@ -355,7 +376,7 @@ class Replay:
             if outcome and body == bytes(record.directive):
                 if outcome != record.outcome:
                     detail = f"directive {said.incarnation}/{said.seq} was {outcome}, here {record.outcome}"
-                    self._suspend(item.seq, "directive_applied_otherwise", detail)
+                    self._suspend(item.seq, APPLIED_OTHERWISE, detail)
                 return True
         if isinstance(record, Expiry):
             return not all(self._replica.is_live(leg.pending) for leg in record.legs)
@@ -401,7 +422,14 @@ class Replay:
             excess = self._books.give_back(leg.debit_account_id, leg.amount_minor)
             if excess:
                 detail = f"{leg.debit_account_id} returned {excess} more than was outstanding"
-                self._suspend(seq, "return_not_covered", detail)
+                page = self._books.page(leg.debit_account_id)
+                self._suspend(
+                    seq,
+                    RETURN_NOT_COVERED,
+                    detail,
+                    currency="" if page is None else page.currency,
+                    amount_minor=excess,
+                )
                 self._quarantine(f"record {self._epoch}/{seq}: {detail}")
             return
         overdrawn = self._books.move_at_box(
@@ -451,10 +479,40 @@ class Replay:
             page = self._books.page(leg.debit_account_id)
             if page is not None and leg.debit_account_id == suspense_account(self._box, page.currency):
                 self._suspend(
-                    record.seq, "advice_uncovered", f"{leg.amount_minor} to {leg.credit_account_id}"
+                    record.seq,
+                    ADVICE_UNCOVERED,
+                    f"{leg.amount_minor} to {leg.credit_account_id}",
+                    owner=f"branch:{self._box}",
+                    currency=page.currency,
+                    amount_minor=leg.amount_minor,
                 )
+        self._note_owed(record)
         if item.first is not None and legs:
             self._duplicate(item.first, record, waits=waits)
+
+    def _currency_of(self, legs: tuple[Leg, ...]) -> str:
+        """Of the first account of the legs that the hub knows."""
+        names = [name for leg in legs for name in (leg.debit_account_id, leg.credit_account_id)]
+        pages = [page for name in names if (page := self._books.page(name)) is not None]
+        return pages[0].currency if pages else ""
+
+    def _note_owed(self, record: Transfer) -> None:
+        """What an uncovered reversal has booked as owed, and what a reversal gives back of an advice that
+        was uncovered."""
+        owed = payee_owes(record, box=self._box, epoch=self._epoch)
+        if owed is not None:
+            self._receivables.append(owed)
+        given_back = sum(
+            leg.amount_minor
+            for leg in record.legs
+            if leg.credit_account_id.startswith(f"suspense:{self._box}:") and not leg.flags & (PENDING | VOID)
+        )
+        if owed is not None and len(record.legs) == 1:
+            given_back = int(owed["amount_minor"])
+        place = _PLACE.fullmatch(record.original)
+        if given_back and place is not None:
+            original = Place(self._box, int(place[1]), int(place[2]))
+            self._relieved.append((original, given_back, Place(self._box, self._epoch, record.seq)))
 
     def _note_void(self, leg: Leg) -> None:
         epoch, seq, _ = place_of(int(leg.pending, 16))
@@ -474,10 +532,20 @@ class Replay:
             return
         for waiting in self.outcome.stand_ins:
             waiting.duplicate = waiting.duplicate or waiting.seq == record.seq
-        self._suspend(record.seq, DUPLICATE_IDENTITY, f"cleared before at {place}")
         leg = record.legs[0]
         payer = self._books.page(leg.debit_account_id)
-        if record.request.kind is Kind.PAYMENT and not waits and payer is not None and payer.floor:
+        is_given_back = (
+            record.request.kind is Kind.PAYMENT and not waits and payer is not None and payer.floor
+        )
+        self._suspend(
+            record.seq,
+            DUPLICATE_IDENTITY,
+            f"cleared before at {place}",
+            owner=f"merchant:{leg.credit_account_id}",
+            currency=self._currency_of(record.legs),
+            amount_minor=leg.amount_minor if is_given_back else 0,
+        )
+        if is_given_back and payer is not None:
             # The payer is whole at once; whoever owns the item collects from the payee.
             self._books.move_at_centre(
                 debit=suspense_account(self._box, payer.currency),
@@ -510,6 +578,7 @@ class Replay:
             self._settle(said, voided=refused)
         elif isinstance(said, DeclineDirective):
             if said.liable == "branch" and not refused:
+                self._receivables.append(branch_bears(said, box=self._box))
                 self._books.move_at_centre(
                     debit=receivable_account(self._box, said.currency),
                     credit=risk_account(self._box, said.currency),
@@ -528,7 +597,16 @@ class Replay:
 
     # -- findings ----------------------------------------------------------------------------------------
 
-    def _suspend(self, seq: int, reason: str, detail: str) -> None:
+    def _suspend(
+        self,
+        seq: int,
+        reason: str,
+        detail: str,
+        *,
+        owner: str = BANK_OWNS,
+        currency: str = "",
+        amount_minor: int = 0,
+    ) -> None:
         if any(item["seq"] == seq for item in self._suspense):
             return  # one owner for one record is enough; the first reason is the deepest
         self._suspense.append(
@@ -536,9 +614,16 @@ class Replay:
                 "box": self._box,
                 "epoch": self._epoch,
                 "seq": seq,
-                "owner": OPERATIONS,
+                "owner": owner,
                 "reason": reason,
                 "detail": f"{self._name(seq)}: {detail}" if seq >= BRANCH_SEQS else detail,
+                "currency": currency,
+                "amount_minor": amount_minor,
+                "state": OPEN,
+                "reference": "",
+                "at_ns": self._now_ns,
+                "steps": 0,
+                "raised_ns": 0,
             }
         )
         self.outcome.suspense += 1
@@ -549,6 +634,9 @@ class Replay:
     def _write_findings(self) -> None:
         if self._suspense:
             self._connection.execute(insert(schema.suspense_item), self._suspense)
+        for place, amount_minor, by in self._relieved:
+            relieve(self._connection, place, amount_minor=amount_minor, by=by, now_ns=self._now_ns)
+        keep_receivables(self._connection, self._receivables, box=self._box, now_ns=self._now_ns)
         if self._losses:
             self._connection.execute(insert(schema.loss), self._losses)
         if self._voided:

@@ -266,9 +266,52 @@ suspense_item = Table(
     Column("box", String(64), primary_key=True),
     Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("owner", String(64), nullable=False),
+    Column("owner", String(80), nullable=False),  # who must act: bank, branch:<box>, merchant:<account>
     Column("reason", String(64), nullable=False),
     Column("detail", Text, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),  # that is still to be settled; 0 where none is known
+    Column("state", String(16), nullable=False),  # open, parked, closed; a row is never deleted
+    Column("reference", String(160), nullable=False),  # what has closed it
+    Column("at_ns", BigInteger, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("raised_ns", BigInteger, nullable=False),  # when its age was last told
+    Index("suspense_item_state", "state", "at_ns"),
+)
+
+suspense_step = Table(
+    "suspense_step",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("by", String(64), nullable=False),
+    Column("action", String(16), nullable=False),  # retry, park, posting, reversal
+    Column("detail", Text, nullable=False),
+    ForeignKeyConstraint(
+        ["box", "epoch", "seq"], ["suspense_item.box", "suspense_item.epoch", "suspense_item.seq"]
+    ),
+)
+
+receivable = Table(
+    "receivable",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),  # the stand-in's, or the reversal's
+    Column("owner", String(80), nullable=False),  # who must act: branch:<box>, merchant:<account>
+    Column("reason", String(64), nullable=False),
+    Column("original", Text, nullable=False),  # client and id of the payment
+    Column("debtor", Text, nullable=False),  # the account that owes it
+    Column("funded_by", String(64), nullable=False),  # made whole when it is paid; "": it is whole already
+    Column("currency", String(3), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("paid_minor", BigInteger, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("raised_ns", BigInteger, nullable=False),
+    Index("receivable_box", "box", "at_ns"),
 )
 
 loss = Table(

@@ -51,10 +51,10 @@ from edgegw.hub.directives import (
     epoch_of,
     held_directives,
 )
+from edgegw.hub.items import Item
 from edgegw.hub.journals import keep_evidence
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import ACTIVE, BEHIND, QUARANTINED, BoxRow
-from edgegw.hub.replay import Item
 from edgegw.hub.site import bundle_is_lost, note_lost
 from edgegw.hub.stand_ins import StandIn, keep_word, wait_again
 from edgegw.hub.windows import note_centre

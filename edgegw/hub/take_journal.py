@@ -7,7 +7,7 @@ SQL transaction, and the order can be given again at any time: what is in is fou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +17,11 @@ from sqlalchemy import Connection, func, select, update
 from edgegw.access.keys import VerifyingKey
 from edgegw.core.messages import Package, PackageVerdict
 from edgegw.hub import schema
-from edgegw.hub.beats import keep_cosignature, take_tail
+from edgegw.hub.beats import Taken, keep_cosignature, take_tail
 from edgegw.hub.branches import Branch, begin_branch, branch_leaf, branches_of, take_branch
 from edgegw.hub.database import Database
 from edgegw.hub.exported import Announced, Exported, ExportError, read_journal
+from edgegw.hub.items import set_aside
 from edgegw.hub.journals import journal_head_of, mark_forked, same_head
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.operate import OrderError
@@ -64,7 +65,7 @@ def take_journal(
         held, shared = database.transact(lambda c: _shared_prefix(c, exported))
         if shared == min(held, exported.size):
             return _Tail(database, keyring, exported, now_ns, progress).take(held)
-        return _Branching(database, exported, progress).take(shared)
+        return _Branching(database, exported, now_ns, progress).take(shared)
 
 
 def _key(connection: Connection, keyring: Keyring, announced: Announced) -> VerifyingKey:
@@ -144,9 +145,16 @@ class _Tail:
 
     def _push(self, package: Package) -> None:
         box = self._exported.announced.box
-        taken = self._database.transact(
-            lambda c: take_tail(c, self._keyring, self._sites, package, box=box, now_ns=self._now_ns())
-        )
+
+        def tail(poisoned: Mapping[int, str]) -> Taken:
+            now_ns = self._now_ns()
+            return self._database.transact(
+                lambda c: take_tail(
+                    c, self._keyring, self._sites, package, box=box, now_ns=now_ns, poisoned=poisoned
+                )
+            )
+
+        taken = set_aside(tail)
         beaten = taken.beaten
         if beaten.push not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE):
             raise ExportError(f"records {package.old_size} to {package.size - 1}: {beaten.push_reason}")
@@ -161,7 +169,10 @@ class _Tail:
 class _Branching:
     """Records at places where others are held."""
 
-    def __init__(self, database: Database, exported: Exported, progress: Progress) -> None:
+    def __init__(
+        self, database: Database, exported: Exported, now_ns: Callable[[], int], progress: Progress
+    ) -> None:
+        self._now_ns = now_ns
         self._database = database
         self._exported = exported
         self._progress = progress
@@ -171,12 +182,18 @@ class _Branching:
         branch = self._database.transact(lambda c: self._begin(c, shared))
         first, decided = branch.size, 0
         for package in self._exported.packages(first):
-            decided += self._database.transact(partial(self._take, branch=branch, package=package))
+            decided += set_aside(partial(self._booked, branch, package))
             self._progress(package.size - first, self._exported.size - first)
         fresh = max(0, self._exported.size - first)
         return self._database.transact(lambda c: self._figures(c, branch, fresh=fresh, decided=decided))
 
-    def _take(self, connection: Connection, *, branch: Branch, package: Package) -> int:
+    def _booked(self, branch: Branch, package: Package, poisoned: Mapping[int, str]) -> int:
+        work = partial(self._take, branch=branch, package=package, poisoned=poisoned)
+        return self._database.transact(work)
+
+    def _take(
+        self, connection: Connection, *, branch: Branch, package: Package, poisoned: Mapping[int, str]
+    ) -> int:
         row = BoxRow.lock(connection, self._box)
         return take_branch(
             connection,
@@ -186,6 +203,8 @@ class _Branching:
             box=self._box,
             epoch=self._epoch,
             is_over=self._epoch != row.epoch,
+            now_ns=self._now_ns(),
+            poisoned=poisoned,
         )
 
     def _begin(self, connection: Connection, shared: int) -> Branch:

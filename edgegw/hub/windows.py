@@ -95,6 +95,11 @@ class Recount:
         self._open = Window(first_window(epoch))
         self._touched: list[Window] = []
 
+    @property
+    def number(self) -> int:
+        """The open window's."""
+        return self._open.number
+
     def load(self, records: Sequence[Record], currencies: Mapping[str, str]) -> None:
         """Read the open window, and whom the accounts of these records are netted under. currencies: of the
         accounts that the hub knows."""

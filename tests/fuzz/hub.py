@@ -14,6 +14,7 @@ from edgegw.core.records import encode
 from edgegw.hub import replay
 from edgegw.hub.books import Books
 from edgegw.hub.exported import Announced, ExportError, read_journal
+from edgegw.hub.items import read_items
 from tests.fuzz.peers import Credulous
 from tests.fuzz.stored import BRANCH, PLACE, file, journals
 from tests.fuzz.target import Target
@@ -72,10 +73,10 @@ def placed(data: bytes, seq: int) -> bytes:
 
 
 def _replayed(connection: Connection, data: bytes, seq: int) -> None:
-    items = replay.read_items((data,), (leaf_hash(FIRST_PREVIOUS, data),), start=seq)
+    items = read_items((data,), (leaf_hash(FIRST_PREVIOUS, data),), start=seq)
     books = Books(connection, box=NORTH, epoch=1)
     books.open(replay.accounts_of(items) | replay.own_accounts_of(NORTH, {"CNY"}))
-    replay.Replay(connection, books, box=NORTH, epoch=1).run(items)
+    replay.Replay(connection, books, box=NORTH, epoch=1, now_ns=1).run(items)
     books.write()
 
 

@@ -46,7 +46,7 @@ from edgegw.core.records import (
 )
 from edgegw.core.site import decode_site
 from edgegw.errors import Behind, LedgerForeign
-from edgegw.hub.replay import read_items
+from edgegw.hub.items import read_items
 from edgegw.ledger.anchor import FILE_NAME, Anchor, Past
 from edgegw.ledger.rows import position_of, row_of
 from edgegw.running import RUNNING_NAME
