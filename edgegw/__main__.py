@@ -18,6 +18,7 @@ from edgegw.commands import (
     reconcile,
     restore,
     settings,
+    suspense,
     windows,
 )
 
@@ -63,6 +64,8 @@ for command in (
     box.window,
     windows.windows,
     windows.settlement,
+    suspense.suspense,
+    suspense.receivables,
 ):
     main.add_command(command)
 

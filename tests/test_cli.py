@@ -255,6 +255,43 @@ def test_what_waits_for_a_person_is_listed_with_the_next_command(branch: Branch)
     assert json.loads(line)["next"].startswith("edgegw post FILE")
 
 
+def test_items_in_suspense_are_worked_off_by_commands(branch: Branch, tmp_path: Path) -> None:
+    """Listed with who must act, shown with each step, exported, parked; a posting that names one closes it."""
+    hub = ("--hub", branch.path("hub.toml"))
+    assert branch.run("suspense", "list", *hub) == "nothing is in suspense\n"
+    assert branch.run("receivables", *hub) == "nothing is owed to any branch\n"
+    database = SqliteDatabase(Path(load_hub(Path(branch.path("hub.toml"))).database_file))
+    item = {"box": "box-1", "epoch": 1, "detail": "planted", "currency": "CNY", "amount_minor": 5}
+    item |= {"owner": "bank", "reason": "identity_conflict", "state": "open", "reference": ""}
+    item |= {"at_ns": 1, "steps": 0, "raised_ns": 0}
+    database.transact(
+        lambda c: c.execute(insert(schema.suspense_item), [item | {"seq": seq} for seq in (7, 8)])
+    )
+    database.close()
+    assert branch.run("suspense", "list", *hub).startswith("box-1/1/7: open for ")
+    branch.run("suspense", "park", "box-1/1/7", "--by", "M. Li", "--reason", "both agreed", *hub)
+    shown = json.loads(branch.run("suspense", "show", "box-1/1/7", "--json", *hub))
+    assert [(step["by"], step["action"], step["detail"]) for step in shown["steps"]] == [
+        ("M. Li", "park", "both agreed")
+    ]
+    posting = tmp_path / "posting.csv"
+    rows = "id,debit_account_id,credit_account_id,amount_minor\n{},core:CNY,alice,5\n"
+    posting.write_text(rows.format("suspense:box-1/1/8"))
+    assert branch.run("post", str(posting), *hub).startswith("1 posted")
+    assert branch.run("post", str(posting), *hub).startswith("0 posted")
+    states = {
+        one["item"]: one["state"]
+        for one in map(json.loads, branch.run("suspense", "list", "--all", "--json", *hub).splitlines())
+    }
+    assert states == {"box-1/1/7": "parked", "box-1/1/8": "closed"}
+    exported = tmp_path / "items.csv"
+    branch.run("suspense", "export", str(exported), *hub)
+    assert exported.read_text().splitlines()[1].startswith("box-1/1/7,parked,bank,identity_conflict,planted")
+    assert [json.loads(line)["kind"] for line in branch.run("findings", "--json", *hub).splitlines()] == [
+        "parked"
+    ]
+
+
 def test_a_key_is_never_overwritten(branch: Branch) -> None:
     """A device key that is gone takes its ledger's future with it."""
     pem = Path(branch.path("secrets/device.pem"))

@@ -113,7 +113,11 @@ async def serve_hub(settings: HubSettings) -> None:
 
     keyring = load_keyring(settings)
     with open_database(settings, serves=True) as database:
-        application = make_app(Hub(database, keyring), settlement_times=settings.settlement_times)
+        application = make_app(
+            Hub(database, keyring),
+            settlement_times=settings.settlement_times,
+            aged_days=settings.suspense_aged_days,
+        )
         await serve(application, addresses(settings.listen), name="hub", bank=settings.bank)
 
 
@@ -124,7 +128,8 @@ def post(file: Path, hub_settings: Path) -> None:
     """Post to the hub's books from a CSV file, for opening balances and the bank core's own movements.
 
     Columns: id, debit_account_id, credit_account_id, amount_minor. core:CNY is the world outside, for each
-    currency. An id is posted once, so that a file can be sent again.
+    currency. An id is posted once, so that a file can be sent again. The id suspense:ITEM closes that item of
+    `edgegw suspense list`, receivable:NAME pays that one of `edgegw receivables`.
 
     \b
     id,debit_account_id,credit_account_id,amount_minor
@@ -144,6 +149,7 @@ def post(file: Path, hub_settings: Path) -> None:
 
 def _post(connection: Connection, *, file: Path, rows: list[tuple[int, dict[str, str]]]) -> int:
     """Post (line, row) pairs of a file; how many were not there before."""
+    from edgegw.hub import receivables, suspense
     from edgegw.hub.books import BooksError, lock_accounts, post_core
 
     fresh = 0
@@ -152,14 +158,24 @@ def _post(connection: Connection, *, file: Path, rows: list[tuple[int, dict[str,
     )
     for line, row in rows:
         try:
-            fresh += post_core(
+            is_fresh = post_core(
                 connection,
                 id=row["id"],
                 debit_account_id=row["debit_account_id"],
                 credit_account_id=row["credit_account_id"],
                 amount_minor=int(row["amount_minor"]),
             )
-        except BooksError as problem:
+            fresh += is_fresh
+            if is_fresh and row["id"].startswith(suspense.POSTING_PREFIX):
+                suspense.close_by_posting(connection, row["id"], now_ns=time.time_ns())
+            elif is_fresh and row["id"].startswith(receivables.POSTING_PREFIX):
+                receivables.pay(
+                    connection,
+                    row["id"],
+                    credit_account_id=row["credit_account_id"],
+                    amount_minor=int(row["amount_minor"]),
+                )
+        except (BooksError, suspense.SuspenseError) as problem:
             raise SettingsError(f"{file} line {line}", [str(problem)]) from None
     return fresh
 
@@ -192,7 +208,7 @@ def findings(as_json: bool, hub_settings: Path) -> None:
     """List what waits for a person at the hub, each with the next command.
 
     Boxes that are out of service, both signed heads of each fork, old epochs that are not sealed and the
-    money in doubt there, named losses, and what was put in suspense. It changes nothing.
+    money in doubt there, named losses, receivables, and what was put in suspense. It changes nothing.
 
     Example: edgegw findings --hub hub.toml
     """
@@ -215,7 +231,8 @@ def _told(finding: Finding) -> str:
         place += f" {finding.log} {finding.seq}"
     amount = f", {finding.amount_minor} {finding.currency} minor units" if finding.amount_minor else ""
     whose = f", {finding.account_id}" if finding.account_id else ""
-    text = f"{finding.kind}: {place}{whose}{amount}: {finding.reason}"
+    owner = f", {finding.owner} must act" if finding.owner else ""
+    text = f"{finding.kind}: {place}{whose}{amount}{owner}: {finding.reason}"
     for what, note in (("held", finding.held_checkpoint), ("other", finding.other_checkpoint)):
         if note:
             origin, size, root = [*note.splitlines(), "", "", ""][:3]

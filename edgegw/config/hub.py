@@ -62,6 +62,15 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     settlement_times: tuple[Annotated[str, msgspec.Meta(pattern=TIME_PATTERN)], ...] = ()
     """Local times (HH:MM) at which the hub settles by itself, on the business days and in the time zone of
     the site's calendar; none: only `edgegw settlement run` does."""
+    suspense_aged_days: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=3_650,
+            description="An item in suspense, or a receivable, that waits for so many days is told in the log"
+            " each day until somebody has acted on it.",
+        ),
+    ] = 3
     log: LogTable = LogTable()
 
 

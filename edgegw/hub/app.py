@@ -38,7 +38,8 @@ from edgegw.exchange_http import (
     problem,
     signed_reply,
 )
-from edgegw.hub import schema
+from edgegw.hub import receivables, schema, suspense
+from edgegw.hub.ageing import reminding
 from edgegw.hub.beats import Taken, keep_cosignature, take_beat
 from edgegw.hub.books import violations
 from edgegw.hub.database import Database, NotKept
@@ -76,7 +77,18 @@ class HubMetrics(Metrics):
         self.pulled = self.counter("records_pulled", "Records given back to boxes that had lost them.", "box")
         self.records = self.gauge("records", "Records held of the live epoch.", "box")
         self.beat_age = self.gauge("beat_age_seconds", "Since the box was last heard.", "box")
-        self.suspense = self.gauge("suspense_items", "Items that wait for their owner.")
+        self.suspense = self.gauge("suspense_items", "Items in suspense that wait for their owner.")
+        self.suspense_parked = self.gauge("suspense_parked_items", "Items that a person has set aside.")
+        self.suspense_aged = self.gauge(
+            "suspense_aged_items", "Items that wait for longer than suspense_aged_days."
+        )
+        self.suspense_oldest = self.gauge(
+            "suspense_oldest_seconds", "For how long the oldest open item waits; 0 without one."
+        )
+        self.receivables = self.gauge("receivables", "Receivables of the branches that are not paid.")
+        self.receivables_aged = self.gauge(
+            "receivables_aged", "Receivables that were not paid for longer than suspense_aged_days."
+        )
         self.retried = self.counter(
             "transactions_retried",
             "SQL transactions that were run again because others were in their way, by SQLSTATE.",
@@ -177,11 +189,12 @@ class Hub:
 
 
 HUB: Final = web.AppKey("hub", Hub)
+AGED_DAYS: Final = web.AppKey("aged_days", int)
 
 
-def make_app(hub: Hub, *, settlement_times: Sequence[str] = ()) -> web.Application:
+def make_app(hub: Hub, *, settlement_times: Sequence[str] = (), aged_days: int = 3) -> web.Application:
     """The application; bind it to loopback or behind the bank's own TLS. It settles at these local times
-    (HH:MM) of the site's calendar."""
+    (HH:MM) of the site's calendar, and reminds of what waits for a person for aged_days."""
     app = exchange_app(hub, name="hub", compressed=True)
     app[HUB] = hub
     app.router.add_get(SITE_PATH + "{digest:[0-9a-f]{64}}", _site)
@@ -189,7 +202,9 @@ def make_app(hub: Hub, *, settlement_times: Sequence[str] = ()) -> web.Applicati
     app.router.add_get("/metrics", operators_only(_metrics))
     app.router.add_get("/v1/status", operators_only(_status))
     app.router.add_get("/v1/accounts/{account_id}", operators_only(_account))
+    app[AGED_DAYS] = aged_days
     app.cleanup_ctx.append(settling(hub, settlement_times))
+    app.cleanup_ctx.append(reminding(hub, aged_days))
     return app
 
 
@@ -209,15 +224,26 @@ async def _healthz(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    hub = request.app[HUB]
-    boxes, items = await hub.run(lambda c: (_boxes(c), _count(c)))
-    now_ns = time.time_ns()
+    hub, now_ns = request.app[HUB], time.time_ns()
+    before_ns = now_ns - request.app[AGED_DAYS] * suspense.DAY_NS
+    boxes, items, owed = await hub.run(
+        lambda c: (
+            _boxes(c),
+            suspense.counts(c, aged_before_ns=before_ns),
+            receivables.counts(c, aged_before_ns=before_ns),
+        )
+    )
     for box in boxes:
         hub.metrics.records.labels(box.box).set(box.records)
         hub.metrics.waiting.labels(box.box).set(box.waiting)
         if box.beat_at_ns:
             hub.metrics.beat_age.labels(box.box).set((now_ns - box.beat_at_ns) / 1e9)
-    hub.metrics.suspense.set(items)
+    hub.metrics.suspense.set(items.open)
+    hub.metrics.suspense_parked.set(items.parked)
+    hub.metrics.suspense_aged.set(items.aged)
+    hub.metrics.suspense_oldest.set((now_ns - items.oldest_ns) / 1e9 if items.oldest_ns else 0)
+    hub.metrics.receivables.set(owed.open)
+    hub.metrics.receivables_aged.set(owed.aged)
     return hub.metrics.response()
 
 
@@ -240,16 +266,25 @@ def _boxes(connection: Connection) -> list[BoxStatus]:
     return [BoxStatus(*row) for row in rows]
 
 
-def _count(connection: Connection) -> int:
-    return connection.execute(select(func.count()).select_from(schema.suspense_item)).scalar_one()
-
-
 async def _status(request: web.Request) -> web.Response:
     hub = request.app[HUB]
-    boxes, items, wrong, lost = await hub.run(lambda c: (_boxes(c), _count(c), violations(c), lost_site(c)))
+    before_ns = time.time_ns() - request.app[AGED_DAYS] * suspense.DAY_NS
+    boxes, items, owed, wrong, lost = await hub.run(
+        lambda c: (
+            _boxes(c),
+            suspense.counts(c, aged_before_ns=before_ns),
+            receivables.counts(c, aged_before_ns=before_ns),
+            violations(c),
+            lost_site(c),
+        )
+    )
     body = {
         "boxes": [box._asdict() for box in boxes],
-        "suspense_items": items,
+        "suspense_items": items.open,
+        "suspense_parked_items": items.parked,
+        "suspense_aged_items": items.aged,
+        "receivables": owed.open,
+        "receivables_aged": owed.aged,
         "books": "sound" if not wrong else "broken",
         "violations": wrong,
         "lost_site": None if lost is None else {"version": lost.version, "digest": lost.digest},

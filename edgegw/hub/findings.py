@@ -15,10 +15,11 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, select, tuple_
 
 from edgegw.core.records import UNREADABLE
-from edgegw.hub import schema
+from edgegw.hub import receivables, schema, suspense
 from edgegw.hub.database import Database
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
 from edgegw.hub.replay import WINDOW_DIFFERS
+from edgegw.hub.suspense import Place
 
 PAGE_ROWS: Final = 500
 
@@ -27,7 +28,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
 
     kind: str
-    """box, fork, unsealed, in_doubt, loss or suspense."""
+    """box, fork, unsealed, in_doubt, loss, suspense, parked or receivable."""
     box: str
     epoch: int
     reason: str
@@ -38,6 +39,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     account_id: str = ""
     currency: str = ""
     amount_minor: int | None = None
+    owner: str = ""
+    """Who must act: `bank`, `branch:BOX` or `merchant:ACCOUNT`."""
+    at_ns: int = 0
+    """Since when, nanoseconds since 1970."""
     held_checkpoint: str = ""
     """Of a fork: the signed head of the history that the hub holds."""
     other_checkpoint: str = ""
@@ -62,6 +67,7 @@ def findings(database: Database) -> Iterator[Finding]:
     yield from _in_doubt(database)
     yield from _losses(database)
     yield from _suspense(database)
+    yield from _receivables(database)
 
 
 def _all(connection: Connection, *, query: Select[Any]) -> Sequence[Row[Any]]:
@@ -201,28 +207,43 @@ def _losses(database: Database) -> Iterator[Finding]:
         )
 
 
-def _next_for_item(reason: str, box: str, owner: str) -> str:
+def _next_for_item(reason: str, place: Place) -> str:
     if reason == WINDOW_DIFFERS:
         return (
-            f"edgegw windows hub.toml --box {box} shows both figures; once it is clear why:"
-            f" edgegw settlement accept {box} WINDOW"
+            f"edgegw windows hub.toml --box {place.box} shows both figures; once it is clear why:"
+            f" edgegw settlement accept {place.box} WINDOW, then edgegw suspense retry {place.name}"
         )
-    return f"{owner} settles it with both parties; what moves by that: edgegw post FILE"
+    return (
+        f"edgegw suspense show {place.name}; then edgegw suspense retry, or edgegw post with id"
+        f" {suspense.POSTING_PREFIX}{place.name}, or edgegw suspense park"
+    )
 
 
 def _suspense(database: Database) -> Iterator[Finding]:
     table, record = schema.suspense_item.c, schema.record.c
-    query = select(
-        table.box, table.epoch, table.seq, table.owner, table.reason, table.detail, record.body
-    ).outerjoin(
-        schema.record,
-        and_(record.box == table.box, record.epoch == table.epoch, record.seq == table.seq),
+    query = (
+        select(
+            table.box,
+            table.epoch,
+            table.seq,
+            table.owner,
+            table.reason,
+            table.detail,
+            table.state,
+            table.at_ns,
+            record.body,
+        )
+        .outerjoin(
+            schema.record,
+            and_(record.box == table.box, record.epoch == table.epoch, record.seq == table.seq),
+        )
+        .where(table.state != suspense.CLOSED)
     )
     for row in _pages(database, query, schema.suspense_item):
         request = _request(row.body)
         number = row.seq // schema.BRANCH_SEQS
         yield Finding(
-            kind="suspense",
+            kind="parked" if row.state == suspense.PARKED else "suspense",
             box=row.box,
             epoch=row.epoch,
             log=f"branch {number}" if number else "journal",
@@ -230,8 +251,43 @@ def _suspense(database: Database) -> Iterator[Finding]:
             account_id=request.debit_account_id,
             currency=request.currency,
             amount_minor=request.amount_minor,
+            owner=row.owner,
+            at_ns=row.at_ns,
             reason=f"{row.reason}: {row.detail}" if row.detail else row.reason,
-            next=_next_for_item(row.reason, row.box, row.owner),
+            next=_next_for_item(row.reason, Place(row.box, row.epoch, row.seq)),
+        )
+
+
+def _receivables(database: Database) -> Iterator[Finding]:
+    table = schema.receivable.c
+    query = select(
+        table.box,
+        table.epoch,
+        table.seq,
+        table.owner,
+        table.reason,
+        table.debtor,
+        table.currency,
+        table.amount_minor,
+        table.paid_minor,
+        table.at_ns,
+    ).where(table.paid_minor < table.amount_minor)
+    for row in _pages(database, query, schema.receivable):
+        number = row.seq // schema.BRANCH_SEQS
+        name = Place(row.box, row.epoch, row.seq).name
+        yield Finding(
+            kind="receivable",
+            box=row.box,
+            epoch=row.epoch,
+            log=f"branch {number}" if number else "journal",
+            seq=row.seq % schema.BRANCH_SEQS,
+            account_id=row.debtor,
+            currency=row.currency,
+            amount_minor=row.amount_minor - row.paid_minor,
+            owner=row.owner,
+            at_ns=row.at_ns,
+            reason=row.reason,
+            next=f"collect it, then edgegw post with id {receivables.POSTING_PREFIX}{name}",
         )
 
 

@@ -104,12 +104,14 @@ def _settled(connection: Connection, keyring: Keyring, place: Place, *, by: str,
 
 def _read(connection: Connection, place: Place) -> Item:
     table = schema.record.c
-    body, leaf = connection.execute(
+    row = connection.execute(
         select(table.body, table.leaf).where(
             table.box == place.box, table.epoch == place.epoch, table.seq == place.seq
         )
-    ).one()
-    return read_items([bytes(body)], [bytes(leaf)], start=place.seq)[0]
+    ).one_or_none()
+    if row is None:
+        raise SuspenseError(f"the record of {place.name} is not here; let {place.box} deliver it")
+    return read_items([bytes(row.body)], [bytes(row.leaf)], start=place.seq)[0]
 
 
 def _by_a_person(case: _Case) -> str:

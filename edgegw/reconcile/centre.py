@@ -23,6 +23,7 @@ from edgegw.core.records import (
 from edgegw.hub import schema
 from edgegw.hub.database import Database
 from edgegw.hub.schema import BRANCH_SEQS
+from edgegw.hub.suspense import CLOSED
 from edgegw.reconcile.workspace import Row, Workspace
 
 STEP: Final = 4_096
@@ -208,7 +209,9 @@ def _holds(connection: Connection) -> Iterator[Row]:
 def _suspense(connection: Connection) -> Iterator[Row]:
     item = schema.suspense_item.c
     for row in connection.execute(
-        select(item.box, item.epoch, item.seq, item.owner, item.reason, item.detail)
+        select(item.box, item.epoch, item.seq, item.owner, item.reason, item.detail).where(
+            item.state != CLOSED
+        )
     ):
         yield row.box, row.epoch, *divmod(row.seq, BRANCH_SEQS), row.owner, row.reason, row.detail
 

@@ -240,7 +240,21 @@ def test_a_transaction_that_never_gets_through_ends_with_nothing_done(postgres: 
 
     def work(connection: Connection) -> None:
         connection.execute(
-            insert(suspense_item).values(box="b", epoch=1, seq=1, owner="o", reason="r", detail="d")
+            insert(suspense_item).values(
+                box="b",
+                epoch=1,
+                seq=1,
+                owner="o",
+                reason="r",
+                detail="d",
+                currency="",
+                amount_minor=0,
+                state="open",
+                reference="",
+                at_ns=1,
+                steps=0,
+                raised_ns=0,
+            )
         )
         refused(connection, "40001")
 

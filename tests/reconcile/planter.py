@@ -528,7 +528,8 @@ class Planter:
         """An item that nobody looks at."""
         record = self._payment()
         values = {"box": NORTH, "epoch": 1, "seq": record["seq"], "detail": "planted"}
-        self._insert("suspense_item", values | {"owner": "operations", "reason": "advice_uncovered"})
+        values |= {"owner": "bank", "reason": "advice_uncovered", "state": "open"}
+        self._insert("suspense_item", values)
         return self._found("suspense_aged", record, **self._money(record))
 
 
