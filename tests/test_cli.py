@@ -256,7 +256,7 @@ def test_what_waits_for_a_person_is_listed_with_the_next_command(branch: Branch)
 
 
 def test_items_in_suspense_are_worked_off_by_commands(branch: Branch, tmp_path: Path) -> None:
-    """Listed with who must act, shown with each step, exported, parked; a posting that names one closes it."""
+    """Listed with who must act, shown with steps, exported, parked; a posting that names one closes it."""
     hub = ("--hub", branch.path("hub.toml"))
     assert branch.run("suspense", "list", *hub) == "nothing is in suspense\n"
     assert branch.run("receivables", *hub) == "nothing is owed to any branch\n"

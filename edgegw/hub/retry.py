@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, Row, select
 
-from edgegw.core.book import CENTRE_PREFIX, legs_of, suspense_account
-from edgegw.core.records import Transfer
+from edgegw.core.book import CENTRE_PREFIX, suspense_account
+from edgegw.core.records import Transfer, legs_of
 from edgegw.hub import replay, schema
 from edgegw.hub.books import Books, currencies_of
 from edgegw.hub.branches import BranchedEpoch
