@@ -11,7 +11,16 @@ import pytest
 from edgegw.access import sm2
 from tests.conftest import LOCKS
 from tests.hub import simulated_box
-from tests.hub.places import Place, PostgresPlace, SqlitePlace, make_database, own_name
+from tests.hub.places import (
+    Lender,
+    LentPlace,
+    Place,
+    PostgresPlace,
+    SqlitePlace,
+    make_database,
+    own_engine,
+    own_name,
+)
 from tests.hub.world import World, a_site
 from tests.postgres_server import Server, the_server
 from tests.simulator.seams import HashedPrivate, HashedPublic
@@ -24,21 +33,32 @@ def server() -> Server:
 
 
 @pytest.fixture(scope="session")
-def database_name(server: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database of this process's own, with the hub's tables."""
+def lender(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    """A database of this process's own with the hub's tables, and connections to it that are used again."""
     name = own_name()
     make_database(server, name)
-    PostgresPlace(server, name, tmp_path_factory.mktemp("postgresql")).open().close()
-    return name
+    engine = own_engine(server, name)
+    lender = Lender(PostgresPlace(server, name, tmp_path_factory.mktemp("postgresql"), engine))
+    lender.lend().close()
+    yield lender
+    lender.end()
+    engine.dispose()
 
 
 @pytest.fixture
-def postgres(server: Server, database_name: str, tmp_path: Path) -> Iterator[PostgresPlace]:
-    """That database, with nothing in its tables."""
-    place = PostgresPlace(server, database_name, tmp_path)
-    place.start_afresh()
-    yield place
-    place.engine.dispose()
+def postgres(server: Server, lender: Lender, tmp_path: Path) -> PostgresPlace:
+    """That database, with nothing in its tables; whoever opens it connects."""
+    lender.place.start_afresh()
+    return PostgresPlace(server, own_name(), tmp_path, lender.place.engine)
+
+
+@pytest.fixture
+def lent(server: Server, lender: Lender, tmp_path: Path) -> LentPlace:
+    """The same with connections that other tests have used."""
+    lender.place.start_afresh()
+    place = LentPlace(server, own_name(), tmp_path, lender.place.engine)
+    place.lender = lender
+    return place
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -52,7 +72,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         if request.param == "sqlite":
             yield SqlitePlace(tmp_path / "hub.db")
         else:
-            yield request.getfixturevalue("postgres")
+            yield request.getfixturevalue("lent")
 
 
 @contextmanager

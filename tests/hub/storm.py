@@ -32,7 +32,7 @@ from edgegw.access import sm2
 from edgegw.core.messages import EXCHANGE_PATH, PackageVerdict, Verdict
 from edgegw.hub.receive import register_boxes
 from tests.hub.fleet import Fleet
-from tests.hub.places import Place, PostgresPlace, SqlitePlace, make_database
+from tests.hub.places import Place, PostgresPlace, SqlitePlace, make_database, own_engine
 from tests.hub.simulated_box import BANK, SimulatedBox
 from tests.hub.world import check_books
 from tests.postgres_server import end_server, the_server
@@ -254,7 +254,7 @@ def main() -> None:
             if asked.engine == "postgresql":
                 server = the_server(folder)
                 make_database(server, "storm")
-                place = PostgresPlace(server, "storm", folder)
+                place = PostgresPlace(server, "storm", folder, own_engine(server, "storm"))
             figures = storm(
                 place, folder, boxes=asked.boxes, hubs=asked.hubs, records=asked.records, kill=asked.kill
             )

@@ -62,45 +62,40 @@ def a_site(version: int = 1, **changes: object) -> Site:
 ALLOTTED = (AllowanceRule(currency=CNY, share_percent=50, account_minor=400),)
 
 
+HELD = "(SELECT COALESCE(SUM(o.amount_minor), 0) FROM outstanding o WHERE o.account_id = a.account_id)"
+BROKEN = (
+    "SELECT 'torn' AS what, a.account_id AS who, a.balance_minor AS one, a.available_minor AS other"
+    f" FROM account a WHERE a.available_minor + {HELD} <> a.balance_minor"
+    " UNION ALL SELECT 'below zero', account_id, balance_minor, available_minor FROM account"
+    " WHERE floor AND (balance_minor < 0 OR available_minor < 0)"
+    " UNION ALL SELECT 'sum', currency, SUM(balance_minor), 0 FROM account"
+    " GROUP BY currency HAVING SUM(balance_minor) <> 0"
+)
+
+
 def check_books(connection: Connection) -> None:
     """The invariants in SQL of the test's own: nothing of the hub's code is trusted here."""
-    torn = connection.execute(
-        text(
-            "SELECT a.account_id, a.balance_minor, a.available_minor, "
-            "(SELECT COALESCE(SUM(o.amount_minor), 0) FROM outstanding o "
-            "WHERE o.account_id = a.account_id) AS held "
-            "FROM account a WHERE a.available_minor + "
-            "(SELECT COALESCE(SUM(o.amount_minor), 0) FROM outstanding o WHERE o.account_id = a.account_id) "
-            "<> a.balance_minor"
-        )
-    ).all()
-    assert torn == []
-    assert connection.execute(text("SELECT SUM(balance_minor) FROM account")).scalar_one() in (None, 0)
-    customers = "SELECT account_id FROM account WHERE floor AND (balance_minor < 0 OR available_minor < 0)"
-    assert connection.execute(text(customers)).all() == []
+    assert connection.execute(text(BROKEN)).all() == []
+
+
+OWNER = "CASE WHEN a.participant = '' THEN 'bank' ELSE a.participant END, a.currency"
+OWN = "a.account_id NOT LIKE 'settlement:%'"
+POSTED = "FROM core_posting k JOIN account a ON a.account_id = k"
+UNEQUAL = (  # one statement, one look: another hub may write between two of them
+    f"SELECT p, c, SUM(m) FROM (SELECT {OWNER.replace(', ', ' AS p, ')} AS c, a.balance_minor AS m"
+    f" FROM account a WHERE {OWN}"
+    f" UNION ALL SELECT {OWNER}, k.amount_minor {POSTED}.debit_account_id WHERE {OWN}"
+    f" UNION ALL SELECT {OWNER}, -k.amount_minor {POSTED}.credit_account_id WHERE {OWN}"
+    " UNION ALL SELECT participant, currency, -(net_minor + centre_minor) FROM window_position) AS moves"
+    " WHERE NOT EXISTS (SELECT account_id FROM participant_since GROUP BY account_id HAVING COUNT(*) > 1)"
+    " GROUP BY p, c HAVING SUM(m) <> 0"
+)
 
 
 def check_positions(connection: Connection) -> None:
     """All windows together, as they will be settled, are what the books moved between participants, but for
     the bank core's own postings; where no account has gone from one participant to another."""
-    moved_on = "SELECT account_id FROM participant_since GROUP BY account_id HAVING COUNT(*) > 1"
-    if connection.execute(text(moved_on)).first() is not None:
-        return
-    who = "CASE WHEN a.participant = '' THEN 'bank' ELSE a.participant END, a.currency"
-    own = "a.account_id NOT LIKE 'settlement:%'"
-    posted = "FROM core_posting k JOIN account a ON a.account_id = k"
-    unequal = connection.execute(  # one statement, one look: another hub may write between two of them
-        text(
-            f"SELECT p, c, SUM(m) FROM (SELECT {who.replace(', ', ' AS p, ')} AS c, a.balance_minor AS m"
-            f" FROM account a WHERE {own}"
-            f" UNION ALL SELECT {who}, k.amount_minor {posted}.debit_account_id WHERE {own}"
-            f" UNION ALL SELECT {who}, -k.amount_minor {posted}.credit_account_id WHERE {own}"
-            " UNION ALL SELECT participant, currency, -(net_minor + centre_minor)"
-            " FROM window_position) AS moves"
-            " GROUP BY p, c HAVING SUM(m) <> 0"
-        )
-    ).all()
-    assert unequal == []
+    assert connection.execute(text(UNEQUAL)).all() == []
 
 
 class World:
