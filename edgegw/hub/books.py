@@ -9,9 +9,9 @@ ids, lets all move in memory and writes back by how much they moved, once. The m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from sqlalchemy import BigInteger, Connection, bindparam, func, insert, select, update
 
@@ -19,8 +19,16 @@ from edgegw.core.book import BANK, receivable_account, recourse_account, risk_ac
 from edgegw.core.records import AMOUNT_MINOR_MAX
 from edgegw.hub.schema import account, box, core_posting, outstanding
 
+T = TypeVar("T")
 IDS_MAX: Final = 500
 """Ids in one IN list; both engines take more, but a statement stays readable in a log."""
+
+
+def padded(values: Sequence[T]) -> list[T]:
+    """The same for an IN list, the last one repeated up to a power of two: so few lengths that an engine has
+    each statement ready."""
+    length = 1 << max(0, len(values) - 1).bit_length()
+    return [*values, *values[-1:] * (length - len(values))]
 
 
 class BooksError(ValueError):
@@ -119,25 +127,25 @@ class Books:
                 account.c.closed,
                 account.c.balance_minor,
                 account.c.available_minor,
+                outstanding.c.amount_minor,
             )
-            .where(account.c.account_id.in_(ids))
+            # Only who has locked the box's row writes what is outstanding there, so that the row of it is the
+            # newest, however long the account's own is waited for.
+            .outerjoin(
+                outstanding,
+                (outstanding.c.account_id == account.c.account_id)
+                & (outstanding.c.box == self._box)
+                & (outstanding.c.epoch == self._epoch),
+            )
+            .where(account.c.account_id.in_(padded(ids)))
             .order_by(account.c.account_id)
         )
-        for row in self._connection.execute(query.with_for_update(key_share=True) if lock else query):
-            self._pages[row.account_id] = Page(*row, is_locked=lock)
-        held = self._connection.execute(
-            select(outstanding.c.account_id, outstanding.c.amount_minor).where(
-                outstanding.c.box == self._box,
-                outstanding.c.epoch == self._epoch,
-                outstanding.c.account_id.in_(ids),
-            )
-        )
-        for account_id, amount_minor in held:
-            page = self._pages[account_id]
-            page.outstanding_minor, page.is_outstanding = amount_minor, True
-        for account_id in ids:
-            if account_id in self._pages:
-                self._before[account_id] = _amounts(self._pages[account_id])
+        if lock:
+            query = query.with_for_update(key_share=True, of=account)
+        for *about, held_minor in self._connection.execute(query):
+            page = Page(*about, held_minor or 0, held_minor is not None, lock)
+            self._pages[page.account_id] = page
+            self._before[page.account_id] = _amounts(page)
 
     def page(self, account_id: str) -> Page | None:
         """The open page of an account; None when the hub has no such account."""
@@ -382,7 +390,7 @@ def currencies_of(connection: Connection, account_ids: Iterable[str]) -> set[str
     for start in range(0, len(wanted), IDS_MAX):
         rows = connection.execute(
             select(account.c.currency)
-            .where(account.c.account_id.in_(wanted[start : start + IDS_MAX]))
+            .where(account.c.account_id.in_(padded(wanted[start : start + IDS_MAX])))
             .distinct()
         )
         found |= set(rows.scalars())

@@ -8,6 +8,7 @@ that no grant is applied twice. Leaves out when a directive is due (`hub.grants`
 from __future__ import annotations
 
 from typing import Final, TypedDict
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
@@ -247,11 +248,23 @@ class DirectiveLog:
                 .where(directive_head.c.box == self._box, directive_head.c.incarnation == self.incarnation)
                 .values(**head)
             )
+        _heads.pop(self._connection, None)
 
 
-def _head_row(
-    connection: Connection, *, box: str, incarnation: int, lock: bool
-) -> Row[int, int, bytes, bytes, bytes, str] | None:
+_HeadRow = Row[int, int, bytes, bytes, bytes, str]
+_heads: WeakKeyDictionary[Connection, dict[tuple[str, int], _HeadRow | None]] = WeakKeyDictionary()
+"""What each SQL transaction has read of the heads: a beat looks at its log's several times, and nobody else
+writes a box's log while its row is locked."""
+
+
+def _head_row(connection: Connection, *, box: str, incarnation: int, lock: bool) -> _HeadRow | None:
+    known = _heads.setdefault(connection, {})
+    if lock or (box, incarnation) not in known:
+        known[box, incarnation] = _read_head(connection, box=box, incarnation=incarnation, lock=lock)
+    return known[box, incarnation]
+
+
+def _read_head(connection: Connection, *, box: str, incarnation: int, lock: bool) -> _HeadRow | None:
     columns = directive_head.c
     query = select(
         columns.epoch, columns.size, columns.root, columns.frontier, columns.last_leaf, columns.checkpoint
@@ -291,6 +304,7 @@ def drop_after(connection: Connection, keyring: Keyring, *, box: str, incarnatio
     frontier.extend(leaves)
     mine = (directive.c.box == box) & (directive.c.incarnation == incarnation)
     connection.execute(delete(directive).where(mine, directive.c.seq >= size))
+    _heads.pop(connection, None)
     head = (directive_head.c.box == box) & (directive_head.c.incarnation == incarnation)
     if not size:
         connection.execute(delete(directive_head).where(head))

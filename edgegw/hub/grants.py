@@ -136,12 +136,11 @@ def top_up_risk(books: Books, log: DirectiveLog, *, box: str, site: Site) -> Non
     """Fill the box's risk accounts up to the site's `box_minor`, from capital where the centre has too
     little."""
     for rule in site.stand_in:
-        risk = books.draw(risk_account(box, rule.currency))
-        if risk is None:
+        risk = books.page(risk_account(box, rule.currency))
+        lacking_minor = 0 if risk is None else rule.box_minor - risk.outstanding_minor
+        if risk is None or lacking_minor <= 0:
             continue
-        lacking_minor = rule.box_minor - risk.outstanding_minor
-        if lacking_minor <= 0:
-            continue
+        books.draw(risk.account_id)
         if risk.available_minor < lacking_minor:
             books.move_at_centre(
                 debit=capital_account(rule.currency),

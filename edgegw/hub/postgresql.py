@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 
 import asyncpg
 from sqlalchemy import Connection, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -50,6 +51,8 @@ PATIENCE_S: Final = 10.0
 WAIT_S_FIRST: Final = 0.005
 WAIT_S_MAX: Final = 0.5
 CONNECT_S_MAX: Final = 10.0
+STATEMENTS_READY: Final = 400
+"""Statements that a connection keeps prepared; the hub has fewer, in all lengths of their lists."""
 COMMAND_S_MAX: Final = 60.0
 """A server that is silent for so long is taken for gone."""
 
@@ -198,11 +201,19 @@ class _Lane:
         self._runner = asyncio.Runner()
         self._engine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self._connect,
+            creator=self._driver,
             isolation_level=ISOLATION,
             pool_size=1,
             max_overflow=0,
         )
+
+    def _driver(self) -> DBAPIConnection:
+        dialect = self._engine.dialect.dbapi
+        assert dialect is not None  # noqa: S101 - the engine was made with one
+        made: DBAPIConnection = dialect.connect(
+            async_creator_fn=self._connect, prepared_statement_cache_size=STATEMENTS_READY
+        )
+        return made
 
     async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
         url = self._target.url

@@ -50,7 +50,7 @@ from edgegw.core.records import (
     place_of,
 )
 from edgegw.hub import schema
-from edgegw.hub.books import Books, box_accounts, is_for_box
+from edgegw.hub.books import Books, box_accounts, is_for_box, padded
 from edgegw.hub.items import First, Item, Poisoned
 from edgegw.hub.receivables import branch_bears, payee_owes
 from edgegw.hub.receivables import keep as keep_receivables
@@ -250,7 +250,7 @@ class Replay:
         table = schema.record.c
         rows = self._connection.execute(
             select(table.client, table.request_id, table.box, table.epoch, table.seq, table.body).where(
-                table.request_id.in_(sorted({request_id for _, request_id in wanted}))
+                table.request_id.in_(padded(sorted({request_id for _, request_id in wanted})))
             )
         )
         taken = {

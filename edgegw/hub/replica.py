@@ -19,6 +19,7 @@ from edgegw.core.model import Account, Balance, CreateTransferStatus, PendingSta
 from edgegw.core.overlay import Overlay
 from edgegw.core.records import AMOUNT_MINOR_MAX, Leg, transfer_id
 from edgegw.core.state import State
+from edgegw.hub.books import padded
 from edgegw.hub.schema import box_balance, box_hold
 
 IDS_MAX: Final = 500
@@ -44,7 +45,7 @@ class Replica:
                 select(box_balance).where(
                     box_balance.c.box == self._box,
                     box_balance.c.epoch == self._epoch,
-                    box_balance.c.account_id.in_(part),
+                    box_balance.c.account_id.in_(padded(part)),
                 )
             )
             for row in rows:
@@ -67,7 +68,9 @@ class Replica:
     def _load_holds(self, ids: list[str]) -> None:
         rows = self._connection.execute(
             select(box_hold).where(
-                box_hold.c.box == self._box, box_hold.c.epoch == self._epoch, box_hold.c.transfer_id.in_(ids)
+                box_hold.c.box == self._box,
+                box_hold.c.epoch == self._epoch,
+                box_hold.c.transfer_id.in_(padded(ids)),
             )
         )
         for row in rows:

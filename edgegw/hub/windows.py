@@ -36,7 +36,7 @@ from edgegw.core.records import (
 )
 from edgegw.core.settlement import Side
 from edgegw.core.site import PARTICIPANT_PATTERN
-from edgegw.hub.books import IDS_MAX, Books
+from edgegw.hub.books import IDS_MAX, Books, padded
 from edgegw.hub.schema import clearing_window, participant_since, window_position
 
 OPEN, CLOSED, COMPARED, DIFFERS, ACCEPTED = "open", "closed", "compared", "differs", "accepted"
@@ -358,7 +358,7 @@ def participants_since(
     for start in range(0, len(wanted), IDS_MAX):
         rows = connection.execute(
             select(table.account_id, table.version, table.participant)
-            .where(table.account_id.in_(wanted[start : start + IDS_MAX]))
+            .where(table.account_id.in_(padded(wanted[start : start + IDS_MAX])))
             .order_by(table.account_id, table.version)
         )
         for account_id, version, participant in rows:
