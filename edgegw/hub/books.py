@@ -28,7 +28,7 @@ def padded(values: Sequence[T]) -> list[T]:
     """The same for an IN list, the last one repeated up to a power of two: so few lengths that an engine has
     each statement ready."""
     length = 1 << max(0, len(values) - 1).bit_length()
-    return [*values, *values[-1:] * (length - len(values))]
+    return [*values, *(values[-1] for _ in range(length - len(values)))]
 
 
 class BooksError(ValueError):
@@ -142,8 +142,11 @@ class Books:
         )
         if lock:
             query = query.with_for_update(key_share=True, of=account)
-        for *about, held_minor in self._connection.execute(query):
-            page = Page(*about, held_minor or 0, held_minor is not None, lock)
+        for row in self._connection.execute(query):
+            page = Page(*row[:-1])
+            page.is_locked = lock
+            if row.amount_minor is not None:
+                page.outstanding_minor, page.is_outstanding = row.amount_minor, True
             self._pages[page.account_id] = page
             self._before[page.account_id] = _amounts(page)
 
