@@ -11,11 +11,15 @@ import msgspec
 from edgegw.core.book import (
     POST,
     REFUSED,
+    VOID,
     Book,
     centre_account,
-    own_accounts,
+    receivable_account,
+    recourse_account,
     risk_account,
+    suspense_account,
 )
+from edgegw.core.caps import cap_accounts, charged, resolved, trimmed
 from edgegw.core.counts import measures_of
 from edgegw.core.decide import Stamp, is_own
 from edgegw.core.model import CreateTransferStatus
@@ -168,11 +172,19 @@ def _late_word(book: Book, directive: ConfirmDirective | DeclineDirective) -> Ef
     post = Leg(held.debit_account_id, held.credit_account_id, held.amount_minor, POST, f"{hold_id:032x}")
     if isinstance(directive, DeclineDirective) and directive.liable == "merchant":
         back = Leg(held.credit_account_id, risk_account(book.box, directive.currency), held.amount_minor)
-        return Effect(APPLIED, directive.reason, (post, back))
+        freed = resolved(book, original, flag=VOID, amount_minor=held.amount_minor)
+        return Effect(APPLIED, directive.reason, (post, back, *freed))
     payee = book.accounts[held.credit_account_id]
-    if book.homed_here(payee):
-        return Effect(APPLIED, "", (post,))
-    return Effect(APPLIED, "", (post, Leg(payee.id, centre_account(payee.currency), held.amount_minor)))
+    legs = [post]
+    if not book.homed_here(payee):
+        legs.append(Leg(payee.id, centre_account(payee.currency), held.amount_minor))
+    if isinstance(directive, ConfirmDirective):
+        legs += resolved(book, original, flag=POST, amount_minor=held.amount_minor)
+    else:  # the branch has paid, and not the payer
+        paid = Leg(held.debit_account_id, held.credit_account_id, held.amount_minor)
+        legs += resolved(book, original, flag=VOID, amount_minor=held.amount_minor)
+        legs += charged(book, (paid,))
+    return Effect(APPLIED, "", tuple(legs))
 
 
 def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
@@ -186,6 +198,7 @@ def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
     wanted = list(site.accounts)
     for rule in site.currencies:
         wanted += own_accounts(book.box, rule.code)
+    wanted += cap_accounts(site)
     reserved = next((account.id for account in site.accounts if is_own(account)), None)
     if reserved is not None:
         return Effect(REFUSED, f"account id {reserved!r} is reserved for the books' own accounts")
@@ -196,8 +209,26 @@ def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
     if changed is not None:
         return Effect(REFUSED, f"account {changed!r} cannot change its currency or floor")
     book.use_site(site)
-    return Effect(APPLIED, "", (), opened, measures_of(site), has_calendar=site.calendar is not msgspec.UNSET)
+    return Effect(
+        APPLIED,
+        "",
+        trimmed(book),
+        opened,
+        measures_of(site),
+        has_calendar=site.calendar is not msgspec.UNSET,
+    )
 
 
 def _same_money(old: Account, new: Account) -> bool:
     return old.currency == new.currency and old.floor == new.floor
+
+
+def own_accounts(box: str, currency: str) -> tuple[Account, ...]:
+    """The books' own accounts of one currency at a box; of these only the risk account has a floor."""
+    return (
+        Account(id=centre_account(currency), currency=currency, home=box, floor=False),
+        Account(id=risk_account(box, currency), currency=currency, home=box, floor=True),
+        Account(id=suspense_account(box, currency), currency=currency, home=box, floor=False),
+        Account(id=receivable_account(box, currency), currency=currency, home=box, floor=False),
+        Account(id=recourse_account(box, currency), currency=currency, home=box, floor=False),
+    )

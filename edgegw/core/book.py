@@ -69,6 +69,7 @@ from edgegw.core.records import (
     place_text,
     transfer_id,
 )
+from edgegw.core.settlement import Side, cap_shares
 from edgegw.core.site import DEFAULT_TIGHTENING, CurrencyRule, Site, StandInRule, TighteningStep
 from edgegw.core.tally import Tally
 
@@ -129,17 +130,6 @@ def recourse_account(box: str, currency: str) -> str:
     return f"recourse:{box}:{currency}"
 
 
-def own_accounts(box: str, currency: str) -> tuple[Account, ...]:
-    """The books' own accounts of one currency at a box; of these only the risk account has a floor."""
-    return (
-        Account(id=centre_account(currency), currency=currency, home=box, floor=False),
-        Account(id=risk_account(box, currency), currency=currency, home=box, floor=True),
-        Account(id=suspense_account(box, currency), currency=currency, home=box, floor=False),
-        Account(id=receivable_account(box, currency), currency=currency, home=box, floor=False),
-        Account(id=recourse_account(box, currency), currency=currency, home=box, floor=False),
-    )
-
-
 class History(Protocol):
     """What the book asks of the records that it does not keep in memory."""
 
@@ -185,6 +175,7 @@ class Book:
         "stand_in_limits",
         "stand_in_rules",
         "tightening",
+        "caps",
         "blocked",
         "kept_before",
     )
@@ -218,6 +209,8 @@ class Book:
     stand_in_limits: dict[str, tuple[Limit, ...]]
     stand_in_rules: dict[str, StandInRule]
     tightening: tuple[TighteningStep, ...]
+    caps: dict[Side, int]
+    """What this box may keep of each net debit cap."""
     blocked: frozenset[str]
     kept_before: Mapping[tuple[str, str], str]
     """As `kept`, from earlier epochs: whoever loads the book knows them; no record of this one made them."""
@@ -273,6 +266,7 @@ class Book:
         self.stand_in_limits = {}
         self.stand_in_rules = {}
         self.tightening = DEFAULT_TIGHTENING
+        self.caps = {}
         self.blocked = frozenset()
         self.kept_before = {}
 
@@ -317,6 +311,7 @@ class Book:
         self.stand_in_limits = stand_in_limits_of(site)
         self.stand_in_rules = {rule.currency: rule for rule in site.stand_in}
         self.tightening = DEFAULT_TIGHTENING if site.tightening is msgspec.UNSET else site.tightening
+        self.caps = cap_shares(site)
         self.blocked = frozenset(site.blocked)
 
     # -- reading --------------------
@@ -638,8 +633,9 @@ class Book:
 
     def _give_back_held(self, leg: Leg, amount_minor: int, *, count: int = 0) -> None:
         """Take what a hold did not use off the periods in which it counted."""
-        epoch, seq, _ = place_of(int(leg.pending, 16))
-        self._give_back(place_text(epoch=epoch, seq=seq), amount_minor, count=count)
+        epoch, seq, index = place_of(int(leg.pending, 16))
+        if not index:  # its other legs reserve a part of a net debit cap
+            self._give_back(place_text(epoch=epoch, seq=seq), amount_minor, count=count)
 
     def _give_back(self, place: str, amount_minor: int, *, count: int = 0) -> None:
         if not self.tally.measures or not amount_minor or parse_place(place)[0] != self.epoch:

@@ -15,6 +15,7 @@ from typing import Final
 
 from edgegw.core import merchants
 from edgegw.core.book import PENDING, VOID, Book, ReplayError, risk_account, suspense_account
+from edgegw.core.caps import CAP_PREFIX, UNCAPPED_PREFIX, lacking, resolved
 from edgegw.core.decision import (
     SUSPENSE,
     Context,
@@ -118,6 +119,8 @@ OWN_PREFIXES: Final = (
     "core:",
     "capital:",
     "settlement:",
+    CAP_PREFIX,
+    UNCAPPED_PREFIX,
 )
 
 
@@ -143,10 +146,29 @@ def _payment(c: Context) -> Decided:
     if refused is not None:
         return refusing(c, *refused)
     request, book = c.request, c.book
+    over = None if request.advice else _over_cap(c)
+    if over is not None:
+        return over
     if book.available(request.debit_account_id) >= request.amount_minor and not _barred_advice(c):
         by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
         return booking(c, by, _to_payee(book, request.debit_account_id, request))
     return _uncovered_payment(c)
+
+
+def _over_cap(c: Context) -> Short | Refusal | None:
+    """What to do about a cap of which this box holds too little; nothing stands in for it."""
+    short = lacking(c.book, c.request)
+    if short is None:
+        return None
+    account_id, amount_minor = short
+    funding = c.funding.of_cap(account_id)
+    if funding.line_up and funding.centre in ("", "granted"):
+        return Short(account_id, c.request.currency, amount_minor)
+    participant, available = account_id.split(":")[1], c.book.available(account_id)
+    why = "the centre gives no more" if funding.centre == "refused" else "the centre cannot be asked"
+    return refusing(
+        c, Reason.NET_DEBIT_CAP, f"{participant} has {available} minor units of its cap here; {why}"
+    )
 
 
 def _barred_advice(c: Context) -> bool:
@@ -181,7 +203,8 @@ def _uncovered_payment(c: Context) -> Decided:
 
 def _stand_in(c: Context, risk: str) -> Transfer | Refusal:
     leg = Leg(risk, c.request.credit_account_id, c.request.amount_minor, PENDING)
-    return booking(c, ClearedBy.STAND_IN, (leg,), reason=c.funding.reason)
+    payer = c.request.debit_account_id
+    return booking(c, ClearedBy.STAND_IN, (leg,), reason=c.funding.reason, payer=payer)
 
 
 def _advised(c: Context) -> Transfer | Refusal:
@@ -199,6 +222,9 @@ def _hold(c: Context) -> Decided:
     if refused is not None:
         return refusing(c, *refused)
     request = c.request
+    over = _over_cap(c)
+    if over is not None:
+        return over
     if c.book.available(request.debit_account_id) < request.amount_minor:
         short = shortage(c, request.debit_account_id, request.amount_minor)
         if short is not None:
@@ -256,7 +282,7 @@ def expiry(book: Book, stamp: Stamp, hold_id: int) -> Expiry | None:
         **stamp.head(),
         window=book.window,
         original=place,
-        legs=(leg,),
+        legs=(leg, *resolved(book, original, flag=VOID, amount_minor=held.amount_minor)),
     )
     book.replay(record)
     return record

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from edgegw.core.book import Book, centre_account
+from edgegw.core.caps import charged
 from edgegw.core.limits import Refused
 from edgegw.core.model import CreateTransferStatus
 from edgegw.core.reasons import Reason
@@ -67,11 +68,16 @@ class Funding(msgspec.Struct, frozen=True):
     reason: str = ""
     """Why the line counts as down, for the record: `line_down` or `centre_timeout`."""
     asked: Mapping[str, Funding] = {}
-    """The same for those accounts of a linked group for which the centre was asked."""
+    """The same for net debit caps for which the centre was asked, and for the accounts of a linked group."""
 
     def of(self, account_id: str) -> Funding:
         """What holds for a member of a group that this account pays."""
-        return self.asked.get(account_id, self)
+        payer = self.asked.get(account_id)
+        return self if payer is None else msgspec.structs.replace(payer, asked=self.asked)
+
+    def of_cap(self, account_id: str) -> Funding:
+        """What holds for a cap, which is asked for beside the money."""
+        return self.asked.get(account_id) or Funding(line_up=self.line_up)
 
 
 class Short(msgspec.Struct, frozen=True):
@@ -154,8 +160,11 @@ def booking(
     reason: str = "",
     original: str = "",
     counted: Counted | None = None,
+    payer: str = "",
 ) -> Transfer | Refusal:
-    """The record of a cleared request whose legs are booked here, or of the ledger's own refusal."""
+    """The record of a cleared request whose legs are booked here with what they move of net debit caps, or of
+    the ledger's own refusal. payer: who pays in the end, where the branch stands in."""
+    legs = (*legs, *charged(c.book, legs, payer=payer))
     status = _post(c, legs)
     if status is not CreateTransferStatus.created:
         return refusing(c, Reason.LEDGER_REFUSED, status.name)

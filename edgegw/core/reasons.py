@@ -142,6 +142,14 @@ class Reason(enum.StrEnum):
         "Too much or too often in the sliding period that the detail names; wait.",
     )
     REFUSED_BY_RULE = ("refused_by_rule", False, "A rule of the site refused it; its detail says which.")
+    NET_DEBIT_CAP = (
+        "net_debit_cap",
+        True,
+        (
+            "The payer's bank has used up its net debit cap, here or everywhere; wait until others have paid"
+            " it, until it is settled, or until the line is up."
+        ),
+    )
     INSUFFICIENT_FUNDS = (
         "insufficient_funds",
         True,

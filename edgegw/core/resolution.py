@@ -19,6 +19,7 @@ from edgegw.core.book import (
     risk_account,
     suspense_account,
 )
+from edgegw.core.caps import resolved
 from edgegw.core.decision import (
     SUSPENSE,
     Context,
@@ -110,7 +111,8 @@ def post_hold(c: Context) -> Decided:
             c, Reason.EXCEEDS_HOLD, f"amount_minor {amount_minor} exceeds the held {held.amount_minor}"
         )
     leg = Leg(held.debit_account_id, held.credit_account_id, amount_minor, POST, f"{first_leg(hold):032x}")
-    legs = (leg, *sent_home(c.book, held.credit_account_id, amount_minor))
+    home = sent_home(c.book, held.credit_account_id, amount_minor)
+    legs = (leg, *home, *resolved(c.book, hold, flag=POST, amount_minor=amount_minor))
     return _tied(c, hold.cleared_by, legs, original=hold)
 
 
@@ -127,7 +129,8 @@ def _voided(c: Context, original: Transfer) -> Transfer | Refusal:
     leg = Leg(
         held.debit_account_id, held.credit_account_id, held.amount_minor, VOID, f"{first_leg(original):032x}"
     )
-    return _tied(c, original.cleared_by, (leg,), original=original)
+    legs = (leg, *resolved(c.book, original, flag=VOID, amount_minor=held.amount_minor))
+    return _tied(c, original.cleared_by, legs, original=original)
 
 
 # -- reversals and refunds --------------------

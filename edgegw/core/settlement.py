@@ -1,5 +1,5 @@
-"""Settling a cycle: from the windows' positions to transfers between participants, and which transfers of the
-queue their cover allows. Pure, integers only.
+"""Settling a cycle: from the windows' positions to transfers between participants, which transfers of the
+queue their cover allows, and each box's part of a net debit cap. Pure, integers only.
 
 A position is what a participant is owed (above zero) or owes (below); positions of a currency sum to zero. A
 transfer is paid by one debtor to one creditor. Leaves out the books and the cycles (`hub.settlement`).
@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from edgegw.core.site import NetDebitCap, Site
+
 Side = tuple[str, str]
 """A participant and a currency."""
 
@@ -23,6 +25,22 @@ class Obligation(msgspec.Struct, frozen=True):
     debtor: str
     creditor: str
     amount_minor: int
+
+
+def caps_of(site: Site | None) -> tuple[NetDebitCap, ...]:
+    """The net debit caps that the site sets."""
+    return () if site is None or site.net_debit_caps is msgspec.UNSET else site.net_debit_caps
+
+
+def cap_shares(site: Site) -> dict[Side, int]:
+    """What each box holds of each cap unasked, and keeps of what it earns: one half of the cap is spread
+    evenly over the boxes where accounts are at home, the other is for whoever asks."""
+    caps = caps_of(site)
+    if not caps:
+        return {}
+    boxes = {account.home for account in site.accounts if account.home}
+    parts = 2 * max(1, len(boxes))
+    return {(cap.participant, cap.currency): cap.cap_minor // parts for cap in caps}
 
 
 def obligations_of(positions: Mapping[Side, int]) -> list[Obligation]:

@@ -179,14 +179,14 @@ class CalendarRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class NetDebitCap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far a participant's settlement account may go below zero when cycles are settled. Without one
-    there is no limit."""
+    """How much a participant may owe the others, net, at all boxes together, before it is settled; and how
+    far its settlement account may go below zero when it is. Without one there is no limit."""
 
-    participant: Annotated[str, msgspec.Meta(pattern=PARTICIPANT_PATTERN)]
-    """As `accounts[].participant` names it; `bank` is the bank itself."""
+    participant: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,25}\Z")]
+    """As `accounts[].participant` names it, 26 characters at most; `bank` is the bank itself."""
     currency: Currency
     cap_minor: NotNegative
-    """What is beyond it waits until cover arrives."""
+    """A payment beyond it is refused (`net_debit_cap`); a settlement transfer beyond it waits for cover."""
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -331,7 +331,7 @@ class _Beat:
         currencies = currencies_of(self._connection, names) | set(self._currencies)
         names |= replay.own_accounts_of(self._row.box, currencies)
         if current:
-            names |= grants.accounts_for_grants(self._row.box, self._currencies)
+            names |= grants.accounts_for_grants(self._row.box, self._site)
             names |= {ask.account_id for ask in asks}
             if self._row.allot_due:
                 names |= set(grants.accounts_at_home(self._connection, self._row.box))
@@ -371,6 +371,7 @@ class _Beat:
             grants.answer(self._connection, books, log, ask, box=row.box, site=site)
         grants.allot(books, log, box=row.box, site=site)
         grants.top_up_risk(books, log, box=row.box, site=site)
+        grants.share_caps(books, log, site=site)
         row.allot_due = False
 
     def _keep_their_word(self, note: str) -> None:

@@ -12,21 +12,30 @@ left.
 A **risk account** is filled up to the site's `box_minor`. What it lacks at the centre is posted from
 `capital:<currency>`, the bank's own money, so that every stand-in is backed by a posting.
 
+A net debit **cap** is handed out like money: each box is filled up to its part of what there is, and who
+lacks more asks.
+
 Leaves out the moves themselves (`hub.books`) and the log (`hub.directives`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import Connection, insert, select
 
 from edgegw.core.book import risk_account
+from edgegw.core.caps import cap_account, cap_accounts, is_cap
 from edgegw.core.messages import Ask
+from edgegw.core.reasons import Reason
+from edgegw.core.settlement import cap_shares
 from edgegw.core.site import AllowanceRule, Site
 from edgegw.hub.books import Books, Page, capital_account
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.schema import account, grant_request
+
+NET_DEBIT_CAP: Final = Reason.NET_DEBIT_CAP.value
 
 
 def accounts_at_home(connection: Connection, box: str) -> list[str]:
@@ -35,9 +44,14 @@ def accounts_at_home(connection: Connection, box: str) -> list[str]:
     return list(rows.scalars())
 
 
-def accounts_for_grants(box: str, currencies: Iterable[str]) -> set[str]:
+def accounts_for_grants(box: str, site: Site | None) -> set[str]:
     """What must be open besides the customers' accounts before anything is granted to a box."""
-    return {name for c in currencies for name in (risk_account(box, c), capital_account(c))}
+    if site is None:
+        return set()
+    names = {one.id for one in cap_accounts(site)}
+    for rule in site.currencies:
+        names |= {risk_account(box, rule.code), capital_account(rule.code)}
+    return names
 
 
 def unanswered(connection: Connection, asks: Sequence[Ask], *, box: str) -> list[Ask]:
@@ -70,7 +84,7 @@ def answer(
             request_id=ask.request_id, account_id=ask.account_id, currency=ask.currency, reason=reason
         )
     else:
-        lacking_minor = max(0, _target(page, site) - page.outstanding_minor) if page.home == box else 0
+        lacking_minor = max(0, _target(page, site, box) - page.outstanding_minor)
         granted_minor = min(page.available_minor, ask.amount_minor + lacking_minor)
         books.grant(page.account_id, granted_minor)
         seq = log.grant(
@@ -92,7 +106,7 @@ def answer(
 
 
 def _why_not(page: Page | None, ask: Ask) -> str:
-    if page is None or not page.floor:
+    if page is None or not (page.floor or is_cap(page.account_id)):
         return "account_not_found"
     if page.currency != ask.currency:
         return "currency_mismatch"
@@ -102,8 +116,8 @@ def _why_not(page: Page | None, ask: Ask) -> str:
         return "account_frozen"
     if ask.amount_minor <= 0:
         return "amount_not_positive"
-    if not page.available_minor or page.available_minor + page.outstanding_minor < ask.amount_minor:
-        return "insufficient_funds"
+    if page.available_minor <= 0 or page.available_minor + page.outstanding_minor < ask.amount_minor:
+        return NET_DEBIT_CAP if is_cap(page.account_id) else "insufficient_funds"
     return ""
 
 
@@ -113,7 +127,7 @@ def allot(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:
     for page in books.pages():
         if page.home != box or not page.floor or page.frozen or page.closed:
             continue
-        target = _target(page, site)
+        target = _target(page, site, box)
         if 2 * page.outstanding_minor >= target or not page.available_minor:
             continue
         books.draw(page.account_id)
@@ -123,13 +137,33 @@ def allot(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:
             log.grant(account_id=page.account_id, currency=page.currency, amount_minor=amount_minor)
 
 
-def _target(page: Page, site: Site) -> int:
+def _target(page: Page, site: Site, box: str) -> int:
+    """What the box is to hold unasked of an account."""
+    if is_cap(page.account_id):
+        shares = cap_shares(site)
+        return next((shares[side] for side in shares if cap_account(*side) == page.account_id), 0)
+    if page.home != box:
+        return 0
     rule = _rule(site, page.currency)
     return 0 if rule is None else min(rule.account_minor, page.balance_minor * rule.share_percent // 100)
 
 
 def _rule(site: Site, currency: str) -> AllowanceRule | None:
     return next((rule for rule in site.allowances if rule.currency == currency), None)
+
+
+def share_caps(books: Books, log: DirectiveLog, *, site: Site) -> None:
+    """Fill the box's shares of net debit caps up to its even part, where less than half of that is left
+    there and the centre has any."""
+    for (participant, currency), share_minor in cap_shares(site).items():
+        page = books.page(cap_account(participant, currency))
+        if page is None or 2 * page.outstanding_minor >= share_minor or page.available_minor <= 0:
+            continue
+        books.draw(page.account_id)
+        amount_minor = min(page.available_minor, share_minor - page.outstanding_minor)
+        if amount_minor > 0:
+            books.grant(page.account_id, amount_minor)
+            log.grant(account_id=page.account_id, currency=currency, amount_minor=amount_minor)
 
 
 def top_up_risk(books: Books, log: DirectiveLog, *, box: str, site: Site) -> None:

@@ -19,9 +19,10 @@ import msgspec
 from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from edgegw.core.calendar import EPOCH, MICROSECOND
-from edgegw.core.settlement import Obligation, Side, obligations_of, releasable
-from edgegw.core.site import NetDebitCap, Site
+from edgegw.core.settlement import Obligation, Side, caps_of, obligations_of, releasable
+from edgegw.core.site import Site
 from edgegw.hub.books import Books, BooksError, Opening, open_accounts, settlement_account
+from edgegw.hub.caps import set_headroom
 from edgegw.hub.schema import (
     account,
     clearing_window,
@@ -103,6 +104,7 @@ def run(connection: Connection, site: Site | None, *, settlement_date: str, now_
     if fresh:
         connection.execute(insert(settlement_transfer), [_transfer_row(one) for one in fresh])
     _post(connection, books, posted, number)
+    set_headroom(connection, site)
     return Run(number, len(windows), len(fresh), len(posted), len(queue) - len(posted))
 
 
@@ -176,11 +178,6 @@ def _open_books(connection: Connection, positions: dict[Side, int], waiting: Ite
         ).scalars()
     )
     return books
-
-
-def caps_of(site: Site | None) -> tuple[NetDebitCap, ...]:
-    """The net debit caps that the site sets."""
-    return () if site is None or site.net_debit_caps is msgspec.UNSET else site.net_debit_caps
 
 
 def _cover(books: Books, site: Site | None) -> dict[Side, int]:

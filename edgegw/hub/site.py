@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from edgegw.config.site import site_faults
 from edgegw.core.book import BANK
+from edgegw.core.caps import cap_accounts
 from edgegw.core.journal import sm3
 from edgegw.core.messages import SITE_BYTES_MAX
 from edgegw.core.records import SiteDirective
@@ -28,6 +29,7 @@ from edgegw.hub.books import (
     open_accounts,
     settlement_account,
 )
+from edgegw.hub.caps import set_headroom
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.windows import note_participants
@@ -172,6 +174,7 @@ def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: 
             )
         )
     note_participants(connection, site.accounts, version=site.version)
+    set_headroom(connection, site)
     for row in boxes:
         if row.incarnation:
             log = DirectiveLog(
@@ -191,6 +194,8 @@ def publish(connection: Connection, keyring: Keyring, bundle: bytes, *, now_ns: 
 def _openings(site: Site, boxes: Iterable[str]) -> Iterator[Opening]:
     for account in site.accounts:
         yield Opening(account.id, account.currency, account.home, account.participant, account.floor)
+    for one in cap_accounts(site):
+        yield Opening(one.id, one.currency, "", "", one.floor)
     for participant, currency in sorted(participants_of(site)):
         yield Opening(settlement_account(participant, currency), currency, "", "", False)
     names = sorted(boxes)

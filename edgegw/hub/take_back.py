@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from edgegw.core.book import risk_account
+from edgegw.core.caps import is_cap, uncapped_account
 from edgegw.core.exchange import PackageJudgement, judge_handed_back
 from edgegw.core.messages import ExchangeError, LogHead, Package, PackageVerdict
 from edgegw.core.records import (
@@ -236,6 +237,8 @@ class _Effects:
             return
         risk = risk_account(self._box, currency)
         source = capital_account(currency) if account_id == risk else risk
+        if is_cap(account_id):
+            source = uncapped_account(currency)  # a cap is no money, so nobody loses any
         self._books.move_at_centre(debit=source, credit=account_id, amount_minor=short_minor)
         if source == risk:
             self._losses.append(
@@ -418,7 +421,9 @@ def _open_named(connection: Connection, box: str, directives: Sequence[Directive
     wanted = []
     for said in directives:
         if isinstance(said, GrantDirective):
-            floor = said.account_id not in box_accounts(box, said.currency)
+            floor = said.account_id not in box_accounts(box, said.currency) and not is_cap(said.account_id)
+            if is_cap(said.account_id):
+                wanted.append(Opening(uncapped_account(said.currency), said.currency, "", "", False))
             wanted.append(Opening(said.account_id, said.currency, "", "", floor))
         elif isinstance(said, ConfirmDirective):
             wanted.append(Opening(said.payer_account_id, said.currency, "", "", True))
@@ -442,7 +447,7 @@ def _accounts_of(box: str, directives: Iterable[Directive]) -> set[str]:
     names: set[str] = set()
     for said in directives:
         if isinstance(said, GrantDirective):
-            names |= {said.account_id, capital_account(said.currency)}
+            names |= {said.account_id, capital_account(said.currency), uncapped_account(said.currency)}
         elif isinstance(said, ConfirmDirective | DeclineDirective):
             names.add(said.payer_account_id)
         if isinstance(said, GrantDirective | ConfirmDirective | DeclineDirective):

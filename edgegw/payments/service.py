@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from edgegw.core.book import Book
+from edgegw.core.caps import CAP_PREFIX, ends_of, is_cap
 from edgegw.core.decide import Funding, Short
 from edgegw.core.records import Kind, Request, WindowClosed, parse_place
 from edgegw.core.site import Site
@@ -308,14 +309,18 @@ class Gateway:
 
     async def _with_centre(self, client: str, request: Request, short: Short) -> Decided | Unanswered:
         """Ask for a grant and decide again: from the grant, or at the branch's risk, or not at all."""
+        funding = self._funding()
         for _ in range(ASKS_EACH_MAX):
-            funding = await self._ask(short)
+            said = await self._ask(short)
+            caps = {**funding.asked, short.account_id: said} if is_cap(short.account_id) else funding.asked
+            funding = msgspec.structs.replace(funding if is_cap(short.account_id) else said, asked=caps)
             try:
                 [again] = await self._pen.decide(client, [request], funding)
             except (OperatingError, BrokenInvariant) as error:
                 return undecided_by(error)
             if not isinstance(again, Short):
                 return self._result(request, again)
+            short = again
         return _OUTRUN
 
     async def _ask(self, short: Short) -> Funding:
@@ -370,29 +375,39 @@ class Gateway:
         return {short.account_id: funding for short, funding in zip(lacking, answers, strict=True)}
 
     def _lacking(self, requests: Sequence[Request], asked: Mapping[str, Funding]) -> list[Short]:
-        """What payers lack for a group when its members are booked in their order. What the centre does not
-        give is paid by nobody here, so it is neither asked for again nor passed on."""
+        """What payers and caps lack for a group when its members are booked in their order. What the centre
+        does not give is paid by nobody here, so it is neither asked for again nor passed on."""
         left: dict[str, int] = {}
         lacking: dict[tuple[str, str], int] = {}
         for request in requests:
             if not request.debit_account_id:
                 continue
-            payer, payee, amount_minor = (
-                request.debit_account_id,
-                request.credit_account_id,
-                request.amount_minor,
-            )
-            if left.setdefault(payer, self.book.available(payer)) < amount_minor:
-                if asked.get(payer, _GRANTED) is not _GRANTED:
-                    continue
-                key = (payer, request.currency)
-                lacking[key] = lacking.get(key, 0) + amount_minor
-                left[payer] += amount_minor
-            left[payer] -= amount_minor
-            account = self.book.accounts.get(payee)
-            if request.kind is Kind.PAYMENT and account is not None and self.book.homed_here(account):
-                left[payee] = left.setdefault(payee, self.book.available(payee)) + amount_minor
+            amount_minor = request.amount_minor
+            for payer, payee in self._moves(request):
+                if left.setdefault(payer, self.book.available(payer)) < amount_minor:
+                    if asked.get(payer, _GRANTED) is not _GRANTED:
+                        break
+                    key = (payer, request.currency)
+                    lacking[key] = lacking.get(key, 0) + amount_minor - min(left[payer], 0)
+                    left[payer] += amount_minor - min(left[payer], 0)
+                left[payer] -= amount_minor
+                if payee and request.kind is Kind.PAYMENT:
+                    left[payee] = left.setdefault(payee, self.book.available(payee)) + amount_minor
         return [Short(account_id, currency, minor) for (account_id, currency), minor in lacking.items()]
+
+    def _moves(self, request: Request) -> Iterator[tuple[str, str]]:
+        """From where a member takes what it needs, and where that can be spent here ("": nowhere): the money,
+        and the payer's part of a net debit cap."""
+        book, payee = self.book, self.book.accounts.get(request.credit_account_id)
+        kept = request.credit_account_id if payee is not None and book.homed_here(payee) else ""
+        yield request.debit_account_id, kept
+        ends = None
+        if payee is not None and request.debit_account_id in book.accounts:
+            ends = ends_of(
+                book, debit_account_id=request.debit_account_id, credit_account_id=request.credit_account_id
+            )
+        if ends is not None and ends[0].startswith(CAP_PREFIX):
+            yield ends[0], ends[1] if ends[1].startswith(CAP_PREFIX) else ""
 
     def _result(self, request: Request, outcome: Outcome) -> Decided | Unanswered:
         if isinstance(outcome, Decision):

@@ -15,18 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from tests.simulator.model import (
-    FUNDINGS,
-    PENDING,
-    POST,
-    VOID,
-    Model,
-    Plain,
-    hold_id,
-    legs_of,
-    place,
-    whole,
-)
+from tests.simulator.model import FUNDINGS, Model, whole
+from tests.simulator.words import PENDING, POST, VOID, Plain, hold_id, legs_of, place
 
 BRANCH_SEQS = 1 << 48
 """The centre keeps the second history of an epoch behind the first one, so many places further."""
@@ -43,6 +33,7 @@ TRANSIENT = {
     "exceeds_amount_limit",
     "exceeds_count_limit",
     "exceeds_velocity",
+    "net_debit_cap",
     "insufficient_funds",
     "account_barred",
     "stand_in_not_wanted",
@@ -239,6 +230,8 @@ def _audit_group(model: Model, group: list[Plain], down: list[tuple[int, int]], 
     for index, record in enumerate(group):
         refused, wanted = record["type"] == "refusal", _decision(record)
         payer, at_ns = _payer(imagined, record), record["at_ns"]
+        if wanted.get("code") == "net_debit_cap":
+            payer = _cap(imagined, record)  # asked for by itself
         if refused and index != culprit and wanted["code"] != LINKED:
             yield f"{where}: member {index} of the group says {wanted}, after member {culprit}"
         if refused and index > culprit:
@@ -290,8 +283,17 @@ def _plausible(model: Model, record: Plain, funding: str, down: list[tuple[int, 
     if funding == "down":
         return any(since <= record["at_ns"] <= until for since, until in down)
     if funding == "refused":
-        return _payer(model, record) in model.state.refused
+        of_cap = record["type"] == "refusal" and record["code"] == "net_debit_cap"
+        return (_cap(model, record) if of_cap else _payer(model, record)) in model.state.refused
     return funding != "granted" or model.state.asked[_payer(model, record)] > 0
+
+
+def _cap(model: Model, record: Plain) -> str:
+    """The cap that a payment or hold takes from, for which the centre is asked by itself."""
+    request = whole(record["request"])
+    if request["kind"] not in ("payment", "hold"):
+        return ""
+    return model.cap_of(request["debit_account_id"], request["credit_account_id"])
 
 
 def _payer(model: Model, record: Plain) -> str:
@@ -314,8 +316,11 @@ def _audit_own(model: Model, record: Plain, where: str) -> Iterator[str]:
         if original is None or hold_id(original) not in state.held:
             yield f"{where}: expires {record['original']}, which is no live hold"
             return
-        debit, credit, amount, _, _, timeout_s = legs_of(original)[0]
-        if legs != [(debit, credit, amount, VOID, hold_id(original), 0)]:
+        timeout_s = legs_of(original)[0][5]
+        if legs != [
+            (debit, credit, amount, VOID, hold_id(original, index), 0)
+            for index, (debit, credit, amount, *_) in enumerate(legs_of(original))
+        ]:
             yield f"{where}: expires {record['original']} with {legs}"
         if not timeout_s or original["at_ns"] + timeout_s * 1_000_000_000 > record["at_ns"]:
             yield f"{where}: {record['original']} expired early"

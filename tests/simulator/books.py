@@ -12,11 +12,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from tests.simulator.auditor import BRANCH_SEQS, Facts
-from tests.simulator.model import PENDING, VOID, Plain, legs_of
+from tests.simulator.words import PENDING, VOID, Plain, legs_of
 
 BRANCHES_MAX = 4
 """Histories of one epoch; a run makes two."""
-OWN = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
+OWN = (
+    *("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:"),
+    *("settlement:", "cap:", "uncapped:"),
+)
 
 
 def audit_invariants(tables: dict[str, list[Plain]]) -> Iterator[str]:

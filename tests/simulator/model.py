@@ -11,15 +11,29 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from typing import Any
 
+from tests.simulator.model_caps import Caps, caps_of
 from tests.simulator.model_limits import RANKS, Limits, whose
+from tests.simulator.words import (
+    PENDING,
+    POST,
+    VOID,
+    Leg,
+    Plain,
+    first_leg,
+    hold_id,
+    leg,
+    legs_of,
+    original_place,
+    place,
+)
 
-Plain = dict[str, Any]
 Identity = tuple[str, str]
 NS = 1_000_000_000
-PENDING, POST, VOID = 2, 4, 8
-OWN = ("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:")
+OWN = (
+    *("centre:", "risk:", "suspense:", "receivable:", "recourse:", "core:", "capital:"),
+    *("settlement:", "cap:", "uncapped:"),
+)
 WINDOWS_PER_EPOCH = 1_000_000
 FUNDINGS: tuple[tuple[str, str], ...] = (
     ("up", ""),
@@ -45,40 +59,12 @@ REQUEST = {
     "reference": "",
 }
 
-Leg = tuple[str, str, int, int, str, int]
 Decision = Plain
 
 
 def whole(request: Plain) -> Plain:
     """A request with every field that its bytes leave out."""
     return {**REQUEST, **request}
-
-
-def leg(debit: str, credit: str, amount: int, flags: int = 0, pending: str = "", timeout_s: int = 0) -> Leg:
-    """A leg as a record writes it."""
-    return (debit, credit, amount, flags, pending, timeout_s)
-
-
-def legs_of(record: Plain) -> list[Leg]:
-    """The legs of a record."""
-    legs = record.get("legs", ())
-    return [leg(*one) for one in legs] if isinstance(legs, list) else []
-
-
-def place(record: Plain) -> str:
-    """Where a record stands."""
-    return f"{record['epoch']}/{record['seq']}"
-
-
-def hold_id(record: Plain) -> str:
-    """The id of a record's first leg, as later legs name it."""
-    return f"{record['epoch'] << 96 | record['seq'] << 32 | 1:032x}"
-
-
-def original_place(pending: str) -> str:
-    """Where the record stands whose first leg a later leg names."""
-    number = int(pending, 16)
-    return f"{number >> 96}/{number >> 32 & (2**64 - 1)}"
 
 
 class State:
@@ -101,13 +87,15 @@ class State:
         self.mode = "offline"
         self.limits = Limits(box, self.window)
         self.site: Plain | None = None
+        self.caps: dict[tuple[str, str], int] = {}
+        """By participant and currency: what this box keeps of its net debit cap."""
         self.asked: dict[str, int] = defaultdict(int)
         """Grants that were asked for and applied, less those that a payment was cleared by."""
         self.refused: set[str] = set()
         """Accounts for which the centre has refused a grant."""
 
 
-class Model:
+class Model(Caps):
     """One box through its epochs."""
 
     def __init__(
@@ -140,8 +128,8 @@ class Model:
         state.limits.take(record, active=state.mode == "active")
         for account in record.get("accounts", ()):
             state.accounts[account["id"]] = {"home": "", "participant": "", **account}
-        for one in legs:
-            self._book(record, one, expires=kind == "expiry")
+        for index, one in enumerate(legs):
+            self._book(record, index, one, expires=kind == "expiry")
         self.at[place(record)] = record
         if kind in ("transfer", "refusal"):
             self.by_identity[record["client"], record["request"]["id"]] = record
@@ -166,20 +154,21 @@ class Model:
                 named.add(original_place(one[4]))
         return named - {""}
 
-    def _book(self, record: Plain, one: Leg, *, expires: bool) -> None:
+    def _book(self, record: Plain, index: int, one: Leg, *, expires: bool) -> None:
         state = self.state
         debit, credit, amount, flags, pending, _ = one
         state.moved += 1
         if flags & PENDING:
             state.free[debit] -= amount
-            state.held[hold_id(record)] = (debit, amount)
+            state.held[hold_id(record, index)] = (debit, amount)
             return
         if flags & (POST | VOID):
             payer, held = state.held.pop(pending, (debit, amount))
             self.ended[pending] = "posted" if flags & POST else "expired" if expires else "voided"
             state.free[payer] += held
             back, count = (held - amount, 0) if flags & POST else (held, 1)
-            state.limits.give_back(original_place(pending), back, count)
+            if pending == first_leg(pending):  # the others reserve its part of a cap
+                state.limits.give_back(original_place(pending), back, count)
             state.stood.pop(pending, None)
         if flags & VOID:
             return
@@ -189,10 +178,6 @@ class Model:
         if sides[0] != sides[1] and not any(name.startswith("centre:") for name in (debit, credit)):
             state.positions[sides[0]] -= amount
             state.positions[sides[1]] += amount
-
-    def _side(self, account_id: str) -> tuple[str, str]:
-        account = self.state.accounts.get(account_id, {})
-        return account.get("participant") or "bank", account.get("currency") or account_id[-3:]
 
     def _take_transfer(self, record: Plain, legs: list[Leg]) -> None:
         state, request = self.state, whole(record["request"])
@@ -211,6 +196,7 @@ class Model:
         account = said.get("account_id", "")
         if said["type"] == "site":
             state.site = self.sites.get(said["digest"])
+            state.caps = caps_of(state.site or {})
             state.limits.use(state.site or {"stand_in": ()}, record["at_ns"])
         elif said["type"] == "decline":
             state.limits.give_back(f"{said['epoch']}/{said['at_seq']}", said["amount_minor"], 1)
@@ -307,33 +293,40 @@ class Model:
             return []
         return [leg(account_id, f"centre:{account['currency']}", amount)]
 
+    # --- payments and holds -----------------------------------------------------------------------------
+
     def _payment(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
         state, advice = self.state, request["advice"]
         refused = self._misshapen(client, request) or ("" if advice else self._ruled(request, at_ns))
+        refused = refused or ("" if advice else self._over_cap(request, funding))
         if refused:
-            return no(refused)
+            return None if refused == "ask" else no(refused)
         payer, payee, amount = (
             request[name] for name in ("debit_account_id", "credit_account_id", "amount_minor")
         )
         barred = payer in state.frozen or payer in state.closed
         if state.free[payer] >= amount and not (advice and barred):
-            legs = [leg(payer, payee, amount), *self._home(payee, amount)]
+            legs = [
+                leg(payer, payee, amount),
+                *self._home(payee, amount),
+                *self._moved_caps(payer, payee, amount),
+            ]
             return yes("centre" if funding[0] == "granted" else "allowance", legs)
         if funding[0] in ("up", "granted"):
             return None
         risk, suspense = (f"{name}:{self.box}:{request['currency']}" for name in ("risk", "suspense"))
+        stood = [leg(risk, payee, amount, PENDING), *self._moved_caps(payer, payee, amount, PENDING)]
         if advice:
             if state.free[risk] >= amount:
-                return yes("stand_in", [leg(risk, payee, amount, PENDING)], reason=funding[1])
-            return yes(
-                "stand_in", [leg(suspense, payee, amount), *self._home(payee, amount)], reason="suspense"
-            )
+                return yes("stand_in", stood, reason=funding[1])
+            parked = [leg(suspense, payee, amount), *self._home(payee, amount)]
+            return yes("stand_in", [*parked, *self._moved_caps(suspense, payee, amount)], reason="suspense")
         refused = "insufficient_funds" if funding[0] == "refused" else self._no_stand_in(request, at_ns)
         if refused:
             return no(refused)
         if state.free[risk] < amount:
             return no("stand_in_box_limit")
-        return yes("stand_in", [leg(risk, payee, amount, PENDING)], reason=funding[1])
+        return yes("stand_in", stood, reason=funding[1])
 
     def _no_stand_in(self, request: Plain, at_ns: int) -> str:
         state, payer, amount = self.state, request["debit_account_id"], request["amount_minor"]
@@ -377,8 +370,9 @@ class Model:
 
     def _hold(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
         refused = self._misshapen(client, request) or self._ruled(request, at_ns)
+        refused = refused or self._over_cap(request, funding)
         if refused:
-            return no(refused)
+            return None if refused == "ask" else no(refused)
         payer, payee, amount = (
             request[name] for name in ("debit_account_id", "credit_account_id", "amount_minor")
         )
@@ -387,7 +381,8 @@ class Model:
                 return None
             return no("insufficient_funds" if funding[0] == "refused" else "stand_in_not_offered")
         held = leg(payer, payee, amount, PENDING, "", request["timeout_s"])
-        return yes("centre" if funding[0] == "granted" else "allowance", [held])
+        reserved = self._moved_caps(payer, payee, amount, PENDING, request["timeout_s"])
+        return yes("centre" if funding[0] == "granted" else "allowance", [held, *reserved])
 
     def _live_hold(self, client: str, request: Plain, at_ns: int) -> tuple[Plain, str]:
         original = self.by_identity.get((request["original_client"] or client, request["original_id"]))
@@ -421,7 +416,8 @@ class Model:
         if amount > held:
             return no("exceeds_hold")
         posted = leg(debit, credit, amount, POST, hold_id(hold))
-        return yes(hold["cleared_by"], [posted, *self._home(credit, amount)], original=place(hold))
+        legs = [posted, *self._home(credit, amount), *self._resolved_caps(hold, POST, amount)]
+        return yes(hold["cleared_by"], legs, original=place(hold))
 
     def _void(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
         hold, refused = self._live_hold(client, request, at_ns)
@@ -429,7 +425,7 @@ class Model:
 
     def _voided(self, hold: Plain) -> Decision:
         debit, credit, amount, *_ = legs_of(hold)[0]
-        legs = [leg(debit, credit, amount, VOID, hold_id(hold))]
+        legs = [leg(debit, credit, amount, VOID, hold_id(hold)), *self._resolved_caps(hold, VOID, amount)]
         return yes(hold["cleared_by"], legs, original=place(hold))
 
     def _reversal(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
@@ -536,7 +532,8 @@ class Model:
                 return no(code)
         if payee not in state.closed and payee not in state.frozen and state.free[payee] >= amount:
             by = "centre" if funding[0] == "granted" else "allowance"
-            return yes(by, [leg(payee, payer, amount), *home], original=where)
+            legs = [leg(payee, payer, amount), *home, *self._moved_caps(payee, payer, amount)]
+            return yes(by, legs, original=where)
         if funding[0] in ("up", "granted"):
             return None
         if funding[0] == "refused" and not request["advice"]:
@@ -549,7 +546,8 @@ class Model:
             if not request["advice"]:
                 return no("stand_in_box_limit")
             source, reason = own["suspense"], "suspense"
-        return yes("stand_in", [leg(source, payer, amount), *home, owed], reason=reason, original=where)
+        legs = [leg(source, payer, amount), *home, owed, *self._moved_caps(source, payer, amount)]
+        return yes("stand_in", legs, reason=reason, original=where)
 
     # --- applying ---------------------------------------------------------------------------------------
 
@@ -567,7 +565,8 @@ class Model:
         if kind in ("confirm", "decline"):
             return [self._late_word(said)]
         if kind == "site":
-            return [("applied", []), ("refused", [])]
+            site = self.sites.get(said["digest"], {})
+            return [("applied", self._trimmed_caps(site)), ("refused", [])]
         if kind in ("recall", "close"):
             return [self._back_to_centre(said, account)]
         return [("refused" if account is None else "applied", [])]
@@ -587,8 +586,13 @@ class Model:
         debit, credit, amount, *_ = legs_of(original)[0]
         post = leg(debit, credit, amount, POST, hold_id(original))
         if said["type"] == "decline" and said["liable"] == "merchant":
-            return "applied", [post, leg(credit, f"risk:{self.box}:{said['currency']}", amount)]
-        return "applied", [post, *self._home(credit, amount)]
+            back = leg(credit, f"risk:{self.box}:{said['currency']}", amount)
+            return "applied", [post, back, *self._resolved_caps(original, VOID, amount)]
+        legs = [post, *self._home(credit, amount)]
+        if said["type"] == "confirm":
+            return "applied", [*legs, *self._resolved_caps(original, POST, amount)]
+        freed = self._resolved_caps(original, VOID, amount)
+        return "applied", [*legs, *freed, *self._moved_caps(debit, credit, amount)]
 
 
 def yes(cleared_by: str, legs: list[Leg], *, reason: str = "", original: str = "") -> Decision:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Final
 
 import msgspec
 
 from edgegw.core.records import Account
-from edgegw.core.site import AllowanceRule, CurrencyRule, LimitRule, Site, StandInRule
+from edgegw.core.site import AllowanceRule, CurrencyRule, LimitRule, NetDebitCap, Site, StandInRule
 from tests.simulator.machine import BANK
 
 CURRENCIES: Final = (("CNY", 156), ("EUR", 978))
@@ -47,6 +48,20 @@ def a_site(chance: Random, boxes: tuple[str, ...]) -> Site:
             if chance.random() < 0.8
         ),
         late_decline_liable=chance.choice(("merchant", "branch")),
+        net_debit_caps=_caps(chance, accounts),
+    )
+
+
+def _caps(chance: Random, accounts: Sequence[Account]) -> tuple[NetDebitCap, ...] | msgspec.UnsetType:
+    """Of some participants, the bank among them; a site in three has none."""
+    if chance.random() < 0.34:
+        return msgspec.UNSET
+    return tuple(
+        NetDebitCap(
+            participant=who or "bank", currency=code, cap_minor=chance.choice((0, 900, 6_000, 40_000))
+        )
+        for who, code in sorted({(one.participant, one.currency) for one in accounts})
+        if chance.random() < 0.5
     )
 
 
@@ -115,6 +130,7 @@ def next_site(chance: Random, site: Site) -> Site:
         accounts=(*site.accounts, fresh),
         limits=_limits(chance),
         stand_in=_stand_in(chance),
+        net_debit_caps=_caps(chance, site.accounts),
     )
 
 

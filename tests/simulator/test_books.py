@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulator.auditor import BRANCH_SEQS, Facts
 from tests.simulator.books import audit_fleet
-from tests.simulator.model import Plain
+from tests.simulator.words import Plain
 
 REQUEST = {"kind": "payment", "id": "ab" * 16, "debit_account_id": "A", "credit_account_id": "B"}
 

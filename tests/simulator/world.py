@@ -30,10 +30,10 @@ from tests.simulator.centre import Centre
 from tests.simulator.clients import Client, Log
 from tests.simulator.loop import VirtualLoop, passed
 from tests.simulator.machine import BANK, Machine
-from tests.simulator.model import Plain
 from tests.simulator.network import Network
 from tests.simulator.seams import key_of
 from tests.simulator.site import a_site, openings
+from tests.simulator.words import Plain
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a disk whose fsync is free; any other does, more slowly
 ADDRESSES: Final = ("http://hub-a", "http://hub-b")

@@ -77,6 +77,7 @@ RESPONSE_CODES: Final[Mapping[str, str]] = {
     Reason.EXCEEDS_COUNT_LIMIT: "65",
     Reason.EXCEEDS_VELOCITY: "65",
     Reason.REFUSED_BY_RULE: "05",
+    Reason.NET_DEBIT_CAP: "61",
     Reason.INSUFFICIENT_FUNDS: "51",
     Reason.ACCOUNT_BARRED: "51",
     Reason.STAND_IN_NOT_WANTED: CENTRE_UNAVAILABLE,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gmssl import func, sm3
 
-from edgegw.core.book import Book, centre_account, own_accounts
+from edgegw.core.apply import own_accounts
+from edgegw.core.book import Book, centre_account
 from edgegw.core.decide import Context, Funding, Short, Stamp, decide
 from edgegw.core.records import Account, Leg, Refusal, Request, Transfer, WindowClosed
 from edgegw.core.site import CurrencyRule, Site, TerminalRule
