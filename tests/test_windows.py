@@ -21,19 +21,23 @@ from tests.waiting import wait_until
 def branch(tmp_path: Path) -> Iterator[Branch]:
     """A branch whose hub and box run, with a calendar and a cap in its site."""
     branch = Branch(tmp_path)
-    site = json.loads((tmp_path / "site.json").read_text())
-    # Whatever time it is, the next cut-off is hours away or has just passed.
-    calendar = {"zone": "Asia/Shanghai", "cut_offs": ["00:00", "12:00"], "weekend": []}
-    caps = [{"participant": "bank", "currency": "CNY", "cap_minor": 1_000}]
-    (tmp_path / "site.json").write_text(
-        json.dumps({**site, "version": 2, "calendar": calendar, "net_debit_caps": caps})
-    )
-    branch.run("site", "publish", branch.path("site.json"), "--hub", branch.path("hub.toml"))
+    publish(branch, version=2, cap_minor=1_000)
     branch.start_hub()
     branch.start_box()
     branch.wait_for_mode("active")
     yield branch
     branch.end()
+
+
+def publish(branch: Branch, *, version: int, cap_minor: int) -> None:
+    """Publish the site again with a calendar and this cap."""
+    path = branch.folder / "site.json"
+    # Whatever time it is, the next cut-off is hours away or has just passed.
+    calendar = {"zone": "Asia/Shanghai", "cut_offs": ["00:00", "12:00"], "weekend": []}
+    caps = [{"participant": "bank", "currency": "CNY", "cap_minor": cap_minor}]
+    changes = {"version": version, "calendar": calendar, "net_debit_caps": caps}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    branch.run("site", "publish", str(path), "--hub", branch.path("hub.toml"))
 
 
 def listed(branch: Branch, settings: str) -> list[dict[str, Any]]:
@@ -50,9 +54,12 @@ def close_by_hand(branch: Branch, date: str) -> Any:
 
 
 def test_a_day_from_payment_to_settlement_report(branch: Branch) -> None:
-    """Pay, close, compare, wait for cover, settle, report: by the commands that an operator has."""
+    """Pay, close, compare, wait for cover, settle, report: by the commands that an operator has. The net
+    debit cap binds what is paid before it is settled, and what is settled before it is covered."""
     hub = ("--hub", branch.path("hub.toml"))
-    assert branch.pay("alice", 1_500).status == 201
+    assert branch.pay("alice", 1_000).status == 201
+    over = branch.pay("alice", 1)
+    assert (over.status, over.json["code"]) == (409, "net_debit_cap")
     wrong = close_by_hand(branch, "2001-01-01")
     assert wrong.exit_code == ExitCode.CANNOT
     assert "business_date_not_open" in wrong.stderr
@@ -62,12 +69,13 @@ def test_a_day_from_payment_to_settlement_report(branch: Branch) -> None:
     closed = next(one for one in listed(branch, "box.toml") if one["closed_by"] == "till")
     assert (closed["state"], closed["business_date"]) == ("closed", date)
     assert {(one["participant"], one["net_minor"]) for one in closed["positions"]} == {
-        ("bank", -1_500),
-        ("shopbank", 1_500),
+        ("bank", -1_000),
+        ("shopbank", 1_000),
     }
     wait_until(
         lambda: any(one["state"] == "compared" for one in listed(branch, "hub.toml")), "the hub to compare"
     )
+    publish(branch, version=3, cap_minor=500)
     queued = json.loads(branch.run("settlement", "run", "--json", *hub))
     assert (queued["posted"], queued["queued"]) == (0, 1)
     assert json.loads(branch.run("settlement", "run", "--json", *hub)) == {}
@@ -81,16 +89,16 @@ def test_a_day_from_payment_to_settlement_report(branch: Branch) -> None:
     assert at_hub[closed["window"]] == "settled"
     accounts = json.loads(branch.run("settlement", "accounts", "--json", *hub))["accounts"]
     assert {one["participant"]: one["balance_minor"] for one in accounts} == {
-        "bank": -1_000,
-        "shopbank": 1_500,
+        "bank": -500,
+        "shopbank": 1_000,
     }
     report, statement = branch.path("cycle.csv"), branch.path("cycle.xml")
     branch.run("settlement", "report", "2", "--csv", report, "--camt", statement, *hub)
     with Path(report).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["amount_minor"] for row in rows if row["kind"] == "closing"] == ["-1000", "1500"]
+    assert [row["amount_minor"] for row in rows if row["kind"] == "closing"] == ["-500", "1000"]
     amounts = [node.text for node in Xml.parse(statement).iter() if node.tag.endswith("}Amt")]  # noqa: S314
-    assert amounts == ["0.00", "10.00", "5.00", "15.00", "0.00", "15.00", "15.00"]
+    assert amounts == ["0.00", "5.00", "5.00", "10.00", "0.00", "10.00", "10.00"]
     assert "cycle 2" in branch.run("settlement", "list", *hub)
 
 
