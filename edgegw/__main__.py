@@ -13,6 +13,7 @@ from edgegw.commands import (
     hub,
     keys,
     ledger,
+    limit_orders,
     mirror,
     prune,
     reconcile,
@@ -70,6 +71,8 @@ for command in (
     main.add_command(command)
 
 ledger.ledger.add_command(prune.ledger_prune)
+hub.order.add_command(limit_orders.order_block)
+hub.order.add_command(limit_orders.order_limit)
 
 if __name__ == "__main__":
     main(prog_name="edgegw")

@@ -249,11 +249,14 @@ def order() -> None:
     edgegw order take-journal branch-1.journal
     edgegw order seal branch-1 3
     edgegw order freeze alice --reason "court order"
+    edgegw order block terminal T0000017 --reason "stolen"
+    edgegw order limit card-day --amount-minor 20000 --reason "travels"
     edgegw order close alice --reason "moved away"
     """
 
 
-def _carry_out(hub_settings: Path, work: Callable[[Connection, Keyring], None]) -> None:
+def carry_out(hub_settings: Path, work: Callable[[Connection, Keyring], None]) -> None:
+    """Give one order in one transaction; raises SettingsError where it cannot be given."""
     from edgegw.hub.books import BooksError
     from edgegw.hub.operate import OrderError
 
@@ -282,7 +285,7 @@ def order_new_epoch(box: str, hub_settings: Path) -> None:
     """
     from edgegw.hub.operate import release_epoch
 
-    _carry_out(hub_settings, lambda connection, _: release_epoch(connection, box))
+    carry_out(hub_settings, lambda connection, _: release_epoch(connection, box))
     click.echo(
         f"{box} gets a new epoch as soon as it holds all of its past again; let it run,"
         " with its data directory as it is. What an old epoch held of each account stays in doubt, and is not"
@@ -352,7 +355,7 @@ def order_seal(box: str, epoch: int, lost: int, hub_settings: Path) -> None:
     """
     from edgegw.hub.operate import seal_epoch
 
-    _carry_out(hub_settings, lambda connection, _: seal_epoch(connection, box, epoch, lost=lost))
+    carry_out(hub_settings, lambda connection, _: seal_epoch(connection, box, epoch, lost=lost))
     click.echo(f"epoch {epoch} of {box} is sealed")
 
 
@@ -368,7 +371,7 @@ def order_freeze(account_id: str, reason: str, off: bool, hub_settings: Path) ->
     """
     from edgegw.hub.operate import freeze
 
-    _carry_out(
+    carry_out(
         hub_settings,
         lambda connection, keyring: freeze(
             connection,
@@ -397,7 +400,7 @@ def order_close(account_id: str, reason: str, reopen: bool, hub_settings: Path) 
     """
     from edgegw.hub.operate import close
 
-    _carry_out(
+    carry_out(
         hub_settings,
         lambda connection, keyring: close(
             connection,

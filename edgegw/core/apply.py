@@ -26,6 +26,7 @@ from edgegw.core.model import CreateTransferStatus
 from edgegw.core.records import (
     UNREADABLE,
     Account,
+    BlockDirective,
     CloseDirective,
     ConfirmDirective,
     DeclineDirective,
@@ -33,6 +34,7 @@ from edgegw.core.records import (
     DirectiveApplied,
     GrantDirective,
     Leg,
+    LimitDirective,
     Measure,
     RecallDirective,
     SiteDirective,
@@ -129,6 +131,8 @@ def _effect(book: Book, directive: Directive, awaited: Awaited, sites: Sites) ->
         return _site(book, directive, sites)
     if isinstance(directive, RecallDirective | CloseDirective):
         return _given_back(book, directive)
+    if isinstance(directive, BlockDirective | LimitDirective):
+        return Effect(APPLIED)
     if directive.account_id not in book.accounts:
         return Effect(REFUSED, f"account {directive.account_id} is not known here")
     return Effect(APPLIED)

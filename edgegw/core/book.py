@@ -38,6 +38,7 @@ from edgegw.core.reasons import Reason
 from edgegw.core.records import (
     AMOUNT_MINOR_MAX,
     Account,
+    BlockDirective,
     Boot,
     ClearedBy,
     ClockStep,
@@ -52,6 +53,7 @@ from edgegw.core.records import (
     GrantDirective,
     Kind,
     Leg,
+    LimitDirective,
     Link,
     Mode,
     ModeChanged,
@@ -470,12 +472,8 @@ class Book:
         """Everything that a record changes besides the ledger's balances; its legs are booked already."""
         if isinstance(record, Boot | Link):
             self._note_start(record)
-        self.at_ns, self.wall_ns, self.epoch, self.seq = (
-            record.at_ns,
-            record.wall_ns,
-            record.epoch,
-            record.seq,
-        )
+        self.at_ns, self.wall_ns = record.at_ns, record.wall_ns
+        self.epoch, self.seq = record.epoch, record.seq
         legs = legs_of(record)
         if legs:
             self.window_transfers += len(legs)
@@ -610,6 +608,8 @@ class Book:
                 self.frozen[directive.account_id] = directive.reason
             else:
                 _drop(self.frozen, directive.account_id)
+        elif isinstance(directive, BlockDirective | LimitDirective):
+            self.tally.obey(directive)
         elif isinstance(directive, CloseDirective):
             if directive.closed:
                 self.closed[directive.account_id] = directive.reason

@@ -103,6 +103,14 @@ class Periods(msgspec.Struct, frozen=True):
         return 0 if measure.seconds else int(getattr(self, measure.per))
 
 
+class LimitChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Other values of a limit, by an order of the centre; None is as the site says."""
+
+    payment_minor: int | None = None
+    amount_minor: int | None = None
+    count: int | None = None
+
+
 class Limit(msgspec.Struct, frozen=True):
     """A limit as decisions read it."""
 

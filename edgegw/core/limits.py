@@ -15,13 +15,14 @@ from edgegw.core.counts import (
     OUTAGE,
     STAND_IN,
     Limit,
+    LimitChange,
     Used,
     split_measure,
     subject,
 )
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Mode, Request
-from edgegw.core.site import StandInRule
+from edgegw.core.site import LimitRule, StandInRule
 
 NS_PER_S: Final = 1_000_000_000
 NS_PER_HOUR: Final = 3_600 * NS_PER_S
@@ -77,29 +78,42 @@ def _exceeded(book: Book, limit: Limit, request: Request, *, at_ns: int, percent
     whose = subject(rule.of, request, book.box)
     if not whose or (limit.only and whose not in limit.only):
         return None
+    limits = _in_force(book, rule, whose)
     amount_minor = request.amount_minor
     name = f"limit {rule.name} of {rule.of} {whose}"
-    if rule.payment_minor is not None and amount_minor * 100 > rule.payment_minor * percent:
-        most = rule.payment_minor * percent // 100
+    if limits.payment_minor is not None and amount_minor * 100 > limits.payment_minor * percent:
+        most = limits.payment_minor * percent // 100
         return _reason(limit, Reason.EXCEEDS_PAYMENT_LIMIT), f"{name}: {amount_minor} exceeds {most}"
     if rule.payment_minor_min is not None and amount_minor < rule.payment_minor_min:
         return Reason.BELOW_PAYMENT_MINIMUM, f"{name}: {amount_minor} is below {rule.payment_minor_min}"
-    if rule.amount_minor is None and rule.count is None:
+    if limits.amount_minor is None and limits.count is None:
         return None
     used = _used(book, limit, request, whose, at_ns=at_ns)
     period = f"in {rule.seconds} s" if rule.seconds else f"per {rule.per}"
-    if rule.amount_minor is not None:
-        most = rule.amount_minor * percent // 100
+    if limits.amount_minor is not None:
+        most = limits.amount_minor * percent // 100
         if used.amount_minor + amount_minor > most:
             code = Reason.EXCEEDS_VELOCITY if rule.seconds else Reason.EXCEEDS_AMOUNT_LIMIT
             detail = f"{name}: {used.amount_minor} used and {amount_minor} wanted exceed {most} {period}"
             return _reason(limit, code), detail
-    if rule.count is not None:
-        most = rule.count * percent // 100
+    if limits.count is not None:
+        most = limits.count * percent // 100
         if used.count + 1 > most:
             code = Reason.EXCEEDS_VELOCITY if rule.seconds else Reason.EXCEEDS_COUNT_LIMIT
             return _reason(limit, code), f"{name}: {used.count} payments and one more exceed {most} {period}"
     return None
+
+
+def _in_force(book: Book, rule: LimitRule, whose: str) -> LimitRule | LimitChange:
+    """The values of a limit for this id: the centre's order's before the site's."""
+    change = book.tally.change_of(rule.name, whose)
+    if change is None:
+        return rule
+    return LimitChange(
+        rule.payment_minor if change.payment_minor is None else change.payment_minor,
+        rule.amount_minor if change.amount_minor is None else change.amount_minor,
+        rule.count if change.count is None else change.count,
+    )
 
 
 def _reason(limit: Limit, code: Reason) -> Reason:

@@ -114,7 +114,15 @@ class Reason(enum.StrEnum):
     ACCOUNT_BLOCKED = (
         "account_blocked",
         False,
-        "The account or card is on the site's list of blocked ones; ask the bank.",
+        "The account is blocked; ask the bank.",
+    )
+    CARD_BLOCKED = ("card_blocked", False, "The card is blocked; ask the bank.")
+    TERMINAL_BLOCKED = ("terminal_blocked", False, "The terminal is blocked; ask the bank.")
+    MERCHANT_BLOCKED = ("merchant_blocked", False, "The merchant is blocked; ask the bank.")
+    NOT_ON_LIST = (
+        "not_on_list",
+        False,
+        "The site lets only those pay who are on the list that the detail names; ask the bank.",
     )
     EXCEEDS_PAYMENT_LIMIT = (
         "exceeds_payment_limit",

@@ -19,6 +19,7 @@ AMOUNT_MINOR_MAX: Final = 2**63 - 1
 AmountMinor = Annotated[
     int, msgspec.Meta(ge=1, le=AMOUNT_MINOR_MAX, description="Amount in minor units, a whole number.")
 ]
+NotNegative = Annotated[int, msgspec.Meta(ge=0, le=AMOUNT_MINOR_MAX)]
 AccountId = Annotated[
     str,
     msgspec.Meta(
@@ -502,6 +503,29 @@ class FreezeDirective(DirectiveHead, frozen=True, kw_only=True, tag="freeze"):
     reason: str
 
 
+class BlockDirective(DirectiveHead, frozen=True, kw_only=True, tag="block"):
+    """From its journal record on, this account, card, terminal or merchant pays nothing here (or does
+    again)."""
+
+    of: str
+    whose: str
+    blocked: bool
+    reason: str
+
+
+class LimitDirective(DirectiveHead, frozen=True, kw_only=True, tag="limit"):
+    """From its journal record on, the site's limit of this name has these values for one id, or ("") for all
+    that have none of their own; what is not given stays. lifted: the site's own values are in force again."""
+
+    name: str
+    reason: str
+    whose: str = ""
+    lifted: bool = False
+    payment_minor: NotNegative | None = None
+    amount_minor: NotNegative | None = None
+    count: NotNegative | None = None
+
+
 class RecallDirective(DirectiveHead, frozen=True, kw_only=True, tag="recall"):
     """Give amount_minor of this account back to the centre, or as much as nobody holds here."""
 
@@ -528,6 +552,8 @@ Directive = (
     | ConfirmDirective
     | DeclineDirective
     | FreezeDirective
+    | BlockDirective
+    | LimitDirective
     | RecallDirective
     | CloseDirective
 )

@@ -12,9 +12,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from edgegw.core.records import UNREADABLE, Account, AccountId, AmountMinor, Currency
+from edgegw.core.records import UNREADABLE, Account, AccountId, AmountMinor, Currency, NotNegative
 
-NotNegative = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 PERIOD_SECONDS_MAX: Final = 366 * 86_400
 PARTICIPANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,33}\Z"
 """What a settlement report can name as an account; a BIC and an LEI fit."""

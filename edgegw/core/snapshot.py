@@ -7,7 +7,7 @@ import msgspec
 
 from edgegw.core import ledger
 from edgegw.core.book import LEG_CODE, PENDING, Book, History, account_key
-from edgegw.core.counts import Count, StandIn, Stood
+from edgegw.core.counts import Count, LimitChange, StandIn, Stood
 from edgegw.core.journal import sm3
 from edgegw.core.merchants import OpenBatch
 from edgegw.core.model import Balance
@@ -46,6 +46,8 @@ class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     business_date: str = ""
     cut_off_ns: int = 0
     closed: list[tuple[str, str]] = []
+    blocked: list[tuple[str, str, str]] = []
+    changed: list[tuple[str, str, LimitChange]] = []
     clock_suspect: bool = False
     counts: list[tuple[str, str, Count]] = []
     """The sums for limits that still count: the measure's key, whose."""
@@ -88,6 +90,10 @@ def dump(book: Book) -> bytes:
             business_date=book.business_date,
             cut_off_ns=book.cut_off_ns,
             closed=sorted(book.closed.items()),
+            blocked=sorted((*key, reason) for key, reason in book.tally.blocked.items()),
+            changed=sorted(
+                ((*key, change) for key, change in book.tally.changed.items()), key=lambda row: row[:2]
+            ),
             clock_suspect=book.clock_suspect,
             counts=book.tally.living(book.at_ns),
             day=book.tally.day,
@@ -166,6 +172,9 @@ def _book_of(i: BookImage, history: History | None) -> Book:
     tally = book.tally
     tally.stood = {(of, whose, currency): row for of, whose, currency, row in i.stood}
     tally.counts = {(key, whose): row for key, whose, row in i.counts}
+    tally.blocked = {(of, whose): reason for of, whose, reason in i.blocked}
+    tally.blocks = len(i.blocked)
+    tally.changed = {(name, whose): change for name, whose, change in i.changed}
     tally.measures, tally.outage_ns = i.measures, i.outage_ns
     tally.day, tally.window, tally.day_window, tally.month_window = (
         i.day,

@@ -13,6 +13,7 @@ from edgegw.core.counts import (
     OUTAGE,
     STAND_IN,
     Count,
+    LimitChange,
     Periods,
     StandIn,
     Stood,
@@ -24,7 +25,7 @@ from edgegw.core.counts import (
     used,
 )
 from edgegw.core.overlay import Overlay
-from edgegw.core.records import ClearedBy, Measure, Transfer, WindowClosed
+from edgegw.core.records import BlockDirective, ClearedBy, LimitDirective, Measure, Transfer, WindowClosed
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -41,7 +42,10 @@ class Tally:
     __slots__ = (
         "_base",
         "_sweep_at",
+        "blocked",
+        "blocks",
         "box",
+        "changed",
         "counts",
         "day",
         "day_window",
@@ -60,6 +64,12 @@ class Tally:
         """By the measure's key and whose."""
         self.stood: Table[tuple[str, str, str], Stood] = {} if base is None else Overlay(base.stood)
         """Unconfirmed stand-ins by in which respect, whose, currency."""
+        self.blocked: Table[tuple[str, str], str] = {} if base is None else Overlay(base.blocked)
+        """Who pays nothing, by an order of the centre: in which respect, whose; with the reason."""
+        self.blocks: int = 0 if base is None else base.blocks
+        """How many these are: reading none costs nothing."""
+        self.changed: Table[tuple[str, str], LimitChange] = {} if base is None else Overlay(base.changed)
+        """Other values of limits, by orders of the centre: the limit's name, whose ("" for all)."""
         self.measures: tuple[Measure, ...] = () if base is None else base.measures
         """What is counted, by the word of the last site directive."""
         self.day: str = "" if base is None else base.day
@@ -80,10 +90,12 @@ class Tally:
     def merge(self, *, at_ns: int) -> None:
         """Write this layer into the one below; at_ns is the last record's, for what is over by then."""
         base = self._base
-        if base is None or not isinstance(self.counts, Overlay) or not isinstance(self.stood, Overlay):
+        if base is None:
             raise ValueError("a base tally has nothing to merge into; merge what its overlay() returned")
-        self.counts.merge()
-        self.stood.merge()
+        for table in (self.counts, self.stood, self.blocked, self.changed):
+            if isinstance(table, Overlay):
+                table.merge()
+        base.blocks = self.blocks
         base.measures, base.day, base.outage_ns = self.measures, self.day, self.outage_ns
         base.window, base.day_window, base.month_window = self.window, self.day_window, self.month_window
         if isinstance(base.counts, dict) and len(base.counts) >= base._sweep_at:
@@ -186,6 +198,28 @@ class Tally:
             )
             if less is not None:
                 self.counts[key] = less
+
+    def obey(self, said: BlockDirective | LimitDirective) -> None:
+        """Keep an order of the centre about one account, card, terminal or merchant, or about one limit."""
+        if isinstance(said, BlockDirective):
+            self._block(said)
+        elif said.lifted:
+            _drop(self.changed, (said.name, said.whose))
+        else:
+            change = LimitChange(said.payment_minor, said.amount_minor, said.count)
+            self.changed[said.name, said.whose] = change
+
+    def _block(self, said: BlockDirective) -> None:
+        key = said.of, said.whose
+        self.blocks += said.blocked - (key in self.blocked)
+        if said.blocked:
+            self.blocked[key] = said.reason
+        else:
+            _drop(self.blocked, key)
+
+    def change_of(self, name: str, whose: str) -> LimitChange | None:
+        """The values of a limit for this id, where they are not the site's."""
+        return self.changed.get((name, whose)) or self.changed.get((name, ""))
 
     def stand_in(self, waiting: StandIn) -> None:
         """One more stand-in waits."""

@@ -46,6 +46,7 @@ from edgegw.hub.journals import (
     pulled_package,
 )
 from edgegw.hub.keyring import Keyring
+from edgegw.hub.limit_orders import announce_lifted, announce_limits
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, adopt_from, find_forked
 from edgegw.hub.site import Sites, announce, announce_freezes
 from edgegw.hub.stand_ins import (
@@ -359,8 +360,10 @@ class _Beat:
         if begins:
             announce(self._connection, log)
             announce_freezes(self._connection, log)
+            announce_limits(self._connection, log)
         if self._again:
             announce_thaws(self._connection, log, box=row.box, incarnation=before)
+            announce_lifted(self._connection, log, box=row.box, incarnation=before)
         return log
 
     def _grant(self, books: Books, log: DirectiveLog, asks: Sequence[Ask], site: Site) -> None:

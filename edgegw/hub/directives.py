@@ -10,19 +10,23 @@ from __future__ import annotations
 from typing import Final, TypedDict
 from weakref import WeakKeyDictionary
 
+import msgspec
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from edgegw.core import journal
+from edgegw.core.counts import LimitChange
 from edgegw.core.exchange import HeldLog, frontier_at
 from edgegw.core.journal import Checkpoint, Frontier
 from edgegw.core.messages import PACKAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, LogHead, Package
 from edgegw.core.records import (
+    BlockDirective,
     CloseDirective,
     ConfirmDirective,
     DeclineDirective,
     Directive,
     FreezeDirective,
     GrantDirective,
+    LimitDirective,
     RecallDirective,
     RefuseDirective,
     SiteDirective,
@@ -184,6 +188,21 @@ class DirectiveLog:
                 reason=reason,
             )
         )
+
+    def block(self, *, of: str, whose: str, blocked: bool, reason: str) -> int:
+        """From its journal record on, this account, card, terminal or merchant pays nothing, or again."""
+        return self._append(
+            BlockDirective(**self._place(), of=of, whose=whose, blocked=blocked, reason=reason)
+        )
+
+    def limit(self, *, name: str, whose: str, change: LimitChange | None, reason: str) -> int:
+        """Other values of the limit of this name for one id ("" for all); None: the site's again."""
+        if change is None:
+            said = LimitDirective(**self._place(), name=name, reason=reason, whose=whose, lifted=True)
+        else:
+            values = msgspec.structs.asdict(change)
+            said = LimitDirective(**self._place(), name=name, reason=reason, whose=whose, **values)
+        return self._append(said)
 
     def _place(self) -> _Place:
         return {

@@ -53,7 +53,7 @@ def freeze(
 ) -> None:
     """Bar an account from paying out, here at once and at each box from its journal record on; or let it
     again."""
-    for log in _logs_of_all(connection, keyring, now_ns=now_ns):
+    for log in logs_of_all(connection, keyring, now_ns=now_ns):
         log.freeze(account_id=account_id, frozen=frozen, reason=reason)
         log.write()
     set_frozen(connection, account_id=account_id, frozen=frozen)
@@ -72,13 +72,13 @@ def close(
     ).scalar_one_or_none()
     if currency is None:
         raise OrderError(f"account_id {account_id} is no customer's account here; check it with the site's")
-    for log in _logs_of_all(connection, keyring, now_ns=now_ns):
+    for log in logs_of_all(connection, keyring, now_ns=now_ns):
         log.close(account_id=account_id, currency=currency, closed=closed, reason=reason)
         log.write()
     set_closed(connection, account_id=account_id, closed=closed)
 
 
-def _logs_of_all(connection: Connection, keyring: Keyring, *, now_ns: int) -> Iterator[DirectiveLog]:
+def logs_of_all(connection: Connection, keyring: Keyring, *, now_ns: int) -> Iterator[DirectiveLog]:
     """The directive log of every box that has one, behind the locks of all boxes."""
     table = schema.box.c
     boxes = connection.execute(

@@ -249,6 +249,25 @@ site = Table(
     Column("published_ns", BigInteger, nullable=False),
 )
 
+block = Table(
+    "block",
+    metadata,
+    Column("of", String(16), primary_key=True),  # account, card, terminal or merchant
+    Column("whose", String(64), primary_key=True),
+    Column("reason", Text, nullable=False),
+)
+
+limit_change = Table(
+    "limit_change",
+    metadata,
+    Column("name", String(32), primary_key=True),  # of the site's limit
+    Column("whose", String(64), primary_key=True),  # "" for all that have none of their own
+    Column("payment_minor", BigInteger),  # null: as the site says
+    Column("amount_minor", BigInteger),
+    Column("count", BigInteger),
+    Column("reason", Text, nullable=False),
+)
+
 core_posting = Table(
     "core_posting",
     metadata,

@@ -55,6 +55,7 @@ from edgegw.hub.directives import (
 from edgegw.hub.items import Item
 from edgegw.hub.journals import keep_evidence
 from edgegw.hub.keyring import Keyring
+from edgegw.hub.limit_orders import keep_again
 from edgegw.hub.receive import ACTIVE, BEHIND, QUARANTINED, BoxRow
 from edgegw.hub.site import bundle_is_lost, note_lost
 from edgegw.hub.stand_ins import StandIn, keep_word, wait_again
@@ -200,6 +201,8 @@ class _Effects:
                 return  # an account of a bundle that is lost: nobody pays from it here
         elif isinstance(said, SiteDirective):
             note_lost(self._connection, said)
+        else:
+            keep_again(self._connection, said)
 
     def _bar(self, said: FreezeDirective | CloseDirective) -> None:
         if isinstance(said, FreezeDirective):

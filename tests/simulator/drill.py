@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
+from edgegw.core.counts import LimitChange
+from edgegw.hub.limit_orders import block, change_limit
 from edgegw.hub.operate import close, freeze
 from tests.simulator import disasters
 from tests.simulator.auditor import Facts, audit_answered, audit_answers, audit_box, audit_chain
@@ -175,7 +177,7 @@ async def _operate(world: World, chance: Random) -> None:
     """What people do on an ordinary day: windows, freezes, closed accounts, settings, money from outside."""
     while True:
         await passed(6 + chance.random() * 12)
-        what = chance.choice(("window", "window", "freeze", "close", "site", "fund"))
+        what = chance.choice(("window", "window", "freeze", "block", "limit", "close", "site", "fund"))
         if what == "window":
             machine = chance.choice(list(world.machines.values()))
             machine.operate(
@@ -187,12 +189,54 @@ async def _operate(world: World, chance: Random) -> None:
             continue
         elif what == "freeze":
             _freeze(world, chance)
+        elif what == "block":
+            _block(world, chance)
+        elif what == "limit":
+            _change_limit(world, chance)
         elif what == "close":
             _close(world, chance)
         elif what == "site" and len(world.sites) < 4:
             world.publish(next_site(chance, world.sites[-1]))
         elif what == "fund":
             world.fund(chance.choice(world.sites[0].accounts).id, chance.choice((100, 2_500)))
+
+
+def _block(world: World, chance: Random) -> None:
+    of, whose = chance.choice((("terminal", "T2"), ("card", "card-0"), ("merchant", "M1")))
+    blocked = chance.random() < 0.4
+    world.centre.order(
+        lambda connection: block(
+            connection,
+            world.keyring,
+            of=of,
+            whose=whose,
+            blocked=blocked,
+            reason="ordered",
+            now_ns=world.centre.clock_ns(),
+        )
+    )
+
+
+def _change_limit(world: World, chance: Random) -> None:
+    site = world.sites[-1]
+    limits = [rule for rule in site.limits if rule.per or rule.seconds]
+    if not limits:
+        return
+    name = chance.choice(limits).name
+    whose = chance.choice(("", "T1", "M1"))
+    change = chance.choice((None, LimitChange(count=5), LimitChange(count=100)))
+    world.centre.order(
+        lambda connection: change_limit(
+            connection,
+            world.keyring,
+            site,
+            name=name,
+            whose=whose,
+            change=change,
+            reason="ordered",
+            now_ns=world.centre.clock_ns(),
+        )
+    )
 
 
 def _freeze(world: World, chance: Random) -> None:

@@ -200,6 +200,8 @@ class Model(Caps):
             state.limits.use(state.site or {"stand_in": ()}, record["at_ns"])
         elif said["type"] == "decline":
             state.limits.give_back(f"{said['epoch']}/{said['at_seq']}", said["amount_minor"], 1)
+        elif said["type"] in ("block", "limit"):
+            state.limits.obey(said)
         elif said["type"] == "close":
             state.closed.pop(account, None)
             if said["closed"]:
@@ -277,6 +279,10 @@ class Model(Caps):
             return "account_frozen"
         if payer in site.get("blocked", ()):
             return "account_blocked"
+        if request["card"] in site.get("blocked", ()):
+            return "card_blocked"
+        if state.limits.blocks(request):
+            return state.limits.blocks(request)
         found = []
         for limit in site.get("limits", ()):
             when = limit.get("when", "always")
@@ -564,6 +570,8 @@ class Model(Caps):
             return [("applied", [granted]), *([handed_back] if said.get("request_id") else [])]
         if kind in ("confirm", "decline"):
             return [self._late_word(said)]
+        if kind in ("block", "limit"):
+            return [("applied", [])]
         if kind == "site":
             site = self.sites.get(said["digest"], {})
             return [("applied", self._trimmed_caps(site)), ("refused", [])]

@@ -74,6 +74,8 @@ class Limits:
         self.since: dict[tuple[str, str, str, str], int] = {}
         self.window = self.day_window = self.month_window = window
         self.date = ""
+        self.blocked: set[tuple[str, str]] = set()
+        self.changed: dict[tuple[str, str], Plain] = {}
         self.offline_since_ns, self.outage_ns, self.suspect = 0, 0, False
         self.at_ns = self.wall_ns = 0
 
@@ -106,6 +108,25 @@ class Limits:
     def use(self, site: Plain, at_ns: int) -> None:
         """Add up from here on what this site names, and go on with what the last one named too."""
         self.since = {one: self.since.get(one, at_ns) for one in sums_of(site)}
+
+    def obey(self, said: Plain) -> None:
+        """An order of the centre: a block, or other values of a limit."""
+        if said["type"] == "block":
+            self.blocked.discard((said["of"], said["whose"]))
+            if said["blocked"]:
+                self.blocked.add((said["of"], said["whose"]))
+            return
+        key = said["name"], said.get("whose", "")
+        self.changed.pop(key, None)
+        if not said.get("lifted"):
+            values = ("payment_minor", "amount_minor", "count")
+            self.changed[key] = {name: said[name] for name in values if said.get(name) is not None}
+
+    def blocks(self, request: Plain) -> str:
+        """The code of a refusal by the centre's order, "" for none."""
+        subjects = ("account", "card", "terminal", "merchant")
+        found = (of for of in subjects if (of, whose(of, request, self.box)) in self.blocked)
+        return next((f"{of}_blocked" for of in found), "")
 
     def give_back(self, place: str, amount: int, count: int) -> None:
         """Money that a payment did not take, or that came back."""
@@ -156,6 +177,10 @@ class Limits:
             return ""
         if limit.get("only") and whose(of, request, self.box) not in limit["only"]:
             return ""
+        changes = self.changed.get((limit.get("name", ""), whose(of, request, self.box)))
+        limit = limit | (
+            changes if changes is not None else self.changed.get((limit.get("name", ""), ""), {})
+        )
         codes = {name: name for name in RANKS}
         if limit.get("when") == "stand_in":
             name = {"branch": "box"}.get(of, of)

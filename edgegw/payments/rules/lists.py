@@ -1,19 +1,44 @@
-"""Blocked accounts and card tokens of the site's settings pay nothing."""
+"""Who pays nothing: by the site's `blocked`, by an order of the centre (`edgegw order block`), by a list.
+
+An account is the payer's, a card its token, a merchant the request's or, where it names none, the payee's
+account. Of a list to block whoever is on it is refused, of a list to allow whoever is not.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
 from edgegw.core.book import Book
+from edgegw.core.counts import subject
 from edgegw.core.limits import Refused
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Request
 from edgegw.payments.rule import PaymentRule
 
+REASONS: Final = {
+    "account": Reason.ACCOUNT_BLOCKED,
+    "card": Reason.CARD_BLOCKED,
+    "terminal": Reason.TERMINAL_BLOCKED,
+    "merchant": Reason.MERCHANT_BLOCKED,
+}
+"""In order of precedence."""
+
 
 def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | None:  # noqa: ARG001
-    """A refusal when the debit account or the card's token is on the site's list."""
-    for name in (request.debit_account_id, request.card):
-        if name and name in book.blocked:
-            return Reason.ACCOUNT_BLOCKED, f"{name} is blocked"
+    """A refusal when the payer, card, terminal or merchant is blocked."""
+    if request.debit_account_id in book.blocked:
+        return Reason.ACCOUNT_BLOCKED, f"{request.debit_account_id} is blocked"
+    if request.card in book.blocked:
+        return Reason.CARD_BLOCKED, f"{request.card} is blocked"
+    return _ordered(book, request) if book.tally.blocks else None
+
+
+def _ordered(book: Book, request: Request) -> Refused | None:
+    for of, reason in REASONS.items():
+        whose = subject(of, request, book.box)
+        why = book.tally.blocked.get((of, whose))
+        if why is not None:
+            return reason, f"{of} {whose} is blocked: {why}"
     return None
 
 

@@ -61,7 +61,7 @@ def test_a_blocked_account_or_card_pays_nothing() -> None:
     box.book.blocked = frozenset(("anna",))
     assert refused(box.pay("anna", "shop", 1)) == "account_blocked"
     box.book.blocked = frozenset(("token",))
-    assert refused(box.pay("anna", "shop", 1, card="token")) == "account_blocked"
+    assert refused(box.pay("anna", "shop", 1, card="token")) == "card_blocked"
     cleared(box.pay("anna", "shop", 1, card="another"))
 
 

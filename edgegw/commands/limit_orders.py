@@ -1,0 +1,97 @@
+"""`edgegw order block` and `edgegw order limit`: what a person says of who pays, and how much."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+import click
+
+from edgegw.commands import hub_settings_option
+from edgegw.commands.hub import carry_out
+
+BLOCKED: Final = ("account", "card", "terminal", "merchant")
+"""What can be blocked."""
+_MINOR = click.IntRange(min=0, max=2**63 - 1)
+
+
+@click.command("block")
+@click.argument("of", type=click.Choice(BLOCKED))
+@click.argument("whose", metavar="ID")
+@click.option("--reason", required=True, help="Why; it is journalled at every box.")
+@click.option("--off", is_flag=True, help="Let it pay again.")
+@hub_settings_option
+def order_block(of: str, whose: str, reason: str, off: bool, hub_settings: Path) -> None:
+    """Let an account, card, terminal or merchant pay nothing, at each box when it hears of it.
+
+    A card is its vault token (`edgegw card-token`). The order holds until it is taken back with --off.
+
+    Example: edgegw order block terminal T0000017 --reason "stolen" --hub hub.toml
+    """
+    from edgegw.hub.limit_orders import block
+
+    if len(whose) not in range(1, 65) or (of == "card" and whose.isdigit()):
+        raise click.BadParameter("1 to 64 characters, and of a card its token", param_hint="ID")
+    carry_out(
+        hub_settings,
+        lambda connection, keyring: block(
+            connection,
+            keyring,
+            of=of,
+            whose=whose,
+            blocked=not off,
+            reason=reason,
+            now_ns=time.time_ns(),
+        ),
+    )
+    click.echo(f"{of} {whose} pays again" if off else f"{of} {whose} pays nothing")
+
+
+@click.command("limit")
+@click.argument("name")
+@click.option("--for", "whose", default="", metavar="ID", help="For this id alone; without it for all.")
+@click.option("--payment-minor", type=_MINOR, help="One payment, at most.")
+@click.option("--amount-minor", type=_MINOR, help="All payments of the period, summed, at most.")
+@click.option("--count", type=_MINOR, help="All payments of the period, counted, at most.")
+@click.option("--reason", required=True, help="Why; it is journalled at every box.")
+@click.option("--off", is_flag=True, help="Go back to what the site's settings say.")
+@hub_settings_option
+def order_limit(
+    name: str,
+    whose: str,
+    payment_minor: int | None,
+    amount_minor: int | None,
+    count: int | None,
+    reason: str,
+    off: bool,
+    hub_settings: Path,
+) -> None:
+    """Give a limit of the site's settings other values, at each box when it hears of it.
+
+    NAME is limits[].name; its period stays. What is not given is as the settings say. The order holds, also
+    over later versions of the settings, until it is taken back with --off. Values for one id go before those
+    for all.
+
+    Example: edgegw order limit card-day --for 5b1c --amount-minor 20000 --reason "travels" --hub hub.toml
+    """
+    from edgegw.core.counts import LimitChange
+    from edgegw.hub.limit_orders import change_limit
+    from edgegw.hub.site import Sites
+
+    change = None if off else LimitChange(payment_minor, amount_minor, count)
+    carry_out(
+        hub_settings,
+        lambda connection, keyring: change_limit(
+            connection,
+            keyring,
+            Sites().newest(connection),
+            name=name,
+            whose=whose,
+            change=change,
+            reason=reason,
+            now_ns=time.time_ns(),
+        ),
+    )
+    who = f" for {whose}" if whose else ""
+    click.echo(f"limit {name} is as the settings say{who}" if off else f"limit {name} is changed{who}")
