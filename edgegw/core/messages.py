@@ -140,6 +140,9 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     """The hub-signed link of `epoch`: it proves the epoch to a hub that has lost it."""
     others: tuple[LogHead, ...] = ()
     """Journals of this box, one an epoch at most, that it has not itself, but knows what they decided."""
+    site_format: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+    """The newest format of site settings that this program reads (`core.site_format`); 0: from before there
+    were formats."""
 
 
 class Verdict(enum.StrEnum):

@@ -404,6 +404,20 @@ class Operator(RecordHead, frozen=True, kw_only=True, tag="operator"):
     detail: str
 
 
+class SiteReturned(RecordHead, frozen=True, kw_only=True, tag="site_returned"):
+    """The box found the site's settings unhealthy in their first minutes and decides by older ones again,
+    without loosening any limit. Accounts stay as they were opened, and the version stays the number that a
+    later one must exceed."""
+
+    version: int
+    """That it has left."""
+    left: str
+    """Its digest (SM3, hex); its limits bind beside the older ones'."""
+    digest: str
+    """Of the settings that are in force again."""
+    reason: str
+
+
 class KeyIntroduced(RecordHead, frozen=True, kw_only=True, tag="key"):
     """A checkpoint key of this epoch, as its one-line text."""
 
@@ -423,6 +437,7 @@ Record = (
     | Snapshot
     | DurabilityChanged
     | Operator
+    | SiteReturned
     | KeyIntroduced
 )
 
@@ -451,6 +466,11 @@ class SiteDirective(DirectiveHead, frozen=True, kw_only=True, tag="site"):
     version: int
     digest: str
     bytes: int
+    note: str = ""
+    """The hub's signature over the bundle itself (`core.site_file`), "" from a hub that makes none."""
+    restores: str = ""
+    """The digest of an older bundle that has the same content but for its version: a box that kept it makes
+    this one from it."""
 
 
 class GrantDirective(DirectiveHead, frozen=True, kw_only=True, tag="grant"):

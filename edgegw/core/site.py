@@ -134,6 +134,17 @@ class LimitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Instead of `per`: a sliding period. A payment counts until just before so many seconds have passed."""
 
 
+class RateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How fast a client or terminal may ask at one box; beyond it nothing is decided, and it asks again."""
+
+    name: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    """The client's name or the terminal's id; "" is each that has no rule of its own."""
+    per_second_count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    """Requests in a second, in the long run."""
+    burst_count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    """Requests at once."""
+
+
 class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the hub hands out unasked to the box where an account is homed."""
 
@@ -216,6 +227,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tightening: tuple[TighteningStep, ...] | msgspec.UnsetType = msgspec.UNSET
     """How the limits for the time offline shrink; without it to 100 % until 24 hours, 50 % until 72,
     25 % until 120, then 0 %."""
+    rates: tuple[RateRule, ...] | msgspec.UnsetType = msgspec.UNSET
+    """How fast clients and terminals may ask."""
 
 
 _decoder = msgspec.json.Decoder(Site)

@@ -48,7 +48,8 @@ from edgegw.hub.journals import (
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.limit_orders import announce_lifted, announce_limits
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, adopt_from, find_forked
-from edgegw.hub.site import Sites, announce, announce_freezes
+from edgegw.hub.site import Sites, announce_freezes
+from edgegw.hub.stages import announce, given_to, is_due, note_words
 from edgegw.hub.stand_ins import (
     StandIn,
     decide_stand_in,
@@ -103,8 +104,9 @@ def take_beat(
         row.write(connection)
         return Taken(Beaten(verdict=Verdict.REOPEN, reason=f"{again}: open again"))
     row.beat_at_ns, row.waiting = now_ns, beat.waiting
-    site = sites.newest(connection)
-    return _Beat(connection, keyring, site, row, now_ns=now_ns, poisoned=poisoned).take(beat, verdict, pulled)
+    return _Beat(connection, keyring, sites, row, now_ns=now_ns, poisoned=poisoned).take(
+        beat, verdict, pulled
+    )
 
 
 def take_tail(
@@ -121,8 +123,7 @@ def take_tail(
     say whose it is. Raises HeadMoved and Poisoned."""
     row = BoxRow.lock(connection, box)
     tail = Beat(directives=LogHead(0), push=push, waiting=row.waiting)
-    site = sites.newest(connection)
-    beat = _Beat(connection, keyring, site, row, now_ns=now_ns, poisoned=poisoned)
+    beat = _Beat(connection, keyring, sites, row, now_ns=now_ns, poisoned=poisoned)
     return beat.take(tail, Verdict.FENCED, Pulled(None))
 
 
@@ -229,7 +230,7 @@ class _Beat:
         self,
         connection: Connection,
         keyring: Keyring,
-        site: Site | None,
+        sites: Sites,
         row: BoxRow,
         *,
         now_ns: int,
@@ -238,7 +239,9 @@ class _Beat:
         self._poisoned = poisoned
         self._connection = connection
         self._keyring = keyring
-        self._site = site
+        self._given = given_to(connection, row, keyring.boxes.keys())
+        """The site's settings that the box is to have."""
+        self._site = site = sites.of_box(connection, row, self._given)
         self._row = row
         self._now_ns = now_ns
         self._items: list[Item] = []
@@ -270,7 +273,8 @@ class _Beat:
         if verdict is Verdict.HUB_BEHIND and is_whole:
             self._begin_again(beat.directives)
             verdict = Verdict.REOPEN
-        if self._items or fresh or self._again or (row.allot_due and self._may_grant(verdict)):
+        is_due_here = row.allot_due or is_due(self._given, row)
+        if self._items or fresh or self._again or (is_due_here and self._may_grant(verdict)):
             self._settle(fresh, verdict, epoch=pushed_epoch)
         row.write(self._connection)
         answer = self._answer(beat, judgement, self._verdict(verdict), pulled, handed_back)
@@ -358,7 +362,10 @@ class _Beat:
             wall_ns=self._now_ns,
         )
         if begins:
-            announce(self._connection, log)
+            row.site_version, row.site_digest = 0, ""
+        if self._given is not None and is_due(self._given, row):
+            announce(log, row, self._given)
+        if begins:
             announce_freezes(self._connection, log)
             announce_limits(self._connection, log)
         if self._again:
@@ -447,6 +454,9 @@ class _Beat:
             histories=histories,
         )
         outcome = player.run(self._items)
+        if epoch == self._row.epoch and not self._forked:
+            said = ((item.record, item.directive) for item in self._items)
+            note_words(self._connection, self._row, said)
         keep_stand_ins(self._connection, outcome.stand_ins, box=self._row.box, epoch=epoch)
         if outcome.quarantine and not self._forked:
             self._quarantine(outcome.quarantine)

@@ -343,6 +343,20 @@ def open_accounts(connection: Connection, openings: Iterable[Opening]) -> None:
         _open_accounts(connection, wanted[start : start + IDS_MAX])
 
 
+def known_openings(connection: Connection, account_ids: Sequence[str]) -> dict[str, Opening]:
+    """Those of these accounts that are open, as they were opened."""
+    columns = account.c
+    found: dict[str, Opening] = {}
+    for start in range(0, len(account_ids), IDS_MAX):
+        rows = connection.execute(
+            select(
+                columns.account_id, columns.currency, columns.home, columns.participant, columns.floor
+            ).where(columns.account_id.in_(account_ids[start : start + IDS_MAX]))
+        )
+        found.update((row.account_id, Opening(*row)) for row in rows)
+    return found
+
+
 def _open_accounts(connection: Connection, openings: list[Opening]) -> None:
     columns = account.c
     rows = connection.execute(

@@ -81,14 +81,18 @@ class DirectiveLog:
         """How many directives the log holds, those not yet written included."""
         return self._frontier.size
 
-    def site(self, *, version: int, digest: str, bundle_bytes: int) -> int:
-        """Use the site bundle of this digest."""
+    def site(
+        self, *, version: int, digest: str, bundle_bytes: int, note: str = "", restores: str = ""
+    ) -> int:
+        """Use the site bundle of this digest, which the hub has signed by this note."""
         return self._append(
             SiteDirective(
                 **self._place(),
                 version=version,
                 digest=digest,
                 bytes=bundle_bytes,
+                note=note,
+                restores=restores,
             )
         )
 

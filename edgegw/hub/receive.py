@@ -33,6 +33,7 @@ from edgegw.core.messages import (
     sign_link,
 )
 from edgegw.core.records import Link, decode_record
+from edgegw.core.site_format import FIRST_FORMAT
 from edgegw.hub import schema
 from edgegw.hub.directives import directives_held, directives_root_at
 from edgegw.hub.journals import (
@@ -79,6 +80,10 @@ def _new_box(name: str, key: VerifyingKey) -> dict[str, str | int | bool]:
         "boot": "",
         "release": False,
         "taking_back": False,
+        "site_version": 0,
+        "site_digest": "",
+        "site_word": "",
+        "site_format": FIRST_FORMAT,
         "allot_due": True,
         "waiting": 0,
         "beat_at_ns": 0,
@@ -100,6 +105,10 @@ class BoxRow:
     allot_due: bool
     waiting: int
     beat_at_ns: int
+    site_version: int
+    site_digest: str
+    site_word: str
+    site_format: int
 
     @classmethod
     def lock(cls, connection: Connection, box: str) -> BoxRow:
@@ -124,6 +133,7 @@ def open_session(connection: Connection, keyring: Keyring, message: Open, *, can
         raise ExchangeError(f"boot has {len(message.boot)} characters, not 1 to {BOOT_CHARS_MAX}")
     row = BoxRow.lock(connection, message.box)
     note_told(connection, message.box, message.journals)
+    row.site_format = message.site_format or FIRST_FORMAT
     view = _view(connection, row, message.boot)
     judgement = judge_open(message, view, hub_key=keyring.key.public)
     verdict, reason = judgement.verdict, judgement.reason

@@ -72,6 +72,10 @@ box = Table(
         "release", Boolean, nullable=False
     ),  # an operator ordered a new epoch; a box that is whole gets it
     Column("taking_back", Boolean, nullable=False),  # we lost something of it and do not hold all again yet
+    Column("site_version", BigInteger, nullable=False),  # that its present log of directives names last
+    Column("site_digest", String(64), nullable=False),
+    Column("site_word", Text, nullable=False),  # what it made of that one, "" while it has not said
+    Column("site_format", Integer, nullable=False),  # the newest that its program reads
     Column("allot_due", Boolean, nullable=False),  # all allotments are to be looked at with the next beat
     Column("waiting", BigInteger, nullable=False),  # records that the box says it has and we lack
     Column("beat_at_ns", BigInteger, nullable=False),
@@ -247,6 +251,16 @@ site = Table(
     Column("digest", String(64), nullable=False, unique=True),
     Column("bundle", LargeBinary),  # null: a box has it by our directive, and we have lost it
     Column("published_ns", BigInteger, nullable=False),
+    Column("note", Text, nullable=False),  # our signature over the bundle
+    Column("format", Integer, nullable=False),  # the oldest that has all it uses
+    Column("restores", String(64), nullable=False),  # the digest whose content this is again, "" for new
+    # fleet (every box has it or gets it), staged (the chosen boxes), failed (one of them said so), halted
+    Column("stage", String(16), nullable=False),
+    Column("stage_ns", BigInteger, nullable=False),  # since when
+    Column("canaries", Text, nullable=False),  # boxes chosen by name, a JSON array
+    Column("share_percent", Integer, nullable=False),  # of the fleet, chosen by a stable hash
+    Column("bake_seconds", Integer, nullable=False),  # healthy for so long, it goes to all; 0: a person says
+    Column("reason", Text, nullable=False),  # why it failed or was halted
 )
 
 block = Table(
@@ -267,6 +281,18 @@ limit_change = Table(
     Column("count", BigInteger),
     Column("reason", Text, nullable=False),
 )
+
+site_rendering = Table(
+    "site_rendering",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("format", Integer, nullable=False),
+    Column("bundle", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False),
+    UniqueConstraint("version", "format", name="site_rendering_once"),
+)
+"""A bundle as a box of an older release can read it: without what it does not need."""
 
 core_posting = Table(
     "core_posting",

@@ -58,6 +58,7 @@ from edgegw.hub.keyring import Keyring
 from edgegw.hub.limit_orders import keep_again
 from edgegw.hub.receive import ACTIVE, BEHIND, QUARANTINED, BoxRow
 from edgegw.hub.site import bundle_is_lost, note_lost
+from edgegw.hub.stages import read_announced
 from edgegw.hub.stand_ins import StandIn, keep_word, wait_again
 from edgegw.hub.windows import note_centre
 
@@ -121,6 +122,7 @@ def take_handed_back(
     note_centre(connection, books, box=row.box, epoch=epoch)
     books.write()
     row.incarnation = max(row.incarnation, package.number)
+    read_announced(connection, row)
     return HandedBack(judged.head)
 
 
@@ -160,6 +162,7 @@ def _give_up(connection: Connection, row: BoxRow, package: Package, judged: Pack
                 other_checkpoint=package.checkpoint,
             )
     row.incarnation += 1
+    row.site_version, row.site_digest, row.site_word = 0, "", ""
     row.taking_back = False
     if row.state in (ACTIVE, BEHIND):
         row.state, row.reason = QUARANTINED, reason
@@ -293,6 +296,7 @@ def drop_unheard(
     _undo(connection, row, incarnation, unheard)
     size = unheard[0].seq
     drop_after(connection, keyring, box=row.box, incarnation=incarnation, size=size)
+    read_announced(connection, row)
     keep_evidence(
         connection,
         box=row.box,

@@ -35,6 +35,7 @@ from edgegw.core.messages import (
     seal_envelope,
 )
 from edgegw.core.records import Mode
+from edgegw.core.site_format import SITE_FORMAT
 from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings
 from edgegw.uplink.transport import Transport
 
@@ -169,6 +170,7 @@ def opening(source: Journal, identity: Identity, mode: Mode) -> Open:
         directives_note=directives.checkpoint,
         link=link_of(source, epoch) if epoch else "",
         others=tuple(LogHead(end.number, end.frontier.size, end.frontier.root()) for end in source.others()),
+        site_format=SITE_FORMAT,
     )
 
 

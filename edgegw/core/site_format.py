@@ -1,0 +1,84 @@
+"""Formats of site settings: which field came with which release, and what a box of an older release is given.
+
+A box says at its opening which format its program reads. What it cannot read is left out of its bundle where
+it can do without; where leaving it out would loosen something, the box keeps the settings that it has, and
+that waits for a person at the hub. Leaves out who is given what (`hub.site`).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+FIRST_FORMAT: Final = 1
+"""Of programs that say none."""
+SITE_FORMAT: Final = 2
+"""The newest; raised once for a release that adds fields."""
+
+
+class Added(NamedTuple):
+    """A field that later formats have."""
+
+    place: str
+    """`section`, `section.field` or, of each of its rules, `section[].field`."""
+    format: int
+    needed: bool
+    """Whether a box that leaves it out would decide more loosely; else it merely does without."""
+    unused: object = None
+    """A value besides the empty ones that says what its absence says."""
+
+
+ADDED: Final = (Added("rates", 2, needed=True),)
+"""Every field that the first format does not have."""
+
+
+class NeedsNewer(ValueError):
+    """A bundle that an older box must not be given without the field that this names."""
+
+
+_Table = dict[str, object]
+_decoder: msgspec.json.Decoder[_Table] = msgspec.json.Decoder(_Table)
+
+
+def format_of(bundle: bytes) -> int:
+    """The oldest format that has all that a sound bundle uses."""
+    table = _decoder.decode(bundle)
+    return max((one.format for one in ADDED if _uses(table, one)), default=FIRST_FORMAT)
+
+
+def rendered(bundle: bytes, *, reads: int) -> bytes:
+    """A sound bundle for a box that reads formats up to this one; the same bytes where nothing is left out.
+    Raises NeedsNewer."""
+    table = _decoder.decode(bundle)
+    is_changed = False
+    for one in ADDED:
+        if one.format > reads:
+            if one.needed and _uses(table, one):
+                raise NeedsNewer(f"{one.place} needs format {one.format}, the box reads {reads}")
+            is_changed = _drop(table, one) or is_changed
+    return msgspec.json.encode(table) if is_changed else bundle
+
+
+def _holders(table: _Table, place: str) -> tuple[list[_Table], str]:
+    """The objects that may have the field of this place, and its name."""
+    section, dot, field = place.partition(".")
+    if not dot:
+        return [table], section
+    found = table.get(section.removesuffix("[]"))
+    holders = found if isinstance(found, list) else [found]
+    return [holder for holder in holders if isinstance(holder, dict)], field
+
+
+def _uses(table: _Table, one: Added) -> bool:
+    holders, field = _holders(table, one.place)
+    values = (holder.get(field) for holder in holders)
+    return any(value and value != one.unused for value in values)
+
+
+def _drop(table: _Table, one: Added) -> bool:
+    holders, field = _holders(table, one.place)
+    found = [holder for holder in holders if field in holder]
+    for holder in found:
+        del holder[field]
+    return bool(found)
