@@ -20,6 +20,7 @@ from edgegw.commands import (
     restore,
     settings,
     suspense,
+    site,
     windows,
 )
 
@@ -57,7 +58,7 @@ for command in (
     keys.keygen,
     keys.token,
     keys.card_token,
-    settings.site,
+    site.site,
     hub.post,
     hub.findings,
     hub.order,

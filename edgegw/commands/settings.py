@@ -1,9 +1,8 @@
-"""`edgegw config check` and `edgegw site`: settings, checked without anything running, and published."""
+"""`edgegw config check`: settings, checked without anything running."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from edgegw.commands import ExitCode, SettingsPath, hub_settings_option
+from edgegw.commands import ExitCode, SettingsPath
 from edgegw.config.files import read_toml
 from edgegw.config.options import SettingsError
 
@@ -86,52 +85,3 @@ def _sound(path: Path, *faults: Iterable[str]) -> None:
     found = list(itertools.chain(*faults))
     if found:
         raise SettingsError(str(path), found)
-
-
-@click.group()
-def site() -> None:
-    """The settings that the hub gives to every box: accounts, clients, limits.
-
-    Example: edgegw site publish site.json --hub hub.toml
-    """
-
-
-@site.command("check")
-@click.argument("file", type=SettingsPath)
-@hub_settings_option
-def site_check(file: Path, hub_settings: Path) -> None:
-    """Check a site's settings (.json or .toml) against themselves and against the hub's boxes.
-
-    Example: edgegw site check site.json --hub hub.toml
-    """
-    from edgegw.config.hub import load_hub
-    from edgegw.config.site import load_site_bundle
-
-    hub = load_hub(hub_settings)
-    found, _ = load_site_bundle(file, bank=hub.bank, boxes=hub.boxes)
-    click.echo(f"{file}: sound; version {found.version}, {len(found.accounts)} accounts")
-
-
-@site.command("publish")
-@click.argument("file", type=SettingsPath)
-@hub_settings_option
-def site_publish(file: Path, hub_settings: Path) -> None:
-    """Publish a site's settings: every box uses them from the next message on. The hub may run meanwhile.
-
-    A change needs a higher version; the same file again changes nothing.
-
-    Example: edgegw site publish site.json --hub hub.toml
-    """
-    from edgegw.commands.hub import open_books
-    from edgegw.config.site import load_site_bundle
-    from edgegw.hub.site import SiteError, publish
-
-    with open_books(hub_settings) as books:
-        found, bundle = load_site_bundle(file, bank=books.keyring.bank, boxes=books.keyring.boxes)
-        try:
-            digest = books.database.transact(
-                lambda c: publish(c, books.keyring, bundle, now_ns=time.time_ns())
-            )
-        except SiteError as problem:
-            raise SettingsError(str(file), str(problem).splitlines()) from None
-    click.echo(f"version {found.version} is published: {digest}")

@@ -81,6 +81,7 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
         *limit_faults(site, boxes),
         *_calendar_faults(site),
         *_cap_faults(site),
+        *_rate_faults(site),
     ]
 
 
@@ -203,3 +204,13 @@ def _is_public_key(text: str) -> bool:
         return len(base64.b64decode(text, validate=True)) == PUBLIC_KEY_BYTES
     except (binascii.Error, ValueError):
         return False
+
+
+def _rate_faults(site: Site) -> Iterator[str]:
+    if site.rates is msgspec.UNSET:
+        return
+    yield from repeated("rates[].name", [rule.name for rule in site.rates])
+    known = {client.name for client in site.clients} | {terminal.id for terminal in site.terminals}
+    for rule in site.rates:
+        if rule.name and rule.name not in known:
+            yield f"rates[].name = {rule.name}: no client or terminal of this site; mend or remove it"

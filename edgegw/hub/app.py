@@ -46,8 +46,9 @@ from edgegw.hub.database import Database, NotKept
 from edgegw.hub.items import set_aside
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.receive import open_session, register_boxes
+from edgegw.hub.rollout import watching
 from edgegw.hub.settling import settling
-from edgegw.hub.site import Sites, bundle_of, lost_site
+from edgegw.hub.site import Sites, advance, bundle_of, lost_site
 
 Result = TypeVar("Result")
 _log = structlog.get_logger("edgegw.hub")
@@ -124,6 +125,10 @@ class Hub:
     async def exchange(self, data: bytes) -> bytes:
         """The signed reply to a signed message; raises ExchangeError or NotPinned with nothing used."""
         return await asyncio.get_running_loop().run_in_executor(self._database.threads, self._exchange, data)
+
+    async def advance_site(self) -> str:
+        """Move a staged version of the site's settings on by itself; what was done, or ""."""
+        return await self.run(lambda c: advance(c, self._keyring, now_ns=self._clock_ns()))
 
     def close(self) -> None:
         """Let the running message finish, then let go of the database."""
@@ -205,6 +210,7 @@ def make_app(hub: Hub, *, settlement_times: Sequence[str] = (), aged_days: int =
     app[AGED_DAYS] = aged_days
     app.cleanup_ctx.append(settling(hub, settlement_times))
     app.cleanup_ctx.append(reminding(hub, aged_days))
+    app.cleanup_ctx.append(watching(hub))
     return app
 
 

@@ -162,6 +162,17 @@ def bundle_of(connection: Connection, digest: str) -> bytes | None:
     return None
 
 
+def signed_bundle(connection: Connection, version: int) -> tuple[str, bytes]:
+    """The hub's note over a version, and its bytes. Raises SiteError."""
+    table = schema.site.c
+    row = connection.execute(
+        select(table.note, table.bundle).where(table.version == version, table.bundle.is_not(None))
+    ).one_or_none()
+    if row is None:
+        raise SiteError(f"version: the hub has no version {version}; `edgegw site list` tells them")
+    return row.note, row.bundle
+
+
 def announce_freezes(connection: Connection, log: DirectiveLog) -> None:
     """Append a freeze or close for every account that is frozen or closed: a new log's box has heard of
     none."""
@@ -330,16 +341,11 @@ def _check_canaries(keyring: Keyring, canaries: Iterable[str]) -> None:
 def _restore(
     connection: Connection, keyring: Keyring, version: int, *, now_ns: int, staging: Staging | None
 ) -> int:
-    table = schema.site.c
-    old = connection.execute(
-        select(table.digest, table.bundle).where(table.version == version, table.bundle.is_not(None))
-    ).one_or_none()
-    if old is None:
-        raise SiteError(f"version: the hub has no version {version}; `edgegw site list` tells them")
-    number: int = connection.execute(select(func.max(table.version))).scalar_one() + 1
-    bundle = restored(old.bundle, version=number)
+    _, old = signed_bundle(connection, version)
+    number: int = connection.execute(select(func.max(schema.site.c.version))).scalar_one() + 1
+    bundle = restored(old, version=number)
     site = _checked(bundle, keyring)
-    _keep(connection, keyring, site, bundle, staging=staging, now_ns=now_ns, restores=old.digest)
+    _keep(connection, keyring, site, bundle, staging=staging, now_ns=now_ns, restores=sm3(old).hex())
     return number
 
 

@@ -231,7 +231,7 @@ def boxes_at(connection: Connection, fleet: Collection[str]) -> list[BoxSite]:
     ).all()
     found = []
     newest = [one for one in stages(connection) if one.stage in (FLEET, STAGED)]
-    formats = dict(connection.execute(select(site.c.version, site.c.format)).tuples().all())
+    formats = {one.version: one.format for one in connection.execute(select(site.c.version, site.c.format))}
     for row in rows:
         wanted = next((one.version for one in newest if row.box in one.boxes(fleet)), 0)
         lacks = formats.get(wanted, 0) > row.site_format and row.site_version < wanted

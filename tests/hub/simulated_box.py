@@ -59,11 +59,13 @@ from edgegw.core.records import (
     Record,
     Refusal,
     Request,
+    SiteDirective,
     Transfer,
     decode_directive,
     encode,
     transfer_id,
 )
+from edgegw.core.site_format import SITE_FORMAT
 
 BANK = "testbank"
 CNY = "CNY"
@@ -101,6 +103,10 @@ class SimulatedBox:
         """The records of the newest epoch."""
         self.past: dict[int, list[bytes]] = {}
         """Those of the epochs before it."""
+        self.site_format = SITE_FORMAT
+        """The newest that it says it reads; 0: it says none."""
+        self.refused_sites: set[int] = set()
+        """Versions that it will refuse."""
         self.others: tuple[LogHead, ...] = ()
         """Histories that it has not, but knows what they decided."""
         self.closed: dict[int, int] = {}
@@ -285,6 +291,7 @@ class SimulatedBox:
             directives_note=self.directives_note,
             link=msgspec.json.decode(self.bodies[0], type=Link).note if self.bodies else "",
             others=self.others,
+            site_format=self.site_format,
         )
         opened = self.send(message, session=nonce, counter=0)
         assert isinstance(opened, Opened)
@@ -521,7 +528,8 @@ class SimulatedBox:
             asks = ()
             fresh = self.directives[before if number == self.incarnation else 0 :]
             for directive in fresh:
-                self.apply(directive)
+                unusable = isinstance(directive, SiteDirective) and directive.version in self.refused_sites
+                self.apply(directive, outcome="refused" if unusable else "applied")
             came += fresh
             if not fresh and not beaten.more and self.held == len(self.bodies):
                 return came
