@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgegw.core import journal
 from edgegw.core.exchange import LogEnd
-from edgegw.errors import Forked
+from edgegw.errors import Forked, LedgerCorrupt
 from edgegw.ledger.rows import column_fault
 from edgegw.ledger.store import DirectivesEnd, Store
 from edgegw.uplink.ports import Head, HeldDirectives
@@ -42,6 +42,14 @@ class LedgerSource:
         """The hub's newest cosigned note; "" for none."""
         kept = self._store.cosignature(epoch)
         return "" if kept is None else kept[1]
+
+    def site(self, digest: str) -> bytes | None:
+        """A bundle of the site's settings that is kept here and was not changed by hand."""
+        try:
+            kept = self._store.site(digest)
+        except LedgerCorrupt:
+            return None
+        return None if kept is None else kept.bundle
 
     def others(self) -> list[LogEnd]:
         """How far other histories of its epochs are known."""

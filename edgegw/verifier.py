@@ -871,7 +871,7 @@ def verify_checkpoints(paths: Sequence[str], keys: Keys, proof: str | None, jour
 
 
 # An audit export
-SCHEMA = "e24095f5e97096cd4588f8d1e93e643df215f45d07602d1cd6c532e2cbaeda73"
+SCHEMA = "e0359146727ac1470570c955da562180021c587057be2e89aeddc9a58ffbdb99"
 """SM3 over the tables and views of format 1, in their order, without blanks and quotes."""
 SEQ_BITS = 40
 REQUEST: tuple[str, ...] = (
@@ -893,6 +893,7 @@ EVENTS = {
     "clock": ("clock", ("wall_ahead_ns",)),
     "snapshot": ("snapshot", ("digest",)),
     "operator": ("operator", ("operator", "action", "detail")),
+    "site_returned": ("site_returned", ("version", "left_digest", "digest", "reason")),
     "window": ("clearing_window", ("window", "business_date", "transfers", "closed_by")),
 }
 ACTIONS = ((2, "hold"), (4, "post"), (8, "void"))

@@ -23,6 +23,7 @@ from edgegw.core.records import (
     Record,
     Refusal,
     Request,
+    SiteReturned,
     Snapshot,
     Transfer,
     WindowClosed,
@@ -96,6 +97,8 @@ def _event(record: Record) -> tuple[str, Row] | None:
         return "snapshot", (record.digest,)
     if isinstance(record, Operator):
         return "operator", (record.operator, record.action, record.detail)
+    if isinstance(record, SiteReturned):
+        return "site_returned", (record.version, record.left_digest, record.digest, record.reason)
     return None
 
 

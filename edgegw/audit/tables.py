@@ -179,6 +179,11 @@ TABLES: Final = (
     Table("clock", {"record_id": int, "wall_ahead_ns": int}, _IS_RECORD),
     Table("snapshot", {"record_id": int, "digest": str}, _IS_RECORD),
     Table("operator", {"record_id": int, "operator": str, "action": str, "detail": str}, _IS_RECORD),
+    Table(
+        "site_returned",
+        {"record_id": int, "version": int, "left_digest": str, "digest": str, "reason": str},
+        _IS_RECORD,
+    ),
 )
 
 NODE: Final = """CREATE TABLE node(

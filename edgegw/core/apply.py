@@ -36,6 +36,7 @@ from edgegw.core.records import (
     Leg,
     LimitDirective,
     Measure,
+    Mode,
     RecallDirective,
     SiteDirective,
     Transfer,
@@ -44,12 +45,14 @@ from edgegw.core.records import (
     transfer_id,
 )
 from edgegw.core.site import Site
+from edgegw.core.site_format import format_of
 
 APPLIED: Final = "applied"
 RETURNED: Final = "returned"
 
-Sites = Callable[[str], Site | None]
-"""The site of a digest, if its bundle was fetched and is sound."""
+Sites = Callable[[str], Site | str | None]
+"""The site of a digest, if its bundle was fetched and is sound; else what is wrong with it, where that is
+known."""
 
 Awaited = Callable[[str], bool]
 """Whether somebody still waits for the grant of this request id."""
@@ -192,12 +195,15 @@ def _late_word(book: Book, directive: ConfirmDirective | DeclineDirective) -> Ef
 
 
 def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
+    if (directive.version, directive.digest) == (book.site_version, book.site_digest):
+        return Effect(APPLIED, "it is in force already")
     site = sites(directive.digest)
-    if site is None:
-        return Effect(REFUSED, f"bundle {directive.digest} is not to be had or not sound")
+    if not isinstance(site, Site):
+        why = f": {site}" if site else ""
+        return Effect(REFUSED, f"bundle {directive.digest} is not to be had or not sound{why}")
     if site.bank != book.bank:
         return Effect(REFUSED, f"bundle is for bank {site.bank!r}, this box belongs to {book.bank!r}")
-    if site.version != directive.version or site.version <= book.site_version:
+    if site.version != directive.version or not _follows(book, site):
         return Effect(REFUSED, f"version {site.version} does not follow version {book.site_version}")
     wanted = list(site.accounts)
     for rule in site.currencies:
@@ -212,15 +218,18 @@ def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
     )
     if changed is not None:
         return Effect(REFUSED, f"account {changed!r} cannot change its currency or floor")
-    book.use_site(site)
-    return Effect(
-        APPLIED,
-        "",
-        trimmed(book),
-        opened,
-        measures_of(site),
-        has_calendar=site.calendar is not msgspec.UNSET,
-    )
+    book.use_site(site, held_to=book.own_site if book.mode is Mode.OFFLINE else None)
+    has_calendar = site.calendar is not msgspec.UNSET
+    counted = measures_of(book.site or site)
+    return Effect(APPLIED, "", trimmed(book), opened, counted, has_calendar=has_calendar)
+
+
+def _follows(book: Book, site: Site) -> bool:
+    """Whether it is newer: a higher version, or of the same one what this program can read and an older one
+    could not."""
+    if site.version != book.site_version or book.own_site is None:
+        return site.version > book.site_version
+    return format_of(msgspec.json.encode(site)) > format_of(msgspec.json.encode(book.own_site))
 
 
 def _same_money(old: Account, new: Account) -> bool:

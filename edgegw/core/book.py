@@ -19,6 +19,7 @@ from edgegw.core import ledger, merchants
 from edgegw.core.calendar import first_window
 from edgegw.core.counts import Limit, StandIn, limits_of, stand_in_limits_of, subject
 from edgegw.core.journal import sm3
+from edgegw.core.legs import posted, resolution
 from edgegw.core.model import (
     Account as LedgerAccount,
 )
@@ -36,7 +37,6 @@ from edgegw.core.overlay import Overlay
 from edgegw.core.pruned import Pruned
 from edgegw.core.reasons import Reason
 from edgegw.core.records import (
-    AMOUNT_MINOR_MAX,
     Account,
     BlockDirective,
     Boot,
@@ -62,6 +62,7 @@ from edgegw.core.records import (
     Refusal,
     RefuseDirective,
     SiteDirective,
+    SiteReturned,
     Transfer,
     WindowClosed,
     decode_directive,
@@ -73,6 +74,8 @@ from edgegw.core.records import (
 )
 from edgegw.core.settlement import Side, cap_shares
 from edgegw.core.site import DEFAULT_TIGHTENING, CurrencyRule, Site, StandInRule, TighteningStep
+from edgegw.core.site_change import tighter
+from edgegw.core.standing import Standing, applied, line_was_up, returned
 from edgegw.core.tally import Tally
 
 K = TypeVar("K")
@@ -167,6 +170,7 @@ class Book:
         "site_digest",
         "site_version",
         "wall_ns",
+        "standing",
         "window",
         "window_transfers",
     )
@@ -178,6 +182,7 @@ class Book:
         "stand_in_rules",
         "tightening",
         "caps",
+        "own_site",
         "blocked",
         "kept_before",
     )
@@ -203,9 +208,13 @@ class Book:
     site_version: int
     wall_ns: int
     """The wall clock at the last record."""
+    standing: Standing
     window: int
     window_transfers: int
     site: Site | None
+    """In force, with what else binds."""
+    own_site: Site | None
+    """The same as published."""
     currencies: dict[str, CurrencyRule]
     limits: dict[str, tuple[Limit, ...]]
     stand_in_limits: dict[str, tuple[Limit, ...]]
@@ -260,9 +269,10 @@ class Book:
         self.site_digest = ""
         self.site_version = 0
         self.wall_ns = 0
+        self.standing = Standing()
         self.window = 1
         self.window_transfers = 0
-        self.site = None
+        self.site = self.own_site = None
         self.currencies = {}
         self.limits = {}
         self.stand_in_limits = {}
@@ -304,10 +314,11 @@ class Book:
         self.fresh_places.clear()
         self.fresh_about.clear()
 
-    def use_site(self, site: Site) -> None:
-        """Decide by these settings from now on; the accounts they name are opened by the site directive's
-        record."""
-        self.site = site
+    def use_site(self, site: Site, *, held_to: Site | None = None) -> None:
+        """Decide by these settings from now on, and by the limits of held_to as well; the accounts they name
+        are opened by the site directive's record."""
+        self.own_site = site
+        self.site = site = site if held_to is None else tighter(site, held_to)
         self.currencies = {rule.code: rule for rule in site.currencies}
         self.limits = limits_of(site)
         self.stand_in_limits = stand_in_limits_of(site)
@@ -390,7 +401,7 @@ class Book:
         if not transfer.flags & PENDING:
             return transfer, PendingStatus.none
         for later in self.about(place):
-            status = _resolution(later, ledger_id)
+            status = resolution(later, ledger_id)
             if status is not None:
                 return transfer, status
         return transfer, PendingStatus.pending
@@ -423,11 +434,11 @@ class Book:
         `created`."""
         if len(legs) == 1:
             moved = self._transfer(legs[0], transfer_id(epoch=epoch, seq=seq, leg=0))
-            return _posted(self.ledger, moved, at_ns=at_ns)
+            return posted(self.ledger, moved, at_ns=at_ns)
         layer = self.ledger.overlay()
         for index, leg in enumerate(legs):
             moved = self._transfer(leg, transfer_id(epoch=epoch, seq=seq, leg=index))
-            status = _posted(layer, moved, at_ns=at_ns + index)
+            status = posted(layer, moved, at_ns=at_ns + index)
             if status is not CreateTransferStatus.created:
                 return status
         layer.merge()
@@ -494,6 +505,9 @@ class Book:
                 self.offline_since_ns = max(1, self.offline_since_ns - record.doubted_ns)
         elif isinstance(record, DurabilityChanged):
             self.durability = record.durability
+        elif isinstance(record, SiteReturned):
+            self.site_digest = record.digest
+            self.standing = returned(left=record.left_digest, at_ns=record.at_ns)
         elif isinstance(record, WindowClosed):
             self._note_close(record)
         elif isinstance(record, Refusal):
@@ -600,6 +614,9 @@ class Book:
                 place = place_text(epoch=directive.epoch, seq=directive.at_seq)
                 self._give_back(place, directive.amount_minor, count=1)
         elif isinstance(directive, SiteDirective):
+            if directive.digest != self.site_digest:
+                is_offline = self.mode is Mode.OFFLINE
+                self.standing = applied(before=self.site_digest, is_offline=is_offline, at_ns=record.at_ns)
             self.site_version, self.site_digest = directive.version, directive.digest
             self.cut_off_ns = record.cut_off_ns or self.cut_off_ns
             self.tally.measure(record.counted)
@@ -627,6 +644,11 @@ class Book:
         elif record.mode is Mode.ACTIVE:
             self.offline_since_ns = self.tally.outage_ns = 0
             self.clock_suspect = False
+            self.offline_since_ns = 0
+            if self.standing.held_to:
+                self.standing = line_was_up(self.standing)
+                if self.own_site is not None:
+                    self.use_site(self.own_site)
             for account_id, _ in list(self.barred.items()):
                 _drop(self.barred, account_id)
         self.mode, self.mode_reason = record.mode, record.reason
@@ -652,21 +674,6 @@ class Book:
         return tuple(Position(*row) for row in rows)
 
 
-def _posted(state: ledger.State, moved: LedgerTransfer, *, at_ns: int) -> CreateTransferStatus:
-    """Book one leg, unless a counter would pass what disk and hub can count, though the core counts on."""
-    if not moved.flags & (POST | VOID):
-        debit, credit = (
-            state.balances.get(moved.debit_account_id),
-            state.balances.get(moved.credit_account_id),
-        )
-        room_minor = AMOUNT_MINOR_MAX - moved.amount_minor
-        if debit is not None and debit.debits_pending + debit.debits_posted > room_minor:
-            return CreateTransferStatus.overflows_debits
-        if credit is not None and credit.credits_pending + credit.credits_posted > room_minor:
-            return CreateTransferStatus.overflows_credits
-    return ledger.apply(state, moved, at_ns=at_ns).status
-
-
 KEPT: Final = "kept"
 REFUSED: Final = "refused"
 
@@ -676,15 +683,6 @@ def is_between_participants(leg: Leg) -> bool:
     that comes from the centre or goes back there leaves everybody's money with the same participant."""
     ends = (leg.debit_account_id, leg.credit_account_id)
     return not leg.flags & (PENDING | VOID) and not any(end.startswith(CENTRE_PREFIX) for end in ends)
-
-
-def _resolution(record: Record, ledger_id: int) -> PendingStatus | None:
-    for leg in legs_of(record):
-        if leg.pending and int(leg.pending, 16) == ledger_id:
-            if isinstance(record, Expiry):
-                return PendingStatus.expired
-            return PendingStatus.posted if leg.flags & POST else PendingStatus.voided
-    return None
 
 
 def _drop(table: Table[K, V], key: K) -> None:

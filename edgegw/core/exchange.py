@@ -614,13 +614,15 @@ class SiteBundle(NamedTuple):
 
     body: bytes
     site: Site
+    note: str = ""
+    """The hub's signature over the bundle, where its directive has one."""
 
 
 class Directives(NamedTuple):
     """Directives that the box has verified, in order, for the pen to journal and store in one go.
 
     Each is journalled as applied, returned or refused: undecodable ones are refused, and a site directive
-    whose digest is not in `sites` is refused as `site_bundle_unusable`.
+    whose digest is not in `sites` is refused with what `unusable` says.
     """
 
     incarnation: int
@@ -634,6 +636,8 @@ class Directives(NamedTuple):
     """The hub's signed note; it may cover more directives than are here."""
     sites: Mapping[str, SiteBundle]
     """By digest in hex."""
+    unusable: Mapping[str, str] = {}
+    """What is wrong with bundles that are named and not in `sites`."""
 
 
 # --- the line's modes (the box) -----------------------------------------------------------------------------

@@ -411,8 +411,8 @@ class SiteReturned(RecordHead, frozen=True, kw_only=True, tag="site_returned"):
 
     version: int
     """That it has left."""
-    left: str
-    """Its digest (SM3, hex); its limits bind beside the older ones'."""
+    left_digest: str
+    """SM3 in hex; its limits bind beside the older ones'."""
     digest: str
     """Of the settings that are in force again."""
     reason: str

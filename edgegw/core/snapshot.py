@@ -13,6 +13,7 @@ from edgegw.core.merchants import OpenBatch
 from edgegw.core.model import Balance
 from edgegw.core.model import Transfer as LedgerTransfer
 from edgegw.core.records import UNREADABLE, Account, Durability, Measure, Mode
+from edgegw.core.standing import Standing
 
 
 class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -45,6 +46,7 @@ class BookImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     durability: Durability = Durability.LOCAL
     business_date: str = ""
     cut_off_ns: int = 0
+    standing: Standing = Standing()
     closed: list[tuple[str, str]] = []
     blocked: list[tuple[str, str, str]] = []
     changed: list[tuple[str, str, LimitChange]] = []
@@ -89,6 +91,7 @@ def dump(book: Book) -> bytes:
             durability=book.durability,
             business_date=book.business_date,
             cut_off_ns=book.cut_off_ns,
+            standing=book.standing,
             closed=sorted(book.closed.items()),
             blocked=sorted((*key, reason) for key, reason in book.tally.blocked.items()),
             changed=sorted(
@@ -149,6 +152,7 @@ def _book_of(i: BookImage, history: History | None) -> Book:
     book.window, book.window_transfers = i.window, i.window_transfers
     book.durability = i.durability
     book.business_date, book.cut_off_ns = i.business_date, i.cut_off_ns
+    book.standing = i.standing
     for account, debits_pending, debits_posted, credits_pending, credits_posted in i.accounts:
         book.open_accounts((account,))
         book.ledger.balances[account_key(account.id)] = Balance(

@@ -199,7 +199,7 @@ def note_words(
 
 
 def _word(row: BoxRow, record: Record | None, said: Directive | None) -> str:
-    if isinstance(record, SiteReturned) and record.left == row.site_digest:
+    if isinstance(record, SiteReturned) and record.left_digest == row.site_digest:
         return f"returned: {record.reason}"[:REASON_CHARS_MAX]
     is_about_it = isinstance(said, SiteDirective) and said.digest == row.site_digest
     if isinstance(record, DirectiveApplied) and is_about_it:

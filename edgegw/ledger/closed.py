@@ -139,7 +139,7 @@ class ClosedPen:
     def keep_site(self, bundle: SiteBundle) -> None:
         """Store the site bundle that was wanted: clients are known by it."""
         self._store.begin()
-        self._store.put_site(Bundle(bundle.site.version, self.wants_site, bundle.body))
+        self._store.put_site(Bundle(bundle.site.version, self.wants_site, bundle.note, bundle.body))
         self._store.commit()
         self.complete()
 

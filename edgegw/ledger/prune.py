@@ -257,7 +257,7 @@ def settled(store: Store, plan: Plan) -> Iterator[tuple[Plan, Base] | None]:
     if plan.end <= plan.start:
         return
     if plan.whole:
-        yield plan, Base(plan.epoch, plan.end + 1, b"", "", 0)
+        yield plan, Base(plan.epoch, plan.end + 1, b"", "")
         return
     replay = Replay(store, bank=store.meta("bank") or "", box=store.meta("box") or "")
     seq = replay.begin(plan.epoch) or 0
@@ -275,7 +275,7 @@ def settled(store: Store, plan: Plan) -> Iterator[tuple[Plan, Base] | None]:
         end = max(plan.start, held // TILE_WIDTH * TILE_WIDTH)
         plan = msgspec.structs.replace(plan, end=end, bounds=(*plan.bounds, bound))
     image = snapshot.dump(replay.book)
-    yield plan, Base(plan.epoch, seq, image, snapshot.digest(image), replay.book.site_version)
+    yield plan, Base(plan.epoch, seq, image, snapshot.digest(image))
 
 
 def _replayed(replay: Replay, row: Row, position: int) -> None:

@@ -91,8 +91,6 @@ class Base(NamedTuple):
     image: bytes
     """As `core.snapshot` writes it; b"" where nothing is left to replay."""
     digest: str
-    site_version: int
-    """Older site bundles are named by records before it alone."""
 
 
 class Weight(NamedTuple):
@@ -240,7 +238,6 @@ class PrunedTables:
                 " base = excluded.base, digest = excluded.digest, image = excluded.image",
                 (base.epoch, base.seq, base.digest, base.image),
             )
-            self._db.execute("DELETE FROM site WHERE version < ?", (base.site_version,))
 
     def give_back(self, pages: int) -> None:
         """Hand up to so many free pages back to the file system."""

@@ -115,7 +115,19 @@ CREATE TRIGGER other_identity_keeps_content BEFORE UPDATE ON other_identity
 """
 """What a history of this box decided that is not here: after a fork the centre has it, and its payments are
 answered, not decided again."""
-MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES)
+_SITES: Final = """
+CREATE TABLE kept_site(
+    number INTEGER PRIMARY KEY, version INTEGER NOT NULL, digest TEXT NOT NULL UNIQUE, note TEXT NOT NULL,
+    bundle BLOB NOT NULL
+) STRICT;
+INSERT INTO kept_site(version, digest, note, bundle)
+    SELECT version, digest, '', bundle FROM site ORDER BY version;
+DROP TABLE site;
+ALTER TABLE kept_site RENAME TO site;
+"""
+"""The last bundles of the site's settings, by digest: one version may have two, of an older and a newer
+program."""
+MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES, _SITES)
 """Script n brings user_version from n to n + 1. Append only: ledgers in branches are at every version."""
 
 _PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {

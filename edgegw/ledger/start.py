@@ -21,7 +21,7 @@ from edgegw.core.exchange import frontier_at
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, leaf_hash
 from edgegw.core.records import Record, decode_record
 from edgegw.core.records import Snapshot as SnapshotRecord
-from edgegw.core.site import decode_site
+from edgegw.core.site import Site, decode_site
 from edgegw.errors import Fenced, LedgerCorrupt
 from edgegw.ledger.anchor import LINEAGE
 from edgegw.ledger.batch import Batch, Desk, Tip
@@ -250,12 +250,17 @@ def _use_site(book: Book, store: Store, *, behind: bool) -> None:
     """Let the book decide by the site that its journal has put in force."""
     if not book.site_version:
         return
-    bundle = store.site(book.site_digest)
-    if bundle is None and behind:
-        return
-    if bundle is None:
-        raise LedgerCorrupt(f"site bundle {book.site_digest} of the journal is not in the ledger")
-    book.use_site(decode_site(bundle.bundle))
+    site = _site(store, book.site_digest, behind=behind)
+    if site is not None:
+        held_to = book.standing.held_to
+        book.use_site(site, held_to=_site(store, held_to, behind=behind) if held_to else None)
+
+
+def _site(store: Store, digest: str, *, behind: bool) -> Site | None:
+    bundle = store.site(digest)
+    if bundle is None and not behind:
+        raise LedgerCorrupt(f"site bundle {digest} of the journal is not in the ledger")
+    return None if bundle is None else decode_site(bundle.bundle)
 
 
 def _replayed(book: Book, body: bytes, *, place: str) -> Record:

@@ -8,11 +8,12 @@ more (DESIGN §6). Leaves out what a record means, chaining, and who may open th
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self, TypeVar, get_type_hints
 
 import apsw
+import msgspec
 
 from edgegw.core import tiles
 from edgegw.core.journal import FIRST_PREVIOUS, Node, leaf_hash, sm3
@@ -68,6 +69,11 @@ _KEEP_HEAD: Final = (
 )
 _SIGNED: Final = "signed/"
 """Begins the key in `meta` of an epoch's `signed_note`."""
+_PUT_SITE: Final = """INSERT INTO site(number, version, digest, note, bundle)
+    VALUES((SELECT coalesce(max(number), 0) + 1 FROM site), ?, ?, ?, ?)
+    ON CONFLICT(digest) DO UPDATE SET number = excluded.number"""
+_DROP_SITES: Final = """DELETE FROM site WHERE number <= (SELECT max(number) FROM site) - ?
+    AND digest NOT IN (SELECT value FROM json_each(?))"""
 _PUT_DIRECTIVES_HEAD: Final = """INSERT INTO directive_head VALUES(?, ?, ?, ?, ?)
     ON CONFLICT(incarnation) DO UPDATE SET size = excluded.size, root = excluded.root,
     checkpoint = excluded.checkpoint, frontier = excluded.frontier"""
@@ -114,7 +120,13 @@ class Bundle(NamedTuple):
 
     version: int
     digest: str
+    note: str
+    """The hub's signature over it, "" where it came without."""
     bundle: bytes
+
+
+SITES_KEPT: Final = 50
+"""Bundles that a rollback finds here."""
 
 
 Stored = TypeVar("Stored", Bundle, DirectivesEnd, Entry, Head, Image, Row, Tile)
@@ -290,10 +302,12 @@ class Store:
                 (epoch, size, note),
             )
 
-    def put_site(self, bundle: Bundle) -> None:
-        """Keep a site bundle for ever: replays need it."""
+    def put_site(self, bundle: Bundle, *, in_force: Collection[str] = ()) -> None:
+        """Keep a site bundle, and of older ones the last SITES_KEPT and those in force, by digest: a start
+        needs them."""
         with self._guarded():
-            self._db.execute("INSERT OR IGNORE INTO site VALUES(?, ?, ?)", bundle)
+            self._db.execute(_PUT_SITE, bundle)
+            self._db.execute(_DROP_SITES, (SITES_KEPT, msgspec.json.encode(sorted(in_force)).decode()))
 
     def put_meta(self, key: str, value: str) -> None:
         """Set a fact about the file itself."""
@@ -452,7 +466,7 @@ class Store:
 
     def site(self, digest: str) -> Bundle | None:
         """The site bundle with this digest (SM3, hex); raises LedgerCorrupt where its bytes have another."""
-        row = self._row("SELECT * FROM site WHERE digest = ?", digest)
+        row = self._row("SELECT version, digest, note, bundle FROM site WHERE digest = ?", digest)
         kept = row and _whole(Bundle, row)
         if kept and sm3(kept.bundle).hex() != digest:
             raise LedgerCorrupt(f"site bundle {digest} is not the one that the journal names: it was changed")
@@ -461,7 +475,8 @@ class Store:
     def changed_sites(self) -> list[Bundle]:
         """The site bundles whose bytes do not have the digest that they are kept under."""
         with self._guarded():
-            kept = [_whole(Bundle, row) for row in self._db.execute("SELECT * FROM site ORDER BY version")]
+            rows = self._db.execute("SELECT version, digest, note, bundle FROM site ORDER BY number")
+            kept = [_whole(Bundle, row) for row in rows]
         return [bundle for bundle in kept if sm3(bundle.bundle).hex() != bundle.digest]
 
     def meta(self, key: str) -> str | None:

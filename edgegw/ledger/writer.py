@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, TypeVar
 
 from edgegw.core import snapshot, tiles
-from edgegw.core.apply import Awaited, apply_directive
-from edgegw.core.book import ReplayError
+from edgegw.core.apply import Awaited, Sites, apply_directive
+from edgegw.core.book import Book, ReplayError
 from edgegw.core.decide import Funding, expiry
 from edgegw.core.exchange import Directives, LogEnd
 from edgegw.core.ledger import due
@@ -35,10 +35,11 @@ from edgegw.core.records import (
     ModeChanged,
     Operator,
     Request,
+    SiteReturned,
     Snapshot,
     WindowClosed,
 )
-from edgegw.core.site import Site
+from edgegw.core.site import Site, decode_site
 from edgegw.errors import (
     Behind,
     BrokenInvariant,
@@ -282,7 +283,8 @@ class Pen:
         def run(batch: Batch) -> None:
             store = self.desk.store
             for digest, bundle in directives.sites.items():
-                store.put_site(Bundle(bundle.site.version, digest, bundle.body))
+                kept = Bundle(bundle.site.version, digest, bundle.note, bundle.body)
+                store.put_site(kept, in_force=_in_force(batch.book))
             for body in directives.bodies:
                 stamp = batch.stamp()
                 batch.write(
@@ -362,6 +364,25 @@ class Pen:
         if isinstance(closed, WindowClosed):
             await self.covered((closed.epoch, closed.seq + 1))
         return closed
+
+    async def return_site(self, *, left: str, reason: str) -> bool:
+        """Decide by the settings again that were in force before those of this digest, and journal why;
+        whether there are any to return to, and those are the ones in force."""
+
+        def run(batch: Batch) -> bool:
+            book, before = batch.book, batch.book.standing.before
+            bundle = self.desk.store.site(before) if before and book.site_digest == left else None
+            if bundle is None:
+                return False
+            book.use_site(decode_site(bundle.bundle), held_to=book.own_site)
+            batch.note_and_write(
+                SiteReturned(
+                    **batch.head(), version=book.site_version, left_digest=left, digest=before, reason=reason
+                )
+            )
+            return True
+
+        return await self._submit(Job(run))
 
     async def operator(self, *, operator: str, action: str, detail: str) -> None:
         """Journal what a person ordered."""
@@ -572,12 +593,17 @@ def _undecided(problem: OperatingError) -> Undecided:
     return Undecided(problem.code, str(problem), problem.hint)
 
 
-def _sites(directives: Directives) -> Callable[[str], Site | None]:
-    def site(digest: str) -> Site | None:
+def _sites(directives: Directives) -> Sites:
+    def site(digest: str) -> Site | str | None:
         bundle = directives.sites.get(digest)
-        return None if bundle is None else bundle.site
+        return directives.unusable.get(digest) if bundle is None else bundle.site
 
     return site
+
+
+def _in_force(book: Book) -> set[str]:
+    """The digests of the settings that a start, or a return, needs."""
+    return {book.site_digest, book.standing.before, book.standing.held_to} - {""}
 
 
 def mirror_note_key(epoch: int) -> str:

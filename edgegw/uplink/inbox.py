@@ -1,15 +1,16 @@
 """What the hub directs: verified against its log so far, with the site bundles that it names, for the pen.
 
 Directives are applied in order; one that names a bundle which is not here yet holds back itself and what
-follows, while the bundle is fetched beside the beats. A bundle that cannot be used is handed on without: the
-pen journals that directive as refused, and the log moves on (DESIGN §3.10).
+follows, while the bundle is fetched beside the beats, or made from one that the ledger has kept. A bundle
+that cannot be used is handed on without: the pen journals that directive as refused, and the log moves on
+(DESIGN §3.10).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -24,15 +25,21 @@ from edgegw.core.records import (
     SiteDirective,
     decode_directive,
 )
-from edgegw.core.site import decode_site
+from edgegw.core.site import Site, decode_site
+from edgegw.core.site_file import NotOurs, check_site, restored
 from edgegw.uplink.asks import Outcome
 from edgegw.uplink.ports import HeldDirectives, Identity
 from edgegw.uplink.transport import LineFault, NotThere, Transport
 from edgegw.zones import UnknownZone, load_zone
 
+FAULT_CHARS_MAX: Final = 300
 SITE_TRIES_MAX: Final = 3
 """So often another bundle than the one named, or none, is taken for the line's fault; then it is the
 hub's."""
+
+
+Kept = Callable[[str], Awaitable[bytes | None]]
+SiteFaults = Callable[[Site], Sequence[str]]
 
 
 class Taken(NamedTuple):
@@ -46,11 +53,22 @@ class Taken(NamedTuple):
 class Inbox:
     """The way in for directives."""
 
-    def __init__(self, identity: Identity, transport: Transport) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        transport: Transport,
+        *,
+        kept: Kept,
+        faults: SiteFaults = lambda _: (),
+    ) -> None:
+        """kept: a bundle that the ledger has; faults: what keeps this program from working by a site."""
         self._identity = identity
         self._transport = transport
+        self._kept = kept
+        self._faults = faults
+        self._named: dict[str, SiteDirective] = {}
         self._bundles: dict[str, SiteBundle] = {}
-        self._unusable: set[str] = set()
+        self._unusable: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
         self.fault = ""
         """What was wrong with the last bundle."""
@@ -68,14 +86,18 @@ class Inbox:
         return self._usable(package, judged, held)
 
     def _usable(self, package: Package, judged: PackageJudgement, held: HeldDirectives) -> Taken:
-        sites, missing, count = {}, "", 0
+        sites, unusable, missing, count = {}, {}, "", 0
         for body in judged.records:
-            digest = site_digest(body)
-            if digest and digest not in self._unusable:
-                if digest not in self._bundles:
-                    missing = digest
+            directive = _decoded(body)
+            if isinstance(directive, SiteDirective):
+                digest = directive.digest
+                if digest in self._bundles:
+                    sites[digest] = self._bundles[digest]
+                elif digest in self._unusable:
+                    unusable[digest] = self._unusable[digest]
+                else:
+                    self._named[digest], missing = directive, digest
                     break
-                sites[digest] = self._bundles[digest]
             count += 1
         if not count:
             return Taken(None, missing)
@@ -90,6 +112,7 @@ class Inbox:
                 frontier=frontier,
                 checkpoint=package.checkpoint,
                 sites=sites,
+                unusable=unusable,
             ),
             missing,
         )
@@ -97,26 +120,65 @@ class Inbox:
     def applied(self, directives: Directives) -> None:
         """Forget the bundles that these needed."""
         for digest in map(site_digest, directives.bodies):
+            self._named.pop(digest, None)
             self._bundles.pop(digest, None)
-            self._unusable.discard(digest)
+            self._unusable.pop(digest, None)
             self._tries.pop(digest, None)
 
     async def fetch(self, address: str, digest: str) -> None:
-        """Get a bundle and keep it until its directive is applied; a fault is kept in `fault`, and tries
-        are counted."""
+        """Get a bundle, from the ledger or the hub, and keep it until its directive is applied; a fault is
+        kept in `fault`, and tries are counted."""
+        directive = self._named.get(digest)
         try:
-            body = await self._transport.site(address, digest)
-            self._bundles[digest] = await asyncio.to_thread(_open_bundle, body, digest)
+            body = await self._kept_bundle(digest, directive) or await self._transport.site(address, digest)
+            self._bundles[digest] = await asyncio.to_thread(self._open, body, digest, directive)
         except msgspec.MsgspecError as problem:
-            self._unusable.add(digest)
-            self.fault = f"site bundle {digest}: {problem}"
+            self._give_up(digest, str(problem))
+        except NotOurs as problem:
+            self._give_up(digest, str(problem))
         except (NotThere, ExchangeError) as problem:
             self._tries[digest] += 1
             if self._tries[digest] >= SITE_TRIES_MAX:
-                self._unusable.add(digest)
+                self._give_up(digest, str(problem))
             self.fault = f"site bundle {digest}: {problem}"
         except LineFault as problem:
             self.fault = f"site bundle {digest}: {problem}"
+
+    def _give_up(self, digest: str, problem: str) -> None:
+        self._unusable[digest] = problem[:FAULT_CHARS_MAX]
+        self.fault = f"site bundle {digest}: {problem}"
+
+    async def _kept_bundle(self, digest: str, directive: SiteDirective | None) -> bytes | None:
+        """The bundle, if the ledger has it, or the older one whose content it has again."""
+        body = await self._kept(digest)
+        if body is not None or directive is None or not directive.restores:
+            return body
+        older = await self._kept(directive.restores)
+        if older is None:
+            return None
+        try:
+            made = await asyncio.to_thread(restored, older, version=directive.version)
+        except msgspec.MsgspecError:  # an older program kept it
+            return None
+        return made if journal.sm3(made).hex() == digest else None
+
+    def _open(self, body: bytes, digest: str, directive: SiteDirective | None) -> SiteBundle:
+        found = journal.sm3(body).hex()
+        if found != digest:
+            raise ExchangeError(f"the address gave a bundle with digest {found}")
+        note = "" if directive is None else directive.note
+        if note:
+            check_site(note, body, self._identity.hub_key)
+        site = decode_site(body)
+        if site.calendar is not msgspec.UNSET:
+            try:
+                load_zone(site.calendar.zone)
+            except UnknownZone as problem:
+                raise msgspec.ValidationError(f"{problem} - at `$.calendar.zone`") from None
+        faults = self._faults(site)
+        if faults:
+            raise msgspec.ValidationError("; ".join(faults))
+        return SiteBundle(body, site, note)
 
     def fetched(self, digest: str) -> SiteBundle | None:
         """A bundle that `fetch` got, whoever wanted it; None when it could not."""
@@ -159,16 +221,3 @@ def _last_leaf_only(held: HeldDirectives) -> Callable[[int], bytes]:
         return held.last_leaf
 
     return leaf_at
-
-
-def _open_bundle(body: bytes, digest: str) -> SiteBundle:
-    found = journal.sm3(body).hex()
-    if found != digest:
-        raise ExchangeError(f"the address gave a bundle with digest {found}")
-    site = decode_site(body)
-    if site.calendar is not msgspec.UNSET:
-        try:
-            load_zone(site.calendar.zone)
-        except UnknownZone as problem:
-            raise msgspec.ValidationError(f"{problem} - at `$.calendar.zone`") from None
-    return SiteBundle(body, site)

@@ -33,7 +33,7 @@ from edgegw.errors import Behind, NewEpoch, Next, OperatingError
 from edgegw.uplink.asks import Asks, Outcome
 from edgegw.uplink.cosignatures import without_cosignature
 from edgegw.uplink.handback import HandBack, Returning
-from edgegw.uplink.inbox import Inbox, answers
+from edgegw.uplink.inbox import Inbox, SiteFaults, answers
 from edgegw.uplink.others import Others
 from edgegw.uplink.outbox import (
     EditedRecord,
@@ -86,9 +86,11 @@ class Line:
         link_waits: Callable[[], str] = lambda: "",
         tls: ssl.SSLContext | None = None,
         sources: Sources | None = None,
+        site_faults: SiteFaults = lambda _: (),
     ) -> None:
         """keeper: takes the box's past back, for a ledger that is closed; no directive is applied to it then.
-        link_waits: why a new epoch must not begin yet, "" when it may; it is asked for again."""
+        link_waits: why a new epoch must not begin yet, "" when it may; it is asked for again.
+        site_faults: what keeps this program from working by a site's settings."""
         self._identity = identity
         self._settings = settings
         self._source = source
@@ -97,7 +99,7 @@ class Line:
         self._link_waits = link_waits
         self._sources = sources or Sources()
         self._wire = Wire(identity, settings, self._sources, tls)
-        self._inbox = Inbox(identity, self._wire.transport)
+        self._inbox = Inbox(identity, self._wire.transport, kept=self._kept_site, faults=site_faults)
         self._asks = Asks(boot=identity.boot, timeout_ms=settings.centre_timeout_ms)
         self._addresses = self._wire.addresses
         self._turn = 0
@@ -572,6 +574,9 @@ class Line:
         for request_id, outcome in answers(taken.directives):
             self._asks.resolve(request_id, outcome)
         return bool(taken.missing)
+
+    async def _kept_site(self, digest: str) -> bytes | None:
+        return await self._read(lambda: self._source.site(digest))
 
     def _start_fetch(self, address: str, digest: str) -> None:
         """One bundle at a time, beside the beats."""

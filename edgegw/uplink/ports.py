@@ -60,6 +60,10 @@ class Journal(Protocol):
         """The hub's newest cosigned note for an epoch; "" for none."""
         ...
 
+    def site(self, digest: str) -> bytes | None:
+        """A bundle of the site's settings that is kept here, or None."""
+        ...
+
     def others(self) -> Sequence[LogEnd]:
         """How far other histories of its epochs are known, one an epoch (`Pen.keep_other`)."""
         ...

@@ -30,6 +30,7 @@ from edgegw.core.records import (
     Record,
     Refusal,
     Request,
+    SiteReturned,
     Transfer,
     WindowClosed,
     encode,
@@ -105,6 +106,9 @@ def _record(author: Author, head: dict[str, Any], seq: int, rng: random.Random) 
         return WindowClosed(**head, **day, positions=positions)
     if kind == 3:
         return Operator(**head, operator="clerk", action="new-window", detail=rng.choice(SHOPS))
+    if kind == 4:
+        digests = {"left_digest": f"{rng.getrandbits(256):064x}", "digest": f"{rng.getrandbits(256):064x}"}
+        return SiteReturned(**head, version=seq, **digests, reason=rng.choice(SHOPS))
     request = Request(
         kind=Kind.PAYMENT,
         id=f"{0x019300000000 + seq:012x}{rng.getrandbits(80):020x}",

@@ -97,7 +97,9 @@ def test_a_canary_that_returned_by_itself_stops_the_version(world: World) -> Non
     stage(world, a_site(2, late_decline_liable="branch"), NORTH)
     second = sites(north.sync())[0]
     north.write(
-        SiteReturned(**north.head(), version=2, left=second.digest, digest="00" * 32, reason="unhealthy")
+        SiteReturned(
+            **north.head(), version=2, left_digest=second.digest, digest="00" * 32, reason="unhealthy"
+        )
     )
     north.sync()
     assert words(world)[NORTH] == (2, "returned: unhealthy")

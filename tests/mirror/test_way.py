@@ -91,6 +91,9 @@ class BoxHere:
     def cosignature(self, epoch: int) -> str:
         return ""
 
+    def site(self, digest: str) -> None:
+        return None
+
     def others(self) -> list[Any]:
         return []
 

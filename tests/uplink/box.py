@@ -86,6 +86,7 @@ class MemoryBox:
         self.columns: dict[int, list[str]] = {}
         self.modes: list[tuple[Mode, str]] = []
         self.cosignatures: dict[int, str] = {}
+        self.kept_sites: dict[str, bytes] = {}
         self.other_ends: dict[int, LogEnd] = {}
         self.other_records: list[bytes] = []
         self.applied: list[tuple[str, str]] = []
@@ -174,6 +175,9 @@ class MemoryBox:
     def cosignature(self, epoch: int) -> str:
         return self.cosignatures.get(epoch, "")
 
+    def site(self, digest: str) -> bytes | None:
+        return self.kept_sites.get(digest)
+
     def others(self) -> Sequence[LogEnd]:
         return list(self.other_ends.values())
 
@@ -230,7 +234,9 @@ class MemoryBox:
         if isinstance(directive, SiteDirective):
             if directive.digest not in directives.sites:
                 return "refused"
-            self.sites.append(directives.sites[directive.digest].site.version)
+            bundle = directives.sites[directive.digest]
+            self.sites.append(bundle.site.version)
+            self.kept_sites[directive.digest] = bundle.body
         return "applied"
 
     async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
