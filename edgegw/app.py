@@ -28,6 +28,7 @@ from edgegw.access import sm2
 from edgegw.access.keys import VerifyingKey
 from edgegw.config.box import Box, BoxSettings
 from edgegw.config.options import SettingsError
+from edgegw.config.site import site_faults
 from edgegw.core.book import Book
 from edgegw.core.messages import open_link
 from edgegw.core.records import Durability, Mode
@@ -51,6 +52,7 @@ from edgegw.payments.history import History
 from edgegw.payments.protocols import Server
 from edgegw.payments.service import Gateway
 from edgegw.payments.service import Pen as GatewayPen
+from edgegw.payments.site_health import SiteHealth, WatchingMeter
 from edgegw.payments.vault import SecretFileError
 from edgegw.replica.copier import Copier
 from edgegw.retention import Retention
@@ -71,6 +73,8 @@ SCRUB_REST: Final = 9
 """Then so many times as long as a portion took is left to the payments."""
 SCRUB_PAUSE_S: Final = 3600.0
 
+SITE_HINT: Final = "The centre is told by the journal; publish mended settings, or roll back there."
+
 _log = structlog.get_logger("edgegw.app")
 
 
@@ -83,6 +87,7 @@ class Front:
 
     def __init__(self, box: Box, store: Store, reserve: Reserve, copier: Copier) -> None:
         self.metrics = Metrics()
+        self.health = SiteHealth(**msgspec.structs.asdict(box.settings.site_health))
         self._reads = store.reader()
         self._reserve = reserve
         disk = box.settings.disk
@@ -113,7 +118,12 @@ class Front:
             return
         history = History(self._reads, epoch=lambda: self.gateway.book.epoch)
         self._gateway = Gateway(
-            pen=pen, book=book, line=line, history=history, meter=self.metrics, version=__version__
+            pen=pen,
+            book=book,
+            line=line,
+            history=history,
+            meter=WatchingMeter(self.metrics, self.health),
+            version=__version__,
         )
         self._gateway.replica = self._announcement.copy
         self._copier.journal_size = lambda: self.gateway.book.seq + 1
@@ -361,6 +371,7 @@ async def _serve(
         settings=_line_settings(box.settings),
         source=LedgerSource(source),
         pen=pen,
+        site_faults=partial(site_faults, bank=own.bank),
     )
     mirrored = Mirrored(
         box.settings, opened.store, _identity(box, own, held), key=held.mirror, line=line, pen=pen
@@ -555,8 +566,17 @@ async def _tick(pen: Pen, opened: Opened, front: Front) -> None:
             _log.error("anchor_not_written", problem=str(failure), hint="Check the medium of anchor_dir.")
         said = failure
         await _carry_on("tick", pen.tick())
+        await _carry_on("site_health", _watch_site(pen, front.health))
         await asyncio.sleep(TICK_S)
         front.announce()
+
+
+async def _watch_site(pen: Pen, health: SiteHealth) -> None:
+    """Leave settings of the site that are not well, for those before them."""
+    digest = pen.desk.book.site_digest
+    reason = health.second(digest)
+    if reason and await pen.return_site(left=digest, reason=reason):
+        _log.error("site_returned", version=pen.desk.book.site_version, reason=reason, hint=SITE_HINT)
 
 
 async def _tick_closed(pen: ClosedPen, front: Front) -> None:

@@ -1,5 +1,5 @@
 """The shield: what a peer may cost before it has said anything useful. Body size and pace, connections,
-requests at once.
+requests at once; and how fast a known one may ask.
 
 Slow or idle *headers* are cut by aiohttp's keep-alive deadline, which runs from the moment of connecting.
 Owns limits and their errors; leaves out what is told to the peer (the protocol's own words)."""
@@ -7,8 +7,13 @@ Owns limits and their errors; leaves out what is told to the peer (the protocol'
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
+
+import msgspec
+
+from edgegw.core.site import RateRule, Site
 
 
 class BodyTooLarge(Exception):
@@ -92,6 +97,37 @@ class Shares:
             self._in_hand[client] = count
         else:
             del self._in_hand[client]
+
+
+class Rates:
+    """How fast each client or terminal may ask by the site's rates: a bucket each, which refills."""
+
+    def __init__(
+        self, *, site: Callable[[], Site | None], now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._site = site
+        self._now_s = now_s
+        self._seen: Site | None = None
+        self._rules: dict[str, RateRule] = {}
+        self._levels: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str) -> bool:
+        """Begin a request of a client or terminal that the site knows; False when it asks too fast."""
+        site = self._site()
+        if site is not self._seen:
+            self._seen = site
+            rates = msgspec.UNSET if site is None else site.rates
+            self._rules = {} if rates is msgspec.UNSET else {rule.name: rule for rule in rates}
+            self._levels.clear()
+        rule = self._rules.get(name) or self._rules.get("")
+        if rule is None:
+            return True
+        now_s = self._now_s()
+        level, since_s = self._levels.get(name, (float(rule.burst_count), now_s))
+        level = min(rule.burst_count, level + (now_s - since_s) * rule.per_second_count)
+        is_free = level >= 1
+        self._levels[name] = (level - 1 if is_free else level, now_s)
+        return is_free
 
 
 class _Busy(asyncio.Protocol):

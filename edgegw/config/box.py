@@ -157,6 +157,27 @@ class RefusalsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = 50
 
 
+class SiteHealthTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[site_health]`: when the box goes back by itself from new settings of its site to those before."""
+
+    probation_s: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=86_400, description="New settings are watched for so long; 0: not at all."),
+    ] = 300
+    requests_min: Annotated[
+        int, msgspec.Meta(ge=1, le=1_000_000, description="Fewer requests than this show nothing.")
+    ] = 20
+    refused_percent_more: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=100,
+            description="They are left when the share of requests that name unknown accounts or currencies"
+            " has grown by more than so many points against the ten minutes before.",
+        ),
+    ] = 20
+
+
 class LogTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[log]`: what the process writes to its standard error."""
 
@@ -211,6 +232,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     disk: DiskTable = DiskTable()
     retention: RetentionTable = RetentionTable()
     refusals: RefusalsTable = RefusalsTable()
+    site_health: SiteHealthTable = SiteHealthTable()
     log: BoxLogTable = BoxLogTable()
 
 

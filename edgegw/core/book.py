@@ -508,6 +508,7 @@ class Book:
         elif isinstance(record, SiteReturned):
             self.site_digest = record.digest
             self.standing = returned(left=record.left_digest, at_ns=record.at_ns)
+            self.tally.measure(record.counted)
         elif isinstance(record, WindowClosed):
             self._note_close(record)
         elif isinstance(record, Refusal):

@@ -416,6 +416,8 @@ class SiteReturned(RecordHead, frozen=True, kw_only=True, tag="site_returned"):
     digest: str
     """Of the settings that are in force again."""
     reason: str
+    counted: tuple[Measure, ...] = ()
+    """What is counted for limits from here on."""
 
 
 class KeyIntroduced(RecordHead, frozen=True, kw_only=True, tag="key"):

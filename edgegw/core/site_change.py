@@ -13,16 +13,18 @@ from typing import Final
 
 import msgspec
 
-from edgegw.core.site import LimitRule, RateRule, Site, StandInRule
+from edgegw.core.site import DEFAULT_TIGHTENING, LimitRule, RateRule, Site, StandInRule, TighteningStep
 
 LOOSENED, TIGHTENED = "loosened", "tightened"
-KEYS: Final = ("id", "name", "code", "participant", "currency")
+KEYS: Final = ("id", "name", "code", "participant", "currency", "until_hours")
 """What tells the rules of a section apart: those of these that they have, in this order."""
 SCALARS: Final = "settings"
 """The section of what stands alone."""
 
-_LOW_IS_TIGHT: Final = ("limits", "stand_in", "rates", "net_debit_caps", "allowances")
-"""Sections whose numbers allow more the higher they are, and whose rules only ever forbid or bound."""
+_LOW_IS_TIGHT: Final = ("limits", "stand_in", "rates", "net_debit_caps", "allowances", "tightening")
+"""Sections whose numbers allow more the higher they are."""
+_HIGH_IS_TIGHT: Final = ("payment_minor_min", "split_seconds", "seconds")
+"""But for these."""
 _FORBIDDING: Final = ("limits", "rates", "net_debit_caps")
 """Without a rule there, more is allowed; without one of `stand_in` or `allowances`, nothing."""
 
@@ -106,7 +108,7 @@ def _changed(section: str, key: str, before: object, after: object) -> list[Chan
                 field=field,
                 before=before.get(field),
                 after=after.get(field),
-                effect=_effect_of_number(section, before.get(field), after.get(field)),
+                effect=_effect_of_number(section, field, before.get(field), after.get(field)),
             )
             for field in sorted(before.keys() | after.keys())
             if before.get(field) != after.get(field)
@@ -124,11 +126,16 @@ def _effect_of_rule(section: str, *, is_added: bool) -> str:
     return ""
 
 
-def _effect_of_number(section: str, before: object, after: object) -> str:
-    is_number = isinstance(before, int) and isinstance(after, int)
-    if section not in _LOW_IS_TIGHT or not is_number or isinstance(before, bool):
+def _effect_of_number(section: str, field: str, before: object, after: object) -> str:
+    """What a changed bound does; one that is not there bounds nothing."""
+    if section not in _LOW_IS_TIGHT or not _is_bound(before) or not _is_bound(after):
         return ""
-    return LOOSENED if after > before else TIGHTENED  # type: ignore[operator]
+    is_higher = before is not None and (after is None or after > before)  # type: ignore[operator]
+    return LOOSENED if is_higher != (field in _HIGH_IS_TIGHT and None not in (before, after)) else TIGHTENED
+
+
+def _is_bound(value: object) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 # --- what both allow ----------------------------------------------------------------------------------------
@@ -143,10 +150,11 @@ def tighter(site: Site, other: Site) -> Site:
         limits=_both(site.limits, other.limits),
         stand_in=_only_both(site.stand_in, other.stand_in),
         rates=_rates(site, other),
+        tightening=_steps(site, other),
     )
 
 
-_AT_MOST: Final = ("payment_minor", "window_minor", "velocity_per_minute", "amount_minor", "count")
+_AT_MOST: Final = ("payment_minor", "amount_minor", "count")
 _AT_LEAST: Final = ("payment_minor_min",)
 
 
@@ -170,7 +178,7 @@ def _bounded(rule: LimitRule, other: LimitRule) -> LimitRule:
     bounds: dict[str, int] = {}
     for names, choose in ((_AT_MOST, min), (_AT_LEAST, max)):
         for name in names:
-            given = [getattr(one, name, None) for one in (rule, other)]
+            given = [getattr(one, name) for one in (rule, other)]
             numbers = [number for number in given if number is not None]
             if numbers:
                 bounds[name] = choose(numbers)
@@ -187,9 +195,10 @@ def _only_both(mine: Sequence[StandInRule], theirs: Sequence[StandInRule]) -> tu
             smaller = {
                 name: min(getattr(rule, name), getattr(other, name))
                 for name in rule.__struct_fields__
-                if name != "currency"
+                if name not in ("currency", "split_seconds")
             }
-            found.append(msgspec.structs.replace(rule, **smaller))
+            split_seconds = max(rule.split_seconds, other.split_seconds)
+            found.append(msgspec.structs.replace(rule, **smaller, split_seconds=split_seconds))
     return tuple(found)
 
 
@@ -210,3 +219,20 @@ def _rates(site: Site, other: Site) -> tuple[RateRule, ...] | msgspec.UnsetType:
             )
         )
     return tuple(found)
+
+
+def _steps(site: Site, other: Site) -> tuple[TighteningStep, ...] | msgspec.UnsetType:
+    if site.tightening == other.tightening:
+        return site.tightening
+    sides = [
+        DEFAULT_TIGHTENING if one.tightening is msgspec.UNSET else one.tightening for one in (site, other)
+    ]
+    ages = sorted({step.until_hours for side in sides for step in side})
+    return tuple(
+        TighteningStep(until_hours=hours, percent=min(_percent(side, hours) for side in sides))
+        for hours in ages
+    )
+
+
+def _percent(steps: Sequence[TighteningStep], hours: int) -> int:
+    return next((step.percent for step in steps if hours <= step.until_hours), 0)

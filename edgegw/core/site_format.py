@@ -29,7 +29,12 @@ class Added(NamedTuple):
     """A value besides the empty ones that says what its absence says."""
 
 
-ADDED: Final = (Added("rates", 2, needed=True),)
+ADDED: Final = (
+    Added("limits[].name", 2, needed=True),  # limits have another shape since
+    Added("stand_in[].split_seconds", 2, needed=True, unused=3600),
+    Added("tightening", 2, needed=True),
+    Added("rates", 2, needed=True),
+)
 """Every field that the first format does not have."""
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Generic, TypeVar
 from edgegw.core import snapshot, tiles
 from edgegw.core.apply import Awaited, Sites, apply_directive
 from edgegw.core.book import Book, ReplayError
+from edgegw.core.counts import measures_of
 from edgegw.core.decide import Funding, expiry
 from edgegw.core.exchange import Directives, LogEnd
 from edgegw.core.ledger import due
@@ -374,10 +375,16 @@ class Pen:
             bundle = self.desk.store.site(before) if before and book.site_digest == left else None
             if bundle is None:
                 return False
-            book.use_site(decode_site(bundle.bundle), held_to=book.own_site)
+            site = decode_site(bundle.bundle)
+            book.use_site(site, held_to=book.own_site)
             batch.note_and_write(
                 SiteReturned(
-                    **batch.head(), version=book.site_version, left_digest=left, digest=before, reason=reason
+                    **batch.head(),
+                    version=book.site_version,
+                    left_digest=left,
+                    digest=before,
+                    reason=reason,
+                    counted=measures_of(book.site or site),
                 )
             )
             return True

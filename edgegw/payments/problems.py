@@ -132,6 +132,13 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "overloaded", 429, "Too much at once", "Wait as Retry-After says, then ask again with the same id.", 1
     ),
     Problem(
+        "rate_exceeded",
+        429,
+        "Asked too fast",
+        "Ask more slowly, with the same id; the site's settings give the rate.",
+        1,
+    ),
+    Problem(
         "too_many_refusals",
         429,
         "Too many refused requests",

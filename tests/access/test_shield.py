@@ -6,7 +6,8 @@ import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
 
-from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Shares, bounded, read_whole
+from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
+from edgegw.core.site import RateRule, Site
 
 
 def stream() -> StreamReader:
@@ -76,3 +77,33 @@ async def test_one_connection_too_many_gets_an_answer_and_is_closed() -> None:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         assert await reader.read() == b"busy"
         writer.close()
+
+
+def _site_with(rates: tuple[RateRule, ...]) -> Site:
+    return Site(bank="b", version=1, currencies=(), rates=rates)
+
+
+def test_a_client_that_asks_faster_than_its_rate_waits_and_no_other_one_does() -> None:
+    """Its burst, then so many a second; the rule without a name is for each client that has none."""
+    now_s = 0.0
+    site = _site_with(
+        (
+            RateRule(per_second_count=2, burst_count=3),
+            RateRule(name="fast", per_second_count=100, burst_count=100),
+        )
+    )
+    rates = Rates(site=lambda: site, now_s=lambda: now_s)
+    assert [rates.take("slow") for _ in range(5)] == [True, True, True, False, False]
+    assert [rates.take("fast") for _ in range(100)] == [True] * 100
+    assert rates.take("other")
+    now_s = 0.5
+    assert [rates.take("slow"), rates.take("slow")] == [True, False]
+
+
+def test_new_rates_bind_from_the_next_request_on() -> None:
+    """Without a rule there is no limit; with one the bucket is full at first."""
+    site = _site_with(())
+    rates = Rates(site=lambda: site, now_s=lambda: 0.0)
+    assert all(rates.take("till") for _ in range(1_000))
+    site = _site_with((RateRule(name="till", per_second_count=1, burst_count=2),))
+    assert [rates.take("till") for _ in range(3)] == [True, True, False]

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Shares, bounded, read_whole
+from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
 from edgegw.access.tokens import Client, TokenError, Tokens
 from edgegw.payments.http_api.handlers import Call, Handlers, Reply
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE, build_document
@@ -28,6 +28,7 @@ from edgegw.payments.http_api.strict import decode_body, decode_text
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Gateway
+from edgegw.payments.site_health import FAILED_EVENT, TURNED_AWAY_EVENT
 
 _log = structlog.get_logger("edgegw.http")
 _peer_log = logging.getLogger("edgegw.http.peer")
@@ -138,6 +139,7 @@ class HttpServer:
         self._options = options
         self._tokens = Tokens(box=gateway.box, site=lambda: gateway.site)
         self._shares = Shares(each_max=options.client_requests_max)
+        self._rates = Rates(site=lambda: gateway.site)
         document = _encode(build_document(OPERATIONS, version=gateway.version))
         self._handlers = Handlers(gateway, document)
         self._peers: set[_Peer] = set()
@@ -211,6 +213,8 @@ class HttpServer:
                     shared = self._shares.take(client.name)
                     if not shared:
                         raise Unanswered("overloaded", f"{client.name} has too many requests in hand")
+                    if not self._rates.take(client.name):
+                        raise Unanswered("rate_exceeded", f"{client.name} asks faster than the site allows")
                 path = decode_text(request.match_info, no_path) if has_path else None
                 query = decode_text(_query(request), no_query) if request.query_string else no_query()
                 body = None if decoder is None else await self._body(request, operation, decoder)
@@ -219,12 +223,16 @@ class HttpServer:
             except Unanswered as unanswered:
                 return _problem(request, unanswered)
             except Exception:  # noqa: BLE001 - the edge: logged with its trace, the process lives on
+                self._count(FAILED_EVENT)
                 return _failed(request, operation.name)
             finally:
                 if shared and client is not None:
                     self._shares.give_back(client.name)
 
         return route
+
+    def _count(self, event: str) -> None:
+        self._gateway.meter.protocol_event(protocol="http", event=event)
 
     def _client(self, request: web.Request, scope: str) -> Client:
         if self._gateway.site is None:
@@ -234,6 +242,8 @@ class HttpServer:
         try:
             client = self._tokens.client_of(request.headers.get(hdrs.AUTHORIZATION))
         except TokenError as error:
+            if error.code == "token_invalid":
+                self._count(TURNED_AWAY_EVENT)
             raise Unanswered(error.code, str(error), field="Authorization") from None
         if scope not in client.scopes:
             raise Unanswered("scope_missing", f"{client.name} does not have the scope `{scope}`")

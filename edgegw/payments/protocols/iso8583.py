@@ -49,6 +49,7 @@ from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 
+from edgegw.access.shield import Rates
 from edgegw.core.book import Book
 from edgegw.core.records import Kind, Request, WindowClosed
 from edgegw.core.site import Site, TerminalRule
@@ -60,6 +61,7 @@ from edgegw.payments.iso8583.messages import Directory, Interpreter, Proposal, R
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Decided
+from edgegw.payments.site_health import FAILED_EVENT, TURNED_AWAY_EVENT
 from edgegw.payments.vault import Vault
 
 logger = logging.getLogger(__name__)
@@ -203,6 +205,7 @@ class Terminals:
         )
         self._payments = payments
         self._directory: Directory | None = None
+        self._rates = Rates(site=lambda: payments.site)
         self._last_closed: tuple[int, datetime.date | None] = (0, None)
 
     def count(self, event: str) -> None:
@@ -217,6 +220,13 @@ class Terminals:
         if self._directory is None or self._directory.site is not site:
             self._directory = Directory(site)
         return self._directory
+
+    def too_fast(self, terminal: str) -> Rejection | None:
+        """A rejection where this terminal asks faster than the site allows; nothing is decided then."""
+        if self._rates.take(terminal):
+            return None
+        text = f"terminal {terminal} asks faster than the site's rates allow; it repeats by itself"
+        return Rejection(messages.MALFUNCTION, "too fast", text)
 
     def _now_ns(self) -> int:
         """The wall clock, but never before the box's own time, which does not go back."""
@@ -351,7 +361,7 @@ class _Connection:
         elif error is not None:
             # The error's own text may quote the message, so it is not shown.
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self._terminals.count("failed")
+            self._terminals.count(FAILED_EVENT)
             logger.error(
                 "iso8583 %s: not answered: %s at %s:%s",
                 self._peer,
@@ -446,10 +456,12 @@ class _Connection:
             return self._network(raw, message, directory)
         terminal = messages.terminal_of(message, directory)
         if isinstance(terminal, Rejection):
+            self._terminals.count(TURNED_AWAY_EVENT)
             return self._rejected(message, terminal)
         proposal = (
             self._not_authentic(raw, message, terminal.id)
             or self._not_signed_on(terminal.id)
+            or self._terminals.too_fast(terminal.id)
             or await self._terminals.proposal(message, role, terminal, directory)
         )
         if isinstance(proposal, Rejection):
