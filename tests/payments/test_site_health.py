@@ -28,7 +28,7 @@ def test_payments_that_name_what_is_no_longer_known_are_found() -> None:
         for number in range(6):
             health.decided(UNKNOWN if number % 2 else "")
         said.append(health.second(NEW))
-    assert any("unknown" in one for one in said)
+    assert any("not known" in one for one in said)
 
 
 @pytest.mark.parametrize("code", [LIMITED, "account_blocked", "insufficient_funds", ""])
