@@ -19,8 +19,8 @@ from edgegw.commands import (
     reconcile,
     restore,
     settings,
-    suspense,
     site,
+    suspense,
     windows,
 )
 
