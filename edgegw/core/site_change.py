@@ -13,7 +13,15 @@ from typing import Final
 
 import msgspec
 
-from edgegw.core.site import DEFAULT_TIGHTENING, LimitRule, RateRule, Site, StandInRule, TighteningStep
+from edgegw.core.site import (
+    DEFAULT_TIGHTENING,
+    LimitRule,
+    NetDebitCap,
+    RateRule,
+    Site,
+    StandInRule,
+    TighteningStep,
+)
 
 LOOSENED, TIGHTENED = "loosened", "tightened"
 KEYS: Final = ("id", "name", "code", "participant", "currency", "until_hours")
@@ -142,8 +150,8 @@ def _is_bound(value: object) -> bool:
 
 
 def tighter(site: Site, other: Site) -> Site:
-    """`site`, but for limits, stand-in, blocked and rates: there nothing is allowed that one of the two does
-    not allow."""
+    """`site`, but for limits, stand-in, blocked, rates and caps: there nothing is allowed that one of the two
+    does not allow."""
     return msgspec.structs.replace(
         site,
         blocked=tuple(sorted({*site.blocked, *other.blocked})),
@@ -151,6 +159,7 @@ def tighter(site: Site, other: Site) -> Site:
         stand_in=_only_both(site.stand_in, other.stand_in),
         rates=_rates(site, other),
         tightening=_steps(site, other),
+        net_debit_caps=_caps(site, other),
     )
 
 
@@ -236,3 +245,13 @@ def _steps(site: Site, other: Site) -> tuple[TighteningStep, ...] | msgspec.Unse
 
 def _percent(steps: Sequence[TighteningStep], hours: int) -> int:
     return next((step.percent for step in steps if hours <= step.until_hours), 0)
+
+
+def _caps(site: Site, other: Site) -> tuple[NetDebitCap, ...] | msgspec.UnsetType:
+    sides = [one.net_debit_caps for one in (site, other) if one.net_debit_caps is not msgspec.UNSET]
+    least: dict[tuple[str, str], NetDebitCap] = {}
+    for cap in (cap for side in sides for cap in side):
+        key = (cap.participant, cap.currency)
+        if key not in least or cap.cap_minor < least[key].cap_minor:
+            least[key] = cap
+    return tuple(least.values()) if sides else msgspec.UNSET
