@@ -112,10 +112,10 @@ def _audit_disk(
                 skip = len(group) - 1
                 findings += _audit_decisions(model, asked, group, down, where)
             else:
-                findings += _audit_own(model, record, where)
+                findings += audit_own(model, record, where)
             model.take(record)
             if record["type"] in ("transfer", "refusal"):
-                findings += _floors(model, record, where)
+                findings += floors(model, record, where)
             yield from (((epoch, bodies[seq]), finding) for finding in findings)
 
 
@@ -204,7 +204,7 @@ def _audit_decisions(
         yield from _audit_group(model, group, down, where)
         return
     [record] = group
-    wanted, said = _decision(record), list[Any]()
+    wanted, said = decision(record), list[Any]()
     if wanted == NOT_HERE and model.is_elsewhere(record["client"], record["request"]):
         return
     for funding in FUNDINGS:
@@ -228,7 +228,7 @@ def _audit_group(model: Model, group: list[Plain], down: list[tuple[int, int]], 
     if culprit == len(group):
         yield f"{where}: a linked group is refused, and no member for a reason of its own"
     for index, record in enumerate(group):
-        refused, wanted = record["type"] == "refusal", _decision(record)
+        refused, wanted = record["type"] == "refusal", decision(record)
         payer, at_ns = _payer(imagined, record), record["at_ns"]
         if wanted.get("code") == "net_debit_cap":
             payer = _cap(imagined, record)  # asked for by itself
@@ -266,7 +266,7 @@ def _same(record: Plain, sent: Plain) -> bool:
     return request == said
 
 
-def _decision(record: Plain) -> Plain:
+def decision(record: Plain) -> Plain:
     if record["type"] == "refusal":
         return {"type": "refusal", "code": record["code"]}
     return {
@@ -308,7 +308,7 @@ def _payer(model: Model, record: Plain) -> str:
     return str(original.get("request", {}).get("credit_account_id", ""))
 
 
-def _audit_own(model: Model, record: Plain, where: str) -> Iterator[str]:
+def audit_own(model: Model, record: Plain, where: str) -> Iterator[str]:
     """What the box wrote by itself, or because the centre said so."""
     state, legs = model.state, legs_of(record)
     if record["type"] == "expiry":
@@ -350,7 +350,7 @@ def _audit_window(model: Model, record: Plain, where: str) -> Iterator[str]:
         )
 
 
-def _floors(model: Model, record: Plain, where: str) -> Iterator[str]:
+def floors(model: Model, record: Plain, where: str) -> Iterator[str]:
     state = model.state
     for debit, *_ in legs_of(record):
         if state.free[debit] < 0 and (state.accounts.get(debit, {}).get("floor", True)):

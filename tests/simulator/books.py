@@ -53,7 +53,7 @@ def audit_fleet(facts: Facts) -> Iterator[str]:
     yield from _audit_identities(facts, records)
     yield from _audit_answers_held(facts, records)
     yield from _audit_stand_ins(facts)
-    yield from _audit_balances(facts, records)
+    yield from audit_balances(facts, records)
 
 
 def _audit_identities(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _audit_stand_ins(facts: Facts) -> Iterator[str]:
 # --- balances -----------------------------------------------------------------------------------------------
 
 
-def _audit_balances(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:
+def audit_balances(facts: Facts, records: dict[tuple[str, int, int], Plain]) -> Iterator[str]:
     """Every customer has the opening balance and what the answers and the centre's later words say."""
     expected: dict[str, int] = defaultdict(int, facts.openings)
     once = _done_in_another_history(records)

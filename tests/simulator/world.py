@@ -54,7 +54,8 @@ TABLES: Final = (
 class World:
     """See the module. Made inside `seams.open_seams` and a running `VirtualLoop`."""
 
-    def __init__(self, seed: str, folder: Path, loop: VirtualLoop) -> None:
+    def __init__(self, seed: str, folder: Path, loop: VirtualLoop, *, boxes: int = 0) -> None:
+        """boxes: how many; 0: the seed says."""
         self.chance = Random(f"{seed}/world")
         self.loop = loop
         self.folder = folder
@@ -62,7 +63,8 @@ class World:
         self.findings: list[str] = []
         self.log = Log()
         self.network = Network(loop, Random(f"{seed}/network"), self.injected)
-        names = tuple(f"box-{number}" for number in range(1, self.chance.choice((2, 2, 2, 3, 3, 4)) + 1))
+        count = boxes or self.chance.choice((2, 2, 2, 3, 3, 4))
+        names = tuple(f"box-{number}" for number in range(1, count + 1))
         self.hub_key = key_of("hub", f"{seed}/hub".encode())
         devices = {name: key_of(name, f"{seed}/{name}".encode()) for name in names}
         self.keyring = Keyring(
@@ -108,16 +110,20 @@ class World:
 
     def open(self, seed: str) -> None:
         """Start the hub with its site and its money, the boxes, the clients."""
-        self.centre.boot()
         site = a_site(self.chance, tuple(self.machines))
-        self.publish(site)
-        for account_id, amount in openings(self.chance, site):
-            self.fund(account_id, amount)
-        for machine in self.machines.values():
-            machine.boot()
+        self.open_with(site, openings(self.chance, site))
         for number in range(self.chance.randint(3, 6)):
             home = sorted(self.machines)[number % len(self.machines)]
             self.client(f"till-{number}", home, Random(f"{seed}/client-{number}"))
+
+    def open_with(self, site: Site, funds: list[tuple[str, int]]) -> None:
+        """Start the hub with this site and so much money on its accounts, and the boxes."""
+        self.centre.boot()
+        self.publish(site)
+        for account_id, amount in funds:
+            self.fund(account_id, amount)
+        for machine in self.machines.values():
+            machine.boot()
 
     def client(self, name: str, home: str, chance: Random) -> Client:
         """A client more."""
