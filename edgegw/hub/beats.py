@@ -124,7 +124,17 @@ def take_tail(
     row = BoxRow.lock(connection, box)
     tail = Beat(directives=LogHead(0), push=push, waiting=row.waiting)
     beat = _Beat(connection, keyring, sites, row, now_ns=now_ns, poisoned=poisoned)
-    return beat.take(tail, Verdict.FENCED, Pulled(None))
+    taken = beat.take(tail, Verdict.FENCED, Pulled(None))
+    if taken.beaten.push is PackageVerdict.ACCEPTED and push.number == row.epoch:
+        _end_sessions(connection, box)
+    return taken
+
+
+def _end_sessions(connection: Connection, box: str) -> None:
+    """Let whoever speaks as the box open again: its journal went on without it, which only an opening
+    judges. A copy's records would stay unseen by the box until it has written as many."""
+    table = schema.session
+    connection.execute(update(table).where(table.c.box == box).values(session=b"", candidate=b""))
 
 
 def _why_again(connection: Connection, row: BoxRow, beat: Beat, verdict: Verdict, pulled: Pulled) -> str:

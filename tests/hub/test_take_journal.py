@@ -230,6 +230,19 @@ def test_a_file_that_another_key_has_signed_is_refused(world: World, tmp_path: P
 # -- second histories ----------------------------------------------------------------------------------------
 
 
+def test_a_copys_records_are_not_passed_over_by_the_box_that_runs(world: World, tmp_path: Path) -> None:
+    """A copy's journal is longer than the box's and comes first: the box has nothing that the hub lacks, by
+    its size, and would clear beside another history until it has written as much."""
+    box = with_money(world)
+    twin = twin_of(world, box)
+    for amount_minor in (5, 6, 7):
+        twin.pay("A", "B", amount_minor)
+    box.pay("A", "SHOP", 9)
+    take(world, exported(twin, tmp_path / "twin.journal"))
+    assert box.beat(push=None).verdict is Verdict.REOPEN
+    assert box.open().verdict is Verdict.FORKED
+
+
 def test_what_both_histories_did_counts_once(world: World, tmp_path: Path) -> None:
     """A clone served the same client's retry: one payment; what each did alone has happened too."""
     box = with_money(world)
