@@ -79,7 +79,9 @@ def a_small_site(boxes: tuple[str, ...], *, liable: str) -> Site:
         version=1,
         currencies=(CurrencyRule(code="CNY", numeric=156),),
         accounts=accounts,
-        limits=(LimitRule(currency="CNY", payment_minor=900, window_minor=5_000),),
+        limits=(
+            LimitRule(name="window", currency="CNY", payment_minor=900, per="window", amount_minor=5_000),
+        ),
         stand_in=(
             StandInRule(
                 currency="CNY",

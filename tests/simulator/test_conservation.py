@@ -8,8 +8,13 @@ every step as often as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -21,6 +26,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from edgegw.core import apply as apply_module
+from edgegw.core.book import Book
+from edgegw.hub import replay as hub_replay
+from edgegw.hub import stand_ins, windows
+from edgegw.hub.books import Books
 from tests.simulator.seams import open_seams
 from tests.simulator.stage import REHEARSAL, Fleet, Play, one_engine
 from tests.simulator.world import workplace
@@ -28,6 +38,7 @@ from tests.simulator.world import workplace
 EXAMPLES = 500
 STEPS = 50
 LIABLE = ("merchant", "branch")
+PLANT_EXAMPLES = 60
 MEETING_STEPS = 20
 """Between two meetings with the hub, by default."""
 
@@ -157,18 +168,37 @@ class Online(Offline):
         self.step("settle")
 
 
-@pytest.fixture(scope="module")
-def fleets() -> Iterator[dict[str, Fleet]]:
-    """A fleet for each way in which late declines are borne; opened once, played from there each time."""
-    with open_seams(), workplace() as folder, one_engine():
+class Fleets:
+    """A fleet for each way in which late declines are borne; opened when it is first asked for, played from
+    there each time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._opened: dict[str, Fleet] = {}
         Fleet(folder / "rehearsal", liable="merchant").rehearse(REHEARSAL)
-        opened = {liable: Fleet(folder / liable, liable=liable) for liable in LIABLE}
-        yield opened
-        for fleet in opened.values():
+
+    def of(self, liable: str) -> Fleet:
+        """The fleet where this side bears them."""
+        if liable not in self._opened:
+            self._opened[liable] = Fleet(self._folder / liable, liable=liable)
+        return self._opened[liable]
+
+    def close(self) -> None:
+        """Give them up."""
+        for fleet in self._opened.values():
             fleet.close()
 
 
-def conserved(machine: type[Offline], fleet: Fleet, *, examples: int) -> None:
+@pytest.fixture(scope="module")
+def fleets() -> Iterator[Fleets]:
+    """What the plays of this file begin with."""
+    with open_seams(), workplace() as folder, one_engine():
+        found = Fleets(folder)
+        yield found
+        found.close()
+
+
+def conserved(machine: type[Offline], fleet: Fleet, *, examples: int, shrinks: bool = True) -> None:
     """Let hypothesis look for a sequence of steps after which something is wrong."""
     played = type(machine.__name__, (machine,), {"fleet": fleet})
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
@@ -179,22 +209,119 @@ def conserved(machine: type[Offline], fleet: Fleet, *, examples: int) -> None:
             derandomize=True,
             deadline=None,
             database=None,
-            phases=(Phase.generate, Phase.shrink),
+            phases=(Phase.generate, Phase.shrink) if shrinks else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
         ),
     )
 
 
+def moments(problem: BaseException) -> str:
+    """What was wrong, and after which steps."""
+    inner = problem.exceptions if isinstance(problem, BaseExceptionGroup) else ()
+    return "\n".join([str(problem), *map(moments, inner)])
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("liable", LIABLE)
-def test_no_sequence_of_steps_creates_or_destroys_money(fleets: dict[str, Fleet], liable: str) -> None:
+def test_no_sequence_of_steps_creates_or_destroys_money(fleets: Fleets, liable: str) -> None:
     """Outages, retries, grants, returns, late declines, epochs, clones and fail-overs in any order."""
-    conserved(Offline, fleets[liable], examples=EXAMPLES // len(LIABLE))
+    conserved(Offline, fleets.of(liable), examples=EXAMPLES // len(LIABLE))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7_200)
 @pytest.mark.parametrize("liable", LIABLE)
-def test_money_is_conserved_while_lines_come_and_go(fleets: dict[str, Fleet], liable: str) -> None:
+def test_money_is_conserved_while_lines_come_and_go(fleets: Fleets, liable: str) -> None:
     """The same with the hub in as many steps as not."""
-    conserved(Online, fleets[liable], examples=EXAMPLES // len(LIABLE))
+    conserved(Online, fleets.of(liable), examples=EXAMPLES // len(LIABLE))
+
+
+# --- faults planted in the product, which must be named -----------------------------------------------------
+
+
+@contextmanager
+def granted_twice() -> Iterator[None]:
+    """A box books a grant as two."""
+    grant = apply_module._grant
+
+    def twice(*arguments: Any) -> Any:
+        effect = grant(*arguments)
+        return (
+            msgspec.structs.replace(effect, legs=effect.legs * 2) if effect.outcome == "applied" else effect
+        )
+
+    with patch.object(apply_module, "_grant", twice):
+        yield
+
+
+@contextmanager
+def return_lost() -> Iterator[None]:
+    """The hub forgets what a box gives back."""
+    with patch.object(Books, "give_back", lambda *_: 0):
+        yield
+
+
+@contextmanager
+def floor_one_below() -> Iterator[None]:
+    """A box takes an account's last minor unit twice."""
+    available, opened = Book.available, Book.open_accounts
+
+    def without_floor(book: Book, accounts: Any) -> None:
+        opened(book, tuple(msgspec.structs.replace(account, floor=False) for account in accounts))
+
+    with (
+        patch.object(Book, "available", lambda book, account_id: available(book, account_id) + 1),
+        patch.object(Book, "open_accounts", without_floor),
+    ):
+        yield
+
+
+@contextmanager
+def window_not_counted() -> Iterator[None]:
+    """A box's window leaves its newest legs out of its positions."""
+    with patch.object(Book, "_note_positions", lambda *_: None):
+        yield
+
+
+@contextmanager
+def recount_one_sided() -> Iterator[None]:
+    """The hub counts what participants pay, and not what they receive."""
+    add = windows.Window.add
+
+    def debits_alone(window: Any, side: Any, amount_minor: int) -> None:
+        if amount_minor < 0:
+            add(window, side, amount_minor)
+
+    with patch.object(windows.Window, "add", debits_alone):
+        yield
+
+
+@contextmanager
+def confirmed_for_nothing() -> Iterator[None]:
+    """The hub confirms a stand-in and leaves the payer its money."""
+    with (
+        patch.object(stand_ins, "post_stand_in", lambda *_, **__: ""),
+        patch.object(hub_replay, "post_stand_in", lambda *_, **__: "", create=True),
+    ):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (granted_twice, "grant did applied"),
+        (return_lost, "outstanding"),
+        (floor_one_below, "the model never does"),
+        (window_not_counted, "has positions"),
+        (recount_one_sided, "positions of window"),
+        (confirmed_for_nothing, "its clients were told"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_fault_in_the_money_is_named_after_the_step_that_shows_it(
+    plant: Callable[[], AbstractContextManager[None]], words: str, fleets: Fleets
+) -> None:
+    """Each invariant is broken once in the product itself."""
+    with plant(), pytest.raises(BaseException) as problem:
+        conserved(Offline, fleets.of("merchant"), examples=PLANT_EXAMPLES, shrinks=False)
+    assert words in moments(problem.value)

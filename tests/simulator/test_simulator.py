@@ -19,7 +19,7 @@ from tests.simulator.loop import passed
 from tests.simulator.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = range(1, 9)
+SEEDS = range(1, 5)
 STEPS = 200
 
 
