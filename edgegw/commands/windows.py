@@ -369,12 +369,14 @@ def _plain(report: Report) -> dict[str, object]:
 @click.option(
     "--history", type=click.IntRange(min=1), default=1, show_default=True, help="Of a forked epoch."
 )
+@click.option("--by", default="bank", show_default=True, help="Who does it; it is kept.")
 @hub_settings_option
-def settlement_accept(box: str, window: int, history: int, hub_settings: Path) -> None:
+def settlement_accept(box: str, window: int, history: int, by: str, hub_settings: Path) -> None:
     """Let a window that differs from its box's own word be settled by the hub's figures.
 
     These are what the box's records give, and what the hub's books have moved. Look first why they differ:
-    `edgegw windows hub.toml` shows both. The box stays quarantined until it gets a new epoch.
+    `edgegw windows hub.toml` shows both. Its item in suspense is closed with it. The box stays quarantined
+    until it gets a new epoch.
 
     Example: edgegw settlement accept branch-1 3 --hub hub.toml
     """
@@ -382,6 +384,8 @@ def settlement_accept(box: str, window: int, history: int, hub_settings: Path) -
 
     _settled(
         hub_settings,
-        lambda connection: accept_window(connection, box=box, number=window, branch=history - 1),
+        lambda connection: accept_window(
+            connection, box=box, number=window, branch=history - 1, by=by, now_ns=time.time_ns()
+        ),
     )
     click.echo(f"window {window} of {box} is settled with the next cycle, by the hub's figures")

@@ -18,8 +18,8 @@ from edgegw.core.records import UNREADABLE
 from edgegw.hub import receivables, schema, suspense
 from edgegw.hub.database import Database
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
-from edgegw.hub.replay import WINDOW_DIFFERS
 from edgegw.hub.suspense import Place
+from edgegw.hub.windows import WINDOW_DIFFERS
 
 PAGE_ROWS: Final = 500
 
@@ -211,7 +211,7 @@ def _next_for_item(reason: str, place: Place) -> str:
     if reason == WINDOW_DIFFERS:
         return (
             f"edgegw windows hub.toml --box {place.box} shows both figures; once it is clear why:"
-            f" edgegw settlement accept {place.box} WINDOW, then edgegw suspense retry {place.name}"
+            f" edgegw settlement accept {place.box} WINDOW"
         )
     return (
         f"edgegw suspense show {place.name}; then edgegw suspense retry, or edgegw post with id"

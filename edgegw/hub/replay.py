@@ -59,7 +59,7 @@ from edgegw.hub.schema import BRANCH_SEQS, is_other_branch
 from edgegw.hub.site import bundle_is_lost
 from edgegw.hub.stand_ins import DUPLICATE_IDENTITY, StandIn
 from edgegw.hub.suspense import OPEN, Place, relieve
-from edgegw.hub.windows import Recount
+from edgegw.hub.windows import WINDOW_DIFFERS, Recount
 
 BANK_OWNS: Final = "bank"
 """Who owns an item that neither branch nor merchant can settle."""
@@ -70,7 +70,6 @@ _READ_COLUMNS: Final = ("type", "client", "request_id")
 """What is known of a record once it can be read."""
 IDENTITY_CONFLICT: Final = "identity_conflict"
 CLEARED_OTHERWISE: Final = "cleared_otherwise"
-WINDOW_DIFFERS: Final = "window_differs"
 CANNOT_BE_POSTED: Final = "cannot_be_posted"
 RETURN_NOT_COVERED: Final = "return_not_covered"
 ADVICE_UNCOVERED: Final = "advice_uncovered"

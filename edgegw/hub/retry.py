@@ -28,7 +28,7 @@ from edgegw.hub.schema import BRANCH_SEQS
 from edgegw.hub.site import Sites
 from edgegw.hub.stand_ins import DUPLICATE_IDENTITY, StandIn, decide_stand_in, keep_stand_ins
 from edgegw.hub.suspense import CLOSED, POSTING_PREFIX, Place, SuspenseError, close, is_at, item_at, note_step
-from edgegw.hub.windows import DIFFERS, OPEN, note_centre
+from edgegw.hub.windows import DIFFERS, OPEN, WINDOW_DIFFERS, note_centre
 
 
 class Still(Exception):
@@ -284,6 +284,6 @@ _WAYS: Final[dict[str, Callable[[_Case], str]]] = {
     replay.CANNOT_BE_POSTED: _as_it_says,
     replay.ADVICE_UNCOVERED: _from_the_payer,
     replay.RETURN_NOT_COVERED: _given_back,
-    replay.WINDOW_DIFFERS: _when_accepted,
+    WINDOW_DIFFERS: _when_accepted,
     DUPLICATE_IDENTITY: _from_the_payee,
 }

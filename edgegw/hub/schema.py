@@ -8,7 +8,7 @@ out the connection (`hub.database`).
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -333,7 +333,7 @@ suspense_step = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("at_ns", BigInteger, nullable=False),
     Column("by", String(64), nullable=False),
-    Column("action", String(16), nullable=False),  # retry, park, posting, reversal
+    Column("action", String(16), nullable=False),  # retry, park, posting, reversal, accept
     Column("detail", Text, nullable=False),
     ForeignKeyConstraint(
         ["box", "epoch", "seq"], ["suspense_item.box", "suspense_item.epoch", "suspense_item.seq"]
@@ -392,13 +392,21 @@ participant_since = Table(
 """Whom an account is netted under, from a site's version on; accounts that were always the bank's have no
 row. A box counts by the site that its journal has in force, which may be an older one than the hub's."""
 
+
+def _window_key() -> list[Column[Any]]:
+    """The columns by which a window is named."""
+    return [
+        Column("box", String(64), primary_key=True),
+        Column("epoch", Integer, primary_key=True, autoincrement=False),
+        Column("branch", Integer, primary_key=True, autoincrement=False),
+        Column("number", BigInteger, primary_key=True, autoincrement=False),
+    ]
+
+
 clearing_window = Table(
     "clearing_window",
     metadata,
-    Column("box", String(64), primary_key=True),
-    Column("epoch", Integer, primary_key=True, autoincrement=False),
-    Column("branch", Integer, primary_key=True, autoincrement=False),
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    *_window_key(),
     # open, closed (not comparable), compared, differs, accepted (a person took the hub's figures)
     Column("state", String(16), nullable=False),
     Column("business_date", Text, nullable=False),  # "" while it is open, and where a seal has ended it
@@ -413,10 +421,7 @@ clearing_window = Table(
 window_position = Table(
     "window_position",
     metadata,
-    Column("box", String(64), primary_key=True),
-    Column("epoch", Integer, primary_key=True, autoincrement=False),
-    Column("branch", Integer, primary_key=True, autoincrement=False),
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    *_window_key(),
     Column("participant", String(64), primary_key=True),
     Column("currency", String(3), primary_key=True),
     Column("net_minor", BigInteger, nullable=False),  # counted from the box's records

@@ -19,20 +19,25 @@ import msgspec
 from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from edgegw.core.calendar import EPOCH, MICROSECOND
+from edgegw.core.records import decode_record
 from edgegw.core.settlement import Obligation, Side, caps_of, obligations_of, releasable
 from edgegw.core.site import Site
+from edgegw.hub import suspense
 from edgegw.hub.books import Books, BooksError, Opening, open_accounts, settlement_account
 from edgegw.hub.caps import set_headroom
 from edgegw.hub.schema import (
+    BRANCH_SEQS,
     account,
     clearing_window,
     core_posting,
+    record,
     settlement_cycle,
     settlement_entry,
     settlement_transfer,
+    suspense_item,
     window_position,
 )
-from edgegw.hub.windows import ACCEPTED, DIFFERS, DONE
+from edgegw.hub.windows import ACCEPTED, DIFFERS, DONE, WINDOW_DIFFERS
 from edgegw.zones import load_zone
 
 TRANSFER, COVER = "transfer", "cover"
@@ -296,9 +301,11 @@ class _Entries:
             self._connection.execute(insert(settlement_entry), self._rows)
 
 
-def accept_window(connection: Connection, *, box: str, number: int, branch: int = 0) -> None:
-    """Let a window that differs from its box's word be settled by the hub's figures, which its records give.
-    Raises SettlementError."""
+def accept_window(
+    connection: Connection, *, box: str, number: int, branch: int = 0, by: str, now_ns: int
+) -> None:
+    """Let a window that differs from its box's word be settled by the hub's figures, which its records give;
+    what waits for a person because of it is closed. Raises SettlementError."""
     table = clearing_window
     place = and_(table.c.box == box, table.c.number == number, table.c.branch == branch)
     accepted = connection.execute(update(table).where(place, table.c.state == DIFFERS).values(state=ACCEPTED))
@@ -308,6 +315,38 @@ def accept_window(connection: Connection, *, box: str, number: int, branch: int 
         raise SettlementError(
             f"window {number} of {box} {state}; only one that differs is accepted, as `edgegw windows` says"
         )
+    for item in _items_about(connection, box=box, number=number, branch=branch):
+        suspense.close(
+            connection,
+            item,
+            by=by,
+            action="accept",
+            detail="settled by the hub's figures",
+            reference=f"window {number}",
+            now_ns=now_ns,
+        )
+
+
+def _items_about(connection: Connection, *, box: str, number: int, branch: int) -> list[suspense.Place]:
+    """What waits in suspense because this window differs."""
+    item, kept = suspense_item.c, record.c
+    rows = connection.execute(
+        select(item.box, item.epoch, item.seq, kept.body)
+        .join(record, and_(kept.box == item.box, kept.epoch == item.epoch, kept.seq == item.seq))
+        .where(
+            item.box == box,
+            item.reason == WINDOW_DIFFERS,
+            item.state != suspense.CLOSED,
+            item.seq >= branch * BRANCH_SEQS,
+            item.seq < (branch + 1) * BRANCH_SEQS,
+        )
+        .order_by(item.epoch, item.seq)
+    )
+    return [
+        suspense.Place(row.box, row.epoch, row.seq)
+        for row in rows
+        if getattr(decode_record(row.body), "window", 0) == number
+    ]
 
 
 # -- listing -------------------------------------------------------------------------------------------------

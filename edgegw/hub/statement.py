@@ -292,7 +292,7 @@ def _add_entry(found: Xml.Element, report: Report, currency: str, line: Line) ->
             "Sts": {"Cd": "BOOK"},
             "BookgDt": date,
             "ValDt": date,
-            "AcctSvcrRef": reference[:REFERENCE_CHARS_MAX],
+            "AcctSvcrRef": reference[:REFERENCE_CHARS_MAX] or "?",
             "BkTxCd": {"Domn": {"Cd": "PMNT", "Fmly": {"Cd": family, "SubFmlyCd": "BOOK"}}},
             "AddtlNtryInf": f"{'cover' if line.kind == COVER else 'settlement'} {reference}",
         },

@@ -63,7 +63,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int
     by: str
     action: str
-    """`retry`, `park`, `posting` or `reversal`."""
+    """`retry`, `park`, `posting`, `reversal` or `accept`."""
     detail: str
 
 

@@ -42,6 +42,8 @@ from edgegw.hub.schema import clearing_window, participant_since, window_positio
 OPEN, CLOSED, COMPARED, DIFFERS, ACCEPTED = "open", "closed", "compared", "differs", "accepted"
 DONE: Final = (CLOSED, COMPARED, ACCEPTED)
 """States of windows that a cycle may settle."""
+WINDOW_DIFFERS: Final = "window_differs"
+"""Why a record of a window waits in suspense."""
 
 NAME_CHARS_MAX: Final = 64
 DIFFERENCE_CHARS_MAX: Final = 500

@@ -192,10 +192,14 @@ def test_a_window_that_differs_is_settled_only_when_a_person_accepts_the_hubs_fi
     assert settle(city) is None
     with city.engine.begin() as connection:
         with pytest.raises(SettlementError, match="window 2 of north is open"):
-            accept_window(connection, box=NORTH, number=2)
+            accept_window(connection, box=NORTH, number=2, by="M. Li", now_ns=5)
         with pytest.raises(SettlementError, match="not known"):
-            accept_window(connection, box="nowhere", number=1)
-        accept_window(connection, box=NORTH, number=1)
+            accept_window(connection, box="nowhere", number=1, by="M. Li", now_ns=5)
+        accept_window(connection, box=NORTH, number=1, by="M. Li", now_ns=5)
+    assert [tuple(row) for row in city.rows("SELECT state, reference FROM suspense_item")] == [
+        ("closed", "window 1")
+    ]
+    assert city.rows("SELECT by, action FROM suspense_step") == [("M. Li", "accept")]
     assert settle(city) is not None
     assert balances(city)["city"] == -40
 

@@ -4,6 +4,8 @@ power do."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -51,6 +53,15 @@ def dates(pen: Pen) -> list[tuple[int, str, int]]:
     return [(closed.window, closed.business_date, closed.transfers) for closed in windows(pen)]
 
 
+@asynccontextmanager
+async def enrolled(folder: Path) -> AsyncIterator[tuple[Pen, TestClock]]:
+    """A box that closes at 17:00 each day, an hour before that on a Friday."""
+    clock = clock_at("2026-11-20T16:00")
+    async with running(open_pen(folder, clock)) as pen:
+        await enrol(pen, used=site(DAILY))
+        yield pen, clock
+
+
 async def paid(pen: Pen, number: int) -> Transfer:
     (outcome,) = await pen.decide("till", [payment(number)], UP)
     assert isinstance(outcome, Decision)
@@ -63,9 +74,7 @@ async def test_a_payment_after_the_cut_off_is_in_the_next_window_though_nobody_h
 ) -> None:
     """The first payment at or after the cut-off finds the window closed: no payment slips into the day before
     because a timer was late."""
-    clock = clock_at("2026-11-20T16:00")  # a Friday
-    async with running(open_pen(tmp_path, clock)) as pen:
-        await enrol(pen, used=site(DAILY))
+    async with enrolled(tmp_path) as (pen, clock):
         before = await paid(pen, 1)
         clock.wall = moment("2026-11-20T17:00")
         after = await paid(pen, 2)
@@ -112,9 +121,7 @@ async def test_cut_offs_that_a_box_slept_through_are_closed_in_order_at_its_star
 
 async def test_a_clock_that_is_set_back_closes_no_cut_off_again(tmp_path: Path) -> None:
     """Within a boot and across one: business dates stay, window numbers stay."""
-    clock = clock_at("2026-11-20T16:00")
-    async with running(open_pen(tmp_path, clock)) as pen:
-        await enrol(pen, used=site(DAILY))
+    async with enrolled(tmp_path) as (pen, clock):
         clock.wall = moment("2026-11-20T17:30")
         await pen.tick()
         clock.wall = moment("2026-11-20T16:30")
@@ -131,9 +138,7 @@ async def test_a_clock_that_is_set_back_closes_no_cut_off_again(tmp_path: Path) 
 
 async def test_a_clock_that_steps_over_cut_offs_closes_each_once(tmp_path: Path) -> None:
     """Also after it is set right again: nothing is closed twice, and the calendar goes on behind them."""
-    clock = clock_at("2026-11-20T16:00")
-    async with running(open_pen(tmp_path, clock)) as pen:
-        await enrol(pen, used=site(DAILY))
+    async with enrolled(tmp_path) as (pen, clock):
         clock.wall = moment("2026-11-24T18:00")
         await pen.tick()
         clock.wall = moment("2026-11-20T16:10")
@@ -214,9 +219,7 @@ async def test_orders_and_cut_offs_that_race_close_each_window_once(tmp_path: Pa
 
 async def test_a_new_calendar_counts_from_its_own_beginning(tmp_path: Path) -> None:
     """A site that gets a calendar after months does not close the months."""
-    clock = clock_at("2026-11-20T16:00")
-    async with running(open_pen(tmp_path, clock)) as pen:
-        await enrol(pen, used=site(DAILY))
+    async with enrolled(tmp_path) as (pen, clock):
         assert pen.desk.book.cut_off_ns == clock.wall
         await pen.tick()
         assert dates(pen) == []
@@ -224,9 +227,7 @@ async def test_a_new_calendar_counts_from_its_own_beginning(tmp_path: Path) -> N
 
 async def test_a_clock_of_another_year_closes_nothing_and_says_so(tmp_path: Path) -> None:
     """Payments go on; a person or the right time goes on with the windows."""
-    clock = clock_at("2026-11-20T16:00")
-    async with running(open_pen(tmp_path, clock)) as pen:
-        await enrol(pen, used=site(DAILY))
+    async with enrolled(tmp_path) as (pen, clock):
         clock.wall = moment("2031-01-01T12:00")
         await pen.tick()
         assert (await paid(pen, 1)).window == 1
@@ -238,9 +239,7 @@ async def test_a_clock_of_another_year_closes_nothing_and_says_so(tmp_path: Path
 
 async def test_no_window_is_closed_while_the_box_must_not_clear(tmp_path: Path) -> None:
     """A forked box writes nothing of its own; the cut-off is closed when it clears again."""
-    clock = clock_at("2026-11-20T16:00")
-    async with running(open_pen(tmp_path, clock)) as pen:
-        await enrol(pen, used=site(DAILY))
+    async with enrolled(tmp_path) as (pen, clock):
         await pen.change_mode(Mode.FENCED, "test")
         clock.wall = moment("2026-11-20T17:00")
         await pen.tick()
@@ -249,9 +248,7 @@ async def test_no_window_is_closed_while_the_box_must_not_clear(tmp_path: Path) 
 
 async def test_a_snapshot_at_a_cut_off_is_of_the_book_on_disk(tmp_path: Path) -> None:
     """The next start loads it: the window, the date and the cut-off are in it."""
-    clock = clock_at("2026-11-20T16:00")
-    async with running(open_pen(tmp_path, clock)) as pen:
-        await enrol(pen, used=site(DAILY))
+    async with enrolled(tmp_path) as (pen, clock):
         clock.wall = moment("2026-11-20T17:00")
         await paid(pen, 1)
         clock.wall = moment("2026-11-23T17:00")
@@ -269,9 +266,7 @@ async def test_a_snapshot_at_a_cut_off_is_of_the_book_on_disk(tmp_path: Path) ->
 
 async def test_holds_and_voids_across_a_cut_off_keep_both_windows_at_zero(tmp_path: Path) -> None:
     """A hold moves nobody's position; its post counts in the window in which it is posted."""
-    clock = clock_at("2026-11-20T16:00")
-    async with running(open_pen(tmp_path, clock)) as pen:
-        await enrol(pen, used=site(DAILY))
+    async with enrolled(tmp_path) as (pen, clock):
         hold = msgspec.structs.replace(payment(1, 100), kind=Kind.HOLD)
         await pen.decide("till", [hold], UP)
         clock.wall = moment("2026-11-20T17:00")
