@@ -78,6 +78,7 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
         *_account_faults(site, boxes),
         *_reference_faults(site),
         *_rule_faults(site),
+        *_allowance_faults(site),
         *limit_faults(site, boxes),
         *_calendar_faults(site),
         *_cap_faults(site),
@@ -164,6 +165,26 @@ def _rule_faults(site: Site) -> Iterator[str]:
             yield (
                 f"stand_in[{rule.currency}].account_minor = {rule.account_minor}: more than box_minor"
                 f" = {rule.box_minor}; lower it or raise that"
+            )
+
+
+def _allowance_faults(site: Site) -> Iterator[str]:
+    for allowance in site.allowances:
+        where = f"allowances[{allowance.currency}]"
+        if allowance.lease_margin_seconds and allowance.lease_margin_seconds >= allowance.lease_seconds:
+            yield (
+                f"{where}.lease_margin_seconds = {allowance.lease_margin_seconds}: nothing is left of"
+                f" lease_seconds = {allowance.lease_seconds}; lower it or raise that"
+            )
+        if not allowance.seen_days and (allowance.seen_share_percent or allowance.seen_account_minor):
+            yield (
+                f"{where}.seen_days = 0: seen_share_percent and seen_account_minor need it; set it, or leave"
+                " both out"
+            )
+        if allowance.seen_days and not (allowance.seen_share_percent and allowance.seen_account_minor):
+            yield (
+                f"{where}.seen_days = {allowance.seen_days}: without seen_share_percent and"
+                " seen_account_minor nothing is filled up; set both, or leave it out"
             )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edgegw.core import merchants
+from edgegw.core.allowance import lease_ns
 from edgegw.core.book import PENDING, VOID, Book, ReplayError, risk_account, suspense_account
 from edgegw.core.caps import CAP_PREFIX, UNCAPPED_PREFIX, lacking, resolved
 from edgegw.core.decision import (
@@ -32,7 +33,7 @@ from edgegw.core.decision import (
     shortage,
     unfunded,
 )
-from edgegw.core.limits import Refused, refuses_stand_in
+from edgegw.core.limits import NS_PER_S, Refused, offline_ns, refuses_stand_in
 from edgegw.core.reasons import Reason
 from edgegw.core.records import (
     Account,
@@ -125,6 +126,8 @@ OWN_PREFIXES: Final = (
 
 
 def _ruled(c: Context) -> Refused | None:
+    if not c.funding.line_up and _lease_is_over(c):
+        return Reason.LEASE_OVER, f"the centre was heard last {_offline_ns(c) // NS_PER_S} s ago"
     for account_id in (c.request.debit_account_id, c.request.credit_account_id):
         closed = c.book.closed.get(account_id)
         if closed is not None:
@@ -169,6 +172,17 @@ def _over_cap(c: Context) -> Short | Refusal | None:
     return refusing(
         c, Reason.NET_DEBIT_CAP, f"{participant} has {available} minor units of its cap here; {why}"
     )
+
+
+def _lease_is_over(c: Context) -> bool:
+    """Whether the box may spend no allowance of this currency any more; contact alone renews it."""
+    rules = () if c.book.site is None else c.book.site.allowances
+    lasts_ns = next((lease_ns(rule) for rule in rules if rule.currency == c.request.currency), 0)
+    return 0 < lasts_ns <= _offline_ns(c)
+
+
+def _offline_ns(c: Context) -> int:
+    return offline_ns(c.book, at_ns=c.stamp.at_ns)
 
 
 def _barred_advice(c: Context) -> bool:

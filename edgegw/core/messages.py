@@ -112,6 +112,8 @@ class Ask(msgspec.Struct, frozen=True):
     account_id: str
     currency: str
     amount_minor: Counted
+    patience_ms: Number = 0
+    """How long the hub may take to ask other boxes for it; a later word comes too late for the payment."""
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
@@ -238,6 +240,8 @@ class Beaten(msgspec.Struct, frozen=True, kw_only=True, tag="beaten"):
     pulled: Package | None = None
     """The next records of the box's own journal after `Beat.pull`, with its own signed note; None when
     there are no more, or when the box holds others."""
+    again_ms: Number = 0
+    """Other boxes are asked for what this one wants: come back after so long. 0: nothing is under way."""
     incarnation: LogHead | None = None
     """After `Beat.handed_back`: the directives that the hub holds now."""
 

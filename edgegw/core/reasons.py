@@ -100,6 +100,11 @@ class Reason(enum.StrEnum):
         False,
         "The centre decides it when it seals the box's old epoch; if it stands then, pay the money back.",
     )
+    LEASE_OVER = (
+        "lease_over",
+        True,
+        "The box has not heard the centre for as long as its allowances last; wait until the line is up.",
+    )
     ACCOUNT_CLOSED = (
         "account_closed",
         True,

@@ -145,14 +145,35 @@ class RateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Requests at once."""
 
 
-class AllowanceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the hub hands out unasked to the box where an account is homed."""
+class AllowanceRule(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """What each box holds before the line fails: what the hub hands out unasked to the box where an account
+    is homed and where it paid lately, how much more than asked, what returns, and for how long it lasts."""
 
     currency: Currency
     share_percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
-    """Of an account's whole balance, at most."""
+    """Of an account's whole balance, at most, at the box where it is homed."""
     account_minor: NotNegative
-    """For each account, at most."""
+    """For each account, at most, at the box where it is homed."""
+    headroom_percent: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    """A top-up that a payment asks for is so much larger, within share_percent and account_minor, at any
+    box."""
+    seen_days: Annotated[int, msgspec.Meta(ge=0, le=400)] = 0
+    """An account that paid at a box within so many days is filled up there too, wherever it is homed; 0:
+    only at home."""
+    seen_share_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    """Of such an account's whole balance, at most, at that box."""
+    seen_account_minor: NotNegative = 0
+    """For each such account, at most, at that box."""
+    idle_hours: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    """What a box holds of an account that is homed elsewhere and has not paid there for so long returns to
+    the centre; 0: it stays."""
+    lease_seconds: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    """So long after the hub's last word a box spends no allowance any more; nothing moves by that, and the
+    next word renews it. 0: without end."""
+    lease_margin_seconds: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+    """The box ends its lease so much earlier, for the error of its clock."""
 
 
 TIME_PATTERN: Final = r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z"

@@ -8,7 +8,7 @@ size = :old`. The cosignature is made by the caller after its COMMIT (`Taken.cos
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
@@ -32,9 +32,10 @@ from edgegw.core.messages import (
 from edgegw.core.records import GrantDirective, Link
 from edgegw.core.site import Site
 from edgegw.hub import grants, replay, schema
-from edgegw.hub.books import Books, currencies_of
+from edgegw.hub.books import Books, currencies_of, visitors_among
 from edgegw.hub.branches import BranchedEpoch
 from edgegw.hub.directives import DirectiveLog, directives_held, package_after
+from edgegw.hub.grants import Seen
 from edgegw.hub.items import NO_FAULTS, Item, read_items
 from edgegw.hub.journals import (
     Pulled,
@@ -47,6 +48,7 @@ from edgegw.hub.journals import (
 )
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.limit_orders import announce_lifted, announce_limits
+from edgegw.hub.recalls import AGAIN_MS, IDLE_LOOK_NS, Recalls, follows_use, note_seen, recall_idle
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, adopt_from, find_forked
 from edgegw.hub.site import Sites, announce_freezes
 from edgegw.hub.stages import announce, given_to, is_due, note_words
@@ -103,8 +105,8 @@ def take_beat(
     if again:
         row.write(connection)
         return Taken(Beaten(verdict=Verdict.REOPEN, reason=f"{again}: open again"))
-    row.beat_at_ns, row.waiting = now_ns, beat.waiting
-    return _Beat(connection, keyring, sites, row, now_ns=now_ns, poisoned=poisoned).take(
+    before_ns, row.beat_at_ns, row.waiting = row.beat_at_ns, now_ns, beat.waiting
+    return _Beat(connection, keyring, sites, row, now_ns=now_ns, before_ns=before_ns, poisoned=poisoned).take(
         beat, verdict, pulled
     )
 
@@ -123,7 +125,7 @@ def take_tail(
     say whose it is. Raises HeadMoved and Poisoned."""
     row = BoxRow.lock(connection, box)
     tail = Beat(directives=LogHead(0), push=push, waiting=row.waiting)
-    beat = _Beat(connection, keyring, sites, row, now_ns=now_ns, poisoned=poisoned)
+    beat = _Beat(connection, keyring, sites, row, now_ns=now_ns, before_ns=now_ns, poisoned=poisoned)
     taken = beat.take(tail, Verdict.FENCED, Pulled(None))
     if taken.beaten.push is PackageVerdict.ACCEPTED and push.number == row.epoch:
         _end_sessions(connection, box)
@@ -244,8 +246,10 @@ class _Beat:
         row: BoxRow,
         *,
         now_ns: int,
+        before_ns: int,
         poisoned: Mapping[int, str],
     ) -> None:
+        """before_ns: when the box was heard before this beat."""
         self._poisoned = poisoned
         self._connection = connection
         self._keyring = keyring
@@ -260,6 +264,12 @@ class _Beat:
         self._again = False
         """A new log of directives begins for an epoch that has one."""
         self._currencies = [] if site is None else [rule.code for rule in site.currencies]
+        self._recalls = Recalls(connection, box=row.box, now_ns=now_ns)
+        self._looks_for_idle = (
+            site is not None
+            and any(rule.idle_hours for rule in site.allowances)
+            and before_ns // IDLE_LOOK_NS != now_ns // IDLE_LOOK_NS
+        )
 
     def take(self, beat: Beat, verdict: Verdict, pulled: Pulled) -> Taken:
         row, judgement, cosign, handed_back = self._row, None, None, None
@@ -283,8 +293,9 @@ class _Beat:
         if verdict is Verdict.HUB_BEHIND and is_whole:
             self._begin_again(beat.directives)
             verdict = Verdict.REOPEN
-        is_due_here = row.allot_due or is_due(self._given, row)
-        if self._items or fresh or self._again or (is_due_here and self._may_grant(verdict)):
+        grants_due = (row.allot_due or is_due(self._given, row)) and self._may_grant(verdict)
+        is_due_here = self._again or row.stand_ins_due or grants_due
+        if self._items or fresh or is_due_here or self._is_asked(verdict):
             self._settle(fresh, verdict, epoch=pushed_epoch)
         row.write(self._connection)
         answer = self._answer(beat, judgement, self._verdict(verdict), pulled, handed_back)
@@ -298,6 +309,10 @@ class _Beat:
 
     def _may_grant(self, verdict: Verdict) -> bool:
         return verdict is Verdict.OK and self._row.state == ACTIVE
+
+    def _is_asked(self, verdict: Verdict) -> bool:
+        """Whether others want money from this box, or it is time to ask for what lies idle."""
+        return self._may_grant(verdict) and (self._recalls.is_due or self._looks_for_idle)
 
     def _wait_for_directives(self, push: Package) -> PackageJudgement:
         """Records are judged by the directives that they apply, so those come first."""
@@ -319,11 +334,14 @@ class _Beat:
         row = self._row
         current = epoch == row.epoch
         open_lost_accounts(self._connection, self._items, box=row.box)
-        waiting = waiting_stand_ins(self._connection, box=row.box, epoch=epoch) if self._again else []
+        again = self._again or (current and row.stand_ins_due)
+        waiting = waiting_stand_ins(self._connection, box=row.box, epoch=epoch) if again else []
         books = Books(self._connection, box=row.box, epoch=epoch, in_doubt=not current)
         payers = {one.payer for one in waiting}
+        names = self._accounts(asks, current=current) | payers
+        seen = self._seen(names) if current else None
         books.open(
-            self._accounts(asks, current=current) | payers,
+            names | set(seen or ()),
             draws=payers | {ask.account_id for ask in asks} | replay.stand_in_payers(self._items),
         )
         log = self._directive_log() if current and not row.taking_back else None
@@ -332,10 +350,18 @@ class _Beat:
             for one in [*self._still_waiting(epoch, waiting), *stand_ins]:
                 if not one.voided and not one.decided:
                     decide_stand_in(
-                        self._connection, books, log, one, box=row.box, epoch=epoch, site=self._site
+                        self._connection,
+                        books,
+                        log,
+                        one,
+                        self._recalls,
+                        box=row.box,
+                        epoch=epoch,
+                        site=self._site,
                     )
-            if self._may_grant(verdict):
-                self._grant(books, log, asks, self._site)
+            row.stand_ins_due = self._recalls.again
+            if seen is not None and self._may_grant(verdict):
+                self._grant(books, log, asks, self._site, seen)
             log.write()
         note_centre(self._connection, books, box=row.box, epoch=epoch)
         books.write()
@@ -383,16 +409,45 @@ class _Beat:
             announce_lifted(self._connection, log, box=row.box, incarnation=before)
         return log
 
-    def _grant(self, books: Books, log: DirectiveLog, asks: Sequence[Ask], site: Site) -> None:
+    def _grant(self, books: Books, log: DirectiveLog, asks: Sequence[Ask], site: Site, seen: Seen) -> None:
         row = self._row
         if not log.size:
             return  # nothing is directed before the epoch's link is held and a site is published
         for ask in asks:
-            grants.answer(self._connection, books, log, ask, box=row.box, site=site)
-        grants.allot(books, log, box=row.box, site=site)
+            grants.answer(self._connection, books, log, ask, self._recalls, box=row.box, site=site, seen=seen)
+        self._recall(books, log, site)
+        grants.allot(books, log, box=row.box, site=site, seen=seen, wanted=self._recalls.wanted)
         grants.top_up_risk(books, log, box=row.box, site=site)
-        grants.share_caps(books, log, site=site)
+        grants.share_caps(books, log, site=site, wanted=self._recalls.wanted)
         row.allot_due = False
+
+    def _recall(self, books: Books, log: DirectiveLog, site: Site) -> None:
+        """Ask back what others want, what lies idle, and what is free again of closed accounts."""
+        self._recalls.tell(log)
+        if self._looks_for_idle:
+            recall_idle(
+                self._connection, log, box=self._row.box, epoch=log.epoch, site=site, now_ns=self._now_ns
+            )
+        for account_id in sorted(replay.freed_in(self._items)):
+            page = books.page(account_id)
+            if page is not None and page.closed and page.floor and page.outstanding_minor > 0:
+                log.recall(
+                    account_id=account_id,
+                    currency=page.currency,
+                    amount_minor=page.outstanding_minor,
+                    reason="closed",
+                )
+
+    def _seen(self, names: Collection[str]) -> Seen | None:
+        """Note who paid here, and find which accounts of these (of all, where all allotments are due) did
+        lately."""
+        if self._site is None:
+            return None
+        if follows_use(self._site):
+            visitors = visitors_among(self._connection, replay.payers_of(self._items), box=self._row.box)
+            note_seen(self._connection, visitors, box=self._row.box, now_ns=self._now_ns)
+        among = None if self._row.allot_due else names
+        return Seen(self._connection, box=self._row.box, site=self._site, now_ns=self._now_ns, among=among)
 
     def _keep_their_word(self, note: str) -> None:
         """Keep the box's cosignature over its directives: its word that it holds them too. A bad one is no
@@ -474,7 +529,7 @@ class _Beat:
 
     def _still_waiting(self, epoch: int, before: Sequence[StandIn]) -> list[StandIn]:
         """The stand-ins of earlier pushes that are to be decided now: those that waited for a hub that was
-        behind, else those that this push's word about a grant may decide."""
+        behind or for other boxes, else those that this push's word about a grant may decide."""
         if before:
             seqs = {one.seq for one in before}
             waiting = waiting_stand_ins(self._connection, box=self._row.box, epoch=epoch)
@@ -533,6 +588,7 @@ class _Beat:
             directives=package,
             more=more,
             pulled=pulled.package,
+            again_ms=AGAIN_MS if self._recalls.again else 0,
             incarnation=None if handed_back is None else handed_back.head,
         )
 

@@ -154,16 +154,19 @@ class Books:
         """The open page of an account; None when the hub has no such account."""
         return self._pages.get(account_id)
 
-    def draw(self, account_id: str) -> Page | None:
-        """The open page of an account as it is now, locked: what is decided by its figures stays true."""
+    def draw(self, account_id: str, *, waits: bool = True) -> Page | None:
+        """The open page of an account as it is now, locked: what is decided by its figures stays true. None
+        too where somebody else draws from it and we do not wait."""
         page = self._pages.get(account_id)
         if page is None or page.is_locked:
             return page
         now = self._connection.execute(
             select(account.c.balance_minor, account.c.available_minor, account.c.frozen, account.c.closed)
             .where(account.c.account_id == account_id)
-            .with_for_update(key_share=True)
-        ).one()
+            .with_for_update(key_share=True, skip_locked=not waits)
+        ).one_or_none()
+        if now is None:
+            return None
         balance_minor, available_minor, outstanding_minor = self._before[account_id]
         page.balance_minor += now.balance_minor - balance_minor
         page.available_minor += now.available_minor - available_minor
@@ -396,6 +399,21 @@ def known_accounts(connection: Connection, account_ids: Iterable[str]) -> set[st
     for start in range(0, len(wanted), IDS_MAX):
         ids = wanted[start : start + IDS_MAX]
         rows = connection.execute(select(account.c.account_id).where(account.c.account_id.in_(ids)))
+        found |= set(rows.scalars())
+    return found
+
+
+def visitors_among(connection: Connection, account_ids: Iterable[str], *, box: str) -> set[str]:
+    """Which of these are customers' accounts that are not at home at a box."""
+    found: set[str] = set()
+    wanted = sorted(set(account_ids))
+    for start in range(0, len(wanted), IDS_MAX):
+        ids = wanted[start : start + IDS_MAX]
+        rows = connection.execute(
+            select(account.c.account_id).where(
+                account.c.account_id.in_(ids), account.c.floor, account.c.home != box
+            )
+        )
         found |= set(rows.scalars())
     return found
 

@@ -85,6 +85,7 @@ def _new_box(name: str, key: VerifyingKey) -> dict[str, str | int | bool]:
         "site_word": "",
         "site_format": FIRST_FORMAT,
         "allot_due": True,
+        "stand_ins_due": False,
         "waiting": 0,
         "beat_at_ns": 0,
     }
@@ -103,6 +104,7 @@ class BoxRow:
     release: bool
     taking_back: bool
     allot_due: bool
+    stand_ins_due: bool
     waiting: int
     beat_at_ns: int
     site_version: int

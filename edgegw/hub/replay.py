@@ -40,6 +40,7 @@ from edgegw.core.records import (
     GrantDirective,
     Kind,
     Leg,
+    RecallDirective,
     Record,
     Refusal,
     SiteDirective,
@@ -52,6 +53,7 @@ from edgegw.core.records import (
 from edgegw.hub import schema
 from edgegw.hub.books import Books, box_accounts, is_for_box, padded
 from edgegw.hub.items import First, Item, Poisoned
+from edgegw.hub.recalls import mark_answered
 from edgegw.hub.receivables import branch_bears, payee_owes
 from edgegw.hub.receivables import keep as keep_receivables
 from edgegw.hub.replica import Replica
@@ -108,6 +110,22 @@ def stand_in_payers(items: Iterable[Item]) -> set[str]:
         record.request.debit_account_id
         for record in records
         if isinstance(record, Transfer) and record.cleared_by is ClearedBy.STAND_IN
+    }
+
+
+def freed_in(items: Iterable[Item]) -> set[str]:
+    """Every account of which something that was held is free again, or was posted."""
+    records = [item.record for item in items if item.record is not None]
+    return {leg.debit_account_id for record in records for leg in legs_of(record) if leg.pending}
+
+
+def payers_of(items: Iterable[Item]) -> set[str]:
+    """Who paid or held money here."""
+    records = (item.record for item in items)
+    return {
+        record.request.debit_account_id
+        for record in records
+        if isinstance(record, Transfer) and record.request.kind in (Kind.PAYMENT, Kind.HOLD) and record.legs
     }
 
 
@@ -567,6 +585,8 @@ class Replay:
         refused = record.outcome == "refused"
         if isinstance(said, GrantDirective) and refused:
             self._books.give_back(said.account_id, said.amount_minor)
+        elif isinstance(said, RecallDirective):
+            mark_answered(self._connection, box=self._box, incarnation=said.incarnation, seq=said.seq)
         elif isinstance(said, ConfirmDirective):
             if refused:
                 self._books.move_at_centre(

@@ -23,6 +23,7 @@ from edgegw.hub.database import Database
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.items import CANNOT_BE_APPLIED, UNDECODABLE, Item, read_items
 from edgegw.hub.keyring import Keyring
+from edgegw.hub.recalls import Recalls
 from edgegw.hub.receive import BoxRow
 from edgegw.hub.schema import BRANCH_SEQS
 from edgegw.hub.site import Sites
@@ -168,10 +169,16 @@ def _decide(case: _Case, books: Books, stand_ins: Sequence[StandIn]) -> None:
         epoch=box.epoch,
         wall_ns=case.now_ns,
     )
+    recalls = Recalls(case.connection, box=box.box, now_ns=case.now_ns)
     for one in stand_ins:
         if not one.voided and not one.decided:
-            decide_stand_in(case.connection, books, log, one, box=box.box, epoch=box.epoch, site=site)
+            decide_stand_in(
+                case.connection, books, log, one, recalls, box=box.box, epoch=box.epoch, site=site
+            )
     log.write()
+    if recalls.again:
+        box.stand_ins_due = True
+        box.write(case.connection)
 
 
 def _check_not_sealed(case: _Case) -> None:

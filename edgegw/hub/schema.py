@@ -77,6 +77,7 @@ box = Table(
     Column("site_word", Text, nullable=False),  # what it made of that one, "" while it has not said
     Column("site_format", Integer, nullable=False),  # the newest that its program reads
     Column("allot_due", Boolean, nullable=False),  # all allotments are to be looked at with the next beat
+    Column("stand_ins_due", Boolean, nullable=False),  # some wait for what other boxes were asked for
     Column("waiting", BigInteger, nullable=False),  # records that the box says it has and we lack
     Column("beat_at_ns", BigInteger, nullable=False),
 )
@@ -226,6 +227,32 @@ grant_request = Table(
     Column("account_id", String(64), nullable=False),
     Column("amount_minor", BigInteger, nullable=False),
     Index("grant_request_account", "box", "account_id", "incarnation", "directive_seq"),
+)
+
+recall = Table(
+    "recall",
+    metadata,
+    Column("box", String(64), primary_key=True),  # which is to give money back
+    Column("for_box", String(64), primary_key=True),  # where it is wanted
+    Column("key", String(64), primary_key=True),  # the ask's id there, or the stand-in's place
+    Column("account_id", String(64), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("asked_ns", BigInteger, nullable=False),
+    Column("incarnation", Integer, nullable=False),  # of the directive that tells the box; 0: none yet
+    Column("seq", BigInteger, nullable=False),
+    Column("done", Boolean, nullable=False),  # the box's journal has that directive
+    Index("recall_for", "for_box", "key"),
+)
+"""Added by the beat of for_box, changed and deleted by the beats of box: neither waits for the other."""
+
+box_account = Table(
+    "box_account",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("account_id", String(64), primary_key=True),
+    Column("seen_ns", BigInteger, nullable=False),  # it paid there last, to within ten minutes
+    Column("recalled_ns", BigInteger, nullable=False),  # what lay idle of it was asked back last
 )
 
 stand_in = Table(

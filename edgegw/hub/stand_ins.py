@@ -17,6 +17,7 @@ from edgegw.core.site import Site
 from edgegw.hub import schema
 from edgegw.hub.books import IDS_MAX, Books
 from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.recalls import STAND_IN_WAIT_NS, Recalls, stand_in_key
 from edgegw.hub.schema import BRANCH_SEQS
 
 DUPLICATE_IDENTITY: Final = "duplicate_identity"
@@ -106,16 +107,34 @@ def wait_again(connection: Connection, *, box: str, epoch: int, seq: int) -> Non
 
 
 def decide_stand_in(
-    connection: Connection, books: Books, log: DirectiveLog, one: StandIn, *, box: str, epoch: int, site: Site
+    connection: Connection,
+    books: Books,
+    log: DirectiveLog,
+    one: StandIn,
+    recalls: Recalls,
+    *,
+    box: str,
+    epoch: int,
+    site: Site,
 ) -> None:
     """Confirm a waiting stand-in out of what the payer has available, else decline it late (DESIGN §4).
 
     While the payer's money is on its way to this box in a grant, it goes on waiting: a grant that came too
-    late for the payment is handed back, and then it pays.
+    late for the payment is handed back, and then it pays. It waits as well, for a short while, for other
+    boxes that hold the payer's money.
     """
     reason = post_stand_in(books, one, box=box)
-    if reason == INSUFFICIENT_FUNDS and _grant_is_under_way(connection, log, one.payer, box=box):
-        return
+    if reason == INSUFFICIENT_FUNDS:
+        if _grant_is_under_way(connection, log, one.payer, box=box):
+            return
+        payer = books.draw(one.payer)
+        if payer is not None and recalls.ask_others(
+            payer,
+            key=stand_in_key(epoch, one.seq),
+            wanted_minor=one.amount_minor - payer.available_minor,
+            wait_ns=STAND_IN_WAIT_NS,
+        ):
+            return
     liable = site.late_decline_liable if reason else ""
     if reason:
         log.decline(

@@ -10,11 +10,16 @@ import asyncio
 import enum
 from typing import Final
 
+import msgspec
+
 from edgegw.core.messages import ASKS_MAX, Ask
 
 WAITING_MAX: Final = 4_096
 """More than a rush hour leaves waiting within one timeout; beyond it the line counts as down for a
 payment."""
+
+LAST_WORD_MS: Final = 150
+"""Kept of a payment's wait for the last message and for the pen that writes its answer."""
 
 
 class Outcome(enum.StrEnum):
@@ -27,11 +32,13 @@ class Outcome(enum.StrEnum):
 
 
 class _Waiter:
-    __slots__ = ("ask", "claimed", "future", "sent")
+    __slots__ = ("ask", "claimed", "ends_s", "future", "sent")
 
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Ask, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
         self.ask = ask
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.ends_s = loop.time() + timeout_s
+        self.future: asyncio.Future[Outcome] = loop.create_future()
         self.sent = False
         self.claimed = False
 
@@ -55,7 +62,7 @@ class Asks:
             return Outcome.DOWN
         self._number += 1
         request_id = f"{epoch}-{self._boot}-{self._number}"
-        waiter = _Waiter(Ask(request_id, account_id, currency, amount_minor))
+        waiter = _Waiter(Ask(request_id, account_id, currency, amount_minor), self._timeout_s)
         self._waiting[request_id] = waiter
         try:
             return await self._outcome(waiter)
@@ -89,16 +96,19 @@ class Asks:
             if not waiter.future.done() and not waiter.claimed:
                 waiter.future.set_result(Outcome.DOWN)
 
-    def to_send(self) -> tuple[Ask, ...]:
+    def to_send(self, *, spent_ms: int = 0) -> tuple[Ask, ...]:
         """The asks for the next message, the oldest first, at most ASKS_MAX; each is sent again until it
-        is answered."""
+        is answered. spent_ms: what a message and its answer take; after the patience that an ask names, one
+        more message still brings its answer in time."""
+        now_s = asyncio.get_running_loop().time()
         asks: list[Ask] = []
         for waiter in self._waiting.values():
             if len(asks) == ASKS_MAX:
                 break
             if not waiter.future.done():
                 waiter.sent = True
-                asks.append(waiter.ask)
+                left_ms = int((waiter.ends_s - now_s) * 1_000) - 2 * spent_ms - LAST_WORD_MS
+                asks.append(msgspec.structs.replace(waiter.ask, patience_ms=max(0, left_ms)))
         return tuple(asks)
 
     @property

@@ -116,6 +116,7 @@ class Line:
         """As it stood when the hub was asked whether they are the same as here."""
         self._hand_back: HandBack | None = None
         self._asking = False
+        self._again_ms = 0
         self._moved = asyncio.Event()
         self._asked = asyncio.Event()
         self._better = asyncio.Event()
@@ -362,13 +363,14 @@ class Line:
 
     async def _pause(self) -> None:
         """Until something is asked for, at once; until the journal grew, after gather_ms; until the
-        heartbeat."""
+        heartbeat, or sooner where the hub asks other boxes for this one."""
         if self._asks.unsent:
             return
-        gather_ms = min(self._settings.gather_ms, self._settings.heartbeat_ms)
+        longest_ms = min(self._settings.heartbeat_ms, self._again_ms or self._settings.heartbeat_ms)
+        gather_ms = min(self._settings.gather_ms, longest_ms)
         await _wait(self._asked, gather_ms)
         if not self._asked.is_set():
-            await _wait(self._moved, self._settings.heartbeat_ms - gather_ms)
+            await _wait(self._moved, longest_ms - gather_ms)
 
     async def _beat(self, session: Session) -> bool:
         """One message and its answer; whether the next one should follow at once."""
@@ -396,6 +398,7 @@ class Line:
             await self._keep_cosignature(beat.pull, beaten.cosignature)
         if beat.handed_back is not None:
             self._take_handed_back(session, beat.handed_back, beaten)
+        self._again_ms = beaten.again_ms
         waits_for_bundle = await self._take_directives(session, beaten, held)
         self._failures = self._rounds = self._reopens = 0
         left = outgoing.waiting - (len(beat.push.records) if beat.push and continues else 0)
@@ -475,7 +478,7 @@ class Line:
             push=outgoing.package if handed_back is None else None,
             pull=await self._to_cosign(session) if idle else None,
             handed_back=handed_back,
-            asks=self._asks.to_send() if self.up else (),
+            asks=self._asks.to_send(spent_ms=self.status.round_trip_ns // 1_000_000) if self.up else (),
             directives_cosignature=self._cosign(directives) if directives != session.told_directives else "",
             mode=self.mode,
             waiting=outgoing.waiting,

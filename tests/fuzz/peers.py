@@ -85,7 +85,7 @@ def messages() -> list[bytes]:
     beat = Beat(
         directives=head,
         push=package,
-        asks=(Ask("1-b-1", "anna", "CNY", 5),),
+        asks=(Ask("1-b-1", "anna", "CNY", 5, 500),),
         pull=head,
         handed_back=package,
     )

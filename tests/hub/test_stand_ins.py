@@ -9,6 +9,7 @@ from edgegw.core.messages import Ask, Package
 from edgegw.core.records import ConfirmDirective, DeclineDirective, FreezeDirective
 from edgegw.core.site import CurrencyRule
 from edgegw.hub.operate import freeze, release_epoch, seal_epoch
+from edgegw.hub.recalls import ONLINE_NS
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.world import CNY, NORTH, RISK_MINOR, SOUTH, World, a_site
 
@@ -147,8 +148,9 @@ def test_a_currency_that_the_site_drops_does_not_stop_the_log(world: World) -> N
 
 
 def test_money_at_another_box_does_not_confirm(world: World) -> None:
-    """What is outstanding elsewhere may be spent already; only what is available here pays."""
+    """What is outstanding at a box that is away may be spent already; only what is available here pays."""
     world.box(SOUTH).sync(Ask("s", "A", CNY, 900))
+    world.ahead_ns += ONLINE_NS
     box = world.box(NORTH)
     box.stand_in("A", "SHOP", 400)
     assert isinstance(box.sync()[0], DeclineDirective)

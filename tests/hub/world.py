@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 
 import msgspec
@@ -107,6 +108,8 @@ class World:
         self.devices = {name: new_key(name) for name in (NORTH, SOUTH)}
         pinned = {name: VerifyingKey.parse(key.public.text()) for name, key in self.devices.items()}
         self.keyring = Keyring(bank=BANK, key=self.hub_key, boxes=pinned)
+        self.ahead_ns = 0
+        """How far the hub's clock is ahead of the machine's: a test lets time pass by it."""
         self.open()
         self.ids = itertools.count()
 
@@ -115,7 +118,7 @@ class World:
         self.database = self.place.open()
         self.engine = self.place.engine
         """For SQL of the test's own."""
-        self.hub = Hub(self.database, self.keyring)
+        self.hub = Hub(self.database, self.keyring, clock_ns=lambda: time.time_ns() + self.ahead_ns)
 
     def back_up(self, path: Path) -> None:
         """A copy of the database as it is now."""

@@ -28,6 +28,7 @@ NEAR_NS = 40_000_000_000
 TRANSIENT = {
     "original_not_found",
     "stand_in_waits",
+    "lease_over",
     "account_closed",
     "account_frozen",
     "exceeds_amount_limit",

@@ -270,9 +270,19 @@ class Model(Caps):
             return "currency_mismatch"
         return ""
 
-    def _ruled(self, request: Plain, at_ns: int) -> str:
+    def _lease_is_over(self, currency: str, at_ns: int) -> bool:
+        rules = (self.state.site or {}).get("allowances", ())
+        rule = next((one for one in rules if one["currency"] == currency), {})
+        lease_s, since_ns = rule.get("lease_seconds", 0), self.state.limits.offline_since_ns
+        if not lease_s or not since_ns:
+            return False
+        return at_ns - since_ns >= max(1, lease_s - rule.get("lease_margin_seconds", 0)) * NS
+
+    def _ruled(self, request: Plain, at_ns: int, funding: tuple[str, str]) -> str:
         state, payer = self.state, request["debit_account_id"]
         site = state.site or {}
+        if funding[0] == "down" and self._lease_is_over(request["currency"], at_ns):
+            return "lease_over"
         if payer in state.closed or request["credit_account_id"] in state.closed:
             return "account_closed"
         if payer in state.frozen:
@@ -303,7 +313,7 @@ class Model(Caps):
 
     def _payment(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
         state, advice = self.state, request["advice"]
-        refused = self._misshapen(client, request) or ("" if advice else self._ruled(request, at_ns))
+        refused = self._misshapen(client, request) or ("" if advice else self._ruled(request, at_ns, funding))
         refused = refused or ("" if advice else self._over_cap(request, funding))
         if refused:
             return None if refused == "ask" else no(refused)
@@ -375,7 +385,7 @@ class Model(Caps):
         ]
 
     def _hold(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
-        refused = self._misshapen(client, request) or self._ruled(request, at_ns)
+        refused = self._misshapen(client, request) or self._ruled(request, at_ns, funding)
         refused = refused or self._over_cap(request, funding)
         if refused:
             return None if refused == "ask" else no(refused)

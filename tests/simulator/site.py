@@ -43,6 +43,13 @@ def a_site(chance: Random, boxes: tuple[str, ...]) -> Site:
                 currency=code,
                 share_percent=chance.choice((20, 50, 80)),
                 account_minor=chance.choice((500, 2_000, 10_000)),
+                headroom_percent=chance.choice((0, 0, 30, 200)),
+                seen_days=(seen := chance.choice((0, 0, 1, 30))),
+                seen_share_percent=30 if seen else 0,
+                seen_account_minor=700 if seen else 0,
+                idle_hours=chance.choice((0, 1)),
+                lease_seconds=(lease := chance.choice((0, 0, 4, 15))),
+                lease_margin_seconds=1 if lease else 0,
             )
             for code, _ in CURRENCIES
             if chance.random() < 0.8

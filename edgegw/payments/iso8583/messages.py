@@ -69,6 +69,7 @@ RESPONSE_CODES: Final[Mapping[str, str]] = {
     Reason.EXCEEDS_ORIGINAL: "21",
     Reason.BATCH_NOT_COUNTED: INVALID_REQUEST,
     Reason.ACCOUNT_BLOCKED: "62",
+    Reason.LEASE_OVER: CENTRE_UNAVAILABLE,
     Reason.ACCOUNT_CLOSED: "62",
     Reason.ACCOUNT_FROZEN: "62",
     Reason.CARD_BLOCKED: "62",
