@@ -44,7 +44,7 @@ class Numbers:
     """Counts the rows of the tables whose rows have no record of their own."""
 
     def __init__(self) -> None:
-        self.legs = self.accounts = self.positions = 0
+        self.legs = self.accounts = self.positions = self.totals = 0
 
 
 def rows_of(record: Record, record_id: int, numbers: Numbers) -> Iterator[tuple[str, Row]]:
@@ -59,6 +59,7 @@ def rows_of(record: Record, record_id: int, numbers: Numbers) -> Iterator[tuple[
         )
         yield "transfer", (*row, record.reason, _place(record.original), record.linked)
         yield from _legs(record.legs, record_id, numbers)
+        yield from _totals(record, record_id, numbers)
     elif isinstance(record, Refusal):
         asked = _request(record.request)
         yield "refusal", (record_id, record.client, *asked, record.code, record.detail)
@@ -138,6 +139,15 @@ def _legs(legs: Iterable[Leg], record_id: int, numbers: Numbers) -> Iterator[tup
             pending = position_of(epoch=epoch, seq=seq), number
         moved = (leg.debit_account_id, leg.credit_account_id, leg.amount_minor, action)
         yield "leg", (numbers.legs, record_id, place, *moved, *pending, leg.timeout_s)
+
+
+def _totals(record: Transfer, record_id: int, numbers: Numbers) -> Iterator[tuple[str, Row]]:
+    """A closed batch: one row for each currency."""
+    batch = record.batch
+    for total in () if batch is None else batch.totals:
+        numbers.totals += 1
+        figures = msgspec.structs.astuple(total)
+        yield "batch_total", (numbers.totals, record_id, 0 if batch is None else batch.number, *figures)
 
 
 def _link(note: str) -> Row:

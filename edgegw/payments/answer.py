@@ -11,12 +11,13 @@ import enum
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from edgegw.core.book import KEPT
 from edgegw.core.model import TransferFlags
 from edgegw.core.pruned import Pruned
 from edgegw.core.reasons import REASONS
-from edgegw.core.records import ClearedBy, Kind, Leg, Refusal, Request, Transfer, place_text
+from edgegw.core.records import BatchTotals, ClearedBy, Kind, Leg, Refusal, Request, Transfer, place_text
 
 
 class Outcome(enum.StrEnum):
@@ -44,6 +45,37 @@ class Movement(msgspec.Struct, frozen=True):
     debit_account_id: str
     credit_account_id: str
     amount_minor: int
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """A merchant's batch in one currency: how many, and their sum in minor units."""
+
+    currency: str
+    payments_count: int
+    payments_minor: int
+    payment_reversals_count: int
+    payment_reversals_minor: int
+    refunds_count: int
+    refunds_minor: int
+    refund_reversals_count: int
+    refund_reversals_minor: int
+
+
+class ClosedBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A merchant's or terminal's batch that was closed."""
+
+    merchant: str
+    terminal: str
+    """"" for the batch of the merchant itself."""
+    number: int
+    previous: str
+    """epoch/seq of the record of the close before it, "" for the first one of an epoch."""
+    totals: tuple[Totals, ...]
+    """One for each currency in which there was anything."""
+    balanced: bool | None
+    """Whether the client's own totals were the same; null where it sent none."""
+    difference: str
+    """The first figure that differs, with both values."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +107,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     wall_ns: int
     """The wall clock as it stood at the box; for people."""
     legs: tuple[Movement, ...]
+    batch: ClosedBatch | UnsetType = UNSET
+    """Of a batch that was closed: what was in it."""
 
 
 def answer_from(record: Transfer | Refusal) -> Answer:
@@ -106,7 +140,29 @@ def answer_from(record: Transfer | Refusal) -> Answer:
         at_ns=record.at_ns,
         wall_ns=record.wall_ns,
         legs=tuple([_movement(leg) for leg in legs]),
+        batch=UNSET if isinstance(record, Refusal) or record.batch is None else closed_batch(record),
     )
+
+
+def closed_batch(record: Transfer) -> ClosedBatch | UnsetType:
+    """The batch that a record closed."""
+    request, batch = record.request, record.batch
+    if batch is None:
+        return UNSET
+    return ClosedBatch(
+        merchant=request.merchant,
+        terminal=request.terminal,
+        number=batch.number,
+        previous=batch.previous,
+        totals=shown_totals(batch.totals),
+        balanced=not batch.difference if request.totals else None,
+        difference=batch.difference,
+    )
+
+
+def shown_totals(totals: tuple[BatchTotals, ...]) -> tuple[Totals, ...]:
+    """Every figure of every currency, zeros too."""
+    return tuple([Totals(**msgspec.structs.asdict(one)) for one in totals])
 
 
 PRUNED: Final = "the record is not kept at this box; the centre holds it"

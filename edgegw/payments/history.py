@@ -182,6 +182,26 @@ class History:
             position = rows[-1][0]
         return found[:limit]
 
+    async def batches(
+        self, start: str, *, merchant: str, terminal: str, limit: int
+    ) -> tuple[list[Answer], str]:
+        """Closed batches from the record `start` back ("" is none), newest first, and where to go on. It ends
+        before records that are not kept."""
+        return await self._read(lambda: self._batches(start, merchant, terminal, limit))
+
+    def _batches(self, place: str, merchant: str, terminal: str, limit: int) -> tuple[list[Answer], str]:
+        found: list[Answer] = []
+        while place and len(found) < limit:
+            body = self._records.at(_position(*parse_place(place)))
+            record = None if body is None else decode_record(body)
+            if not isinstance(record, Transfer) or record.batch is None:
+                return found, ""
+            if (record.request.merchant, record.request.terminal) != (merchant, terminal):
+                return found, ""
+            found.append(answer_from(record))
+            place = record.batch.previous
+        return found, place
+
     async def notices(self, client: str, *, after: str, limit: int) -> Notices:
         """The centre's late words on a client's payments, beyond the place `after` ("" is the beginning)."""
         return await self._read(lambda: self._notices(client, after, limit))

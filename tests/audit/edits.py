@@ -415,7 +415,7 @@ def pair(world: World, rng: random.Random) -> Shown:
 # --- edits of an export -------------------------------------------------------------------------------------
 
 SILENT = {"sqlite_stat1", "sqlite_stat4", "export", "level"}
-OWNERS = {"leg": 1, "account": 1, "position": 1}
+OWNERS = {"leg": 1, "account": 1, "position": 1, "batch_total": 1}
 """In which column these tables name their record; the others in their first."""
 
 

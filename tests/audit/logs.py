@@ -17,12 +17,14 @@ from edgegw.core import export, journal
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, nodes_of
 from edgegw.core.messages import LinkNote, sign_link
 from edgegw.core.records import (
+    BatchTotals,
     Boot,
     ClearedBy,
     KeyIntroduced,
     Kind,
     Leg,
     Link,
+    MerchantBatch,
     Mode,
     ModeChanged,
     Operator,
@@ -109,6 +111,8 @@ def _record(author: Author, head: dict[str, Any], seq: int, rng: random.Random) 
     if kind == 4:
         digests = {"left_digest": f"{rng.getrandbits(256):064x}", "digest": f"{rng.getrandbits(256):064x}"}
         return SiteReturned(**head, version=seq, **digests, reason=rng.choice(SHOPS))
+    if kind == 5:
+        return _batch_closed(head, seq, rng)
     request = Request(
         kind=Kind.PAYMENT,
         id=f"{0x019300000000 + seq:012x}{rng.getrandbits(80):020x}",
@@ -124,6 +128,19 @@ def _record(author: Author, head: dict[str, Any], seq: int, rng: random.Random) 
     legs = (Leg(request.debit_account_id, request.credit_account_id, request.amount_minor),)
     return Transfer(
         **head, window=1, client="till", request=request, cleared_by=ClearedBy.ALLOWANCE, legs=legs
+    )
+
+
+def _batch_closed(head: dict[str, Any], seq: int, rng: random.Random) -> Transfer:
+    figures = {"payments_count": rng.randrange(9), "refunds_minor": rng.randrange(10**6)}
+    totals = tuple(BatchTotals(currency=code, **figures) for code in ("CNY", "EUR"))
+    identity = f"{0x019300000000 + seq:012x}{rng.getrandbits(80):020x}"
+    request = Request(
+        kind=Kind.CLOSE_BATCH, id=identity, merchant="Corner Shop", terminal="T1", totals=totals
+    )
+    batch = MerchantBatch(number=seq, totals=totals)
+    return Transfer(
+        **head, window=1, client="till", request=request, cleared_by=ClearedBy.ALLOWANCE, batch=batch
     )
 
 

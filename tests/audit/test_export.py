@@ -247,6 +247,11 @@ async def test_what_the_views_say_is_what_the_box_has_in_its_books(
     assert len(stood_in) > 3
     await branch.confirm(stood_in[0].record, stood_in[0].amount_minor)
     await branch.decline(stood_in[1].record, stood_in[1].amount_minor)
+    shop = {"merchant": "Corner Shop", "terminal": "T1"}
+    for amount_minor in (20, 30):
+        await till.handle("till", pay(amount_minor, debit_account_id=BAKER, **shop))
+    closing_id = payment_id()
+    await till.handle("till", Request(kind=Kind.CLOSE_BATCH, id=closing_id, **shop))
     path = tmp_path / "audit.db"
     store = branch.store.reader()
     try:
@@ -263,6 +268,12 @@ async def test_what_the_views_say_is_what_the_box_has_in_its_books(
         left = [row["id"] for row in db.execute("SELECT id FROM unresolved_hold ORDER BY record_id")]
         waits = [row["id"] for row in db.execute("SELECT id FROM waiting_stand_in ORDER BY record_id")]
         days = list(db.execute("SELECT * FROM payments_by_day WHERE kind = 'payment' AND client = 'till'"))
+        batches = list(
+            db.execute(
+                "SELECT transfer.id, merchant, terminal, number, batch_total.currency, payments_count,"
+                " payments_minor, refunds_count FROM batch_total JOIN transfer USING (record_id)"
+            )
+        )
         refused = list(db.execute("SELECT * FROM refusals_by_day"))
     for account in branch.book.accounts:
         book = branch.book.balance(account)
@@ -274,7 +285,8 @@ async def test_what_the_views_say_is_what_the_box_has_in_its_books(
         ), account
     assert left == holds[2:]
     assert waits == [answer.id for answer in stood_in[2:]]
-    assert sum(row["payments"] for row in days) == 5 + 1 + len(waiting) + 20
+    assert sum(row["payments"] for row in days) == 5 + 1 + 2 + len(waiting) + 20
+    assert [tuple(row) for row in batches] == [(closing_id, "Corner Shop", "T1", 1, "CNY", 2, 50, 0)]
     assert sum(row["refusals"] for row in refused) >= 1
 
 

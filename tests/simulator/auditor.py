@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.simulator.model import FUNDINGS, Model, whole
+from tests.simulator.model_batches import FIGURES
 from tests.simulator.words import PENDING, POST, VOID, Plain, hold_id, legs_of, place
 
 BRANCH_SEQS = 1 << 48
@@ -276,6 +277,7 @@ def decision(record: Plain) -> Plain:
         "legs": legs_of(record),
         "reason": record.get("reason", ""),
         "original": record.get("original", ""),
+        **({"batch": record["batch"]} if "batch" in record else {}),
     }
 
 
@@ -453,6 +455,20 @@ def answer_of(record: Plain) -> Plain:
             }
             for debit, credit, amount, flags, *_ in legs
         ],
+        **({"batch": _shown_batch(request, record["batch"])} if "batch" in record else {}),
+    }
+
+
+def _shown_batch(request: Plain, batch: Plain) -> Plain:
+    difference = batch.get("difference", "")
+    return {
+        "merchant": request["merchant"],
+        "terminal": request["terminal"],
+        "number": batch["number"],
+        "previous": batch.get("previous", ""),
+        "totals": [{**dict.fromkeys(FIGURES, 0), **total} for total in batch.get("totals", ())],
+        "balanced": not difference if request["totals"] else None,
+        "difference": difference,
     }
 
 

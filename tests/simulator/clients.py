@@ -182,6 +182,8 @@ class Client:
             return self._remember(self._early_reversal())
         if draw < 0.24:
             return self._remember(self._odd())
+        if draw < 0.26:
+            return self._remember(self._close())
         request = self._payment(self._mint())
         if draw < 0.34:
             request |= {"kind": "hold", "timeout_s": self.chance.choice((0, 0, 2, 15, 60))}
@@ -214,6 +216,7 @@ class Client:
             "card": self.chance.choice(("", f"card-{payer.id}", "card-0")),
             "terminal": self.chance.choice(("", "T1", "T2")),
             "merchant": self.chance.choice(("", "M1")),
+            "merchant_pays": self.chance.random() < 0.1,
         }
 
     def _resolution(self, hold: Plain) -> Plain:
@@ -225,6 +228,11 @@ class Client:
             "original_id": hold["id"],
             "amount_minor": amount,
         }
+
+    def _close(self) -> Plain:
+        shop = {"merchant": "M1", "terminal": self.chance.choice(("", "T1", "T2"))}
+        totals = [{"currency": "CNY", "payments_count": self.chance.randint(1, 3)}]
+        return {"kind": "close_batch", "id": self._mint(), **shop, "totals": self.chance.choice(([], totals))}
 
     def _giving_back(self, paid: Plain) -> Plain:
         given = self._reversal(paid)

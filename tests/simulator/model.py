@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 
+from tests.simulator.model_batches import Batches
 from tests.simulator.model_caps import Caps, caps_of
 from tests.simulator.model_limits import RANKS, Limits, whose
 from tests.simulator.words import (
@@ -57,6 +58,8 @@ REQUEST = {
     "terminal": "",
     "merchant": "",
     "reference": "",
+    "merchant_pays": False,
+    "totals": [],
 }
 
 Decision = Plain
@@ -86,6 +89,7 @@ class State:
         self.window, self.moved = (epoch - 1) * WINDOWS_PER_EPOCH + 1, 0
         self.mode = "offline"
         self.limits = Limits(box, self.window)
+        self.batches = Batches(epoch)
         self.site: Plain | None = None
         self.caps: dict[tuple[str, str], int] = {}
         """By participant and currency: what this box keeps of its net debit cap."""
@@ -181,6 +185,7 @@ class Model(Caps):
 
     def _take_transfer(self, record: Plain, legs: list[Leg]) -> None:
         state, request = self.state, whole(record["request"])
+        self._count(record, request, legs)
         if request["kind"] in ("payment", "hold"):
             if record["cleared_by"] == "stand_in" and legs and legs[0][3] & PENDING:
                 state.stood[hold_id(record)] = request
@@ -188,6 +193,21 @@ class Model(Caps):
             state.limits.give_back(record["original"], legs[0][2], 0)
         elif record.get("reason") == "kept":
             state.kept[request["original_client"], request["original_id"]] = place(record)
+
+    def _count(self, record: Plain, request: Plain, legs: list[Leg]) -> None:
+        """In whose batch it counts: each post, reversal and refund in its original's."""
+        if request["kind"] == "close_batch":
+            self.state.batches.end(request, record["batch"]["number"], place(record))
+            return
+        original = self.at.get(record.get("original", ""))
+        paid, currency = request, request["currency"]
+        if original is not None and legs:
+            currency = self.state.accounts[legs[0][0]]["currency"]
+            paid = whole(original["request"])
+            if paid["kind"] == "refund":
+                paid = whole(self.at[original["original"]]["request"])
+        about = None if original is None else original["request"]
+        self.state.batches.take(request, legs, about, paid, currency)
 
     def _take_directive(self, record: Plain) -> None:
         state, said = self.state, record["directive"]
@@ -249,6 +269,7 @@ class Model(Caps):
             "void": self._void,
             "reversal": self._reversal,
             "refund": self._refund,
+            "close_batch": self._close_batch,
         }[request["kind"]]
         return decide(client, request, at_ns, funding)
 
@@ -443,6 +464,11 @@ class Model(Caps):
         debit, credit, amount, *_ = legs_of(hold)[0]
         legs = [leg(debit, credit, amount, VOID, hold_id(hold)), *self._resolved_caps(hold, VOID, amount)]
         return yes(hold["cleared_by"], legs, original=place(hold))
+
+    def _close_batch(
+        self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]
+    ) -> Decision | None:
+        return yes("allowance", []) | {"batch": self.state.batches.close(request)}
 
     def _reversal(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
         original = self.by_identity.get((request["original_client"] or client, request["original_id"]))

@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from edgegw.core.records import (
     AccountId,
     AmountMinor,
+    BatchTotals,
     Currency,
     Kind,
     Position,
@@ -20,7 +21,7 @@ from edgegw.core.records import (
     RequestId,
     ShortText,
 )
-from edgegw.payments.answer import Answer
+from edgegw.payments.answer import Answer, Totals
 from edgegw.payments.problems import ProblemDocument
 from edgegw.payments.service import BATCH_MAX
 
@@ -254,6 +255,71 @@ class GroupBody(Sent, frozen=True, kw_only=True):
     """Up to 512 requests that are all cleared, in their order, or none is."""
 
     members: Annotated[list[Member], msgspec.Meta(min_length=1, max_length=GROUP_MAX)]
+
+
+Merchant = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:-]{0,63}\Z",
+        description="A merchant, as payments name it: letters, digits, blanks and ._:-",
+    ),
+]
+
+
+class CloseBatchBody(Sent, frozen=True, kw_only=True):
+    """End a merchant's batch, or that of one of its terminals, and compare what the client has counted."""
+
+    id: RequestId
+    terminal: Annotated[
+        ShortText, msgspec.Meta(description="Close this terminal's batch; without it, the merchant's own.")
+    ] = ""
+    totals: (
+        Annotated[
+            list[BatchTotals],
+            msgspec.Meta(
+                min_length=1, max_length=180, description="The client's own figures, one for each currency."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    reference: ShortText = ""
+
+    def request(self, merchant: str) -> Request:
+        """The canonical request."""
+        return Request(
+            kind=Kind.CLOSE_BATCH,
+            id=self.id,
+            merchant=merchant,
+            terminal=self.terminal,
+            totals=() if self.totals is UNSET else tuple(self.totals),
+            reference=self.reference,
+        )
+
+
+class OpenBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """What has been counted since the last close."""
+
+    number: int
+    totals: tuple[Totals, ...]
+
+
+class BatchesPage(msgspec.Struct, frozen=True, kw_only=True):
+    """The open batch, and closed ones of this epoch of the box, newest first; `next_before` is where the next
+    page starts, "" at the end."""
+
+    open: OpenBatch
+    closed: list[Answer]
+    next_before: str
+
+
+class BatchesQuery(Sent, frozen=True, kw_only=True):
+    """Which batches to list."""
+
+    terminal: Annotated[
+        ShortText, msgspec.Meta(description="Those of this terminal; without it, the merchant's own.")
+    ] = ""
+    before: Place | UnsetType = UNSET
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100, description="At most so many.")] = 20
 
 
 class CloseBody(Sent, frozen=True, kw_only=True):

@@ -8,8 +8,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from edgegw.core.book import Book
+from edgegw.core.card_numbers import holds_card_number
+from edgegw.core.merchants import first_batch
 from edgegw.core.records import Account, Mode, Request, WindowClosed, place_text
-from edgegw.payments.answer import Outcome
+from edgegw.payments.answer import Outcome, shown_totals
 from edgegw.payments.http_api import bodies
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE
 from edgegw.payments.problems import ProblemDocument, Unanswered, refusal_document
@@ -89,6 +91,24 @@ class Handlers:
             _check_no_repeats("payments", [payment.id for payment in batch.payments])
         requests = [payment.request() for payment in batch.payments]
         return await self._decide_many(call.client, requests, linked=batch.linked)
+
+    async def close_batch(self, call: Call) -> Reply:
+        """Close a merchant's batch."""
+        merchant: str = call.path.merchant
+        if holds_card_number(merchant):
+            raise Unanswered(
+                "card_number", "merchant looks like a card number", field="merchant", value=merchant
+            )
+        request = call.body.request(merchant)
+        seen: set[str] = set()
+        for index, one in enumerate(request.totals):
+            if one.currency in seen:
+                field = f"totals[{index}].currency"
+                raise Unanswered(
+                    "invalid_field", f"{field} stands there before", field=field, value=one.currency
+                )
+            seen.add(one.currency)
+        return await self._decide(call.client, request)
 
     async def create_group(self, call: Call) -> Reply:
         """A linked group."""
@@ -172,6 +192,22 @@ class Handlers:
         view = _account(self._gateway.book, account)
         await self._gateway.covered()
         return Reply(200, _encode(view))
+
+    async def list_batches(self, call: Call) -> Reply:
+        """A merchant's open batch, and closed ones."""
+        book, query = self._gateway.book, call.query
+        batch = book.batches.get((call.path.merchant, query.terminal)) or first_batch(book.epoch)
+        start = batch.previous if query.before is msgspec.UNSET else query.before
+        closed, before = await self._gateway.history.batches(
+            start, merchant=call.path.merchant, terminal=query.terminal, limit=query.limit
+        )
+        page = bodies.BatchesPage(
+            open=bodies.OpenBatch(number=batch.number, totals=shown_totals(batch.totals)),
+            closed=closed,
+            next_before=before,
+        )
+        await self._gateway.covered()
+        return Reply(200, _encode(page))
 
     async def list_windows(self, call: Call) -> Reply:
         """A page of closed windows."""

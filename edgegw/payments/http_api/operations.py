@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from edgegw.core.records import AccountId, RequestId
+from edgegw.core.records import AccountId, BatchTotals, RequestId
 from edgegw.ledger.receipts import Receipt
 from edgegw.payments.answer import Answer
 from edgegw.payments.history import Notices, PaymentView
@@ -39,6 +39,12 @@ class HoldPath(bodies.Sent, frozen=True, kw_only=True):
     """Which hold: the id that it was placed with."""
 
     hold_id: RequestId
+
+
+class MerchantPath(bodies.Sent, frozen=True, kw_only=True):
+    """Whose batches."""
+
+    merchant: bodies.Merchant
 
 
 class AccountPath(bodies.Sent, frozen=True, kw_only=True):
@@ -286,6 +292,47 @@ OPERATIONS: Final = (
             )
         },
         problems=("repeated_id", "group_mixed"),
+    ),
+    Operation(
+        name="close_batch",
+        method="POST",
+        path="/v1/merchants/{merchant}/batches",
+        summary="Close a merchant's or terminal's batch, and compare its totals",
+        scope="pay",
+        path_shape=MerchantPath,
+        body=bodies.CloseBatchBody,
+        example=bodies.CloseBatchBody(
+            id="0198f2c5a1b27c3d8e4f5a6b7c8d9e17",
+            totals=[
+                BatchTotals(
+                    currency="CNY",
+                    payments_count=12,
+                    payments_minor=48250,
+                    refunds_count=1,
+                    refunds_minor=250,
+                )
+            ],
+        ),
+        responses={
+            201: Response(
+                "Closed, whatever the client has counted: `batch` says both, and whether they are the same. A"
+                " repeat is the same bytes.",
+                Answer,
+            )
+        },
+        refuses=True,
+        links={"get_payment": "id", "get_receipt": "id"},
+    ),
+    Operation(
+        name="list_batches",
+        method="GET",
+        path="/v1/merchants/{merchant}/batches",
+        summary="What a merchant's or terminal's open batch has counted, and its closed ones",
+        scope="read",
+        path_shape=MerchantPath,
+        query_shape=bodies.BatchesQuery,
+        responses={200: Response("The open batch, and a page of closed ones.", bodies.BatchesPage)},
+        problems=("outcome_unknown",),
     ),
     Operation(
         name="list_accounts",

@@ -41,6 +41,8 @@ MENDS: Final[Mapping[str, str]] = {
     "members": "Send a list of 1 to 512 members.",
     "kind": "Send payment, hold, post, void, reversal or refund.",
     "payment_id": _ID,
+    "totals": "Send one object for each currency, or leave it out.",
+    "before": "Send what the page before gave as next_before.",
     "terminal": _TEXT,
     "merchant": _TEXT,
     "reference": _TEXT,

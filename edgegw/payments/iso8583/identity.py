@@ -34,6 +34,8 @@ class Family(enum.StrEnum):
     """An advice whose 0200 or 0100 was refused here, yet it happened."""
     REVERSAL = "reversal"
     """0400 and 0420, which often repeat the trace of what they reverse."""
+    RECONCILIATION = "reconciliation"
+    """0500 and 0520."""
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from edgegw.core.reasons import Reason
-from edgegw.core.records import Kind, Request
+from edgegw.core.records import BatchTotals, Kind, Request
 from edgegw.core.site import Site, TerminalRule
 from edgegw.payments.answer import Answer, Outcome
 from edgegw.payments.iso8583.fields import Message, is_well_formed, problems, shown
@@ -107,22 +107,27 @@ class Role(enum.Enum):
     ADVICE = "0220"
     REVERSAL = "0400"
     REVERSAL_ADVICE = "0420"
+    RECONCILIATION = "0500"
+    RECONCILIATION_ADVICE = "0520"
     NETWORK = "0800"
 
     @property
     def is_advice(self) -> bool:
         """Whether it reports what has already happened."""
-        return self in (Role.ADVICE, Role.REVERSAL_ADVICE)
+        return self in (Role.ADVICE, Role.REVERSAL_ADVICE, Role.RECONCILIATION_ADVICE)
 
 
 _MANDATORY_ORIGINAL: Final = (3, 4, 11, 12, 13, 32, 41, 49)
 _MANDATORY_REVERSAL: Final = (4, 11, 12, 13, 32, 41)
+_MANDATORY_RECONCILIATION: Final = (11, 12, 13, 32, 41)
 MANDATORY: Final[Mapping[Role, tuple[int, ...]]] = {
     Role.HOLD: _MANDATORY_ORIGINAL,
     Role.PAYMENT: _MANDATORY_ORIGINAL,
     Role.ADVICE: _MANDATORY_ORIGINAL,
     Role.REVERSAL: _MANDATORY_REVERSAL,
     Role.REVERSAL_ADVICE: _MANDATORY_REVERSAL,
+    Role.RECONCILIATION: _MANDATORY_RECONCILIATION,
+    Role.RECONCILIATION_ADVICE: _MANDATORY_RECONCILIATION,
     Role.NETWORK: (11, 70),
 }
 """Besides, an original without field 90 needs a card: field 2, 35 or 45."""
@@ -135,6 +140,23 @@ CARD_PAYS: Final = frozenset({"00", "01"})
 goods, cash out."""
 TERMINAL_PAYS: Final = frozenset({"20", "21"})
 """And the other way round: refund, cash in."""
+
+
+TOTALS: Final[Mapping[int, str]] = {
+    74: "refunds_count",
+    75: "refund_reversals_count",
+    76: "payments_count",
+    77: "payment_reversals_count",
+    86: "refunds_minor",
+    87: "refund_reversals_minor",
+    88: "payments_minor",
+    89: "payment_reversals_minor",
+}
+"""What the fields of a reconciliation count: credits are what the card gets, debits what it pays."""
+IN_BALANCE: Final = "1"
+OUT_OF_BALANCE: Final = "2"
+"""Field 66."""
+RECONCILE_ERROR: Final = "95"
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -279,6 +301,9 @@ class Interpreter:
         if trace is None:
             text = f"field 13 (local date) is {message.get(13)!r}, a day of no year near {business_date}"
             return Rejection(FORMAT_ERROR, f"F13 {message.get(13)} no such day", text)
+        if role in (Role.RECONCILIATION, Role.RECONCILIATION_ADVICE):
+            wrong = _wrong_currency(message, terminal, directory)
+            return Proposal(request=_close(message, trace, terminal)) if wrong is None else wrong
         pan = _pan_of(message)
         if isinstance(pan, Rejection):
             return pan
@@ -336,7 +361,26 @@ class Interpreter:
             credit_account_id=credit,
             currency=terminal.currency,
             timeout_s=self._hold_timeout_s if hold else 0,
+            merchant_pays=code in TERMINAL_PAYS,
         )
+
+
+def _close(message: Message, trace: Trace, terminal: TerminalRule) -> Request:
+    """End the terminal's batch. Of the fields of totals those that are left out are zero; none at all are not
+    compared. Whether the message is an advice makes no difference: a 0520 repeats its 0500."""
+    sent = {number: message.get(number) for number in TOTALS}
+    totals: tuple[BatchTotals, ...] = ()
+    if any(sent.values()):
+        figures = {TOTALS[number]: int(value) for number, value in sent.items() if value}
+        totals = (BatchTotals(currency=terminal.currency, **figures),)
+    return Request(
+        kind=Kind.CLOSE_BATCH,
+        id=trace.id(Family.RECONCILIATION),
+        merchant=terminal.merchant,
+        terminal=terminal.id,
+        reference=trace.rrn,
+        totals=totals,
+    )
 
 
 def _completion(
@@ -470,5 +514,36 @@ def answered(message: Message, answer: Answer) -> Message:
         return reply(message, code=RESPONSE_CODES[answer.reason], word=answer.reason)
     if answer.outcome is Outcome.KEPT and role_of(message.mti) is not Role.REVERSAL_ADVICE:
         return reply(message, code=NOT_FOUND, word="kept")
+    if answer.kind is Kind.CLOSE_BATCH:
+        return _reconciled(message, answer)
     word = "kept" if answer.outcome is Outcome.KEPT else str(answer.cleared_by or "")
     return reply(message, code=APPROVED, word=word, approval=approval_code(answer.record))
+
+
+def _reconciled(message: Message, answer: Answer) -> Message:
+    """The reply to a reconciliation: what the box has counted, whether it is the same, and the net of it."""
+    batch = answer.batch
+    if batch is msgspec.UNSET:  # a repeat whose record is not kept here any more
+        return reply(message, code=APPROVED, word="batch closed", approval=approval_code(answer.record))
+    differs = bool(batch.difference)
+    word = batch.difference if differs else f"batch {batch.number}"
+    said = reply(
+        message,
+        code=RECONCILE_ERROR if differs else APPROVED,
+        word=word,
+        approval=approval_code(answer.record),
+    )
+    figures = dict.fromkeys(TOTALS, 0)
+    for total in batch.totals:
+        figures |= {number: getattr(total, name) for number, name in TOTALS.items()}
+    debits, credits_ = figures[88] - figures[89], figures[86] - figures[87]
+    net = debits - credits_
+    fields = {number: _filled(value, 10 if number < 80 else 16) for number, value in figures.items()}
+    fields[66] = OUT_OF_BALANCE if differs else IN_BALANCE
+    fields[97] = ("D" if net >= 0 else "C") + _filled(abs(net), 16)
+    return msgspec.structs.replace(said, fields=said.fields | fields)
+
+
+def _filled(value: int, digits: int) -> str:
+    """A figure as its field has it; one that has no room is all nines."""
+    return str(min(value, 10**digits - 1)).zfill(digits)

@@ -9,7 +9,8 @@ lives on.
 with field 70: 001 signs on, 002 signs off, 301 is an echo. Processing codes (field 3) that begin with 00 or
 01 move money from the card to the terminal's account, 20 and 21 the other way. A 0200 or 0220 with field 90
 takes the hold of the 0100 that it names; with code 20 or 21 it is a refund of the payment that it names, in
-parts or whole, and never more than that. Answers come as they are decided, not in the order of the questions.
+parts or whole, and never more than that. 0500 and 0520 close the terminal's batch. Answers come as they are
+decided, not in the order of the questions.
 
 **Who may speak.** Field 41 names a terminal of the site's settings, field 42 (if sent) its merchant. It signs
 on once per connection; a sign-on without field 41 signs on every terminal that has no key. A terminal with a
@@ -23,8 +24,14 @@ those, by the time in field 90. One whose original is unknown is kept, wins when
 25 (0410) or 00 (0430). Messages carry no year: one that is played back a year later looks new, so
 change MAC keys at least once a year.
 
+**Batches.** A 0500 (0520) may carry the terminal's totals since its last one: 74, 75, 86, 87 for credits
+(refunds) and 76, 77, 88, 89 for debits (payments), reversals apart; what it leaves out of them is zero, and
+none at all are not compared. The answer has the box's own, their net in 97 (D: the cards have paid), and in
+field 39 00, or 95 where they differ, with 1 or 2 in field 66. The batch is closed either way.
+
 **Mandatory fields.** 0100, 0200, 0220: 3, 4, 11, 12, 13, 32, 41, 49 and the card in 2, 35 or 45 (not needed
-with field 90). 0400, 0420: 4, 11, 12, 13, 32, 41. 0800: 11, 70.
+with field 90). 0400, 0420: 4, 11, 12, 13, 32, 41. 0500, 0520: 11, 12, 13, 32, 41. 0800: 11,
+70.
 
 **Field 39.** Of this protocol itself: 03 merchant, 12 not served, 13 amount, 14 card, 30 form, 58 terminal
 unknown or not signed on, 63 MAC. Nothing was decided and the trace stays free: 91 not clearing, 96 overloaded

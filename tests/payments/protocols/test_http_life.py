@@ -172,3 +172,82 @@ async def test_the_line_down_a_group_stands_in_or_falls_whole(branch: Branch, ti
     reply = await till.send("POST", "/v1/groups", {"members": held})
     codes = [item["problem"]["code"] for item in reply.json["answers"]]
     assert codes == ["linked_event_failed", "stand_in_not_offered"]
+
+
+SHOP = {"merchant": "Corner Shop 12", "terminal": "T1"}
+BATCHES = "/v1/merchants/Corner%20Shop%2012/batches"
+ZERO = {
+    f"{side}_{what}": 0
+    for side in ("payments", "payment_reversals", "refunds", "refund_reversals")
+    for what in ("count", "minor")
+}
+
+
+async def test_a_merchants_batch_is_closed_compared_repeated_and_listed(
+    branch: Branch, till: HttpClient
+) -> None:
+    """What the clerk has counted against what the box has; the close is a record like a payment's."""
+    paid = payment(900, **SHOP)
+    await till.send("POST", "/v1/payments", paid)
+    await till.send("POST", "/v1/payments", payment(70, merchant=SHOP["merchant"]))
+    await refund(till, paid["id"], 250)
+    counted = {**ZERO, "payments_count": 2, "payments_minor": 970, "refunds_count": 1, "refunds_minor": 250}
+    opened = (await till.get(BATCHES)).json
+    assert opened == {
+        "open": {"number": 1, "totals": [{"currency": "CNY", **counted}]},
+        "closed": [],
+        "next_before": "",
+    }
+    said = {"currency": "CNY", "payments_count": 2, "payments_minor": 970, "refunds_minor": 250}
+    close = {"id": payment_id(), "totals": [{**said, "refunds_count": 1}]}
+    first, second = [await till.send("POST", BATCHES, close) for _ in range(2)]
+    assert (first.status, second.body, second.headers["Idempotent-Replay"]) == (201, first.body, "true")
+    batch = first.json["batch"]
+    assert (batch["number"], batch["balanced"], batch["totals"][0]) == (
+        1,
+        True,
+        {"currency": "CNY", **counted},
+    )
+    other = await till.send("POST", BATCHES, {**close, "totals": [said]})
+    assert (other.code, other.json["field"]) == ("id_reused", "totals")
+
+    own = {"id": payment_id(), "terminal": "T1", "totals": [said]}
+    terminals = (await till.send("POST", BATCHES, own)).json["batch"]
+    assert (terminals["balanced"], terminals["difference"]) == (
+        False,
+        "payments_count in CNY is 1 here and 2 there",
+    )
+    for _ in range(2):
+        await till.send("POST", BATCHES, {"id": payment_id()})
+    page = (await till.get(f"{BATCHES}?limit=2")).json
+    assert (page["open"], [one["batch"]["number"] for one in page["closed"]]) == (
+        {"number": 4, "totals": []},
+        [3, 2],
+    )
+    rest = (await till.get(f"{BATCHES}?before={page['next_before']}")).json
+    assert ([one["id"] for one in rest["closed"]], rest["next_before"]) == ([close["id"]], "")
+    shown = (await till.get(f"/v1/payments/{close['id']}")).json
+    assert shown["answer"] == first.json
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "code", "field"),
+    [
+        (BATCHES, {"totals": []}, "invalid_field", "totals"),
+        (BATCHES, {"totals": [{"currency": "CNY"}] * 2}, "invalid_field", "totals[1].currency"),
+        (BATCHES, {"totals": [{"currency": "CNY", "paid": 1}]}, "unknown_field", "totals[0].paid"),
+        (BATCHES, {"terminal": "4111111111111111"}, "card_number", "terminal"),
+        ("/v1/merchants/4111111111111111/batches", {}, "card_number", "merchant"),
+        ("/v1/merchants/%2e/batches", {}, "not_found", ""),
+        ("/v1/merchants/-a/batches", {}, "invalid_field", "merchant"),
+    ],
+)
+async def test_a_bad_close_is_named_and_closes_nothing(
+    branch: Branch, till: HttpClient, path: str, changes: dict[str, Any], code: str, field: str
+) -> None:
+    """Field and mend, and the journal stays as it was."""
+    before = branch.pen.desk.tip.size
+    reply = await till.send("POST", path, {"id": payment_id(), **changes})
+    assert reply.code == code
+    assert reply.json.get("field", "") == field
+    assert branch.pen.desk.tip.size == before
