@@ -11,14 +11,15 @@ boxes' side (`core.caps`), grants (`hub.grants`) and the settlement accounts' co
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Connection, and_, func, select
 
 from edgegw.core.book import BANK
-from edgegw.core.caps import cap_account, cap_accounts, uncapped_account
-from edgegw.core.settlement import Side, caps_of
-from edgegw.core.site import Site
+from edgegw.core.caps import cap_account, uncapped_account
+from edgegw.core.settlement import Side
+from edgegw.core.site import NetDebitCap
 from edgegw.hub.books import Books
 from edgegw.hub.schema import account, clearing_window, settlement_transfer, stand_in, window_position
 
@@ -26,14 +27,17 @@ HEADROOM_MAX: Final = 2**61
 """More than anybody owes; so the books have room for what moves it."""
 
 
-def set_headroom(connection: Connection, site: Site | None) -> None:
+def set_headroom(connection: Connection, caps: Sequence[NetDebitCap]) -> None:
     """Let each cap's account have what its participant may still owe; the caller commits."""
-    if site is None or not caps_of(site):
+    if not caps:
         return
     books = Books(connection, box="", epoch=0)
-    books.open(one.id for one in cap_accounts(site))
+    books.open(
+        {cap_account(cap.participant, cap.currency) for cap in caps}
+        | {uncapped_account(cap.currency) for cap in caps}
+    )
     owed = unsettled(connection)  # behind the locks: no push moves a cap meanwhile
-    for cap in caps_of(site):
+    for cap in caps:
         page = books.page(cap_account(cap.participant, cap.currency))
         if page is None:
             continue

@@ -109,7 +109,7 @@ def run(connection: Connection, site: Site | None, *, settlement_date: str, now_
     if fresh:
         connection.execute(insert(settlement_transfer), [_transfer_row(one) for one in fresh])
     _post(connection, books, posted, number)
-    set_headroom(connection, site)
+    set_headroom(connection, caps_of(site))
     return Run(number, len(windows), len(fresh), len(posted), len(queue) - len(posted))
 
 

@@ -17,9 +17,11 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from edgegw.config.site import site_faults
 from edgegw.core.book import BANK
+from edgegw.core.caps import cap_accounts
 from edgegw.core.journal import sm3
 from edgegw.core.messages import SITE_BYTES_MAX
 from edgegw.core.records import SiteDirective
+from edgegw.core.settlement import caps_of
 from edgegw.core.site import Site, decode_site
 from edgegw.core.site_file import restored, sign_site
 from edgegw.core.site_format import FIRST_FORMAT, NeedsNewer, format_of, rendered
@@ -261,7 +263,7 @@ def promote(
     site = decode_site(bundle_of(connection, stage.digest) or b"")
     _open(connection, site, keyring, None if after.stage == FLEET else after.boxes(keyring.boxes.keys()))
     if after.stage == FLEET:
-        set_headroom(connection, site)
+        set_headroom(connection, caps_of(site))
     _write_stage(connection, after)
     return after
 
@@ -381,8 +383,11 @@ def _keep(
         )
         _keep_renderings(connection, keyring, site.version, bundle)
     note_participants(connection, site.accounts, version=site.version)
-    if staging is None:
-        set_headroom(connection, site)
+    fleet = None if staging is None else Sites().newest(connection)
+    in_force = {(cap.participant, cap.currency) for cap in caps_of(fleet)}
+    # A cap that the fleet has already stays as it is until all boxes have the other one.
+    fresh = [cap for cap in caps_of(site) if (cap.participant, cap.currency) not in in_force]
+    set_headroom(connection, fresh)
     connection.execute(update(schema.box).values(allot_due=True))
 
 
@@ -469,6 +474,8 @@ def _openings(
             before = known.get(account.id) or wanted._replace(home="")
             wanted = wanted._replace(home=before.home, participant=before.participant)
         yield wanted
+    for one in cap_accounts(site):
+        yield Opening(one.id, one.currency, "", "", one.floor)
     for participant, currency in sorted(participants_of(site)):
         yield Opening(settlement_account(participant, currency), currency, "", "", False)
     names = sorted(boxes)
