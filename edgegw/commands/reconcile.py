@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -60,6 +61,12 @@ def _epilog() -> str:
     help="The core's word for us in its column `channel`; other lines are only counted.",
 )
 @click.option(
+    "--postings",
+    default="",
+    help="The core's word in `channel` for what it has posted at the hub (`edgegw post`): `core_reference` is"
+    " the posting's id. Compared only when this is given.",
+)
+@click.option(
     "--suspense-hours",
     default=SUSPENSE_HOURS,
     show_default=True,
@@ -75,6 +82,7 @@ def reconcile(
     hub_settings: Path,
     workspace: Path,
     channel: str,
+    postings: str,
     suspense_hours: int,
     as_json: bool,
 ) -> None:
@@ -104,6 +112,7 @@ def reconcile(
                 journals=journals,
                 core_files=core_files,
                 channel=channel,
+                postings=postings,
                 suspense_hours=suspense_hours,
             )
         except CoreFileError as problem:
@@ -126,6 +135,7 @@ def _fill(
     journals: tuple[Path, ...],
     core_files: tuple[Path, ...],
     channel: str,
+    postings: str,
     suspense_hours: int,
 ) -> None:
     from edgegw.commands.hub import open_database
@@ -135,13 +145,14 @@ def _fill(
     file = settings.database_file
     if file and not Path(file).exists():
         raise OperatingError(f"there is no hub database at {file}", hint="Give the hub's settings by --hub.")
-    with open_database(settings, serves=False) as database, progress_bar("reading") as progress:
+    with progress_bar("reading") as progress:
         run(
             workspace,
-            database,
+            functools.partial(open_database, settings, serves=False),
             journals=journals,
             core_files=core_files,
             channel=channel,
+            postings=postings,
             suspense_hours=suspense_hours,
             now_ns=time.time_ns(),
             progress=progress,

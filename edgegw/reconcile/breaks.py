@@ -53,6 +53,15 @@ def payment_of(row: str, log: str) -> dict[str, str]:
     }
 
 
+def on_sides(place: str) -> dict[str, str]:
+    """The columns of a break for a place that is a journal's or the hub's."""
+    return {
+        f"{side}_place": f"(SELECT {place} FROM log WHERE log.log = {place} >> {SEQ_BITS}"
+        f" AND log.side = '{side}')"
+        for side in ("journal", "hub")
+    }
+
+
 def drop_explained(workspace: Workspace) -> None:
     """Where a changed row's money or positions are told, that it was changed stands in the evidence alone."""
     workspace.run(

@@ -163,6 +163,7 @@ def _state(connection: Connection) -> Iterator[tuple[str, Iterator[Row]]]:
     """(table of the workspace, its rows) of everything else that the hub has."""
     box, account, outstanding = schema.box.c, schema.account.c, schema.outstanding.c
     balance, stand_in, loss = schema.box_balance.c, schema.stand_in.c, schema.loss.c
+    posting = schema.core_posting.c
     plain = {
         "hub_box": (box.box, box.epoch, box.state),
         "hub_account": (account.account_id, account.currency, account.balance_minor, account.available_minor),
@@ -179,6 +180,12 @@ def _state(connection: Connection) -> Iterator[tuple[str, Iterator[Row]]]:
             balance.debits_posted,
             balance.credits_posted,
         ),
+        "hub_posting": (
+            posting.id,
+            posting.debit_account_id,
+            posting.credit_account_id,
+            posting.amount_minor,
+        ),
         "hub_stand_in": (
             stand_in.box,
             stand_in.epoch,
@@ -192,6 +199,20 @@ def _state(connection: Connection) -> Iterator[tuple[str, Iterator[Row]]]:
     }
     for name, columns in plain.items():
         yield name, (tuple(row) for row in connection.execute(select(*columns)))
+    window, position = schema.clearing_window.c, schema.window_position.c
+    windows = select(
+        window.box, window.epoch, window.number, window.state, window.business_date, window.transfers
+    ).where(window.branch == 0)
+    yield "hub_window", (tuple(row) for row in connection.execute(windows))
+    positions = select(
+        position.box,
+        position.epoch,
+        position.number,
+        position.participant,
+        position.currency,
+        position.net_minor,
+    ).where(position.branch == 0)
+    yield "hub_position", (tuple(row) for row in connection.execute(positions))
     losses = select(loss.box, loss.epoch, loss.account_id, loss.amount_minor).where(loss.log == "journal")
     yield "hub_loss", (tuple(row) for row in connection.execute(losses))
     yield "hub_hold", _holds(connection)

@@ -36,6 +36,11 @@ class Chain:
         self.unchained += 1
         return False
 
+    def go_on(self, leaf: bytes) -> None:
+        """Go on behind records that another has judged, of which this is the last one's leaf; the tree is not
+        kept over them."""
+        self._candidates, self._edge = (leaf,), None
+
     @property
     def expected(self) -> bytes:
         """The leaf before the next record, as far as it is known."""

@@ -162,6 +162,36 @@ BREAKS: Final = (
         "Settlement: hold the window back from its cycle; it would create or destroy money.",
     ),
     BreakClass(
+        "window_missing_at_hub",
+        "A box's record closes a window that the hub holds, and the hub has no such closed window.",
+        "Settlement: the hub's row is gone or still open, so no cycle takes this window; restore it.",
+    ),
+    BreakClass(
+        "window_only_at_hub",
+        "The hub has a window as closed by its box, and no record of the box closes it.",
+        "Settlement: hold the window back from its cycle; the hub's row was made or closed by hand.",
+    ),
+    BreakClass(
+        "window_differs",
+        "The hub's day, number of transfers or positions of a closed window are not those of the records.",
+        "Settlement: hold the window back from its cycle; the hub's row was changed, the records decide.",
+    ),
+    BreakClass(
+        "posting_not_in_core",
+        "The hub has booked a posting of the core, and the core's list of --postings has no such reference.",
+        "The bank core: find who told the hub of it; its books have money that the core never sent.",
+    ),
+    BreakClass(
+        "posting_not_at_hub",
+        "The core lists a posting of --postings that the hub has not booked.",
+        "Centre operations: post it at the hub with `edgegw post`; customers lack it there.",
+    ),
+    BreakClass(
+        "posting_differs",
+        "The core and the hub book one posting of --postings with other accounts, amount or currency.",
+        "The bank core and centre operations: one of them is wrong; post the difference by a new reference.",
+    ),
+    BreakClass(
         "suspense_aged",
         "An item waits in the hub's suspense for longer than --suspense-hours.",
         "The item's owner, whom the hub's row names.",

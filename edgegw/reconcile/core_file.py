@@ -1,16 +1,20 @@
-"""The bank core's list: a CSV file of fixed columns, read strictly and line by line.
+"""The bank core's list: a CSV file of named columns, read strictly and line by line.
 
 One line is one posting of the core. Lines of other channels need not carry our identity and are only counted.
+What programs write differently is taken as it comes: the order of the columns and others beside them, commas,
+semicolons or tabs between them, quotes, a byte order mark, either end of line, empty lines. What a field says
+is not guessed.
 """
 
 from __future__ import annotations
 
 import csv
 import datetime
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TextIO
 
 from edgegw.core.records import AMOUNT_MINOR_MAX
 
@@ -66,12 +70,25 @@ def read_core(path: Path, *, channel: str, first_line: int = 0) -> Iterator[Core
     faults."""
     reader = _Reader(channel, path.name, first_line)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             yield from reader.rows(file)
     except (OSError, UnicodeDecodeError) as problem:
-        raise CoreFileError([f"it cannot be read: {problem}; give a CSV file in UTF-8"]) from None
+        raise CoreFileError(
+            [f"{path.name}: it cannot be read: {problem}; give a CSV file in UTF-8"]
+        ) from None
     if reader.faults:
         raise CoreFileError(reader.faults)
+
+
+def read_core_files(paths: Sequence[Path], *, channel: str) -> Iterator[tuple[int | str, ...]]:
+    """The lines of all files, numbered through, and whether each is of our channel. Raises CoreFileError."""
+    before = 0
+    for path in paths:
+        last = before
+        for row in read_core(path, channel=channel, first_line=before):
+            yield *row, int(row[4] == channel)
+            last = row[0]
+        before = last
 
 
 class _Reader:
@@ -82,15 +99,19 @@ class _Reader:
         self._days: set[str] = set()
         self.faults: list[str] = []
 
-    def rows(self, file: Iterator[str]) -> Iterator[CoreRow]:
+    def rows(self, file: TextIO) -> Iterator[CoreRow]:
         """The rows that are as they must be; of the others the faults are kept."""
-        lines = csv.reader(file, strict=True)
+        first = file.readline()
+        lines = csv.reader(itertools.chain((first,), file), delimiter=_delimiter(first), strict=True)
         try:
-            header = next(lines, None)
-            if header is None or tuple(header) != NAMES:
-                raise CoreFileError([f"line 1: it is {','.join(header or [])!r}; write {','.join(NAMES)}"])
-            for row in lines:
-                if self._is_well(row, lines.line_num):
+            header = next(lines, [])
+            order = _order(header)
+            for row in filter(None, lines):
+                if len(row) != len(header):
+                    self.faults.append(_not_as_many(row, header, lines.line_num))
+                elif order is not None:
+                    row = order(row)  # noqa: PLW2901 - what follows knows one order
+                if len(row) == len(NAMES) and self._is_well(row, lines.line_num):
                     day, *texts, amount, status = row
                     number = self._first_line + lines.line_num
                     yield (number, self._source, day, *texts, int(amount), status)  # type: ignore[misc]
@@ -101,7 +122,7 @@ class _Reader:
 
     def _is_well(self, row: list[str], line: int) -> bool:
         ours = _OURS.fullmatch(_SEPARATOR.join(row)) is not None
-        if ours and len(row) == len(NAMES) and self._is_day(row[0]) and self._fits(row[-2]):
+        if ours and self._is_day(row[0]) and self._fits(row[-2]):
             return True
         before = len(self.faults)
         self.faults += self._faults_of(row, line)
@@ -121,9 +142,6 @@ class _Reader:
         return len(amount) < len(str(AMOUNT_MINOR_MAX)) or int(amount) <= AMOUNT_MINOR_MAX
 
     def _faults_of(self, row: list[str], line: int) -> Iterator[str]:
-        if len(row) != len(NAMES):
-            yield f"line {line}: it has {len(row)} fields; write {len(NAMES)}: {','.join(NAMES)}"
-            return
         is_foreign = row[NAMES.index("channel")] != self._channel
         for column, text in zip(COLUMNS, row, strict=True):
             if not text and is_foreign and column.name in FOREIGN_MAY_LACK:
@@ -131,4 +149,45 @@ class _Reader:
             fault = not re.fullmatch(column.pattern, text)
             fault = fault or (column.name == "value_date" and not self._is_day(text))
             if fault or (column.name == "amount_minor" and not self._fits(text)):
-                yield f"line {line}: {column.name} is {text!r}; write {column.words}"
+                yield f"line {line}: {column.name} is {text!r}; write {column.words}{_mend(column, text)}"
+
+
+def _mend(column: Column, text: str) -> str:
+    """What would help a value that others write so."""
+    if column.name == "amount_minor" and re.fullmatch(r"\d+[.,]\d+", text):
+        return f", {int(re.sub('[.,]', '', text))} where this currency has so many digits behind the point"
+    if text != text.strip():
+        return ", without blanks around it"
+    return ""
+
+
+def _delimiter(header: str) -> str:
+    """What stands most between the names of the header."""
+    return max(",;\t", key=header.count)
+
+
+def _order(header: list[str]) -> Callable[[list[str]], list[str]] | None:
+    """What brings a row into the order of NAMES; None where it is in it. Raises CoreFileError."""
+    if not any(header):
+        raise CoreFileError([f"line 1: it is empty; write the names of the columns: {','.join(NAMES)}"])
+    names = [name.strip().lower() for name in header]
+    faults = [
+        f"line 1: there is no column {column.name}; add it: {column.meaning} It holds {column.words}"
+        for column in COLUMNS
+        if column.name not in names
+    ]
+    faults += [
+        f"line 1: the column {name} stands there {names.count(name)} times; leave one"
+        for name in NAMES
+        if names.count(name) > 1
+    ]
+    if faults:
+        raise CoreFileError(faults)
+    if tuple(names) == NAMES:
+        return None
+    places = [names.index(name) for name in NAMES]
+    return lambda row: [row[place] for place in places]
+
+
+def _not_as_many(row: list[str], header: list[str], line: int) -> str:
+    return f'line {line}: it has {len(row)} fields, the header {len(header)}; write as many, or quote with "'

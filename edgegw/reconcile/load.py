@@ -6,20 +6,23 @@ once and is not read a second time. Leaves out every judgement (`matching_*`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from edgegw.access.keys import VerifyingKey
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
+from edgegw.reconcile.beside import Beside
 from edgegw.reconcile.centre import Centre, HubEpoch, HubRecord
 from edgegw.reconcile.chain import Chain
-from edgegw.reconcile.core_file import read_core
+from edgegw.reconcile.core_file import read_core_files
 from edgegw.reconcile.journals import Journal
 from edgegw.reconcile.records import Ledger
 from edgegw.reconcile.workspace import SEQ_BITS, Row, Workspace
 
 Progress = Callable[[int, int], None]
+ALIKE: Final = 16_384
+"""Records of the hub that are taken at once where all of them are a journal's."""
 UNCHAINED_MAX: Final = 10_000
 """Changed records of one journal whose bytes are remembered until the hub's are known."""
 
@@ -43,34 +46,43 @@ class Blind(NamedTuple):
 class Loader:
     """Fills one workspace."""
 
-    def __init__(self, workspace: Workspace, centre: Centre, *, progress: Progress) -> None:
+    def __init__(
+        self, workspace: Workspace, centre: Centre, beside: Beside | None, *, progress: Progress
+    ) -> None:
+        """beside: what a second process reads of the hub meanwhile."""
         self._workspace = workspace
         self._centre = centre
+        self._beside = beside
+        self._has_beside = False
         self._progress = progress
         self._logs = 0
         self._done = 0
         self._total = 0
 
-    def load(self, journals: Sequence[Journal]) -> None:
+    def load(self, epochs: Mapping[tuple[str, int], HubEpoch], journals: Sequence[Journal]) -> None:
         """All epochs of the hub and of the journals."""
-        epochs = self._centre.read_state(self._workspace)
         by_key: dict[tuple[str, int], list[Journal]] = {}
         for journal in journals:
             by_key.setdefault((journal.box, journal.epoch), []).append(journal)
         self._total = sum(one.size for one in epochs.values()) + sum(one.size for one in journals)
         for key in sorted({*epochs, *by_key}):
             _Epoch(self, key, epochs.get(key), by_key.get(key, [])).load()
+        self.beside()
         self._workspace.flush()
+
+    def beside(self) -> Beside | None:
+        """What a second process has read of the hub, once it is whole. Raises CoreFileError and
+        OperatingError."""
+        if self._beside is not None and not self._has_beside:
+            self._beside.wait()
+            self._workspace.attach_beside()
+            self._workspace.run("INSERT INTO core SELECT * FROM beside.core")
+            self._has_beside = True
+        return self._beside
 
     def load_core(self, files: Sequence[Path], *, channel: str) -> None:
         """The bank core's lines. Raises CoreFileError."""
-        before = 0
-        for path in files:
-            last = before
-            for row in read_core(path, channel=channel, first_line=before):
-                self._workspace.add("core", (*row, int(row[4] == channel)))
-                last = row[0]
-            before = last
+        self._workspace.add_all("core", read_core_files(files, channel=channel))
         self._workspace.flush()
 
     @property
@@ -108,7 +120,7 @@ class _Epoch:
         self._ledger = Ledger(self._workspace, box=self._box, epoch=self._epoch)
         self._is_forked = hub is not None and bool(hub.branches)
         self._hub_size = 0 if hub is None else hub.size
-        self._journal_logs: list[int] = []
+        self.journal_logs: list[int] = []
         self._hub_logs: dict[int, int] = {}
         self._changed: list[Changed] = []
         self.blind: dict[int, list[Blind]] = {}
@@ -146,7 +158,7 @@ class _Epoch:
             if not block:
                 continue
             end = block[-1][0] + 1
-            beside = self.held_beside(block[0][0], end) if self._journal_logs else {}
+            beside = self.held_beside(block[0][0], end) if self.journal_logs else {}
             rows: list[Row] = []
             for seq, named, body in block:
                 if body is None:
@@ -171,7 +183,7 @@ class _Epoch:
             self._workspace.insert("journal", rows)
             self._loader.step(len(block))
         hole.close()
-        self._journal_logs.append(log)
+        self.journal_logs.append(log)
         self._write_log(log, journal, chain, missing=missing, end=end, note_fault=self._note_fault(journal))
 
     def _note_fault(self, journal: Journal) -> str:
@@ -207,7 +219,7 @@ class _Epoch:
     def held_beside(self, first: int, end: int) -> dict[int, list[tuple[bytes, bool]]]:
         """(leaf, whether it is chained) of the journals' records from one seq to another."""
         held: dict[int, list[tuple[bytes, bool]]] = {}
-        for log in self._journal_logs:
+        for log in self.journal_logs:
             rows = self._workspace.rows(
                 "SELECT seq, leaf, chained FROM journal WHERE place >= ? AND place < ?",
                 log << SEQ_BITS | first,
@@ -273,7 +285,7 @@ class _Epoch:
     def _pair(self) -> None:
         if self._hub is None:
             return
-        for log in self._journal_logs:
+        for log in self.journal_logs:
             path = self._path_of(log)
             for branch, first, end in path:
                 self._workspace.add("pair", (log, self._hub_logs[branch], first, end))
@@ -343,8 +355,35 @@ class _HubLog:
 
     def read(self, *, end: int) -> None:
         """Read on up to this seq."""
+        for start in range(self._seq, end, ALIKE):
+            stop = min(start + ALIKE, end)
+            if self._seq != start or not self._take_alike(stop):
+                self._read_each(start, stop)
+        if end > self._seq:
+            self._skip(end, [])
+
+    def _take_alike(self, stop: int) -> bool:
+        """Take the next records all at once where each is a journal's, byte for byte, by what the second
+        process has read; False where only reading them can tell."""
+        epoch, hub = self._epoch, self._hub
+        beside = None if self._branch or not epoch.journal_logs else epoch.loader.beside()
+        if beside is None:
+            return False
+        workspace, first = epoch.loader.workspace, beside.number_of(hub.box, hub.epoch) << SEQ_BITS
+        places = (first | self._seq, first | stop)
+        for log in epoch.journal_logs:
+            if workspace.alike(*places, shift=(log << SEQ_BITS) - first) == stop - self._seq:
+                workspace.insert_alike(*places, log=self._log, shift=(self._log << SEQ_BITS) - first)
+                ((leaf,),) = workspace.rows("SELECT leaf FROM beside.chained WHERE place = ?", places[1] - 1)
+                self._chain.go_on(leaf)
+                epoch.loader.step(stop - self._seq)
+                self._seq, self._previous = stop, leaf
+                return True
+        return False
+
+    def _read_each(self, start: int, stop: int) -> None:
         hub, read = self._hub, self._epoch.loader.centre.records
-        for records in read(box=hub.box, epoch=hub.epoch, branch=self._branch, start=self._seq, end=end):
+        for records in read(box=hub.box, epoch=hub.epoch, branch=self._branch, start=start, end=stop):
             beside = self._epoch.held_beside(max(0, records[0].seq - 1), records[-1].seq + 1)
             same: list[Row] = []
             for record in records:
@@ -364,8 +403,6 @@ class _HubLog:
                 self._seq, self._previous = seq + 1, leaf
             self._epoch.loader.workspace.insert_same(same)
             self._epoch.loader.step(len(records))
-        if end > self._seq:
-            self._skip(end, [])
 
     def _skip(self, seq: int, before: list[tuple[bytes, bool]]) -> None:
         """Records are missing; before are the leaves that the journals have of the last one."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from edgegw.reconcile.breaks import payment_of, set_apart, write_breaks
+from edgegw.reconcile.breaks import on_sides, payment_of, set_apart, write_breaks
+from edgegw.reconcile.matching_windows import match_windows
 from edgegw.reconcile.workspace import SEQ_BITS, Workspace
 
 HOUR_NS: Final = 3_600 * 1_000_000_000
@@ -17,7 +18,7 @@ def match_books(workspace: Workspace, *, suspense_hours: int, now_ns: int) -> No
     _balances(workspace)
     _outstanding(workspace)
     _torn(workspace)
-    _windows(workspace)
+    match_windows(workspace)
     _suspense(workspace, born_before_ns=now_ns - suspense_hours * HOUR_NS)
 
 
@@ -53,13 +54,8 @@ def _grants(workspace: Workspace) -> None:
         detail="'directive ' || one.incarnation || '/' || one.number || iif(said.number IS NULL,"
         " ' is unknown at the hub', ' grants ' || said.amount_minor || ' of ' || said.account_id"
         " || ' at the hub, ' || one.amount_minor || ' of ' || one.account_id || ' at the box')",
-        journal_place=_on_side("journal", "one.place"),
-        hub_place=_on_side("hub", "one.place"),
+        **on_sides("one.place"),
     )
-
-
-def _on_side(side: str, place: str) -> str:
-    return f"(SELECT {place} FROM log WHERE log.log = {place} >> {SEQ_BITS} AND log.side = '{side}')"
 
 
 def _balances(workspace: Workspace) -> None:
@@ -153,66 +149,6 @@ def _torn(workspace: Workspace) -> None:
         currency="one.currency",
         detail="'the balances of ' || one.currency || ' sum to ' || one.sum_minor || ', not 0'",
         hub="json_object('sum_minor', one.sum_minor)",
-    )
-
-
-def _windows(workspace: Workspace) -> None:
-    """A window that is pruned in part, or is not of one history, is not judged by its records."""
-    place = {"journal_place": _on_side("journal", "one.place"), "hub_place": _on_side("hub", "one.place")}
-    write_breaks(
-        workspace,
-        "positions_not_zero",
-        """FROM (SELECT box, epoch, window, place, currency, sum(net_minor) AS sum_minor FROM window_position
-            GROUP BY place, currency HAVING sum_minor <> 0) AS one""",
-        amount_minor="abs(one.sum_minor)",
-        currency="one.currency",
-        box="one.box",
-        epoch="one.epoch",
-        seq=f"one.place & {(1 << SEQ_BITS) - 1}",
-        detail="'window ' || one.window || ': its positions in ' || one.currency || ' sum to '"
-        " || one.sum_minor",
-        **place,
-    )
-    judged = """JOIN whole_epoch USING (box, epoch)
-        WHERE NOT EXISTS (SELECT 1 FROM break WHERE break.class = 'positions_not_zero'
-            AND one.place IN (break.journal_place, break.hub_place))"""
-    write_breaks(
-        workspace,
-        "position_differs",
-        f"""FROM (
-            SELECT box, epoch, window, place, currency, sum(abs(said - counted)) / 2 AS amount_minor,
-                group_concat(participant || ': ' || said || ' said, ' || counted || ' by the records', '; ')
-                    AS detail FROM (
-                SELECT box, epoch, window, max(place) AS place, participant, currency, sum(said) AS said,
-                    sum(counted) AS counted FROM (
-                    SELECT box, epoch, window, place, participant, currency, net_minor AS said, 0 AS counted
-                    FROM window_position
-                    UNION ALL SELECT net.box, net.epoch, net.window, closed.place, net.participant,
-                        net.currency, 0, net.net_minor FROM window_net AS net
-                    JOIN window_closed AS closed USING (box, epoch, window))
-                GROUP BY box, epoch, window, participant, currency)
-            WHERE said <> counted GROUP BY box, epoch, window, place, currency) AS one
-        {judged}""",
-        amount_minor="one.amount_minor",
-        currency="one.currency",
-        box="one.box",
-        epoch="one.epoch",
-        seq=f"one.place & {(1 << SEQ_BITS) - 1}",
-        detail="'window ' || one.window || ': ' || one.detail",
-        **place,
-    )
-    write_breaks(
-        workspace,
-        "position_differs",
-        f"""FROM (SELECT closed.*, coalesce(counted.transfers, 0) AS counted FROM window_closed AS closed
-            LEFT JOIN window_transfers AS counted USING (box, epoch, window)) AS one
-        {judged} AND one.counted <> one.transfers""",
-        box="one.box",
-        epoch="one.epoch",
-        seq=f"one.place & {(1 << SEQ_BITS) - 1}",
-        detail="'window ' || one.window || ': ' || one.transfers || ' transfers said, ' || one.counted"
-        " || ' by the records'",
-        **place,
     )
 
 

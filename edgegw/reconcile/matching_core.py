@@ -131,8 +131,9 @@ def _identified(side: str) -> str:
         WHERE pair.journal_log = row.log AND row.seq >= pair.first_seq AND row.seq < pair.end_seq), 0)"""
 
 
-def match_core(workspace: Workspace) -> None:
-    """Every line of our channel beside the payment of its identity, and every payment beside its line."""
+def match_core(workspace: Workspace, *, postings: str) -> None:
+    """Every line of our channel beside the payment of its identity, and every payment beside its line; where
+    `postings` names a channel, its lines beside what the hub has booked by the core's word."""
     workspace.run("CREATE TABLE extra(line INTEGER PRIMARY KEY, first INTEGER)")
     workspace.run("CREATE TABLE matched(line INTEGER PRIMARY KEY, place INTEGER)")
     _duplicates(workspace)
@@ -150,7 +151,58 @@ def match_core(workspace: Workspace) -> None:
     for side in SIDES:
         _compared(workspace, side)
         _missing(workspace, side)
-    set_apart(workspace, "other_channel", "FROM core AS row WHERE NOT ours", amount="row.amount_minor")
+    if postings:
+        _postings(workspace, postings)
+    others = "FROM core AS row WHERE NOT ours AND channel <> ?"
+    set_apart(workspace, "other_channel", others, postings, amount="row.amount_minor")
+
+
+def _postings(workspace: Workspace, channel: str) -> None:
+    """What the core has told the hub of, by the core's own reference."""
+    workspace.run("CREATE TABLE posting AS SELECT * FROM core WHERE channel = ?", channel)
+    workspace.index("posting", "core_reference")
+    hub = """json_object('core_reference', ours.core_reference, 'debit_account_id', ours.debit_account_id,
+        'credit_account_id', ours.credit_account_id, 'amount_minor', ours.amount_minor)"""
+    currency = "(SELECT currency FROM hub_account WHERE account_id = ours.credit_account_id)"
+    both = """FROM hub_posting AS ours {} JOIN posting AS core ON core.core_reference = ours.core_reference"""
+    write_breaks(
+        workspace,
+        "posting_not_in_core",
+        f"{both.format('LEFT')} WHERE core.line IS NULL",
+        amount_minor="ours.amount_minor",
+        currency=f"coalesce({currency}, '')",
+        account_id="ours.credit_account_id",
+        detail="'posting ' || ours.core_reference || ' is not in the list'",
+        hub=hub,
+    )
+    write_breaks(
+        workspace,
+        "posting_not_at_hub",
+        """FROM posting AS core WHERE core.status IN ('posted', 'reversed') AND NOT EXISTS (
+            SELECT 1 FROM hub_posting AS ours WHERE ours.core_reference = core.core_reference)""",
+        amount_minor="core.amount_minor",
+        currency="core.currency",
+        account_id="core.credit_account_id",
+        core_line="core.line",
+        detail="'posting ' || core.core_reference || ' is unknown at the hub'",
+    )
+    write_breaks(
+        workspace,
+        "posting_differs",
+        f"""{both.format("")} WHERE (ours.debit_account_id, ours.credit_account_id, ours.amount_minor,
+            {currency}) IS NOT (core.debit_account_id, core.credit_account_id, core.amount_minor,
+            core.currency) OR core.status <> 'posted'""",
+        amount_minor="iif(ours.amount_minor = core.amount_minor, core.amount_minor,"
+        " abs(ours.amount_minor - core.amount_minor))",
+        currency="core.currency",
+        account_id="core.credit_account_id",
+        core_line="core.line",
+        detail="'posting ' || core.core_reference || ': ' || ours.amount_minor || ' from '"
+        " || ours.debit_account_id || ' to ' || ours.credit_account_id || ' at the hub, '"
+        " || core.amount_minor || ' from ' || core.debit_account_id || ' to ' || core.credit_account_id"
+        " || ', ' || core.status || ' in the core'",
+        hub=hub,
+    )
 
 
 def _duplicates(workspace: Workspace) -> None:

@@ -189,6 +189,21 @@ TABLES: Final = (
         {**_EPOCH, "branch": int, "seq": int, "owner": str, "reason": str, "detail": str},
         ("box", "epoch", "branch", "seq"),
     ),
+    Table(
+        "hub_window",
+        {**_EPOCH, "window": int, "state": str, "business_date": str, "transfers": int},
+        ("box", "epoch", "window"),
+    ),
+    Table(
+        "hub_position",
+        {**_EPOCH, "window": int, "participant": str, "currency": str, "net_minor": int},
+        ("box", "epoch", "window", "participant", "currency"),
+    ),
+    Table(
+        "hub_posting",
+        {"core_reference": str, "debit_account_id": str, "credit_account_id": str, "amount_minor": int},
+        ("core_reference",),
+    ),
     Table("hub_loss", {**_EPOCH, "account_id": str, "amount_minor": int}),
     Table(
         "break",
@@ -227,6 +242,8 @@ class Workspace:
     """One workspace being written. Rows go in by `add`; SQL over them after `flush`."""
 
     def __init__(self, path: Path) -> None:
+        self.beside = path.with_name(f"{path.name}.beside")
+        """Where a second process may write what it reads meanwhile."""
         self._db = Database(path)
         for pragma in (
             f"application_id={APPLICATION_ID}",
@@ -262,6 +279,32 @@ class Workspace:
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         """Many whole rows of one table at once."""
         self._db.conn.executemany(self._inserts[table], rows)
+
+    def attach_beside(self) -> None:
+        """Let SQL read what a second process has written."""
+        self.flush()
+        self._db.conn.execute("ATTACH ? AS beside", (str(self.beside),))
+
+    def alike(self, first: int, end: int, *, shift: int) -> int:
+        """How many records of `beside` with these places are a journal's too, whose places are so much
+        higher."""
+        query = """SELECT count(*) FROM beside.chained AS one JOIN journal ON journal.place = one.place + ?
+            WHERE one.place >= ? AND one.place < ? AND journal.leaf = one.leaf AND journal.chained"""
+        ((count,),) = self.rows(query, shift, first, end)
+        return int(count)
+
+    def insert_alike(self, first: int, end: int, *, log: int, shift: int) -> None:
+        """Let those be rows of `hub` in this log."""
+        mask = (1 << SEQ_BITS) - 1
+        self.run(
+            f"""INSERT INTO hub(place, log, seq, leaf, type, identified, chained, counted, same)
+            SELECT place + ?, ?, place & {mask}, leaf, type, identified, 1, 0, 1 FROM beside.chained
+            WHERE place >= ? AND place < ?""",
+            shift,
+            log,
+            first,
+            end,
+        )
 
     def insert_same(self, rows: Sequence[Row]) -> None:
         """Rows of `hub` that are the journal's: place, log, seq, leaf, type, identified."""
@@ -304,6 +347,9 @@ class Workspace:
     def finish(self) -> None:
         """Write the rest and leave a file that any tool opens."""
         self.flush()
+        for _, name, _ in self._db.execute("PRAGMA database_list").fetchall():
+            if name == "beside":
+                self._db.execute("DETACH beside")
         self._db.execute("PRAGMA locking_mode=NORMAL").fetchall()
         self._db.execute("PRAGMA journal_mode=DELETE").fetchall()
 

@@ -524,6 +524,65 @@ class Planter:
         self._both(record["seq"], edit)
         return self._found("positions_not_zero", record, amount_minor=29, currency="CNY")
 
+    def _closed(self) -> tuple[Body, tuple[object, ...]]:
+        """A window, and its place at the hub."""
+        record = self._window()
+        return record, (NORTH, 1, record["window"])
+
+    def window_missing_at_hub(self) -> list[Expected]:
+        """The hub's row of a window is gone, or open again."""
+        record, place = self._closed()
+        where = "WHERE box = ? AND epoch = ? AND number = ?"
+        words = ("DELETE FROM clearing_window", "UPDATE clearing_window SET state = 'open'")
+        assert execute(self.sides.hub, f"{self.chance.choice(words)} {where}", *place) == 1
+        return self._found("window_missing_at_hub", record, amount_minor=0)
+
+    def window_only_at_hub(self) -> list[Expected]:
+        """Somebody has made a window at the hub."""
+        values = {"box": NORTH, "epoch": 1, "number": 4_711, "state": "compared"}
+        self._insert("clearing_window", values | {"business_date": "2030-02-01", "difference": ""})
+        return [{"class": "window_only_at_hub", "box": NORTH, "journal": None}]
+
+    def window_differs(self) -> list[Expected]:
+        """The hub's figures of a window are other ones."""
+        record, place = self._closed()
+        where = "WHERE box = ? AND epoch = ? AND number = ?"
+        sets, amount_minor = self.chance.choice(
+            (
+                ("clearing_window SET transfers = transfers + 1", 0),
+                ("clearing_window SET business_date = '2030-03-03'", 0),
+                ("window_position SET net_minor = net_minor + 31 * (participant = 'shops')", 31),
+            )
+        )
+        assert execute(self.sides.hub, f"UPDATE {sets} {where}", *place) >= 1
+        return self._found("window_differs", record, amount_minor=amount_minor)
+
+    def _posting(self, reference: str) -> CoreLine:
+        return next(line for line in self.sides.core if line.reference == reference)
+
+    def posting_not_in_core(self) -> list[Expected]:
+        """The core has not sent what the hub has booked."""
+        line = self._posting("opening-0")
+        self.sides.core.remove(line)
+        found = {"class": "posting_not_in_core", "account_id": line.credit, "core": None}
+        return [found | {"amount_minor": line.amount_minor, "currency": "CNY"}]
+
+    def posting_not_at_hub(self) -> list[Expected]:
+        """The core has sent more than the hub has booked."""
+        line = replace(self._posting("opening-3"), reference="opening-77", amount_minor=66)
+        self.sides.core.append(line)
+        return [{"class": "posting_not_at_hub", "account_id": line.credit, "amount_minor": 66, "hub": None}]
+
+    def posting_differs(self) -> list[Expected]:
+        """The core has sent another amount, or to somebody else."""
+        line = self._posting("opening-1")
+        found = {"class": "posting_differs", "amount_minor": 8, "currency": "CNY"}
+        if self.chance.random() < 0.5:
+            self._change_line(line, amount_minor=line.amount_minor + 8)
+            return [found]
+        self._change_line(line, credit="C")
+        return [found | {"amount_minor": line.amount_minor, "account_id": "C"}]
+
     def suspense_aged(self) -> list[Expected]:
         """An item that nobody looks at."""
         record = self._payment()
@@ -561,6 +620,12 @@ PLANTS: Final = (
     "books_torn",
     "position_differs",
     "positions_not_zero",
+    "window_missing_at_hub",
+    "window_only_at_hub",
+    "window_differs",
+    "posting_not_in_core",
+    "posting_not_at_hub",
+    "posting_differs",
     "suspense_aged",
 )
 APART: Final = (("sequence_gap", "history_forked"), ("late_decline_not_told", "history_forked"))

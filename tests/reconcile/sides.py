@@ -44,6 +44,7 @@ HEADER: Final = (
     "amount_minor",
     "status",
 )
+EARLY_DAYS: Final = ("2029-12-27", "2029-12-28", "2029-12-29")
 FIRST_DAY, SECOND_DAY, OPEN_DAY = "2030-01-02", "2030-01-03", "2030-01-04"
 ACCOUNTS: Final = (
     Account(id="A", currency=CNY),
@@ -55,6 +56,9 @@ ACCOUNTS: Final = (
     Account(id="FARSHOP", currency=CNY, home=SOUTH),
 )
 RISK_MINOR: Final = 5_000
+FUNDS: Final = (("A", 90_000), ("B", 1_000), ("C", 50_000), ("FAR", 5_000))
+TREASURY: Final = "treasury"
+"""The core's channel for what it posts at the hub."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class Branch:
     def __init__(self, world: World, box: RealBox, port: Port) -> None:
         self.world, self.box, self.port = world, box, port
         self.lines: list[CoreLine] = []
-        self.day = FIRST_DAY
+        self.day = EARLY_DAYS[0]
         self._number = 0
 
     def new_id(self) -> str:
@@ -257,7 +261,7 @@ class Branch:
 def _site(version: int, **changes: object) -> object:
     rule = StandInRule(
         currency=CNY,
-        floor_minor=1_000,
+        floor_minor=4_000,  # what one payer splits is added up
         account_minor=3_000,
         account_count=20,
         box_minor=RISK_MINOR,
@@ -267,7 +271,7 @@ def _site(version: int, **changes: object) -> object:
 
 
 def make_sides(folder: Path, *, twice: bool = False, forked: bool = False) -> Sides:
-    """A morning, two closed windows, two outages with stand-ins of every fate; a tail in flight.
+    """A morning, five closed windows, two outages with stand-ins of every fate; a tail in flight.
 
     twice: a till has sent one payment again to the other box. forked: the hub has taken in the clone's
     history of the other box, and the core has what it did.
@@ -298,7 +302,7 @@ def make_sides(folder: Path, *, twice: bool = False, forked: bool = False) -> Si
 
 async def _a_day(world: World, north: Path) -> tuple[list[CoreLine], SimulatedBox]:
     world.publish(_site(1))  # type: ignore[arg-type]
-    for account_id, amount_minor in (("A", 90_000), ("B", 1_000), ("C", 50_000), ("FAR", 5_000)):
+    for account_id, amount_minor in FUNDS:
         world.fund(account_id, amount_minor)
     port = Port(world)
     await port.open()
@@ -328,6 +332,10 @@ async def _a_day(world: World, north: Path) -> tuple[list[CoreLine], SimulatedBo
 async def _a_morning(branch: Branch) -> None:
     while branch.box.available("A") < 60_000:  # a slow machine's late grant is handed back
         await branch.box.line.ask(account_id="A", currency=CNY, amount_minor=60_000)
+    for next_day in (*EARLY_DAYS[1:], FIRST_DAY):
+        await branch.pay("A", "SHOP", 20)
+        await branch.pay("A", "CAFE", 21)
+        await branch.close_window(next_day)
     paid = [await branch.pay("A", ("SHOP", "CAFE")[number % 2], 100 + number) for number in range(24)]
     for number in range(4):
         await branch.pay("A", "FAR", 200 + number)  # homed elsewhere: the right goes back to the centre
@@ -414,6 +422,20 @@ def _written(sides: Sides, world: World) -> Sides:
     sides.core += [
         replace(line, channel="counter", request_id="", client="", box="", reference=f"counter-{number}")
         for number, line in enumerate(sides.core[:5])
+    ]
+    sides.core += [
+        CoreLine(
+            FIRST_DAY,
+            "",
+            "",
+            f"core:{CNY}",
+            account_id,
+            amount_minor,
+            client="",
+            channel=TREASURY,
+            reference=f"opening-{number}",
+        )
+        for number, (account_id, amount_minor) in enumerate(FUNDS)
     ]
     sides.write_core()
     return sides

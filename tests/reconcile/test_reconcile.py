@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from edgegw.__main__ import main
 from tests.reconcile.media import query
 from tests.reconcile.planter import APART, PLANTS, Expected, Planter
-from tests.reconcile.sides import HEADER, Sides, make_sides
+from tests.reconcile.sides import HEADER, TREASURY, Sides, make_sides
 
 SEEDS = range(2)
+ALL = ("--suspense-hours", "0", "--postings", TREASURY)
+"""Nothing is left out."""
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +64,16 @@ def planted(sides: Sides, names: Sequence[str], medium: str, seed: int) -> None:
         expected = [one for name in names for one in getattr(planter, name)()]
         copy.write_core()
         north = copy.ledger if medium == "directory" else copy.journal
-        said = reconciled(copy, north, planter.south_path, more=("--suspense-hours", "0"))
+        said = reconciled(copy, north, planter.south_path, more=ALL)
         assert unexpected(said["breaks"], expected) == ([], []), (names, medium, seed)
 
 
 @pytest.mark.parametrize("medium", ["directory", "file"])
 def test_sides_that_agree_give_no_break(sides: Sides, medium: str) -> None:
     """An alarm that rings for stand-ins, holds, refusals or a line that is down is switched off."""
-    said = reconciled(sides, sides.ledger if medium == "directory" else sides.journal, sides.south)
+    north = sides.ledger if medium == "directory" else sides.journal
+    assert reconciled(sides, north, sides.south, more=("--postings", TREASURY))["breaks"] == []
+    said = reconciled(sides, north, sides.south)
     assert said["breaks"] == []
     apart = {one["what"] for one in said["apart"]}
     assert {"in_flight", "hold_open", "stand_in_waiting", "word_under_way", "other_channel"} <= apart
@@ -146,14 +150,14 @@ WELL = "2030-01-02,core-1,edgegw,till,{id},north,A,SHOP,CNY,100,posted".format(i
     ("line", "said"),
     [
         (WELL.replace("2030-01-02", "2030-02-30"), "line 3: value_date is '2030-02-30'; write a day"),
-        (WELL.replace(",100,", ",1.00,"), "line 3: amount_minor is '1.00'; write a whole number"),
+        (WELL.replace(",100,", ",1.00,"), "a whole number of minor units above 0, 100 where this currency"),
         (WELL.replace(",100,", ",0,"), "line 3: amount_minor is '0'"),
         (WELL.replace(",100,", f",{2**63},"), f"line 3: amount_minor is '{2**63}'"),
         (WELL.replace("CNY", "cny"), "line 3: currency is 'cny'; write three capital letters"),
         (WELL.replace("posted", "booked"), "line 3: status is 'booked'; write one of posted, held"),
         (WELL.replace("0" * 32, "0" * 31), "write 32 lower-case hex digits"),
         (WELL.replace("till", ""), "line 3: client is ''"),
-        (WELL + ",more", "line 3: it has 12 fields; write 11"),
+        (WELL + ",more", "line 3: it has 12 fields, the header 11"),
         ('"2030-01-02', "it is no CSV"),
     ],
 )
