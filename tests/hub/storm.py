@@ -57,8 +57,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     pushes_per_second: float
     records_per_second: float
-    rss_max_bytes: int
-    """Of the largest hub process."""
+    rss_max_bytes: tuple[int, ...]
+    """Of each hub process."""
     killed: bool
     records_kept: int
     """By plain SQL, the epochs' first records and directives among them."""
@@ -86,19 +86,19 @@ class Hubs:
             )
         for port in self.ports:
             wait_until(lambda port=port: _is_open(port), "a hub to listen", timeout_seconds=START_S_MAX)
-        self.rss_max_bytes = 0
+        self.rss_max_bytes = [0] * count
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._measure)
         self._watch.start()
 
     def _measure(self) -> None:
         while not self._over.wait(PAUSE_S):
-            for process in self.processes:
+            for number, process in enumerate(self.processes):
                 try:
                     used = psutil.Process(process.pid).memory_info().rss
                 except psutil.NoSuchProcess:
                     continue
-                self.rss_max_bytes = max(self.rss_max_bytes, used)
+                self.rss_max_bytes[number] = max(self.rss_max_bytes[number], used)
 
     def talk(self, data: bytes, *, first: int) -> bytes:
         """A box's message to whichever hub answers, the same bytes until one does."""
@@ -229,7 +229,7 @@ def storm(place: Place, folder: Path, *, boxes: int, hubs: int, records: int, ki
         seconds=round(seconds, 2),
         pushes_per_second=round(pushes / seconds, 1),
         records_per_second=round(each * boxes / seconds, 1),
-        rss_max_bytes=centre.rss_max_bytes,
+        rss_max_bytes=tuple(centre.rss_max_bytes),
         killed=kill,
         records_kept=kept,
         records_sent=sent,

@@ -1,4 +1,5 @@
-"""Two hundred boxes come back at once: minutes, so only with `-m slow`."""
+"""Boxes come back at once: a few in every run of the tests; two hundred take minutes, so only with
+`-m slow`."""
 
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from tests.hub.storm import storm
 
 RECORDS = 20_000
 GROWTH_MAX = 1.5
+
+
+def test_boxes_return_to_two_hubs_of_which_one_is_killed(postgres: PostgresPlace, tmp_path: Path) -> None:
+    """The storm in small: what was answered is kept once, and the books hold."""
+    figures = storm(postgres, tmp_path, boxes=6, hubs=2, records=360, kill=True)
+    assert figures.records_kept == figures.records_sent
 
 
 @pytest.mark.slow
@@ -30,5 +37,5 @@ def test_a_hubs_memory_is_bounded_however_many_boxes_return(postgres: PostgresPl
         folder = tmp_path / str(boxes)
         folder.mkdir()
         postgres.start_afresh()
-        used.append(storm(postgres, folder, boxes=boxes, hubs=1, records=RECORDS, kill=False).rss_max_bytes)
+        used += storm(postgres, folder, boxes=boxes, hubs=1, records=RECORDS, kill=False).rss_max_bytes
     assert used[1] < used[0] * GROWTH_MAX

@@ -67,6 +67,8 @@ class Writer:
         self.debits: Counter[str] = Counter()
         self.credits: Counter[str] = Counter()
         self.grants: list[GrantDirective] = []
+        self.closed: list[tuple[int, int, dict[str, int]]] = []
+        """Window, transfers and positions of each that is closed."""
         self._nets: Counter[str] = Counter()
         self._window, self._transfers = 1, 0
 
@@ -161,6 +163,7 @@ class Writer:
             positions=positions,
             closed_by="manager",
         )
+        self.closed.append((self._window, self._transfers, dict(self._nets)))
         self._window, self._transfers = self._window + 1, 0
         self._nets.clear()
         return closed
@@ -236,6 +239,18 @@ def _insert_books(connection: Any, writer: Writer, key: SigningKey, head: Checkp
     said = [{"box": BOX, "incarnation": 1, "seq": 0, "type": "site", "outcome": "applied", "body": b"{}"}]
     said += [said[0] | {"seq": grant.seq, "type": "grant", "body": encode(grant)} for grant in writer.grants]
     _insert(connection, "directive", said)
+    day = "2030-01-{:02d}".format
+    windows = [
+        here | {"number": n, "state": "compared", "business_date": day(n), "transfers": transfers}
+        for n, transfers, _ in writer.closed
+    ]
+    _insert(connection, "clearing_window", windows)
+    positions = [
+        here | {"number": n, "participant": who, "currency": CNY, "net_minor": net}
+        for n, _, nets in writer.closed
+        for who, net in nets.items()
+    ]
+    _insert(connection, "window_position", positions)
     names = sorted(writer.debits.keys() | writer.credits.keys())
     balances = [
         here | {"account_id": n, "debits_posted": writer.debits[n], "credits_posted": writer.credits[n]}

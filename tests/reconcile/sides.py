@@ -22,9 +22,11 @@ from edgegw.core.messages import Ask
 from edgegw.core.records import Account, Kind, Mode, Request, Transfer
 from edgegw.core.site import StandInRule
 from edgegw.hub.take_journal import take_journal
+from edgegw.ledger import prune
 from edgegw.ledger.export import export_journal
 from edgegw.ledger.outcomes import Decision
 from edgegw.ledger.store import Store
+from edgegw.ledger.writer import take_snapshot
 from tests.hub.places import SqlitePlace
 from tests.hub.simulated_box import BANK, CNY, SimulatedBox
 from tests.hub.world import NORTH, SOUTH, World, a_site
@@ -256,6 +258,86 @@ class Branch:
         await synced(self.box, self.world)
         await until(applied, "every directive to be applied")
         await synced(self.box, self.world)
+
+
+PRUNED: Final = 256
+"""Records that a pruned box has no more."""
+
+
+def make_pruned(folder: Path) -> Sides:
+    """A box that has given most of its journal away: its hub and the core know all of it."""
+    (folder / "live").mkdir(parents=True)
+    world = World(SqlitePlace(folder / "live" / "hub.db"))
+    lines = asyncio.run(_a_long_day(world, folder / "live" / "north"))
+    world.back_up(folder / "hub.db")
+    world.hub.close()
+    sides = Sides(folder, lines)
+    write_exported(world.new_box(SOUTH), sides.south)
+    return _written(sides, world)
+
+
+async def _a_long_day(world: World, north: Path) -> list[CoreLine]:
+    world.publish(_site(1))  # type: ignore[arg-type]
+    for account_id, amount_minor in FUNDS:
+        world.fund(account_id, amount_minor)
+    port = Port(world)
+    await port.open()
+    key = world.devices[NORTH]
+    box = RealBox(north, world, port, key=type(key)(f"{BANK}/north/checkpoint", key._private), boot="b1")
+    try:
+        branch = Branch(world, box, port)
+        await synced(box, world)
+        while box.available("A") < 40_000:
+            await box.line.ask(account_id="A", currency=CNY, amount_minor=40_000)
+        requests = [
+            Request(
+                kind=Kind.PAYMENT,
+                id=branch.new_id(),
+                debit_account_id="A",
+                credit_account_id=("SHOP", "CAFE")[number % 2],
+                amount_minor=10 + number % 7,
+                currency=CNY,
+            )
+            for number in range(PRUNED + 20)
+        ]
+        answers = await asyncio.gather(*map(box.ask, requests))
+        for (outcome,), request in zip(answers, requests, strict=True):
+            assert isinstance(outcome, Decision)
+            branch.booked(
+                request.id, request.debit_account_id, request.credit_account_id, request.amount_minor
+            )
+        await branch.close_window(FIRST_DAY)
+        for _ in range(2):
+            await box.pen.work(take_snapshot)
+        await branch.pay("A", "SHOP", 5)
+        await branch.agree()
+        await until(lambda: _cosigned(box) > PRUNED, "the hub's cosignature")
+        await _prune(box, world)
+    finally:
+        await box.stop()
+        await port.close()
+    return branch.lines
+
+
+def _cosigned(box: RealBox) -> int:
+    held = box.store.cosignature(1)
+    return held[0] if held else 0
+
+
+async def _prune(box: RealBox, world: World) -> None:
+    opened = world.hub_key.public.check_cosignature
+    (mark,) = prune.new_marks(box.store, verify_cosignature=opened)
+    two_days_s = 2 * prune.DAY_S
+    aged = type(mark)(mark.epoch, mark.size, mark.hub_s - two_days_s, mark.at_ns - two_days_s * 10**9)
+    await box.pen.work(prune.remember([aged]))
+    (plan,) = prune.plans(box.store, records_days=1, verify_cosignature=opened)
+    done = prune.Done(epoch=plan.epoch, start=plan.start, end=plan.start, held_by=plan.held_by)
+    reader = box.store.reader()
+    for step in prune.work(reader, plan, done):
+        if step is not None:
+            await box.pen.work(step)
+    reader.close()
+    assert done.end == PRUNED
 
 
 def _site(version: int, **changes: object) -> object:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,11 +15,16 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import create_engine, insert, select
 
 from edgegw.__main__ import main
-from tests.reconcile.media import query
+from edgegw.hub.schema import metadata
+from edgegw.reconcile import beside, load
+from tests.hub.places import PostgresPlace
+from tests.hub.simulated_box import BANK
+from tests.reconcile.media import execute, query
 from tests.reconcile.planter import APART, PLANTS, Expected, Planter
-from tests.reconcile.sides import HEADER, TREASURY, Sides, make_sides
+from tests.reconcile.sides import HEADER, PRUNED, TREASURY, Sides, make_pruned, make_sides
 
 SEEDS = range(2)
 ALL = ("--suspense-hours", "0", "--postings", TREASURY)
@@ -29,6 +35,12 @@ ALL = ("--suspense-hours", "0", "--postings", TREASURY)
 def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
     """Three sides that agree; every test works on copies."""
     return make_sides(tmp_path_factory.mktemp("sides") / "clean")
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Sides:
+    """A box that has pruned most of its journal."""
+    return make_pruned(tmp_path_factory.mktemp("pruned") / "clean")
 
 
 def reconciled(sides: Sides, *journals: Path, more: Sequence[str] = (), core: bool = True) -> dict[str, Any]:
@@ -124,6 +136,83 @@ def test_all_breaks_are_found_together(sides: Sides, medium: str) -> None:
     planted(sides, [name for name in PLANTS if name != "history_forked"], medium, 1)
 
 
+@pytest.mark.parametrize("medium", ["directory", "file"])
+def test_what_is_pruned_at_the_box_is_no_break_and_is_compared_all_the_same(
+    pruned: Sides, tmp_path: Path, medium: str
+) -> None:
+    """A box keeps ninety days, an auditor looks at a year: the hub's records stand for what is gone."""
+    copy = pruned.copy(tmp_path / "spoiled")
+    north = copy.ledger if medium == "directory" else copy.journal
+    assert reconciled(copy, north, more=("--postings", TREASURY))["breaks"] == []
+    workspace = copy.folder / "reconcile.db"
+    assert query(workspace, "SELECT first_seq FROM log WHERE side = 'journal'") == [(PRUNED,)]
+    line = copy.core[5]
+    copy.core[5] = dataclasses.replace(line, amount_minor=line.amount_minor + 1)
+    copy.write_core()
+    execute(copy.hub, "DELETE FROM record WHERE box = 'north' AND seq = 100")
+    said = reconciled(copy, north)
+    assert [(b["class"], b["place"], b["request_id"]) for b in said["breaks"]] == [
+        ("sequence_gap", "1/100", ""),
+        ("only_in_core", "", next(b["request_id"] for b in said["breaks"] if b["class"] == "only_in_core")),
+        ("amount_differs", said["breaks"][-1]["place"], line.request_id),
+    ]
+
+
+@pytest.mark.parametrize("medium", ["directory", "file"])
+def test_a_second_process_changes_no_finding(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch, medium: str
+) -> None:
+    """Large sides are read by two processes, portion by portion; what is found is the same."""
+    monkeypatch.setattr(beside, "RECORDS_MIN", 0)
+    monkeypatch.setattr(load, "ALIKE", 8)
+    planted(sides, [name for name in PLANTS if name != "history_forked"], medium, 3)
+
+
+def test_a_list_that_is_wrong_is_told_by_the_second_process_too(
+    sides: Sides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is left behind."""
+    monkeypatch.setattr(beside, "RECORDS_MIN", 0)
+    file = tmp_path / "core.csv"
+    file.write_text(f"{','.join(HEADER)}\n{WELL.replace('CNY', 'cny')}\n", encoding="utf-8")
+    arguments = ["reconcile", "--core", str(file), "--hub", str(sides.folder / "hub.toml")]
+    done = CliRunner().invoke(main, [*arguments, "--workspace", str(tmp_path / "reconcile.db")])
+    assert (done.exit_code, "line 2: currency is 'cny'" in done.output) == (2, True)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_hub_on_postgresql_is_compared_as_one_on_sqlite(
+    sides: Sides, postgres: PostgresPlace, tmp_path: Path
+) -> None:
+    """Clean, and with every break at once."""
+    copy = sides.copy(tmp_path / "spoiled")
+    on_postgresql(copy, postgres)
+    assert reconciled(copy, copy.ledger, copy.south, more=("--postings", TREASURY))["breaks"] == []
+    planter = Planter(copy, "directory", Random(7))
+    names = [name for name in PLANTS if name != "history_forked"]
+    expected = [one for name in names for one in getattr(planter, name)()]
+    copy.write_core()
+    on_postgresql(copy, postgres)
+    said = reconciled(copy, copy.ledger, copy.south, more=ALL)
+    assert unexpected(said["breaks"], expected) == ([], [])
+
+
+def on_postgresql(sides: Sides, place: PostgresPlace) -> None:
+    """Let the hub's rows be in PostgreSQL, and its settings say so."""
+    place.start_afresh()
+    file = create_engine(f"sqlite:///{sides.hub}")
+    with file.connect() as source, place.engine.begin() as target:
+        for table in metadata.sorted_tables:
+            rows = [dict(row) for row in source.execute(select(table)).mappings()]
+            if rows and table.name != "schema_version":
+                target.execute(insert(table), rows)
+    file.dispose()
+    (sides.folder / "hub.toml").write_text(
+        f'bank = "{BANK}"\ndatabase_url = "{place.url}"\nkey_file = "hub.pem"\n'
+        f'database_password_file = "{place.password_file}"\n'
+    )
+
+
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(st.sampled_from(PLANTS), min_size=2, max_size=8, unique=True),
@@ -172,6 +261,53 @@ def test_a_line_that_is_not_as_it_must_be_is_named_with_its_mend(
     assert done.exit_code == 2
     assert said in done.output
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace(",", "\t"),
+        lambda text: text.replace("\n", "\r\n").rstrip(),
+        lambda text: "\n".join(
+            ",".join(f'"{cell}"' for cell in line.split(",")) for line in text.splitlines()
+        ),
+        lambda text: "\n".join(",".join(reversed(line.split(","))) for line in text.splitlines()),
+        lambda text: "\n".join(f"{line},note {number}" for number, line in enumerate(text.splitlines())),
+        lambda text: text.replace("value_date", " Value_Date ") + "\n\n",
+    ],
+    ids=["byte order mark", "semicolons", "tabs", "CRLF", "quoted", "other order", "more columns", "blanks"],
+)
+def test_a_list_is_taken_as_programs_write_it(
+    sides: Sides, tmp_path: Path, written: Callable[[str], str]
+) -> None:
+    """Spreadsheets and exports of a bank differ in form; none of it is a break, or a line that is skipped."""
+    file = tmp_path / "core.csv"
+    file.write_bytes(written(sides.core_file.read_text(encoding="utf-8").replace("\r", "")).encode())
+    copy = Sides(sides.folder, sides.core)
+    said = reconciled(copy, copy.ledger, copy.south, more=("--core", str(file)), core=False)
+    assert said["breaks"] == []
+    assert next(one["records"] for one in said["sides"] if one["what"] == "core") == len(sides.core)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("", "line 1: it is empty; write the names of the columns: value_date,core_reference"),
+        (",".join(HEADER[:-1]), "line 1: there is no column status; add it"),
+        (",".join((*HEADER, "box")), "line 1: the column box stands there 2 times; leave one"),
+    ],
+)
+def test_a_header_that_is_not_as_it_must_be_is_named_with_its_mend(
+    sides: Sides, tmp_path: Path, header: str, said: str
+) -> None:
+    """A column that is taken for another one makes breaks of every line."""
+    file = tmp_path / "core.csv"
+    file.write_text(header and f"{header}\n")
+    arguments = ["reconcile", "--core", str(file), "--hub", str(sides.folder / "hub.toml")]
+    done = CliRunner().invoke(main, [*arguments, "--workspace", str(tmp_path / "reconcile.db")])
+    assert (done.exit_code, said in done.output) == (2, True), done.output
 
 
 def test_what_is_no_side_and_no_workspace_is_refused(sides: Sides, tmp_path: Path) -> None:
