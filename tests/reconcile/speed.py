@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -56,7 +57,7 @@ def _second(pid: int) -> float:
             with suppress(psutil.NoSuchProcess):
                 times = child.cpu_times()
                 spent[child.pid] = times.user + times.system
-        time.sleep(LOOK_S)
+        threading.Event().wait(LOOK_S)
     return sum(spent.values())
 
 
