@@ -6,14 +6,15 @@ own private keys too. Leaves out how those are kept (`access.keys`) and a replic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from edgegw.access.keys import VerifyingKey, load_signing_key, load_verifying_key
+from edgegw.access.operators import Operator, Operators
 from edgegw.access.sm2 import KeyFileError
 from edgegw.config.box import BoxSettings
-from edgegw.config.hub import HubSettings
+from edgegw.config.hub import HubSettings, OperatorTable
 from edgegw.config.mirror import MirrorSettings
 from edgegw.config.options import SettingsError
 
@@ -54,6 +55,17 @@ def pinned_boxes(bank: str, boxes: Mapping[str, str]) -> dict[str, VerifyingKey]
     return keys
 
 
+def listed_operators(listed: Iterable[OperatorTable]) -> Operators:
+    """The people of `[[operators]]`; raises SettingsError."""
+    try:
+        return Operators(
+            Operator(one.name, one.public_key, frozenset(one.roles), frozenset(one.actions), one.revoked)
+            for one in listed
+        )
+    except ValueError as problem:
+        raise SettingsError("operators", [str(problem)]) from None
+
+
 # --- before anything runs -----------------------------------------------------------------------------------
 
 
@@ -72,6 +84,10 @@ def hub_key_faults(settings: HubSettings) -> Iterator[str]:
     """What is wrong with the keys that a hub's settings name, a line each."""
     yield from _own_faults("key_file", settings.key_file)
     yield from _boxes_faults(settings.bank, settings.boxes)
+    try:
+        listed_operators(settings.operators)
+    except SettingsError as problem:
+        yield f"operators: {problem.faults[0]}"
 
 
 def mirror_key_faults(settings: MirrorSettings) -> Iterator[str]:

@@ -9,7 +9,7 @@ import asyncio
 import csv
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import click
 
 from edgegw.commands import SettingsPath, hub_settings_option, progress_bar, serve_until_end
+from edgegw.commands.orders import give_order, person_options
 from edgegw.config.hub import HubSettings, load_hub
 from edgegw.config.listen import addresses
 from edgegw.config.options import SettingsError
@@ -25,6 +26,7 @@ from edgegw.config.options import SettingsError
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from edgegw.access.operators import Person
     from edgegw.hub.database import Database
     from edgegw.hub.findings import Finding
     from edgegw.hub.keyring import Keyring
@@ -47,10 +49,11 @@ def load_keyring(settings: HubSettings) -> Keyring:
     """The hub's key and the boxes' pinned ones; raises KeyFileError and SettingsError."""
     from edgegw.access.keys import load_signing_key
     from edgegw.hub.keyring import Keyring
-    from edgegw.pinned import pinned_boxes
+    from edgegw.pinned import listed_operators, pinned_boxes
 
     key = load_signing_key(Path(settings.key_file), f"{settings.bank}/hub")
-    return Keyring(settings.bank, key, pinned_boxes(settings.bank, settings.boxes))
+    boxes = pinned_boxes(settings.bank, settings.boxes)
+    return Keyring(settings.bank, key, boxes, listed_operators(settings.operators))
 
 
 @contextmanager
@@ -255,22 +258,11 @@ def order() -> None:
     """
 
 
-def carry_out(hub_settings: Path, work: Callable[[Connection, Keyring], None]) -> None:
-    """Give one order in one transaction; raises SettingsError where it cannot be given."""
-    from edgegw.hub.books import BooksError
-    from edgegw.hub.operate import OrderError
-
-    with open_books(hub_settings) as books:
-        try:
-            books.database.transact(lambda c: work(c, books.keyring))
-        except (OrderError, BooksError) as problem:
-            raise SettingsError("the order", [str(problem)]) from None
-
-
 @order.command("new-epoch")
 @click.argument("box")
+@person_options
 @hub_settings_option
-def order_new_epoch(box: str, hub_settings: Path) -> None:
+def order_new_epoch(box: str, person: Person, hub_settings: Path) -> None:
     """Give a box a new epoch, after a restore, a fork, a quarantine or a lost disk.
 
     Nothing is emptied at the box: leave its data directory as it is, or give it an empty one where the disk
@@ -283,14 +275,9 @@ def order_new_epoch(box: str, hub_settings: Path) -> None:
 
     Example: edgegw order new-epoch branch-1 --hub hub.toml
     """
-    from edgegw.hub.operate import release_epoch
+    from edgegw.hub.order_actions import NewEpoch
 
-    carry_out(hub_settings, lambda connection, _: release_epoch(connection, box))
-    click.echo(
-        f"{box} gets a new epoch as soon as it holds all of its past again; let it run,"
-        " with its data directory as it is. What an old epoch held of each account stays in doubt, and is not"
-        f" granted again, until `edgegw order seal {box} EPOCH`"
-    )
+    give_order(hub_settings, NewEpoch(box=box), person=person)
 
 
 @order.command("take-journal")
@@ -345,52 +332,48 @@ def _story(taken: TakenJournal) -> str:
     default=0,
     help="So many of its records are gone for good.",
 )
+@person_options
 @hub_settings_option
-def order_seal(box: str, epoch: int, lost: int, hub_settings: Path) -> None:
+def order_seal(box: str, epoch: int, lost: int, person: Person, hub_settings: Path) -> None:
     """Settle an old epoch for good: nothing more of it is taken, and what was in doubt returns.
 
-    Refused while records are missing that the box has said or signed to have; --lost declares them gone.
+    Refused while records are missing that the box has said or signed to have; --lost declares them gone,
+    which takes two people where the hub's settings list operators.
 
     Example: edgegw order seal branch-1 3 --hub hub.toml
     """
-    from edgegw.hub.operate import seal_epoch
+    from edgegw.hub.order_actions import DeclareLoss, Seal
 
-    carry_out(hub_settings, lambda connection, _: seal_epoch(connection, box, epoch, lost=lost))
-    click.echo(f"epoch {epoch} of {box} is sealed")
+    action = DeclareLoss(box=box, epoch=epoch, lost=lost) if lost else Seal(box=box, epoch=epoch)
+    give_order(hub_settings, action, person=person)
 
 
 @order.command("freeze")
 @click.argument("account_id")
 @click.option("--reason", required=True, help="Why; it is journalled at every box.")
 @click.option("--off", is_flag=True, help="Let the account pay out again.")
+@person_options
 @hub_settings_option
-def order_freeze(account_id: str, reason: str, off: bool, hub_settings: Path) -> None:
+def order_freeze(account_id: str, reason: str, off: bool, person: Person, hub_settings: Path) -> None:
     """Bar an account from paying out, at the centre at once and at each box when it hears of it.
+
+    Where the hub's settings list operators, it waits for another person (`edgegw orders approve`).
 
     Example: edgegw order freeze alice --reason "court order" --hub hub.toml
     """
-    from edgegw.hub.operate import freeze
+    from edgegw.hub.order_actions import Freeze
 
-    carry_out(
-        hub_settings,
-        lambda connection, keyring: freeze(
-            connection,
-            keyring,
-            account_id=account_id,
-            frozen=not off,
-            reason=reason,
-            now_ns=time.time_ns(),
-        ),
-    )
-    click.echo(f"{account_id} pays out again" if off else f"{account_id} pays nothing out")
+    action = Freeze(account_id=account_id, frozen=not off, reason=reason)
+    give_order(hub_settings, action, person=person, reason=reason)
 
 
 @order.command("close")
 @click.argument("account_id")
 @click.option("--reason", required=True, help="Why; it is journalled at every box.")
 @click.option("--reopen", is_flag=True, help="Let the account take and pay again.")
+@person_options
 @hub_settings_option
-def order_close(account_id: str, reason: str, reopen: bool, hub_settings: Path) -> None:
+def order_close(account_id: str, reason: str, reopen: bool, person: Person, hub_settings: Path) -> None:
     """Let an account take and pay nothing new, at the centre at once and at each box when it hears of it.
 
     What boxes hold of it returns to the centre. Live holds keep their cover until they are posted, voided or
@@ -398,19 +381,7 @@ def order_close(account_id: str, reason: str, reopen: bool, hub_settings: Path) 
 
     Example: edgegw order close alice --reason "moved away" --hub hub.toml
     """
-    from edgegw.hub.operate import close
+    from edgegw.hub.order_actions import CloseAccount
 
-    carry_out(
-        hub_settings,
-        lambda connection, keyring: close(
-            connection,
-            keyring,
-            account_id=account_id,
-            closed=not reopen,
-            reason=reason,
-            now_ns=time.time_ns(),
-        ),
-    )
-    click.echo(
-        f"{account_id} is open again" if reopen else f"{account_id} takes and pays nothing new at any box"
-    )
+    action = CloseAccount(account_id=account_id, closed=not reopen, reason=reason)
+    give_order(hub_settings, action, person=person, reason=reason)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgegw.commands import ExitCode
 from edgegw.config.options import SettingsError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KeyPath = click.Path(dir_okay=False, path_type=Path)
 
@@ -23,6 +27,7 @@ def keygen() -> None:
     edgegw keygen box --bank mybank --box branch-1 --out secrets/device.pem
     edgegw keygen mirror --bank mybank --mirror branch-1-mirror --out secrets/mirror.pem
     edgegw keygen client --out till.pem
+    edgegw keygen operator --out mei.pem
     edgegw keygen vault --out secrets/vault.key
     """
 
@@ -85,6 +90,23 @@ def keygen_client(out: Path) -> None:
 
     Example: edgegw keygen client --out till.pem
     """
+    _person_key(out)
+
+
+@keygen.command("operator")
+@click.option("--out", required=True, type=KeyPath, help="File for the private key.")
+def keygen_operator(out: Path) -> None:
+    """Make an Ed25519 key for a person who gives orders at the hub; print its public_key for [[operators]].
+
+    Keep it with the person, not on the hub's machine: whoever has two keys is two people.
+
+    Example: edgegw keygen operator --out mei.pem
+    """
+    _person_key(out)
+
+
+def _person_key(out: Path) -> None:
+    """Make an Ed25519 key and print its public one."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -95,6 +117,24 @@ def keygen_client(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     sm2.write_new_file(out, pem, mode=0o600)
     click.echo(tokens.public_key_text(key))
+
+
+def ed25519_key(path: Path) -> Ed25519PrivateKey:
+    """The private key of a client or an operator; raises SettingsError."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        private = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as problem:
+        raise SettingsError(
+            str(path), [f"no private key can be read: {problem}; give the client's or operator's own"]
+        ) from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise SettingsError(
+            str(path), ["it is no Ed25519 key; make one with `edgegw keygen client` or `keygen operator`"]
+        )
+    return private
 
 
 @keygen.command("vault")
@@ -131,19 +171,9 @@ def token(client: str, box: str, key: Path, minutes: int) -> None:
 
     Example: edgegw token --client till --box branch-1 --key till.pem
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
     from edgegw.access import tokens
 
-    try:
-        private = load_pem_private_key(key.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as problem:
-        raise SettingsError(
-            str(key), [f"no private key can be read: {problem}; give the client's own"]
-        ) from None
-    if not isinstance(private, Ed25519PrivateKey):
-        raise SettingsError(str(key), ["it is no Ed25519 key; make one with `edgegw keygen client`"])
+    private = ed25519_key(key)
     now_s = int(time.time())
     click.echo(tokens.mint_token(private, client=client, box=box, lifetime_seconds=minutes * 60, now_s=now_s))
 

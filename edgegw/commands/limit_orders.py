@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from edgegw.commands import hub_settings_option
-from edgegw.commands.hub import carry_out
+from edgegw.commands.orders import give_order, person_options
+
+if TYPE_CHECKING:
+    from edgegw.access.operators import Person
 
 BLOCKED: Final = ("account", "card", "terminal", "merchant")
 """What can be blocked."""
@@ -21,31 +23,21 @@ _MINOR = click.IntRange(min=0, max=2**63 - 1)
 @click.argument("whose", metavar="ID")
 @click.option("--reason", required=True, help="Why; it is journalled at every box.")
 @click.option("--off", is_flag=True, help="Let it pay again.")
+@person_options
 @hub_settings_option
-def order_block(of: str, whose: str, reason: str, off: bool, hub_settings: Path) -> None:
+def order_block(of: str, whose: str, reason: str, off: bool, person: Person, hub_settings: Path) -> None:
     """Let an account, card, terminal or merchant pay nothing, at each box when it hears of it.
 
     A card is its vault token (`edgegw card-token`). The order holds until it is taken back with --off.
 
     Example: edgegw order block terminal T0000017 --reason "stolen" --hub hub.toml
     """
-    from edgegw.hub.limit_orders import block
+    from edgegw.hub.order_actions import Block
 
     if len(whose) not in range(1, 65) or (of == "card" and whose.isdigit()):
         raise click.BadParameter("1 to 64 characters, and of a card its token", param_hint="ID")
-    carry_out(
-        hub_settings,
-        lambda connection, keyring: block(
-            connection,
-            keyring,
-            of=of,
-            whose=whose,
-            blocked=not off,
-            reason=reason,
-            now_ns=time.time_ns(),
-        ),
-    )
-    click.echo(f"{of} {whose} pays again" if off else f"{of} {whose} pays nothing")
+    action = Block(of=of, whose=whose, blocked=not off, reason=reason)
+    give_order(hub_settings, action, person=person, reason=reason)
 
 
 @click.command("limit")
@@ -56,6 +48,7 @@ def order_block(of: str, whose: str, reason: str, off: bool, hub_settings: Path)
 @click.option("--count", type=_MINOR, help="All payments of the period, counted, at most.")
 @click.option("--reason", required=True, help="Why; it is journalled at every box.")
 @click.option("--off", is_flag=True, help="Go back to what the site's settings say.")
+@person_options
 @hub_settings_option
 def order_limit(
     name: str,
@@ -65,6 +58,7 @@ def order_limit(
     count: int | None,
     reason: str,
     off: bool,
+    person: Person,
     hub_settings: Path,
 ) -> None:
     """Give a limit of the site's settings other values, at each box when it hears of it.
@@ -76,22 +70,8 @@ def order_limit(
     Example: edgegw order limit card-day --for 5b1c --amount-minor 20000 --reason "travels" --hub hub.toml
     """
     from edgegw.core.counts import LimitChange
-    from edgegw.hub.limit_orders import change_limit
-    from edgegw.hub.site import Sites
+    from edgegw.hub.order_actions import ChangeLimit
 
     change = None if off else LimitChange(payment_minor, amount_minor, count)
-    carry_out(
-        hub_settings,
-        lambda connection, keyring: change_limit(
-            connection,
-            keyring,
-            Sites().newest(connection),
-            name=name,
-            whose=whose,
-            change=change,
-            reason=reason,
-            now_ns=time.time_ns(),
-        ),
-    )
-    who = f" for {whose}" if whose else ""
-    click.echo(f"limit {name} is as the settings say{who}" if off else f"limit {name} is changed{who}")
+    action = ChangeLimit(name=name, whose=whose, change=change, reason=reason)
+    give_order(hub_settings, action, person=person, reason=reason)

@@ -3,7 +3,6 @@ taken back."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,11 +11,13 @@ import click
 import msgspec
 
 from edgegw.commands import ExitCode, SettingsPath, hub_settings_option, json_option, print_json
+from edgegw.commands.orders import give_order, person_options
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from edgegw.access.operators import Person
     from edgegw.commands.hub import HubBooks
     from edgegw.core.site import Site
     from edgegw.hub.site import Staging
@@ -69,9 +70,15 @@ def site_check(file: Path, hub_settings: Path) -> None:
 @canary_option
 @share_option
 @bake_option
+@person_options
 @hub_settings_option
 def site_publish(
-    file: Path, canaries: str, share_percent: int | None, bake_minutes: int, hub_settings: Path
+    file: Path,
+    canaries: str,
+    share_percent: int | None,
+    bake_minutes: int,
+    person: Person,
+    hub_settings: Path,
 ) -> None:
     """Publish a site's settings: every box uses them from the next message on. The hub may run meanwhile.
 
@@ -80,19 +87,15 @@ def site_publish(
 
     Example: edgegw site publish site.json --canary branch-0042 --hub hub.toml
     """
-    from edgegw.commands.hub import open_books
+    from edgegw.config.hub import load_hub
     from edgegw.config.site import load_site_bundle
-    from edgegw.hub.site import publish
+    from edgegw.hub.order_actions import Publish
 
     staging = _staging(canaries, share_percent, bake_minutes)
-    with open_books(hub_settings) as books:
-        found, bundle = load_site_bundle(file, bank=books.keyring.bank, boxes=books.keyring.boxes)
-        digest = _ordered(
-            books,
-            str(file),
-            lambda c: publish(c, books.keyring, bundle, now_ns=time.time_ns(), staging=staging),
-        )
-    click.echo(f"version {found.version} is {'published' if staging is None else 'staged'}: {digest}")
+    hub = load_hub(hub_settings)
+    found, bundle = load_site_bundle(file, bank=hub.bank, boxes=hub.boxes)
+    action = Publish(version=found.version, staging=staging)
+    give_order(hub_settings, action, person=person, attachment=bundle, what=str(file))
 
 
 @site.command("rollback")
@@ -100,9 +103,15 @@ def site_publish(
 @canary_option
 @share_option
 @bake_option
+@person_options
 @hub_settings_option
 def site_rollback(
-    version: int, canaries: str, share_percent: int | None, bake_minutes: int, hub_settings: Path
+    version: int,
+    canaries: str,
+    share_percent: int | None,
+    bake_minutes: int,
+    person: Person,
+    hub_settings: Path,
 ) -> None:
     """Publish the content of an older version again, under the next number.
 
@@ -110,17 +119,10 @@ def site_rollback(
 
     Example: edgegw site rollback 41 --hub hub.toml
     """
-    from edgegw.commands.hub import open_books
-    from edgegw.hub.site import rollback
+    from edgegw.hub.order_actions import RollBack
 
-    staging = _staging(canaries, share_percent, bake_minutes)
-    with open_books(hub_settings) as books:
-        number = _ordered(
-            books,
-            f"version {version}",
-            lambda c: rollback(c, books.keyring, version, now_ns=time.time_ns(), staging=staging),
-        )
-    click.echo(f"version {number} is {'published' if staging is None else 'staged'}: content of {version}")
+    action = RollBack(version=version, staging=_staging(canaries, share_percent, bake_minutes))
+    give_order(hub_settings, action, person=person, what=f"version {version}")
 
 
 @site.command("promote")
@@ -133,47 +135,31 @@ def site_rollback(
     help="Percent of the boxes that get it.",
 )
 @canary_option
+@person_options
 @hub_settings_option
-def site_promote(share_percent: int, canaries: str, hub_settings: Path) -> None:
+def site_promote(share_percent: int, canaries: str, person: Person, hub_settings: Path) -> None:
     """Give the version that is staged to more boxes: a larger share, or all.
 
     Example: edgegw site promote --share 50 --hub hub.toml
     """
-    from edgegw.commands.hub import open_books
-    from edgegw.hub.site import promote
+    from edgegw.hub.order_actions import Promote
 
-    with open_books(hub_settings) as books:
-        stage = _ordered(
-            books,
-            "promote",
-            lambda c: promote(
-                c,
-                books.keyring,
-                share_percent=share_percent,
-                canaries=_names(canaries),
-                now_ns=time.time_ns(),
-            ),
-        )
-        boxes = stage.boxes(books.keyring.boxes.keys())
-    click.echo(f"version {stage.version} goes to {len(boxes)} of {len(books.keyring.boxes)} boxes")
+    action = Promote(share_percent=share_percent, canaries=_names(canaries))
+    give_order(hub_settings, action, person=person, what="promote")
 
 
 @site.command("halt")
 @click.option("--reason", default="halted by hand", show_default=True, help="Kept with the version.")
+@person_options
 @hub_settings_option
-def site_halt(reason: str, hub_settings: Path) -> None:
+def site_halt(reason: str, person: Person, hub_settings: Path) -> None:
     """Stop the version that is staged; its boxes get the content of the fleet's version again.
 
     Example: edgegw site halt --reason "terminals of branch-0042 fail" --hub hub.toml
     """
-    from edgegw.commands.hub import open_books
-    from edgegw.hub.site import halt
+    from edgegw.hub.order_actions import Halt
 
-    with open_books(hub_settings) as books:
-        number = _ordered(
-            books, "halt", lambda c: halt(c, books.keyring, reason=reason, now_ns=time.time_ns())
-        )
-    click.echo(f"halted; its boxes get version {number}" if number else "halted; no box had it")
+    give_order(hub_settings, Halt(reason=reason), person=person, reason=reason, what="halt")
 
 
 @site.command("diff")

@@ -18,11 +18,11 @@ import msgspec
 
 from edgegw.commands import ExitCode, SettingsPath, hub_settings_option, json_option, print_json
 from edgegw.commands.hub import HubBooks, open_books
+from edgegw.commands.orders import give_order, person_options
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
+    from edgegw.access.operators import Person
     from edgegw.hub.receivables import Receivable
     from edgegw.hub.suspense import Evidence, Item
 
@@ -189,23 +189,18 @@ def suspense_retry(item: str | None, every: bool, by: str, as_json: bool, hub_se
 @suspense.command("park")
 @click.argument("item")
 @click.option("--reason", required=True, help="Why nothing more is done about it; it is kept with the item.")
-@by_option
+@person_options
 @hub_settings_option
-def suspense_park(item: str, reason: str, by: str, hub_settings: Path) -> None:
+def suspense_park(item: str, reason: str, person: Person, hub_settings: Path) -> None:
     """Set an open item aside: it stays listed as parked and is no longer told as aged.
 
     A later retry or posting still settles it.
 
     Example: edgegw suspense park branch-1/1/42 --by "M. Li" --reason "nothing moves" --hub hub.toml
     """
-    from edgegw.hub.suspense import park
+    from edgegw.hub.order_actions import Park
 
-    def work(connection: Connection) -> None:
-        park(connection, item, by=by, reason=reason, now_ns=time.time_ns())
-
-    with open_books(hub_settings) as books:
-        _asked(lambda: books.database.transact(work))
-    click.echo(f"{item} is parked")
+    give_order(hub_settings, Park(item=item, reason=reason), person=person, reason=reason, what="the item")
 
 
 @suspense.command("export")

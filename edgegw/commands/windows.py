@@ -17,6 +17,7 @@ import msgspec
 from edgegw.commands import SettingsPath, hub_settings_option, json_option, print_json
 from edgegw.commands.hub import HubBooks, open_books
 from edgegw.commands.ledger import open_reader, read_book
+from edgegw.commands.orders import give_order, person_options
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.files import read_toml
 from edgegw.config.options import SettingsError
@@ -24,6 +25,7 @@ from edgegw.config.options import SettingsError
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from edgegw.access.operators import Person
     from edgegw.core.book import Book
     from edgegw.core.records import WindowClosed
     from edgegw.hub.settlement import Run, WindowView
@@ -369,9 +371,9 @@ def _plain(report: Report) -> dict[str, object]:
 @click.option(
     "--history", type=click.IntRange(min=1), default=1, show_default=True, help="Of a forked epoch."
 )
-@click.option("--by", default="bank", show_default=True, help="Who does it; it is kept.")
+@person_options
 @hub_settings_option
-def settlement_accept(box: str, window: int, history: int, by: str, hub_settings: Path) -> None:
+def settlement_accept(box: str, window: int, history: int, person: Person, hub_settings: Path) -> None:
     """Let a window that differs from its box's own word be settled by the hub's figures.
 
     These are what the box's records give, and what the hub's books have moved. Look first why they differ:
@@ -380,12 +382,7 @@ def settlement_accept(box: str, window: int, history: int, by: str, hub_settings
 
     Example: edgegw settlement accept branch-1 3 --hub hub.toml
     """
-    from edgegw.hub.settlement import accept_window
+    from edgegw.hub.order_actions import AcceptWindow
 
-    _settled(
-        hub_settings,
-        lambda connection: accept_window(
-            connection, box=box, number=window, branch=history - 1, by=by, now_ns=time.time_ns()
-        ),
-    )
-    click.echo(f"window {window} of {box} is settled with the next cycle, by the hub's figures")
+    action = AcceptWindow(box=box, window=window, history=history)
+    give_order(hub_settings, action, person=person)

@@ -21,6 +21,22 @@ DATABASE_FILE: Final = "hub.db"
 URL_EXAMPLE: Final = "postgresql://role@host:5432/database"
 
 
+class OperatorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[operators]]`: a person who gives orders. Once anybody is listed, certain orders take two."""
+
+    name: Name
+    public_key: Annotated[
+        str, msgspec.Meta(description="What `edgegw keygen operator` printed: 32 bytes in base64.")
+    ]
+    roles: tuple[Annotated[str, msgspec.Meta(pattern=r"^(maker|checker)\Z")], ...] = ("maker", "checker")
+    """`maker` proposes, `checker` approves what another person has proposed."""
+    actions: tuple[str, ...] = ()
+    """The kinds of orders that this person makes and checks, as `edgegw orders list` names them; none:
+    all."""
+    revoked: bool = False
+    """This person gives no orders any more. Leave the entry: what they have signed is checked by its key."""
+
+
 class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -59,6 +75,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     key_file: Annotated[
         str, msgspec.Meta(min_length=1, description="The hub's private key; `edgegw keygen hub` makes it.")
     ] = "secrets/hub.pem"
+    operators: tuple[OperatorTable, ...] = ()
+    """The people who give orders. With none, every order acts at once, on one person's word."""
     settlement_times: tuple[Annotated[str, msgspec.Meta(pattern=TIME_PATTERN)], ...] = ()
     """Local times (HH:MM) at which the hub settles by itself, on the business days and in the time zone of
     the site's calendar; none: only `edgegw settlement run` does."""

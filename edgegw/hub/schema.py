@@ -496,3 +496,31 @@ settlement_entry = Table(
     UniqueConstraint("account_id", "kind", "reference", name="settlement_entry_once"),
     Index("settlement_entry_cycle", "cycle"),
 )
+
+order_record = Table(
+    "order_record",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, nullable=False),  # the order's, over all its steps
+    Column("leaf", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("order_record_number", "number"),
+)
+"""What people ordered, proposed, approved and rejected; nothing changes or deletes a row."""
+
+order_head = Table(
+    "order_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1
+    Column("size", BigInteger, nullable=False),
+    Column("frontier", LargeBinary, nullable=False),
+    Column("last_leaf", LargeBinary, nullable=False),
+    Column("checkpoint", Text, nullable=False),  # the hub's signed note over all of it
+)
+
+order_attachment = Table(
+    "order_attachment",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SM3, hex; the order's record names it
+    Column("body", LargeBinary, nullable=False),
+)

@@ -1,0 +1,290 @@
+"""What a person can order at the hub, each as a struct of plain arguments: what it does, and whether it takes
+two people.
+
+An order is kept as its arguments' bytes and carried out from them, so that what was approved is what is done.
+Another kind of order is one more struct here. Leaves out who approves (`hub.orders`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection
+
+from edgegw.core.counts import LimitChange
+from edgegw.hub import limit_orders, operate, settlement, site, suspense
+from edgegw.hub.books import BooksError
+from edgegw.hub.keyring import Keyring
+
+
+class Scene(NamedTuple):
+    """Where an order is carried out: inside one SQL transaction, with its record."""
+
+    connection: Connection
+    keyring: Keyring
+    now_ns: int
+    by: str
+    """Who: one name, or the maker's and the checker's."""
+    attachment: bytes = b""
+    """What came with the order."""
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="action", forbid_unknown_fields=True):
+    """An order's arguments. `run` says what came of it, or raises one of REFUSED."""
+
+    takes_two: ClassVar[bool] = True
+    """Whether a second person must approve it, where operators are listed."""
+
+    def run(self, scene: Scene) -> str:
+        """Carry it out."""
+        raise NotImplementedError
+
+
+class Freeze(Action, frozen=True, kw_only=True, tag="freeze"):
+    """Bar an account from paying out, or let it again."""
+
+    account_id: str
+    frozen: bool
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """At the centre at once, and at each box when it hears of it."""
+        operate.freeze(
+            scene.connection,
+            scene.keyring,
+            account_id=self.account_id,
+            frozen=self.frozen,
+            reason=self.reason,
+            now_ns=scene.now_ns,
+        )
+        return f"{self.account_id} pays nothing out" if self.frozen else f"{self.account_id} pays out again"
+
+
+class Seal(Action, frozen=True, kw_only=True, tag="seal"):
+    """Settle an old epoch whose records are all here."""
+
+    takes_two: ClassVar[bool] = False
+    box: str
+    epoch: int
+
+    def run(self, scene: Scene) -> str:
+        """What was in doubt returns."""
+        operate.seal_epoch(scene.connection, self.box, self.epoch)
+        return f"epoch {self.epoch} of {self.box} is sealed"
+
+
+class DeclareLoss(Action, frozen=True, kw_only=True, tag="declare-loss"):
+    """Settle an old epoch of which so many records are gone for good."""
+
+    box: str
+    epoch: int
+    lost: int
+
+    def run(self, scene: Scene) -> str:
+        """What was in doubt returns, and what only those records knew is nobody's any more."""
+        operate.seal_epoch(scene.connection, self.box, self.epoch, lost=self.lost)
+        return f"epoch {self.epoch} of {self.box} is sealed; {self.lost} records are declared lost"
+
+
+class NewEpoch(Action, frozen=True, kw_only=True, tag="new-epoch"):
+    """Let a box have its next epoch: it begins with nothing to spend, so one person may."""
+
+    takes_two: ClassVar[bool] = False
+    box: str
+
+    def run(self, scene: Scene) -> str:
+        """The box takes it by itself."""
+        operate.release_epoch(scene.connection, self.box)
+        return (
+            f"{self.box} gets a new epoch as soon as it holds all of its past again; let it run,"
+            " with its data directory as it is. What an old epoch held of each account stays in doubt, and is"
+            f" not granted again, until `edgegw order seal {self.box} EPOCH`"
+        )
+
+
+class CloseAccount(Action, frozen=True, kw_only=True, tag="close-account"):
+    """Let an account take and pay nothing new, or let it again."""
+
+    account_id: str
+    closed: bool
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """At the centre at once, and at each box when it hears of it."""
+        operate.close(
+            scene.connection,
+            scene.keyring,
+            account_id=self.account_id,
+            closed=self.closed,
+            reason=self.reason,
+            now_ns=scene.now_ns,
+        )
+        if self.closed:
+            return f"{self.account_id} takes and pays nothing new at any box"
+        return f"{self.account_id} is open again"
+
+
+class Block(Action, frozen=True, kw_only=True, tag="block"):
+    """Let an account, card, terminal or merchant pay nothing, or let it again."""
+
+    of: str
+    whose: str
+    blocked: bool
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """At each box when it hears of it."""
+        limit_orders.block(
+            scene.connection,
+            scene.keyring,
+            of=self.of,
+            whose=self.whose,
+            blocked=self.blocked,
+            reason=self.reason,
+            now_ns=scene.now_ns,
+        )
+        return f"{self.of} {self.whose} pays {'nothing' if self.blocked else 'again'}"
+
+
+class ChangeLimit(Action, frozen=True, kw_only=True, tag="limit"):
+    """Other values for a limit of the site's settings, or its own again."""
+
+    name: str
+    whose: str
+    change: LimitChange | None
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """At each box when it hears of it."""
+        limit_orders.change_limit(
+            scene.connection,
+            scene.keyring,
+            site.Sites().newest(scene.connection),
+            name=self.name,
+            whose=self.whose,
+            change=self.change,
+            reason=self.reason,
+            now_ns=scene.now_ns,
+        )
+        who = f" for {self.whose}" if self.whose else ""
+        if self.change is None:
+            return f"limit {self.name} is as the settings say{who}"
+        return f"limit {self.name} is changed{who}"
+
+
+class Publish(Action, frozen=True, kw_only=True, tag="publish"):
+    """Let boxes have the site bundle that comes with the order: all, or those of the staging first."""
+
+    version: int
+    staging: site.Staging | None
+
+    def run(self, scene: Scene) -> str:
+        """Each box is told with its next message."""
+        digest = site.publish(
+            scene.connection, scene.keyring, scene.attachment, now_ns=scene.now_ns, staging=self.staging
+        )
+        return f"version {self.version} is {'published' if self.staging is None else 'staged'}: {digest}"
+
+
+class RollBack(Action, frozen=True, kw_only=True, tag="roll-back"):
+    """Publish an older version's content again."""
+
+    version: int
+    staging: site.Staging | None
+
+    def run(self, scene: Scene) -> str:
+        """Under the next number."""
+        number = site.rollback(
+            scene.connection, scene.keyring, self.version, now_ns=scene.now_ns, staging=self.staging
+        )
+        what = "published" if self.staging is None else "staged"
+        return f"version {number} is {what}: content of {self.version}"
+
+
+class Promote(Action, frozen=True, kw_only=True, tag="promote"):
+    """Let more boxes have the version that is staged."""
+
+    share_percent: int
+    canaries: tuple[str, ...]
+
+    def run(self, scene: Scene) -> str:
+        """A larger share, or all."""
+        keyring = scene.keyring
+        stage = site.promote(
+            scene.connection,
+            keyring,
+            share_percent=self.share_percent,
+            canaries=self.canaries,
+            now_ns=scene.now_ns,
+        )
+        boxes = stage.boxes(keyring.boxes.keys())
+        return f"version {stage.version} goes to {len(boxes)} of {len(keyring.boxes)} boxes"
+
+
+class Halt(Action, frozen=True, kw_only=True, tag="halt"):
+    """Stop the version that is staged: it goes back to what the fleet has, so one person may."""
+
+    takes_two: ClassVar[bool] = False
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """Its boxes get the fleet's content again."""
+        number = site.halt(scene.connection, scene.keyring, reason=self.reason, now_ns=scene.now_ns)
+        return f"halted; its boxes get version {number}" if number else "halted; no box had it"
+
+
+class Park(Action, frozen=True, kw_only=True, tag="park"):
+    """Set an item in suspense aside."""
+
+    item: str
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """It is told as parked, and no longer as aged."""
+        suspense.park(scene.connection, self.item, by=scene.by, reason=self.reason, now_ns=scene.now_ns)
+        return f"{self.item} is parked"
+
+
+class AcceptWindow(Action, frozen=True, kw_only=True, tag="accept-window"):
+    """Close the case of a window that differs from its box's word, by the hub's figures."""
+
+    box: str
+    window: int
+    history: int
+
+    def run(self, scene: Scene) -> str:
+        """It is settled with the next cycle."""
+        settlement.accept_window(
+            scene.connection,
+            box=self.box,
+            number=self.window,
+            branch=self.history - 1,
+            by=scene.by or "bank",
+            now_ns=scene.now_ns,
+        )
+        return f"window {self.window} of {self.box} is settled with the next cycle, by the hub's figures"
+
+
+REFUSED: Final = (
+    operate.OrderError,
+    BooksError,
+    site.SiteError,
+    suspense.SuspenseError,
+    settlement.SettlementError,
+)
+"""What an order raises that cannot be carried out."""
+
+ACTIONS: Final[dict[str, type[Action]]] = {
+    str(kind.__struct_config__.tag): kind for kind in Action.__subclasses__()
+}
+"""Every kind of order by its name in the records."""
+
+
+def decode_action(arguments: bytes) -> Action:
+    """An order from its bytes; raises msgspec.DecodeError."""
+    kind = msgspec.json.decode(arguments, type=dict[str, msgspec.Raw]).get("action", msgspec.Raw(b'""'))
+    shape = ACTIONS.get(msgspec.json.decode(kind, type=str))
+    if shape is None:
+        raise msgspec.DecodeError("this program knows no such order")
+    return msgspec.json.decode(arguments, type=shape)
