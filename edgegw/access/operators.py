@@ -7,7 +7,7 @@ out what is ordered and what is signed for it (`hub.orders`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
@@ -73,6 +73,9 @@ class Operators:
 
     def __bool__(self) -> bool:
         return bool(self._by_name)
+
+    def __iter__(self) -> Iterator[Operator]:
+        return iter(sorted(self._by_name.values(), key=lambda one: one.name))
 
     def _pairs(self) -> bool:
         able = [one for one in self._by_name.values() if not one.is_revoked]

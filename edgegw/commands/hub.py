@@ -229,9 +229,8 @@ def findings(as_json: bool, hub_settings: Path) -> None:
 
 
 def _told(finding: Finding) -> str:
-    place = f"{finding.box} epoch {finding.epoch}"
-    if finding.seq is not None:
-        place += f" {finding.log} {finding.seq}"
+    place = f"{finding.box} epoch {finding.epoch} " if finding.box else ""
+    place = place.rstrip() if finding.seq is None else f"{place}{finding.log} {finding.seq}"
     amount = f", {finding.amount_minor} {finding.currency} minor units" if finding.amount_minor else ""
     whose = f", {finding.account_id}" if finding.account_id else ""
     owner = f", {finding.owner} must act" if finding.owner else ""

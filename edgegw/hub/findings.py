@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, select, tuple_
 
 from edgegw.core.records import UNREADABLE
-from edgegw.hub import receivables, schema, suspense
+from edgegw.hub import orders, receivables, schema, suspense
 from edgegw.hub.database import Database
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
 from edgegw.hub.suspense import Place
@@ -28,7 +28,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
 
     kind: str
-    """box, fork, unsealed, in_doubt, loss, suspense, parked or receivable."""
+    """order, box, fork, unsealed, in_doubt, loss, suspense, parked or receivable."""
     box: str
     epoch: int
     reason: str
@@ -60,7 +60,8 @@ class _Record(msgspec.Struct):
 
 
 def findings(database: Database) -> Iterator[Finding]:
-    """Everything that waits, boxes first."""
+    """Everything that waits: orders for a second person, boxes, and the rest."""
+    yield from _orders(database)
     yield from _boxes(database)
     yield from _forks(database)
     yield from _unsealed(database)
@@ -85,6 +86,21 @@ def _pages(database: Database, query: Select[Any], table: Table) -> Iterator[Row
         if len(rows) < PAGE_ROWS:
             return
         after = tuple_(*key) > tuple(rows[-1][: len(key)])
+
+
+def _orders(database: Database) -> Iterator[Finding]:
+    """What waits for a second person; box and epoch say nothing here."""
+    for one in database.transact(orders.waiting):
+        yield Finding(
+            kind="order",
+            box="",
+            epoch=0,
+            log="order",
+            seq=one.number,
+            at_ns=one.wall_ns,
+            reason=f"{one.action} by {one.by}: {one.reason}" if one.reason else f"{one.action} by {one.by}",
+            next=f"edgegw orders show {one.number}, then edgegw orders approve or reject {one.number}",
+        )
 
 
 def _boxes(database: Database) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ nothing else, unseen: a checkpoint that was kept elsewhere shows that, too. Leav
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, insert, select, update
@@ -91,7 +91,24 @@ class Ordered(Step, frozen=True, kw_only=True, tag="ordered"):
     outcome: str
 
 
-OrderRecord = Proposed | Approved | Rejected | Expired | Ordered
+class Listing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One operator, as the hub's settings say."""
+
+    name: str
+    key: str
+    roles: tuple[str, ...]
+    actions: tuple[str, ...] = ()
+    revoked: bool = False
+
+
+class Listed(Step, frozen=True, kw_only=True, tag="operators"):
+    """Whose word counts from here on, by the hub's settings; the hub says so before the first order under
+    them. Its number is 0."""
+
+    operators: tuple[Listing, ...]
+
+
+OrderRecord = Listed | Proposed | Approved | Rejected | Expired | Ordered
 _decoder: msgspec.json.Decoder[OrderRecord] = msgspec.json.Decoder(OrderRecord)
 
 
@@ -114,7 +131,41 @@ class OrderLog:
         row = connection.execute(select(order_head)).one_or_none()
         self._is_new = row is None
         self._frontier = Frontier() if row is None else Frontier.from_bytes(row.frontier)
-        self.last_leaf: bytes = journal.FIRST_PREVIOUS if row is None else row.last_leaf
+        self.last_leaf: bytes = journal.FIRST_PREVIOUS if row is None else bytes(row.last_leaf)
+
+    def note_operators(self, *, now_ns: int) -> None:
+        """Write down whose word counts, where that is not what the log says: settings that were changed for a
+        moment leave a trace in it."""
+        listed = tuple(
+            Listing(
+                name=one.name,
+                key=one.key_text,
+                roles=tuple(sorted(one.roles)),
+                actions=tuple(sorted(one.actions)),
+                revoked=one.is_revoked,
+            )
+            for one in self._keyring.operators
+        )
+        table = order_record.c
+        newest = self._connection.execute(
+            select(table.body).where(table.number == 0).order_by(table.seq.desc()).limit(1)
+        ).scalar_one_or_none()
+        known = () if newest is None else getattr(decode(bytes(newest)), "operators", ())
+        if known != listed:
+            self.append(Listed(**self.head(0, now_ns=now_ns), operators=listed))
+
+    def head(self, number: int, *, now_ns: int) -> dict[str, Any]:
+        """The fields that every record has."""
+        return {
+            "v": RECORD_VERSION,
+            "bank": self._keyring.bank,
+            "box": LOG_NAME,
+            "incarnation": LOG_NUMBER,
+            "seq": self.size,
+            "wall_ns": now_ns,
+            "number": number,
+            "after": self.last_leaf.hex(),
+        }
 
     @property
     def size(self) -> int:

@@ -20,9 +20,6 @@ from edgegw.hub.keyring import Keyring
 from edgegw.hub.operate import OrderError
 from edgegw.hub.order_actions import Action, Scene, decode_action
 from edgegw.hub.order_log import (
-    LOG_NAME,
-    LOG_NUMBER,
-    RECORD_VERSION,
     Approved,
     Expired,
     Ordered,
@@ -78,20 +75,11 @@ class _Desk:
         self.by = by
         self.now_ns = now_ns
         self.log = OrderLog(connection, keyring)
+        self.log.note_operators(now_ns=now_ns)
 
     def head(self, number: int) -> dict[str, Any]:
         """The fields that every record has."""
-        return {
-            "v": RECORD_VERSION,
-            "bank": self.keyring.bank,
-            "box": LOG_NAME,
-            "incarnation": LOG_NUMBER,
-            "seq": self.log.size,
-            "wall_ns": self.now_ns,
-            "number": number,
-            "after": self.log.last_leaf.hex(),
-            "by": self.by.name,
-        }
+        return {**self.log.head(number, now_ns=self.now_ns), "by": self.by.name}
 
     def write(self, record: OrderRecord, *, role: str, action: str) -> bytes:
         """Let the person sign a record, where operators are listed, and append it; its leaf."""

@@ -19,7 +19,7 @@ from edgegw.access.tokens import public_key_text
 from edgegw.hub.books import BooksError
 from edgegw.hub.operate import OrderError
 from edgegw.hub.order_actions import Action, DeclareLoss, Freeze, NewEpoch, Publish, Seal
-from edgegw.hub.order_log import checkpoint_of, export_lines, problems_of, records_of
+from edgegw.hub.order_log import Listed, checkpoint_of, decode, export_lines, problems_of, records_of
 from edgegw.hub.orders import WAITS_NS, Given, Order, approve, expire_due, give, orders_of, reject
 from edgegw.hub.site import SiteError
 from tests.hub.world import NORTH, World, a_site
@@ -234,10 +234,10 @@ def test_settings_that_were_exchanged_under_their_digest_are_not_published(desk:
 def test_arguments_that_were_changed_meanwhile_are_not_approved(desk: Desk) -> None:
     """What the checker approves is what the maker signed, not what somebody has written there since."""
     given = desk.give(FREEZE)
-    [(_, _, body)] = desk.do(records_of)
+    [_, (_, _, body)] = desk.do(records_of)
     forged = body.replace(b'"account_id":"A"', b'"account_id":"B"')
     with desk.world.engine.begin() as connection:
-        connection.execute(text("UPDATE order_record SET body = :body"), {"body": forged})
+        connection.execute(text("UPDATE order_record SET body = :body WHERE seq = 1"), {"body": forged})
     with pytest.raises(OrderError, match="not what mei has signed"):
         desk.approve(given.number)
     assert any("its bytes do not give its leaf" in one for one in desk.problems())
@@ -249,7 +249,7 @@ def test_every_edit_of_the_log_is_found(desk: Desk) -> None:
         desk.approve(desk.give(FREEZE).number)
     assert desk.problems() == []
     for statement, words in (
-        ("DELETE FROM order_record WHERE seq = 5", "records are here"),
+        ("DELETE FROM order_record WHERE seq = 6", "records are here"),
         (
             "UPDATE order_record SET leaf = (SELECT leaf FROM order_record WHERE seq = 0) WHERE seq = 4",
             "leaf",
@@ -267,6 +267,20 @@ def test_a_bank_that_lists_nobody_acts_at_once_and_has_it_in_writing(desk: Desk)
     assert (given.is_done, desk.frozen()) == (True, True)
     [order] = desk.orders()
     assert (order.state, order.by) == ("done", "mei")
+    assert desk.problems() == []
+
+
+def test_settings_without_operators_leave_a_trace(desk: Desk) -> None:
+    """Whoever may edit the hub's settings can order alone for a moment; the log says that they did."""
+    desk.give(FREEZE)
+    desk.do(lambda c: give(c, desk.world.keyring, FREEZE, by=Person("eve"), reason="r", now_ns=1))
+    desk.give(FREEZE)
+    listed = [
+        len(record.operators)
+        for record in (decode(body) for _, _, body in desk.do(records_of))
+        if isinstance(record, Listed)
+    ]
+    assert listed == [len(LISTED), 0, len(LISTED)]
     assert desk.problems() == []
 
 
@@ -323,7 +337,7 @@ def test_the_stand_alone_verifier_proves_the_log(tmp_path: Path) -> None:
     for _ in range(2):
         given = database.transact(lambda c: give(c, keyring, action, by=person("mei"), reason="r", now_ns=1))
         database.transact(lambda c, n=given.number: approve(c, keyring, n, by=person("li"), now_ns=2))
-    assert database.transact(checkpoint_of).startswith("edgegw/testbank/hub/orders/0\n4\n")
+    assert database.transact(checkpoint_of).startswith("edgegw/testbank/hub/orders/0\n5\n")
     file = tmp_path / "orders.journal"
     file.write_bytes(database.transact(lambda c: b"".join(export_lines(c, keyring))))
     database.close()
