@@ -24,7 +24,7 @@ URL_EXAMPLE: Final = "postgresql://role@host:5432/database"
 class OperatorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[operators]]`: a person who gives orders. Once anybody is listed, certain orders take two."""
 
-    name: Name
+    name: Annotated[Name, msgspec.Meta(description="Who it is, as `--by` names them and records keep it.")]
     public_key: Annotated[
         str, msgspec.Meta(description="What `edgegw keygen operator` printed: 32 bytes in base64.")
     ]
