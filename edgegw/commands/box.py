@@ -390,12 +390,18 @@ def window() -> None:
 @click.argument("settings", default="box.toml", type=SettingsPath)
 @click.option("--date", "business_date", required=True, help="The business date that ends, YYYY-MM-DD.")
 @token_option
+@click.option(
+    "--second-token", default="", help="Another operating client's token, where the site asks for two."
+)
 @json_option
 @click.pass_context
-def window_close(ctx: click.Context, settings: Path, business_date: str, token: str, as_json: bool) -> None:
+def window_close(
+    ctx: click.Context, settings: Path, business_date: str, token: str, second_token: str, as_json: bool
+) -> None:
     """Close the running box's open window and print its positions; the next window is open at once.
 
-    The token's client needs the scope `operate` in the site's settings.
+    The token's client needs the scope `operate` in the site's settings. Where these say
+    window_close_takes_two, another such client's token is needed as well; the record names both.
 
     Example: edgegw window close box.toml --date 2026-03-02 --token "$TOKEN"
     """
@@ -403,6 +409,7 @@ def window_close(ctx: click.Context, settings: Path, business_date: str, token: 
     code, said = asyncio.run(ask(address, "GET", "/v1/status", token=token))
     if code == 200:
         body = {"window": said["window"], "business_date": business_date}
+        body |= {"second_token": second_token} if second_token else {}
         code, said = asyncio.run(ask(address, "POST", "/v1/windows/close", token=token, body=body))
     if code != 200:
         click.echo(f"edgegw: {said.get('code')}: {said.get('message')}\nhint: {said.get('hint')}", err=True)

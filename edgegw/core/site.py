@@ -243,6 +243,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     # A bundle without these is the same bytes as before they existed, so that older boxes take it.
     calendar: CalendarRule | msgspec.UnsetType = msgspec.UNSET
     """When windows close by themselves; without it a person closes them."""
+    window_close_takes_two: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether closing a window by hand takes two clients with the scope `operate`: one asks, and gives the
+    other's token with it. Without it one is enough."""
     net_debit_caps: tuple[NetDebitCap, ...] | msgspec.UnsetType = msgspec.UNSET
     """How far settlement may take participants below zero."""
     tightening: tuple[TighteningStep, ...] | msgspec.UnsetType = msgspec.UNSET

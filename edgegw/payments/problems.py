@@ -69,6 +69,12 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "Mint a new token; compare the clocks if it is new.",
     ),
     Problem("scope_missing", 403, "The client may not do this", "Ask the bank to give the client the scope."),
+    Problem(
+        "second_person_needed",
+        403,
+        "This takes two people",
+        "Give the token of another client with the scope operate, too (--second-token).",
+    ),
     Problem("not_found", 404, "There is no such address", "Use an address of /v1/openapi.json."),
     Problem(
         "payment_not_found",

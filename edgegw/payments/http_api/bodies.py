@@ -329,6 +329,14 @@ class CloseBody(Sent, frozen=True, kw_only=True):
         int, msgspec.Meta(ge=1, le=2**63 - 1, description="The open window; GET /v1/status names it.")
     ]
     business_date: BusinessDate
+    second_token: Annotated[
+        str,
+        msgspec.Meta(
+            max_length=4096,
+            description="The bearer token of a second client with the scope `operate`, where the site's"
+            " settings say that closing by hand takes two.",
+        ),
+    ] = ""
 
 
 class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

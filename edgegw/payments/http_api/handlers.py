@@ -31,6 +31,8 @@ class Call(NamedTuple):
     body: Any
     path: Any
     query: Any
+    second: str = ""
+    """Another client that stands behind it, by a token of its own."""
 
 
 class Reply(NamedTuple):
@@ -126,9 +128,14 @@ class Handlers:
     async def close_window(self, call: Call) -> Reply:
         """Close the open window."""
         body: bodies.CloseBody = call.body
-        closed = await self._gateway.close_window(
-            window=body.window, business_date=body.business_date, by=call.client
-        )
+        site = self._gateway.site
+        takes_two = site is not None and site.window_close_takes_two is True
+        if call.second == call.client or (takes_two and not call.second):
+            raise Unanswered(
+                "second_person_needed", f"{call.client} alone closes no window here", field="second_token"
+            )
+        by = f"{call.client}+{call.second}" if call.second else call.client
+        closed = await self._gateway.close_window(window=body.window, business_date=body.business_date, by=by)
         return Reply(200, _encode(_window(closed)))
 
     # -- reading --------------------

@@ -384,6 +384,7 @@ OPERATIONS: Final = (
         example=bodies.CloseBody(window=1, business_date="2026-11-21"),
         responses={200: Response("Closed; a repeat gives the same window.", bodies.WindowView)},
         problems=(
+            "second_person_needed",
             "window_not_open",
             "business_date_not_open",
             "not_decided",

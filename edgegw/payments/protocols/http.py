@@ -21,6 +21,7 @@ from aiohttp import hdrs, web
 
 from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
 from edgegw.access.tokens import Client, TokenError, Tokens
+from edgegw.payments.http_api.bodies import CloseBody
 from edgegw.payments.http_api.handlers import Call, Handlers, Reply
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE, build_document
 from edgegw.payments.http_api.operations import OPERATIONS, Operation
@@ -218,7 +219,9 @@ class HttpServer:
                 path = decode_text(request.match_info, no_path) if has_path else None
                 query = decode_text(_query(request), no_query) if request.query_string else no_query()
                 body = None if decoder is None else await self._body(request, operation, decoder)
-                reply = await handler(Call("" if client is None else client.name, body, path, query))
+                name = "" if client is None else client.name
+                second = self._second(operation, body)
+                reply = await handler(Call(name, body, path, query, second))
                 return _response(request, reply)
             except Unanswered as unanswered:
                 return _problem(request, unanswered)
@@ -239,12 +242,22 @@ class HttpServer:
             # Whose token it is nobody here can say yet: to call it invalid would make a till give up.
             why, hint = self._gateway.why_not_ready or ("", "")
             raise Unanswered("not_clearing", f"the box knows no clients yet: {why}", hint=hint)
+        return self._trusted(request.headers.get(hdrs.AUTHORIZATION), scope, field="Authorization")
+
+    def _second(self, operation: Operation, body: Any) -> str:
+        """The second client behind an order, by the token in its body; "" where there is none."""
+        if not isinstance(body, CloseBody) or not body.second_token:
+            return ""
+        return self._trusted(f"Bearer {body.second_token}", operation.scope, field="second_token").name
+
+    def _trusted(self, authorization: str | None, scope: str, *, field: str) -> Client:
+        """The client of a token, if it may do this."""
         try:
-            client = self._tokens.client_of(request.headers.get(hdrs.AUTHORIZATION))
+            client = self._tokens.client_of(authorization)
         except TokenError as error:
             if error.code == "token_invalid":
                 self._count(TURNED_AWAY_EVENT)
-            raise Unanswered(error.code, str(error), field="Authorization") from None
+            raise Unanswered(error.code, str(error), field=field) from None
         if scope not in client.scopes:
             raise Unanswered("scope_missing", f"{client.name} does not have the scope `{scope}`")
         return client

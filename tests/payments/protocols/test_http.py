@@ -572,6 +572,25 @@ async def test_windows_and_checkpoint_are_readable(branch: Branch, till: HttpCli
     assert base64.b64decode(checkpoint["checkpoint"].split("\n")[2]) == signed.root
 
 
+async def test_a_window_that_takes_two_is_closed_by_nobody_alone(branch: Branch, till: HttpClient) -> None:
+    """A clerk's token, or the same one twice, ends no window; the record names both who did."""
+    await branch.use_site(branch.site(2, window_close_takes_two=True))
+    wanted = {"window": 1, "business_date": "2026-11-21"}
+    for second, code in (
+        ("", "second_person_needed"),
+        (branch.token("till"), "second_person_needed"),
+        (branch.token("reader"), "scope_missing"),
+        ("nobody's", "token_invalid"),
+    ):
+        reply = await till.send("POST", "/v1/windows/close", {**wanted, "second_token": second})
+        assert reply.code == code
+    assert branch.gateway.book.window == 1
+    both = {**wanted, "second_token": branch.token("clerk")}
+    closed = await till.send("POST", "/v1/windows/close", both)
+    assert (closed.status, closed.json["closed_by"]) == (200, "till+clerk")
+    assert (await till.send("POST", "/v1/windows/close", both)).body == closed.body
+
+
 def test_the_folder_finds_its_protocols_with_their_documentation() -> None:
     """A newcomer's file that is not found is a protocol that nobody can switch on."""
     found = discover()
