@@ -21,6 +21,7 @@ from edgegw.commands import (
     restore,
     settings,
     site,
+    site_list,
     suspense,
     windows,
 )
@@ -74,6 +75,7 @@ for command in (
     main.add_command(command)
 
 ledger.ledger.add_command(prune.ledger_prune)
+site.site.add_command(site_list.site_list)
 hub.order.add_command(limit_orders.order_block)
 hub.order.add_command(limit_orders.order_limit)
 

@@ -44,12 +44,13 @@ class LedgerSource:
         return "" if kept is None else kept[1]
 
     def site(self, digest: str) -> bytes | None:
-        """A bundle of the site's settings that is kept here and was not changed by hand."""
+        """A bundle of the site's settings, or a list of theirs, that is kept here and was not changed by
+        hand."""
         try:
             kept = self._store.site(digest)
+            return self._store.id_list(digest) if kept is None else kept.bundle
         except LedgerCorrupt:
             return None
-        return None if kept is None else kept.bundle
 
     def others(self) -> list[LogEnd]:
         """How far other histories of its epochs are known."""

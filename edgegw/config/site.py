@@ -17,7 +17,7 @@ import msgspec
 
 from edgegw.config.files import read_toml
 from edgegw.config.options import SettingsError, read_table, repeated
-from edgegw.config.site_limits import limit_faults
+from edgegw.config.site_limits import limit_faults, list_faults
 from edgegw.core.book import BANK
 from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
@@ -80,6 +80,7 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
         *_rule_faults(site),
         *_allowance_faults(site),
         *limit_faults(site, boxes),
+        *list_faults(site),
         *_calendar_faults(site),
         *_cap_faults(site),
         *_rate_faults(site),

@@ -15,6 +15,15 @@ from edgegw.core.counts import ALWAYS, OUTAGE, STAND_IN, UNCONFIRMED
 from edgegw.core.site import LimitRule, Site
 
 
+def list_faults(site: Site) -> Iterator[str]:
+    """Faults of `lists`; whether the hub has them is the hub's to say."""
+    lists = () if site.lists is msgspec.UNSET else site.lists
+    yield from repeated("lists[].name", [rule.name for rule in lists])
+    for rule in lists:
+        if rule.effect == "allow" and not rule.entries:
+            yield f"lists[{rule.name}].entries = 0: nobody could pay; add ids, or leave the list out"
+
+
 def limit_faults(site: Site, boxes: Collection[str] | None) -> Iterator[str]:
     """Faults of `limits` and `tightening`; boxes, where they are given, are the hub's own."""
     codes = {rule.code for rule in site.currencies}

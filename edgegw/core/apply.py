@@ -205,6 +205,9 @@ def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
         return Effect(REFUSED, f"bundle is for bank {site.bank!r}, this box belongs to {book.bank!r}")
     if site.version != directive.version or not _follows(book, site):
         return Effect(REFUSED, f"version {site.version} does not follow version {book.site_version}")
+    lists = [rule for rule in site.lists or () if rule.digest not in book.held_lists]
+    if lists:
+        return Effect(REFUSED, f"list {lists[0].name} is not to be had")
     wanted = list(site.accounts)
     for rule in site.currencies:
         wanted += own_accounts(book.box, rule.code)

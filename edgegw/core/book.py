@@ -17,9 +17,10 @@ import msgspec
 
 from edgegw.core import ledger, merchants
 from edgegw.core.calendar import first_window
-from edgegw.core.counts import Limit, StandIn, limits_of, stand_in_limits_of, subject
+from edgegw.core.counts import Policy, StandIn, policy_of, subject
 from edgegw.core.journal import sm3
 from edgegw.core.legs import posted, resolution
+from edgegw.core.lists import HeldList
 from edgegw.core.model import (
     Account as LedgerAccount,
 )
@@ -73,7 +74,7 @@ from edgegw.core.records import (
     transfer_id,
 )
 from edgegw.core.settlement import Side, cap_shares
-from edgegw.core.site import DEFAULT_TIGHTENING, CurrencyRule, Site, StandInRule, TighteningStep
+from edgegw.core.site import CurrencyRule, Site, StandInRule
 from edgegw.core.site_change import tighter
 from edgegw.core.standing import Standing, applied, line_was_up, returned
 from edgegw.core.tally import Tally
@@ -177,13 +178,12 @@ class Book:
     _SETTINGS: Final = (
         "site",
         "currencies",
-        "limits",
-        "stand_in_limits",
+        "policy",
         "stand_in_rules",
-        "tightening",
         "caps",
         "own_site",
         "blocked",
+        "held_lists",
         "kept_before",
     )
 
@@ -216,13 +216,13 @@ class Book:
     own_site: Site | None
     """The same as published."""
     currencies: dict[str, CurrencyRule]
-    limits: dict[str, tuple[Limit, ...]]
-    stand_in_limits: dict[str, tuple[Limit, ...]]
+    policy: Policy
     stand_in_rules: dict[str, StandInRule]
-    tightening: tuple[TighteningStep, ...]
     caps: dict[Side, int]
     """What this box may keep of each net debit cap."""
     blocked: frozenset[str]
+    held_lists: dict[str, HeldList]
+    """By digest; whoever puts settings into force has put their lists here before."""
     kept_before: Mapping[tuple[str, str], str]
     """As `kept`, from earlier epochs: whoever loads the book knows them; no record of this one made them."""
 
@@ -274,12 +274,11 @@ class Book:
         self.window_transfers = 0
         self.site = self.own_site = None
         self.currencies = {}
-        self.limits = {}
-        self.stand_in_limits = {}
+        self.policy = Policy()
         self.stand_in_rules = {}
-        self.tightening = DEFAULT_TIGHTENING
         self.caps = {}
         self.blocked = frozenset()
+        self.held_lists = {}
         self.kept_before = {}
 
     # -- layers --------------------
@@ -320,10 +319,8 @@ class Book:
         self.own_site = site
         self.site = site = site if held_to is None else tighter(site, held_to)
         self.currencies = {rule.code: rule for rule in site.currencies}
-        self.limits = limits_of(site)
-        self.stand_in_limits = stand_in_limits_of(site)
+        self.policy = policy_of(site, self.held_lists)
         self.stand_in_rules = {rule.currency: rule for rule in site.stand_in}
-        self.tightening = DEFAULT_TIGHTENING if site.tightening is msgspec.UNSET else site.tightening
         self.caps = cap_shares(site)
         self.blocked = frozenset(site.blocked)
 

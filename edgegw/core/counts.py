@@ -8,13 +8,21 @@ Leaves out what is allowed (`core.limits`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
+from edgegw.core.lists import HeldList
 from edgegw.core.records import Measure, Request
-from edgegw.core.site import LimitRule, Site, StandInRule
+from edgegw.core.site import (
+    DEFAULT_TIGHTENING,
+    LimitRule,
+    ListRule,
+    Site,
+    StandInRule,
+    TighteningStep,
+)
 
 NS_PER_S: Final = 1_000_000_000
 ALWAYS: Final = "always"
@@ -120,14 +128,32 @@ class Limit(msgspec.Struct, frozen=True):
     key: str
 
 
-def limits_of(site: Site) -> dict[str, tuple[Limit, ...]]:
-    """The limits of each currency, but those for stand-ins alone."""
+class Policy(NamedTuple):
+    """A site's limits and lists as decisions read them."""
+
+    limits: Mapping[str, tuple[Limit, ...]] = {}
+    """By currency, without those for stand-ins alone."""
+    stand_in_limits: Mapping[str, tuple[Limit, ...]] = {}
+    tightening: tuple[TighteningStep, ...] = DEFAULT_TIGHTENING
+    lists: tuple[tuple[ListRule, HeldList], ...] = ()
+
+
+def policy_of(site: Site, lists: Mapping[str, HeldList]) -> Policy:
+    """What these settings say; lists by digest, with all that they name."""
+    return Policy(
+        _limits_of(site),
+        _stand_in_limits_of(site),
+        DEFAULT_TIGHTENING if site.tightening is msgspec.UNSET else site.tightening,
+        tuple((rule, lists[rule.digest]) for rule in site.lists or ()),
+    )
+
+
+def _limits_of(site: Site) -> dict[str, tuple[Limit, ...]]:
     rules = [rule for rule in site.limits if rule.when != STAND_IN]
     return _by_currency(site, rules)
 
 
-def stand_in_limits_of(site: Site) -> dict[str, tuple[Limit, ...]]:
-    """The limits of stand-ins in each currency."""
+def _stand_in_limits_of(site: Site) -> dict[str, tuple[Limit, ...]]:
     rules = [
         LimitRule(
             name=STAND_IN,

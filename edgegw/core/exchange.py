@@ -616,6 +616,8 @@ class SiteBundle(NamedTuple):
     site: Site
     note: str = ""
     """The hub's signature over the bundle, where its directive has one."""
+    lists: Mapping[str, bytes] = {}
+    """The lists that it names, by digest."""
 
 
 class Directives(NamedTuple):

@@ -48,7 +48,7 @@ def tightened_percent(book: Book, *, at_ns: int) -> int:
     """What is left of the limits for the time offline, in per cent: the step of its length, or the next one
     where the clock that measured it is not trusted."""
     offline = offline_ns(book, at_ns=at_ns)
-    steps = book.tightening
+    steps = book.policy.tightening
     at = next((at for at, step in enumerate(steps) if offline <= step.until_hours * NS_PER_HOUR), len(steps))
     at += book.clock_suspect
     return steps[at].percent if at < len(steps) else 0
@@ -56,7 +56,7 @@ def tightened_percent(book: Book, *, at_ns: int) -> int:
 
 def refuses_payment(book: Book, request: Request, *, at_ns: int) -> Refused | None:
     """The first reason, in their order, why a limit does not allow this payment or hold."""
-    limits = book.limits.get(request.currency)
+    limits = book.policy.limits.get(request.currency)
     if limits is None:
         return None
     percent = -1
@@ -152,7 +152,7 @@ def refuses_stand_in(book: Book, request: Request, *, at_ns: int) -> Refused | N
     refused = _at_floor(book, rule, request, at_ns=at_ns, percent=percent)
     if refused is not None:
         return refused
-    for limit in book.stand_in_limits.get(request.currency, ()):
+    for limit in book.policy.stand_in_limits.get(request.currency, ()):
         refused = _exceeded(book, limit, request, at_ns=at_ns, percent=percent)
         if refused is not None:
             return refused

@@ -134,6 +134,26 @@ class LimitRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Instead of `per`: a sliding period. A payment counts until just before so many seconds have passed."""
 
 
+class ListRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A long list, by reference: `edgegw site list` makes it from a file of ids and prints this table."""
+
+    name: Annotated[
+        str,
+        msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z", description="How refusals name it; each once."),
+    ]
+    of: Annotated[str, msgspec.Meta(pattern=r"^(account|card|terminal|merchant)\Z")]
+    """What its ids are; of a merchant as in `limits[].of`, of a card its vault token."""
+    effect: Annotated[str, msgspec.Meta(pattern=r"^(block|allow)\Z")] = "block"
+    """`block`: who is on it pays nothing; `allow`: who is not on it pays nothing."""
+    digest: Annotated[
+        str,
+        msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="The list's SM3, as the command printed it."),
+    ]
+    entries: Annotated[
+        int, msgspec.Meta(ge=0, le=4_000_000, description="How many ids it has, as the command printed it.")
+    ]
+
+
 class RateRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How fast a client or terminal may ask at one box; beyond it nothing is decided, and it asks again."""
 
@@ -248,6 +268,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     other's token with it. Without it one is enough."""
     net_debit_caps: tuple[NetDebitCap, ...] | msgspec.UnsetType = msgspec.UNSET
     """How far settlement may take participants below zero."""
+    lists: tuple[ListRule, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Long lists of who pays nothing, or of who alone pays."""
     tightening: tuple[TighteningStep, ...] | msgspec.UnsetType = msgspec.UNSET
     """How the limits for the time offline shrink; without it to 100 % until 24 hours, 50 % until 72,
     25 % until 120, then 0 %."""

@@ -33,7 +33,7 @@ _LOW_IS_TIGHT: Final = ("limits", "stand_in", "rates", "net_debit_caps", "allowa
 """Sections whose numbers allow more the higher they are."""
 _HIGH_IS_TIGHT: Final = ("payment_minor_min", "split_seconds", "seconds")
 """But for these."""
-_FORBIDDING: Final = ("limits", "rates", "net_debit_caps")
+_FORBIDDING: Final = ("limits", "lists", "rates", "net_debit_caps")
 """Without a rule there, more is allowed; without one of `stand_in` or `allowances`, nothing."""
 
 Plain = dict[str, object]
@@ -157,6 +157,7 @@ def tighter(site: Site, other: Site) -> Site:
         blocked=tuple(sorted({*site.blocked, *other.blocked})),
         limits=_both(site.limits, other.limits),
         stand_in=_only_both(site.stand_in, other.stand_in),
+        lists=tuple(dict.fromkeys((*(site.lists or ()), *(other.lists or ())))) or site.lists,
         rates=_rates(site, other),
         tightening=_steps(site, other),
         net_debit_caps=_caps(site, other),

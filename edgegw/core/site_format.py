@@ -33,6 +33,7 @@ ADDED: Final = (
     Added("limits[].name", 2, needed=True),  # limits have another shape since
     Added("stand_in[].split_seconds", 2, needed=True, unused=3600),
     Added("tightening", 2, needed=True),
+    Added("lists", 2, needed=True),
     Added("rates", 2, needed=True),
 )
 """Every field that the first format does not have."""

@@ -45,6 +45,7 @@ from edgegw.hub.books import violations
 from edgegw.hub.database import Database, NotKept
 from edgegw.hub.items import set_aside
 from edgegw.hub.keyring import Keyring
+from edgegw.hub.lists import list_block
 from edgegw.hub.receive import open_session, register_boxes
 from edgegw.hub.rollout import watching
 from edgegw.hub.settling import settling
@@ -218,6 +219,9 @@ async def _site(request: web.Request) -> web.Response:
     digest = request.match_info["digest"]
     body = await request.app[HUB].run(lambda c: bundle_of(c, digest))
     if body is None:
+        block = await request.app[HUB].run(lambda c: list_block(c, digest))
+        if block is not None:
+            return web.Response(body=block, content_type="application/octet-stream")
         return problem(404, "site_not_found", f"no bundle {digest}", "Use the digest of a site directive.")
     response = web.Response(body=body, content_type="application/json")
     response.enable_compression()

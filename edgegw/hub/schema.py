@@ -290,6 +290,15 @@ site = Table(
     Column("reason", Text, nullable=False),  # why it failed or was halted
 )
 
+id_list = Table(
+    "id_list",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("entries", Integer, nullable=False),
+    Column("block", LargeBinary, nullable=False),
+    Column("kept_ns", BigInteger, nullable=False),
+)
+
 block = Table(
     "block",
     metadata,

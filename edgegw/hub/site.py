@@ -39,6 +39,7 @@ from edgegw.hub.books import (
 from edgegw.hub.caps import set_headroom
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.keyring import Keyring
+from edgegw.hub.lists import lists_not_here
 from edgegw.hub.receive import BoxRow
 from edgegw.hub.stages import (
     APPLIED,
@@ -218,7 +219,7 @@ def publish(
     newest = _newest(connection)
     if newest is not None and newest.digest == digest and newest.bundle is not None:
         return digest
-    site = _checked(bundle, keyring)
+    site = _checked(connection, bundle, keyring)
     _refuse_while_unfinished(connection)
     is_found = newest is not None and (newest.version, newest.digest) == (site.version, digest)
     if newest is not None and site.version <= newest.version and not is_found:
@@ -345,7 +346,7 @@ def _restore(
     _, old = signed_bundle(connection, version)
     number: int = connection.execute(select(func.max(schema.site.c.version))).scalar_one() + 1
     bundle = restored(old, version=number)
-    site = _checked(bundle, keyring)
+    site = _checked(connection, bundle, keyring)
     _keep(connection, keyring, site, bundle, staging=staging, now_ns=now_ns, restores=sm3(old).hex())
     return number
 
@@ -493,7 +494,7 @@ def participants_of(site: Site) -> set[tuple[str, str]]:
     return named | {(BANK, currency) for _, currency in named}
 
 
-def _checked(bundle: bytes, keyring: Keyring) -> Site:
+def _checked(connection: Connection, bundle: bytes, keyring: Keyring) -> Site:
     if len(bundle) > SITE_BYTES_MAX:
         raise SiteError(f"the bundle has {len(bundle)} bytes; {SITE_BYTES_MAX} at most")
     try:
@@ -501,6 +502,7 @@ def _checked(bundle: bytes, keyring: Keyring) -> Site:
     except msgspec.MsgspecError as problem:
         raise SiteError(str(problem)) from None
     faults = site_faults(site, bank=keyring.bank, boxes=keyring.boxes)
+    faults += lists_not_here(connection, site)
     if faults:
         raise SiteError("\n".join(faults))
     return site

@@ -124,6 +124,7 @@ INSERT INTO kept_site(version, digest, note, bundle)
     SELECT version, digest, '', bundle FROM site ORDER BY version;
 DROP TABLE site;
 ALTER TABLE kept_site RENAME TO site;
+CREATE TABLE id_list(digest TEXT PRIMARY KEY, block BLOB NOT NULL) STRICT;
 """
 """The last bundles of the site's settings, by digest: one version may have two, of an older and a newer
 program."""

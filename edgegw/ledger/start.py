@@ -27,6 +27,7 @@ from edgegw.ledger.anchor import LINEAGE
 from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.clock import MACHINE_BOOT, BoxTime, Clock
 from edgegw.ledger.history import StoreHistory, gather_kept, kept_before, put_kept
+from edgegw.ledger.lists import hold_lists
 from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.rows import place_at
 from edgegw.ledger.store import Head, Image, Store
@@ -251,9 +252,16 @@ def _use_site(book: Book, store: Store, *, behind: bool) -> None:
     if not book.site_version:
         return
     site = _site(store, book.site_digest, behind=behind)
+    held_to = book.standing.held_to
+    beside = _site(store, held_to, behind=behind) if held_to else None
+    for one in (site, beside):
+        missing = hold_lists(store, book, one) if one is not None else ""
+        if missing and behind:
+            return
+        if missing:
+            raise LedgerCorrupt(f"list {missing} of the site's settings is not in the ledger")
     if site is not None:
-        held_to = book.standing.held_to
-        book.use_site(site, held_to=_site(store, held_to, behind=behind) if held_to else None)
+        book.use_site(site, held_to=beside)
 
 
 def _site(store: Store, digest: str, *, behind: bool) -> Site | None:

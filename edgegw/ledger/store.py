@@ -309,6 +309,19 @@ class Store:
             self._db.execute(_PUT_SITE, bundle)
             self._db.execute(_DROP_SITES, (SITES_KEPT, msgspec.json.encode(sorted(in_force)).decode()))
 
+    def put_id_list(self, digest: str, block: bytes) -> None:
+        """Keep a list of ids under its digest."""
+        with self._guarded():
+            self._db.execute("INSERT OR IGNORE INTO id_list VALUES(?, ?)", (digest, block))
+
+    def drop_id_lists(self, *, besides: Collection[str]) -> None:
+        """Let the lists go that are not among these digests."""
+        kept = msgspec.json.encode(sorted(besides)).decode()
+        with self._guarded():
+            self._db.execute(
+                "DELETE FROM id_list WHERE digest NOT IN (SELECT value FROM json_each(?))", (kept,)
+            )
+
     def put_meta(self, key: str, value: str) -> None:
         """Set a fact about the file itself."""
         with self._guarded():
@@ -471,6 +484,17 @@ class Store:
         if kept and sm3(kept.bundle).hex() != digest:
             raise LedgerCorrupt(f"site bundle {digest} is not the one that the journal names: it was changed")
         return kept
+
+    def id_list(self, digest: str) -> bytes | None:
+        """The list of ids with this digest, or None; raises LedgerCorrupt where its bytes have another."""
+        with self._guarded():
+            rows = self._db.execute("SELECT block FROM id_list WHERE digest = ?", (digest,)).fetchall()
+        block = rows[0][0] if rows else None
+        if isinstance(block, bytes) and sm3(block).hex() == digest:
+            return block
+        if rows:
+            raise LedgerCorrupt(f"list {digest} is not the one that the site's settings name: it was changed")
+        return None
 
     def changed_sites(self) -> list[Bundle]:
         """The site bundles whose bytes do not have the digest that they are kept under."""

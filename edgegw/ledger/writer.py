@@ -56,6 +56,7 @@ from edgegw.ledger import windows
 from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.clock import MACHINE_BOOT
 from edgegw.ledger.coverage import Coverage
+from edgegw.ledger.lists import hold_lists, keep_lists
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised
 from edgegw.ledger.rows import position_of
@@ -286,6 +287,7 @@ class Pen:
             for digest, bundle in directives.sites.items():
                 kept = Bundle(bundle.site.version, digest, bundle.note, bundle.body)
                 store.put_site(kept, in_force=_in_force(batch.book))
+                keep_lists(store, batch.book, bundle.site, bundle.lists)
             for body in directives.bodies:
                 stamp = batch.stamp()
                 batch.write(
@@ -376,6 +378,8 @@ class Pen:
             if bundle is None:
                 return False
             site = decode_site(bundle.bundle)
+            if hold_lists(self.desk.store, book, site):
+                return False
             book.use_site(site, held_to=book.own_site)
             batch.note_and_write(
                 SiteReturned(

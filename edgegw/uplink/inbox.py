@@ -17,6 +17,7 @@ import msgspec
 
 from edgegw.core import journal
 from edgegw.core.exchange import Directives, HeldLog, PackageJudgement, SiteBundle, judge_package
+from edgegw.core.lists import check_block
 from edgegw.core.messages import ExchangeError, Package, PackageVerdict
 from edgegw.core.records import (
     Directive,
@@ -131,7 +132,8 @@ class Inbox:
         directive = self._named.get(digest)
         try:
             body = await self._kept_bundle(digest, directive) or await self._transport.site(address, digest)
-            self._bundles[digest] = await asyncio.to_thread(self._open, body, digest, directive)
+            bundle = await asyncio.to_thread(self._open, body, digest, directive)
+            self._bundles[digest] = bundle._replace(lists=await self._lists(address, bundle.site))
         except msgspec.MsgspecError as problem:
             self._give_up(digest, str(problem))
         except NotOurs as problem:
@@ -161,6 +163,18 @@ class Inbox:
         except msgspec.MsgspecError:  # an older program kept it
             return None
         return made if journal.sm3(made).hex() == digest else None
+
+    async def _lists(self, address: str, site: Site) -> dict[str, bytes]:
+        """The lists that these settings name, from the ledger or the hub; without one of them the settings
+        are not to be had."""
+        lists: dict[str, bytes] = {}
+        for rule in site.lists or ():
+            block = await self._kept(rule.digest)
+            if block is None:
+                block = await self._transport.site(address, rule.digest)
+                await asyncio.to_thread(check_block, block, digest=rule.digest, entries=rule.entries)
+            lists[rule.digest] = block
+        return lists
 
     def _open(self, body: bytes, digest: str, directive: SiteDirective | None) -> SiteBundle:
         found = journal.sm3(body).hex()

@@ -1,7 +1,8 @@
 """Who pays nothing: by the site's `blocked`, by an order of the centre (`edgegw order block`), by a list.
 
 An account is the payer's, a card its token, a merchant the request's or, where it names none, the payee's
-account. Of a list to block whoever is on it is refused, of a list to allow whoever is not.
+account. Of a list to block whoever is on it is refused, of a list to allow whoever is not; a payment
+that names no card (terminal) is not held against lists of them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | 
         return Reason.ACCOUNT_BLOCKED, f"{request.debit_account_id} is blocked"
     if request.card in book.blocked:
         return Reason.CARD_BLOCKED, f"{request.card} is blocked"
-    return _ordered(book, request) if book.tally.blocks else None
+    refused = _ordered(book, request) if book.tally.blocks else None
+    return refused or (_listed(book, request) if book.policy.lists else None)
 
 
 def _ordered(book: Book, request: Request) -> Refused | None:
@@ -39,6 +41,16 @@ def _ordered(book: Book, request: Request) -> Refused | None:
         why = book.tally.blocked.get((of, whose))
         if why is not None:
             return reason, f"{of} {whose} is blocked: {why}"
+    return None
+
+
+def _listed(book: Book, request: Request) -> Refused | None:
+    for rule, held in book.policy.lists:
+        whose = subject(rule.of, request, book.box)
+        if whose and held.has(rule.of, whose) == (rule.effect == "block"):
+            if rule.effect == "block":
+                return REASONS[rule.of], f"{rule.of} {whose} is on list {rule.name}"
+            return Reason.NOT_ON_LIST, f"{rule.of} {whose} is not on list {rule.name}"
     return None
 
 

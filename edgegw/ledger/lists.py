@@ -1,0 +1,35 @@
+"""The lists of ids that a box holds: blocks in the ledger, in memory for the settings in force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgegw.core.book import Book
+from edgegw.core.lists import HeldList
+from edgegw.core.site import Site
+from edgegw.ledger.store import Store
+
+
+def hold_lists(store: Store, book: Book, site: Site) -> str:
+    """Bring the lists that these settings name from the ledger into memory; the name of one that is not
+    there, else "". Raises LedgerCorrupt where one was changed."""
+    for rule in site.lists or ():
+        if rule.digest not in book.held_lists:
+            block = store.id_list(rule.digest)
+            if block is None:
+                return rule.name
+            book.held_lists[rule.digest] = HeldList(block)
+    return ""
+
+
+def keep_lists(store: Store, book: Book, site: Site, blocks: Mapping[str, bytes]) -> None:
+    """Keep the lists of settings that are about to be in force, and of others those that are in force now:
+    the box may return to them."""
+    for digest, block in blocks.items():
+        store.put_id_list(digest, block)
+        book.held_lists.setdefault(digest, HeldList(block))
+    before = () if book.site is None else book.site.lists or ()
+    named = {rule.digest for rule in (*before, *(site.lists or ()))}
+    store.drop_id_lists(besides=named)
+    for digest in book.held_lists.keys() - named:
+        del book.held_lists[digest]
