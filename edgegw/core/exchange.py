@@ -610,14 +610,13 @@ def frontier_at(size: int, node: journal.Node) -> journal.Frontier:
 
 
 class SiteBundle(NamedTuple):
-    """A site bundle whose digest is the one that a signed directive names, decoded."""
+    """A site bundle whose digest is the one that a signed directive names, decoded; `lists` by digest."""
 
     body: bytes
     site: Site
     note: str = ""
     """The hub's signature over the bundle, where its directive has one."""
     lists: Mapping[str, bytes] = {}
-    """The lists that it names, by digest."""
 
 
 class Directives(NamedTuple):
