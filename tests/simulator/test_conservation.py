@@ -322,6 +322,7 @@ def test_a_fault_in_the_money_is_named_after_the_step_that_shows_it(
     plant: Callable[[], AbstractContextManager[None]], words: str, fleets: Fleets
 ) -> None:
     """Each invariant is broken once in the product itself."""
+    fleet = fleets.of("merchant")  # opened while all is sound
     with plant(), pytest.raises(BaseException) as problem:
-        conserved(Offline, fleets.of("merchant"), examples=PLANT_EXAMPLES, shrinks=False)
+        conserved(Offline, fleet, examples=PLANT_EXAMPLES, shrinks=False)
     assert words in moments(problem.value)
