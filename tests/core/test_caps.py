@@ -15,6 +15,7 @@ from edgegw.core.records import (
     DeclineDirective,
     Kind,
     Leg,
+    Mode,
     SiteDirective,
     Transfer,
     decode_record,
@@ -137,6 +138,7 @@ def test_a_hold_reserves_the_share_until_it_is_posted_voided_or_expired(box: Box
     """What is reserved cannot be promised to somebody else, and what is not used comes back."""
     first, second, third = (cleared(box.hold("carl", "shop", 30)) for _ in range(3))
     assert refused(box.pay("cora", "shop", 11, NO_MORE)) == "net_debit_cap"
+    assert box.hold("cora", "shop", 11) == Short(CITY, "CNY", 11)
     cleared(box.about(Kind.POST, first.request.id, 10))
     assert box.available(CITY) == 30
     cleared(box.about(Kind.VOID, second.request.id))
@@ -171,10 +173,14 @@ def test_an_advice_is_charged_below_zero(box: Box) -> None:
 
 
 def test_a_lower_cap_sends_back_what_a_box_may_not_keep(box: Box) -> None:
-    """At once, in the record of the site that says so; and all of it where there is no cap any more."""
+    """At once, in the record of the site that says so; and all of it where there is no cap any more. Offline a
+    cap that the site has left out still binds."""
     applied = box.direct(SiteDirective, site=site(2, city=60), version=2, digest="00" * 32, bytes=1)
     assert (applied.outcome, box.available(CITY)) == ("applied", 30)
     box.direct(SiteDirective, site=site(3), version=3, digest="00" * 32, bytes=1)
+    assert refused(box.pay("carl", "shop", 31, DOWN)) == "net_debit_cap"
+    box.mode(Mode.ACTIVE)
+    box.direct(SiteDirective, site=site(4), version=4, digest="00" * 32, bytes=1)
     assert box.available(CITY) == 0
     cleared(box.pay("carl", "shop", 900))
     assert box.available(CITY) == 0

@@ -8,7 +8,7 @@ import pytest
 from edgegw.core.book import centre_account
 from edgegw.core.caps import cap_account, uncapped_account
 from edgegw.core.messages import Ask
-from edgegw.core.records import GrantDirective, Leg, RefuseDirective
+from edgegw.core.records import GrantDirective, Leg, RecallDirective, RefuseDirective
 from edgegw.hub.caps import unsettled
 from edgegw.hub.operate import release_epoch, seal_epoch
 from tests.hub.simulated_box import CNY, SimulatedBox
@@ -81,6 +81,21 @@ def test_two_boxes_together_are_granted_no_more_than_there_is(city: World) -> No
     assert heard(here[SOUTH], Ask("s-2", CITY, CNY, 100)) == [100]
     assert heard(here[NORTH], Ask("n-1", CITY, CNY, 101)) == ["net_debit_cap"]
     assert whole(city) == (300, 0, 300)
+
+
+def test_what_is_idle_at_another_box_is_recalled_before_a_payment_is_refused(city: World) -> None:
+    """A cap of which nothing is used must not refuse anybody because its parts lie elsewhere."""
+    here = boxes(city)
+    ask = Ask("n-1", CITY, CNY, CAP, 500)
+    assert here[NORTH].beat(ask).again_ms > 0
+    here[SOUTH].beat()
+    recall = here[SOUTH].directives[-1]
+    assert isinstance(recall, RecallDirective)
+    assert (recall.account_id, recall.amount_minor) == (CITY, SHARE)
+    here[SOUTH].apply(recall, back_minor=SHARE)
+    here[SOUTH].sync()
+    assert heard(here[NORTH], ask) == [CAP - SHARE]
+    assert whole(city) == (CAP, 0, CAP)
 
 
 def test_what_others_pay_can_be_granted_to_another_box(city: World) -> None:
