@@ -173,8 +173,8 @@ def test_an_advice_is_charged_below_zero(box: Box) -> None:
 
 
 def test_a_lower_cap_sends_back_what_a_box_may_not_keep(box: Box) -> None:
-    """At once, in the record of the site that says so; and all of it where there is no cap any more. Offline a
-    cap that the site has left out still binds."""
+    """At once, in the record of the site that says so; and all of it where there is no cap any more. With the
+    line down a cap that the site has left out still binds."""
     applied = box.direct(SiteDirective, site=site(2, city=60), version=2, digest="00" * 32, bytes=1)
     assert (applied.outcome, box.available(CITY)) == ("applied", 30)
     box.direct(SiteDirective, site=site(3), version=3, digest="00" * 32, bytes=1)
