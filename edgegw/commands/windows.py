@@ -303,7 +303,11 @@ def settlement_accounts(as_json: bool, hub_settings: Path) -> None:
         print_json({"accounts": found})
         return
     for one in found:
-        cap = "no cap" if one.cap_minor is None else f"cap {one.cap_minor}"
+        cap = (
+            "no cap"
+            if one.cap_minor is None
+            else f"cap {one.cap_minor} ({one.cap_free_minor} free, {one.cap_at_boxes_minor} at boxes)"
+        )
         queued = f", {one.queued_minor} queued" if one.queued_minor else ""
         click.echo(f"{one.participant:20} {one.currency} {one.balance_minor:>20}, {cap}{queued}")
 

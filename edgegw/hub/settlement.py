@@ -19,6 +19,7 @@ import msgspec
 from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from edgegw.core.calendar import EPOCH, MICROSECOND
+from edgegw.core.caps import CAP_PREFIX, cap_account
 from edgegw.core.records import decode_record
 from edgegw.core.settlement import Obligation, Side, caps_of, obligations_of, releasable
 from edgegw.core.site import Site
@@ -467,6 +468,10 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     """How far the balance may go below zero; null: without a limit."""
     queued_minor: int
     """What it owes in transfers that wait."""
+    cap_free_minor: int | None
+    """What the centre can still grant of the cap."""
+    cap_at_boxes_minor: int | None
+    """What boxes hold of it, by the hub's books."""
 
 
 def list_accounts(connection: Connection, site: Site | None) -> list[AccountView]:
@@ -480,17 +485,29 @@ def list_accounts(connection: Connection, site: Site | None) -> list[AccountView
         .where(account.c.account_id.startswith(SETTLEMENT_PREFIX))
         .order_by(account.c.account_id)
     )
+    shares = {
+        row.account_id: (row.available_minor, row.balance_minor - row.available_minor)
+        for row in connection.execute(
+            select(account.c.account_id, account.c.available_minor, account.c.balance_minor).where(
+                account.c.account_id.startswith(CAP_PREFIX)
+            )
+        )
+    }
     found = []
     for account_id, currency, balance_minor in rows:
         participant = account_id.split(":")[1]
+        cap = caps.get((participant, currency))
+        free_minor, held_minor = shares.get(cap_account(participant, currency), (0, 0))
         found.append(
             AccountView(
                 participant=participant,
                 currency=currency,
                 account_id=account_id,
                 balance_minor=balance_minor,
-                cap_minor=caps.get((participant, currency)),
+                cap_minor=cap,
                 queued_minor=queued[participant, currency],
+                cap_free_minor=None if cap is None else free_minor,
+                cap_at_boxes_minor=None if cap is None else held_minor,
             )
         )
     return found
