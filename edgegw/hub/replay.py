@@ -50,7 +50,7 @@ from edgegw.core.records import (
     legs_of,
     place_of,
 )
-from edgegw.hub import schema
+from edgegw.hub import kept, schema
 from edgegw.hub.books import Books, box_accounts, is_for_box, padded
 from edgegw.hub.items import First, Item, Poisoned
 from edgegw.hub.recalls import mark_answered
@@ -220,6 +220,8 @@ class Replay:
                 faults[item.seq] = f"{type(fault).__name__}: {fault}"
         if faults:
             raise Poisoned(faults)
+        for met in kept.meet(self._connection, items, box=self._box, epoch=self._epoch):
+            self._suspend(met.seq, kept.REVERSED_ELSEWHERE, met.detail, owner=met.owner)
         self._write()
         return self.outcome
 

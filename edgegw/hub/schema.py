@@ -153,6 +153,16 @@ record = Table(
     UniqueConstraint("request_id", "client", name="record_identity"),
 )
 
+kept_reversal = Table(
+    "kept_reversal",
+    metadata,
+    Column("original_id", String(32), primary_key=True),
+    Column("original_client", Text, primary_key=True),
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+)
+
 outstanding = Table(
     "outstanding",
     metadata,

@@ -7,7 +7,7 @@ loop (DESIGN §6)."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -181,6 +181,15 @@ class History:
                 break
             position = rows[-1][0]
         return found[:limit]
+
+    async def transfers(self, places: Sequence[tuple[int, int]]) -> list[Transfer]:
+        """The cleared requests at these (epoch, seq); those that are not kept here are left out."""
+        return await self._read(lambda: self._transfers(places))
+
+    def _transfers(self, places: Sequence[tuple[int, int]]) -> list[Transfer]:
+        bodies = [self._records.at(_position(epoch, seq)) for epoch, seq in places]
+        records = [decode_record(body) for body in bodies if body is not None]
+        return [record for record in records if isinstance(record, Transfer)]
 
     async def batches(
         self, start: str, *, merchant: str, terminal: str, limit: int

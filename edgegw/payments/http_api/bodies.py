@@ -386,6 +386,35 @@ class AccountQuery(Sent, frozen=True, kw_only=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000, description="At most so many.")] = 100
 
 
+class KeptReversal(msgspec.Struct, frozen=True, kw_only=True):
+    """A reversal that came before its original, or for one that never comes."""
+
+    client: str
+    id: str
+    original_id: str
+    amount_minor: int
+    """0 means: all of it."""
+    record: str
+    at_ns: int
+    wall_ns: int
+
+
+class KeptPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Reversals that wait, oldest first; `next_after` is where the next page starts, "" at the end."""
+
+    waiting: int
+    """How many there are in all."""
+    reversals: list[KeptReversal]
+    next_after: str
+
+
+class KeptQuery(Sent, frozen=True, kw_only=True):
+    """Where to go on: `next_after` of the page before."""
+
+    after: Place | UnsetType = UNSET
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000, description="At most so many.")] = 100
+
+
 class WindowView(msgspec.Struct, frozen=True, kw_only=True):
     """A closed clearing window; its positions sum to zero for each currency."""
 

@@ -10,7 +10,7 @@ import msgspec
 from edgegw.core.book import Book
 from edgegw.core.card_numbers import holds_card_number
 from edgegw.core.merchants import first_batch
-from edgegw.core.records import Account, Mode, Request, WindowClosed, place_text
+from edgegw.core.records import Account, Mode, Request, WindowClosed, parse_place, place_text
 from edgegw.payments.answer import Outcome, shown_totals
 from edgegw.payments.http_api import bodies
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE
@@ -212,6 +212,36 @@ class Handlers:
             open=bodies.OpenBatch(number=batch.number, totals=shown_totals(batch.totals)),
             closed=closed,
             next_before=before,
+        )
+        await self._gateway.covered()
+        return Reply(200, _encode(page))
+
+    async def list_kept_reversals(self, call: Call) -> Reply:
+        """Reversals that wait for their originals."""
+        book, query = self._gateway.book, call.query
+        after = (0, -1) if query.after is msgspec.UNSET else parse_place(query.after)
+        waiting = sorted(
+            parse_place(place) for place in {**book.kept_before, **dict(book.kept.items())}.values()
+        )
+        beyond = [place for place in waiting if place > after]
+        records = await self._gateway.history.transfers(beyond[: query.limit])
+        page = bodies.KeptPage(
+            waiting=len(waiting),
+            reversals=[
+                bodies.KeptReversal(
+                    client=record.client,
+                    id=record.request.id,
+                    original_id=record.request.original_id,
+                    amount_minor=record.request.amount_minor,
+                    record=place_text(epoch=record.epoch, seq=record.seq),
+                    at_ns=record.at_ns,
+                    wall_ns=record.wall_ns,
+                )
+                for record in records
+            ],
+            next_after=""
+            if len(beyond) <= query.limit
+            else place_text(epoch=beyond[query.limit - 1][0], seq=beyond[query.limit - 1][1]),
         )
         await self._gateway.covered()
         return Reply(200, _encode(page))

@@ -335,6 +335,16 @@ OPERATIONS: Final = (
         problems=("outcome_unknown",),
     ),
     Operation(
+        name="list_kept_reversals",
+        method="GET",
+        path="/v1/reversals",
+        summary="Reversals of all clients that wait for an original this box does not know",
+        scope="operate",
+        query_shape=bodies.KeptQuery,
+        responses={200: Response("A page of them.", bodies.KeptPage)},
+        problems=("outcome_unknown",),
+    ),
+    Operation(
         name="list_accounts",
         method="GET",
         path="/v1/accounts",

@@ -251,3 +251,38 @@ async def test_a_bad_close_is_named_and_closes_nothing(
     assert reply.code == code
     assert reply.json.get("field", "") == field
     assert branch.pen.desk.tip.size == before
+
+
+async def test_reversals_that_wait_are_listed_until_their_original_comes(
+    branch: Branch, till: HttpClient
+) -> None:
+    """A reversal of a typing error waits for ever, but not in silence; in one batch with its original the
+    reversal wins as well."""
+    clerk = HttpClient(branch, "clerk")
+    coming = payment(100)
+    ids = [payment_id() for _ in range(3)]
+    for kept_id, original_id in zip(ids, [payment_id(), coming["id"], payment_id()], strict=True):
+        body = {"id": kept_id, "original_id": original_id}
+        assert (await till.send("POST", "/v1/reversals", body)).status == 202
+    page = (await clerk.get("/v1/reversals?limit=2")).json
+    assert (page["waiting"], [one["id"] for one in page["reversals"]]) == (3, ids[:2])
+    rest = (await clerk.get(f"/v1/reversals?after={page['next_after']}")).json
+    assert ([one["id"] for one in rest["reversals"]], rest["next_after"]) == (ids[2:], "")
+    assert (await till.send("POST", "/v1/payments", coming)).code == "already_reversed"
+    left = (await clerk.get("/v1/reversals")).json
+    assert [one["id"] for one in left["reversals"]] == [ids[0], ids[2]]
+    assert (await till.send("GET", "/v1/reversals", headers={"Authorization": "Bearer no"})).status == 401
+
+    later = payment(100)
+    members = [
+        {"kind": "reversal", "id": payment_id(), "original_id": later["id"]},
+        {"kind": "payment", **later},
+    ]
+    reply = await till.send("POST", "/v1/groups", {"members": members})
+    assert [item["problem"]["code"] for item in reply.json["answers"]] == [
+        "linked_event_failed",
+        "already_reversed",
+    ]
+    assert (await till.send("POST", "/v1/payments", later)).code == "already_reversed"
+    assert (await clerk.get("/v1/reversals")).json["waiting"] == 2
+    await clerk.close()
