@@ -478,8 +478,7 @@ class Book:
 
     def note(self, record: Record) -> None:
         """Everything that a record changes besides the ledger's balances; its legs are booked already."""
-        if isinstance(record, Boot | Link):
-            self._note_start(record)
+        last = self.at_ns, self.wall_ns
         self.at_ns, self.wall_ns = record.at_ns, record.wall_ns
         self.epoch, self.seq = record.epoch, record.seq
         legs = legs_of(record)
@@ -508,21 +507,23 @@ class Book:
             self.tally.measure(record.counted)
         elif isinstance(record, WindowClosed):
             self._note_close(record)
+        elif isinstance(record, Boot | Link):
+            self._note_start(record, *last)
         elif isinstance(record, Refusal):
             self.fresh[record.client, record.request.id] = record
             if record.code == Reason.ALREADY_REVERSED:
                 _drop(self.kept, (record.client, record.request.id))
 
-    def _note_start(self, record: Boot | Link) -> None:
+    def _note_start(self, record: Boot | Link, last_at_ns: int, last_wall_ns: int) -> None:
         """Time without the centre goes on while a box is off, and from its first record on."""
         if isinstance(record, Link):
             self.window = first_window(record.epoch)
             self.tally.begin(self.window)
             self.offline_since_ns = self.tally.outage_ns = record.at_ns
             return
-        self.offline_since_ns = self.offline_since_ns or self.at_ns
+        self.offline_since_ns = self.offline_since_ns or last_at_ns
         self.tally.outage_ns = self.tally.outage_ns or record.at_ns
-        if record.wall_ns + CLOCK_TOLERANCE_NS < self.wall_ns:
+        if record.wall_ns + CLOCK_TOLERANCE_NS < last_wall_ns:
             self.clock_suspect = True
 
     def _note_close(self, record: WindowClosed) -> None:

@@ -59,6 +59,7 @@ class Count(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """The first payment that was counted in a fixed period."""
     amount_minor: int = 0
     count: int = 0
+    """Of all entries, where it is sliding."""
     entries: tuple[Entry, ...] = ()
 
 
@@ -95,20 +96,6 @@ class Used(msgspec.Struct, frozen=True):
 
 
 NOTHING: Final = Used()
-
-
-class Periods(msgspec.Struct, frozen=True):
-    """Where the fixed periods of a book began: by the numbers of their first windows, the outage by its
-    moment."""
-
-    window: int
-    day: int
-    month: int
-    outage: int
-
-    def since(self, measure: Measure) -> int:
-        """Which period of this measure is running; 0 for a sliding one."""
-        return 0 if measure.seconds else int(getattr(self, measure.per))
 
 
 class LimitChange(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -222,14 +209,15 @@ def counted(before: Count | None, measure: Measure, *, since: int, at_ns: int, a
         return Count(since, before.first_at_ns, before.amount_minor + amount_minor, before.count + 1)
     fresh = Entry(at_ns, at_ns, amount_minor, 1)
     if before is None:
-        return Count(0, 0, entries=(fresh,))
+        return Count(0, 0, amount_minor, 1, (fresh,))
     period_ns = measure.seconds * NS_PER_S
-    entries = _live(before.entries, at_ns - period_ns)
+    before = _live(before, at_ns - period_ns)
+    entries = before.entries
     if len(entries) >= EXACT_ENTRIES and at_ns - entries[-1].first_at_ns <= period_ns // COARSE_PARTS:
         last = entries[-1]
         fresh = Entry(last.first_at_ns, at_ns, last.amount_minor + amount_minor, last.count + 1)
         entries = entries[:-1]
-    return Count(0, 0, entries=(*entries, fresh))
+    return Count(0, 0, before.amount_minor + amount_minor, before.count + 1, (*entries, fresh))
 
 
 def taken_off(
@@ -261,8 +249,14 @@ def taken_off(
                 max(0, entry.amount_minor - amount_minor),
                 max(0, entry.count - count),
             )
-            entries = (*before.entries[:place], less, *before.entries[place + 1 :])
-            return Count(0, 0, entries=_live(entries, at_ns - measure.seconds * NS_PER_S))
+            changed = Count(
+                0,
+                0,
+                before.amount_minor - entry.amount_minor + less.amount_minor,
+                before.count - entry.count + less.count,
+                (*before.entries[:place], less, *before.entries[place + 1 :]),
+            )
+            return _live(changed, at_ns - measure.seconds * NS_PER_S)
     return None
 
 
@@ -272,14 +266,8 @@ def used(count: Count | None, measure: Measure, *, since: int, at_ns: int) -> Us
         return NOTHING
     if not measure.seconds:
         return Used(count.amount_minor, count.count) if count.since == since else NOTHING
-    amount_minor = number = 0
-    over_ns = at_ns - measure.seconds * NS_PER_S
-    for entry in reversed(count.entries):
-        if entry.last_at_ns <= over_ns:
-            break
-        amount_minor += entry.amount_minor
-        number += entry.count
-    return Used(amount_minor, number)
+    left = _live(count, at_ns - measure.seconds * NS_PER_S)
+    return Used(left.amount_minor, left.count)
 
 
 def is_over(count: Count, measure: Measure, *, since: int, at_ns: int) -> bool:
@@ -289,8 +277,12 @@ def is_over(count: Count, measure: Measure, *, since: int, at_ns: int) -> bool:
     return count.since != since
 
 
-def _live(entries: tuple[Entry, ...], over_ns: int) -> tuple[Entry, ...]:
-    for place, entry in enumerate(entries):
+def _live(count: Count, over_ns: int) -> Count:
+    """A sliding count without the entries whose time was over at this moment."""
+    entries, amount_minor, number = count.entries, count.amount_minor, count.count
+    gone = 0
+    for entry in entries:
         if entry.last_at_ns > over_ns:
-            return entries[place:] if place else entries
-    return ()
+            break
+        gone, amount_minor, number = gone + 1, amount_minor - entry.amount_minor, number - entry.count
+    return Count(0, 0, amount_minor, number, entries[gone:]) if gone else count

@@ -80,33 +80,46 @@ def _exceeded(book: Book, limit: Limit, request: Request, *, at_ns: int, percent
         return None
     limits = _in_force(book, rule, whose)
     amount_minor = request.amount_minor
-    name = f"limit {rule.name} of {rule.of} {whose}"
     if limits.payment_minor is not None and amount_minor * 100 > limits.payment_minor * percent:
         most = limits.payment_minor * percent // 100
-        return _reason(limit, Reason.EXCEEDS_PAYMENT_LIMIT), f"{name}: {amount_minor} exceeds {most}"
+        return _reason(
+            limit, Reason.EXCEEDS_PAYMENT_LIMIT
+        ), f"{_named(rule, whose)}: {amount_minor} exceeds {most}"
     if rule.payment_minor_min is not None and amount_minor < rule.payment_minor_min:
-        return Reason.BELOW_PAYMENT_MINIMUM, f"{name}: {amount_minor} is below {rule.payment_minor_min}"
+        return (
+            Reason.BELOW_PAYMENT_MINIMUM,
+            f"{_named(rule, whose)}: {amount_minor} is below {rule.payment_minor_min}",
+        )
     if limits.amount_minor is None and limits.count is None:
         return None
     used = _used(book, limit, request, whose, at_ns=at_ns)
-    period = f"in {rule.seconds} s" if rule.seconds else f"per {rule.per}"
     if limits.amount_minor is not None:
         most = limits.amount_minor * percent // 100
         if used.amount_minor + amount_minor > most:
             code = Reason.EXCEEDS_VELOCITY if rule.seconds else Reason.EXCEEDS_AMOUNT_LIMIT
-            detail = f"{name}: {used.amount_minor} used and {amount_minor} wanted exceed {most} {period}"
-            return _reason(limit, code), detail
+            wanted = f"{used.amount_minor} used and {amount_minor} wanted exceed {most}"
+            return _reason(limit, code), f"{_named(rule, whose)}: {wanted}{_period(rule)}"
     if limits.count is not None:
         most = limits.count * percent // 100
         if used.count + 1 > most:
             code = Reason.EXCEEDS_VELOCITY if rule.seconds else Reason.EXCEEDS_COUNT_LIMIT
-            return _reason(limit, code), f"{name}: {used.count} payments and one more exceed {most} {period}"
+            return _reason(
+                limit, code
+            ), f"{_named(rule, whose)}: {used.count} payments and one more exceed {most}{_period(rule)}"
     return None
+
+
+def _named(rule: LimitRule, whose: str) -> str:
+    return f"limit {rule.name} of {rule.of} {whose}"
+
+
+def _period(rule: LimitRule) -> str:
+    return f" in {rule.seconds} s" if rule.seconds else f" per {rule.per}"
 
 
 def _in_force(book: Book, rule: LimitRule, whose: str) -> LimitRule | LimitChange:
     """The values of a limit for this id: the centre's order's before the site's."""
-    change = book.tally.change_of(rule.name, whose)
+    change = book.tally.change_of(rule.name, whose) if book.tally.changes else None
     if change is None:
         return rule
     return LimitChange(

@@ -179,7 +179,9 @@ def _book_of(i: BookImage, history: History | None) -> Book:
     tally.blocked = {(of, whose): reason for of, whose, reason in i.blocked}
     tally.blocks = len(i.blocked)
     tally.changed = {(name, whose): change for name, whose, change in i.changed}
-    tally.measures, tally.outage_ns = i.measures, i.outage_ns
+    tally.changes = len(i.changed)
+    tally.measure(i.measures)
+    tally.outage_ns = i.outage_ns
     tally.day, tally.window, tally.day_window, tally.month_window = (
         i.day,
         i.window,

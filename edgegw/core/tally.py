@@ -14,7 +14,6 @@ from edgegw.core.counts import (
     STAND_IN,
     Count,
     LimitChange,
-    Periods,
     StandIn,
     Stood,
     Used,
@@ -46,9 +45,11 @@ class Tally:
         "blocks",
         "box",
         "changed",
+        "changes",
         "counts",
         "day",
         "day_window",
+        "keys",
         "measures",
         "month_window",
         "outage_ns",
@@ -70,6 +71,10 @@ class Tally:
         """How many these are: reading none costs nothing."""
         self.changed: Table[tuple[str, str], LimitChange] = {} if base is None else Overlay(base.changed)
         """Other values of limits, by orders of the centre: the limit's name, whose ("" for all)."""
+        self.changes: int = 0 if base is None else base.changes
+        """How many these are."""
+        self.keys: tuple[str, ...] = () if base is None else base.keys
+        """Of the measures."""
         self.measures: tuple[Measure, ...] = () if base is None else base.measures
         """What is counted, by the word of the last site directive."""
         self.day: str = "" if base is None else base.day
@@ -95,7 +100,7 @@ class Tally:
         for table in (self.counts, self.stood, self.blocked, self.changed):
             if isinstance(table, Overlay):
                 table.merge()
-        base.blocks = self.blocks
+        base.blocks, base.changes, base.keys = self.blocks, self.changes, self.keys
         base.measures, base.day, base.outage_ns = self.measures, self.day, self.outage_ns
         base.window, base.day_window, base.month_window = self.window, self.day_window, self.month_window
         if isinstance(base.counts, dict) and len(base.counts) >= base._sweep_at:
@@ -110,29 +115,36 @@ class Tally:
 
     def living(self, at_ns: int) -> list[tuple[str, str, Count]]:
         """The sums that still count, sorted."""
-        periods = self.periods()
-        by_key = {measure.key: measure for measure in self.measures}
+        by_key = dict(zip(self.keys, self.measures, strict=True))
         found = []
         for (key, whose), count in self.counts.items():
             measure = by_key.get(key)
-            if measure is not None and not is_over(count, measure, since=periods.since(measure), at_ns=at_ns):
+            if measure is not None and not is_over(count, measure, since=self.since(measure), at_ns=at_ns):
                 found.append((key, whose, count))
         return sorted(found, key=lambda row: row[:2])
 
-    def periods(self) -> Periods:
-        """Which fixed periods are running."""
-        return Periods(self.window, self.day_window, self.month_window, self.outage_ns)
+    def since(self, measure: Measure) -> int:
+        """Which period of a measure is running: the number of its first window, when the outage began, or 0
+        for a sliding one."""
+        if measure.seconds:
+            return 0
+        if measure.per == OUTAGE:
+            return self.outage_ns
+        if measure.per == "window":
+            return self.window
+        return self.day_window if measure.per == "day" else self.month_window
 
     def used(self, measure: Measure, key: str, whose: str, *, at_ns: int) -> Used:
         """What counts of one id at this moment."""
-        return used(self.counts.get((key, whose)), measure, since=self.periods().since(measure), at_ns=at_ns)
+        return used(self.counts.get((key, whose)), measure, since=self.since(measure), at_ns=at_ns)
 
     # -- changing --------------------
 
     def measure(self, measures: tuple[Measure, ...]) -> None:
         """Count these from now on, and what was counted already on; forget the rest."""
-        gone = {measure.key for measure in self.measures} - {measure.key for measure in measures}
-        self.measures = measures
+        keys = tuple(measure.key for measure in measures)
+        gone = set(self.keys) - set(keys)
+        self.measures, self.keys = measures, keys
         for key in [key for key, _ in self.counts.items() if key[0] in gone] if gone else ():
             _drop(self.counts, key)
 
@@ -153,9 +165,9 @@ class Tally:
 
     def add(self, record: Transfer, *, is_offline: bool) -> None:
         """Add a payment or hold to every sum that it belongs to."""
-        request, periods = record.request, self.periods()
+        request = record.request
         is_stand_in = record.cleared_by is ClearedBy.STAND_IN
-        for measure in self.measures:
+        for name, measure in zip(self.keys, self.measures, strict=True):
             if measure.currency and measure.currency != request.currency:
                 continue
             if measure.when == STAND_IN and not is_stand_in:
@@ -164,33 +176,32 @@ class Tally:
                 continue
             whose = subject(measure.of, request, self.box)
             if whose and (measure.per != OUTAGE or self.outage_ns):
-                key = measure.key, whose
+                key = name, whose
                 self.counts[key] = counted(
                     self.counts.get(key),
                     measure,
-                    since=periods.since(measure),
+                    since=self.since(measure),
                     at_ns=record.at_ns,
                     amount_minor=request.amount_minor,
                 )
 
     def give_back(self, original: Transfer, *, at_ns: int, amount_minor: int, count: int) -> None:
         """Take what a payment or hold did not use off the periods in which it counted and that still run."""
-        periods = self.periods()
         is_stand_in = original.cleared_by is ClearedBy.STAND_IN
         is_of_this_outage = 0 < self.outage_ns <= original.at_ns
-        for measure in self.measures:
+        for name, measure in zip(self.keys, self.measures, strict=True):
             if measure.when == STAND_IN and not is_stand_in:
                 continue
             if measure.when == OFFLINE and not (is_stand_in or is_of_this_outage):
                 continue
-            key = measure.key, subject(measure.of, original.request, self.box)
+            key = name, subject(measure.of, original.request, self.box)
             before = self.counts.get(key)
             if before is None or measure.currency not in ("", original.request.currency):
                 continue
             less = taken_off(
                 before,
                 measure,
-                since=periods.since(measure),
+                since=self.since(measure),
                 at_ns=at_ns,
                 counted_at_ns=original.at_ns,
                 amount_minor=amount_minor,
@@ -203,11 +214,8 @@ class Tally:
         """Keep an order of the centre about one account, card, terminal or merchant, or about one limit."""
         if isinstance(said, BlockDirective):
             self._block(said)
-        elif said.lifted:
-            _drop(self.changed, (said.name, said.whose))
         else:
-            change = LimitChange(said.payment_minor, said.amount_minor, said.count)
-            self.changed[said.name, said.whose] = change
+            self._change(said)
 
     def _block(self, said: BlockDirective) -> None:
         key = said.of, said.whose
@@ -216,6 +224,14 @@ class Tally:
             self.blocked[key] = said.reason
         else:
             _drop(self.blocked, key)
+
+    def _change(self, said: LimitDirective) -> None:
+        key = said.name, said.whose
+        self.changes += (not said.lifted) - (key in self.changed)
+        if said.lifted:
+            _drop(self.changed, key)
+        else:
+            self.changed[key] = LimitChange(said.payment_minor, said.amount_minor, said.count)
 
     def change_of(self, name: str, whose: str) -> LimitChange | None:
         """The values of a limit for this id, where they are not the site's."""
