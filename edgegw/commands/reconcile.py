@@ -92,6 +92,11 @@ def reconcile(
     them; a box may run meanwhile, and so may the hub. A record that the hub has not got yet is in flight and
     no break, and neither is a hold or a stand-in that is still open. Exit code 1 when there is a break.
 
+    With --json: one object with `edgegw` (the format), `well`, `workspace`, `sides`, `classes` and `apart`
+    (lists of what, records, currency, amount_minor) and `breaks`: class, amount_minor, currency, box, place
+    (EPOCH/SEQ), client, request_id, account_id, detail, hint, and in `journal`, `hub` and `core` the row of
+    that side, or null. New versions only add fields.
+
     The workspace is a SQLite file for any tool; `SELECT * FROM break` has each one with its class, amount,
     hint and the row of each side. A workspace of the same name is replaced.
 

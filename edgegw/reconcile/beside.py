@@ -21,7 +21,7 @@ from edgegw.core.journal import FIRST_PREVIOUS, leaf_hash
 from edgegw.errors import OperatingError
 from edgegw.hub.database import Database as HubDatabase
 from edgegw.reconcile.centre import Centre, HubEpoch
-from edgegw.reconcile.core_file import CoreFileError, read_core_files
+from edgegw.reconcile.core_file import CoreFileError, extra_lines, read_core_files
 from edgegw.reconcile.workspace import SEQ_BITS, TABLES, Row
 
 OpenHub = Callable[[], AbstractContextManager[HubDatabase]]
@@ -120,6 +120,8 @@ def _read_core(file: Any, task: Task) -> None:
     marks = ", ".join("?" * len(_CORE.columns))
     rows = read_core_files(list(map(Path, task.core_files)), channel=task.channel)
     file.executemany(f"INSERT INTO core VALUES({marks})", rows)
+    for statement in extra_lines():
+        file.execute(statement)
     file.commit()
 
 

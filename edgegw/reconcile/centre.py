@@ -10,20 +10,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from sqlalchemy import Connection, Select, select
 
-from edgegw.core.records import (
-    ConfirmDirective,
-    DeclineDirective,
-    GrantDirective,
-    decode_directive,
-    place_of,
-)
+from edgegw.core.records import place_of
 from edgegw.hub import schema
 from edgegw.hub.database import Database
 from edgegw.hub.schema import BRANCH_SEQS
 from edgegw.hub.suspense import CLOSED
+from edgegw.reconcile.records import money_of, said_by
 from edgegw.reconcile.workspace import Row, Workspace
 
 STEP: Final = 4_096
@@ -246,16 +240,4 @@ def _directives(connection: Connection) -> Iterator[Row]:
         )
     )
     for row in rows:
-        yield *row[:6], *_money_of(bytes(row.body))
-
-
-def _money_of(body: bytes) -> Row:
-    try:
-        said = decode_directive(body)
-    except msgspec.DecodeError:
-        return "", "", None
-    if isinstance(said, GrantDirective):
-        return said.account_id, said.currency, said.amount_minor
-    if isinstance(said, ConfirmDirective | DeclineDirective):
-        return said.payer_account_id, said.currency, said.amount_minor
-    return "", "", None
+        yield *row[:6], *money_of(said_by(bytes(row.body)))

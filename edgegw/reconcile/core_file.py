@@ -80,6 +80,17 @@ def read_core(path: Path, *, channel: str, first_line: int = 0) -> Iterator[Core
         raise CoreFileError(reader.faults)
 
 
+def extra_lines() -> Iterator[str]:
+    """The SQL that makes `extra` of `core`: lines of our channel whose payment or reference another line has,
+    and the first one of it."""
+    yield "CREATE TABLE extra(line INTEGER PRIMARY KEY, first INTEGER)"
+    for columns in ("request_id, client", "core_reference"):
+        same = " AND ".join(f"again.{name} = first.{name}" for name in columns.split(", "))
+        yield f"""INSERT OR IGNORE INTO extra SELECT again.line, first.line FROM (
+            SELECT {columns}, min(line) AS line FROM core WHERE ours GROUP BY {columns} HAVING count(*) > 1
+        ) AS first JOIN core AS again ON {same} AND again.ours AND again.line > first.line"""
+
+
 def read_core_files(paths: Sequence[Path], *, channel: str) -> Iterator[tuple[int | str, ...]]:
     """The lines of all files, numbered through, and whether each is of our channel. Raises CoreFileError."""
     before = 0

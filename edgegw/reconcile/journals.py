@@ -7,6 +7,7 @@ directory's journal is read beside a running box, up to the head that it had whe
 from __future__ import annotations
 
 import base64
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,7 +34,7 @@ Entry = tuple[int, bytes | None, bytes | None]
 """One place of a journal: seq, leaf and bytes; None for what is not there."""
 
 
-class Journal:
+class Journal(ABC):
     """One epoch's journal as a source has it; `head` is known once all entries were read."""
 
     box: str
@@ -50,9 +51,9 @@ class Journal:
     checkpoint: str
     fault: str
 
+    @abstractmethod
     def blocks(self) -> Iterator[Sequence[Entry]]:
         """All places in order, those of missing records too."""
-        raise NotImplementedError
 
 
 class DirectoryJournal(Journal):

@@ -15,7 +15,7 @@ from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
 from edgegw.reconcile.beside import Beside
 from edgegw.reconcile.centre import Centre, HubEpoch, HubRecord
 from edgegw.reconcile.chain import Chain
-from edgegw.reconcile.core_file import read_core_files
+from edgegw.reconcile.core_file import extra_lines, read_core_files
 from edgegw.reconcile.journals import Journal
 from edgegw.reconcile.records import Ledger
 from edgegw.reconcile.workspace import SEQ_BITS, Row, Workspace
@@ -77,13 +77,16 @@ class Loader:
             self._beside.wait()
             self._workspace.attach_beside()
             self._workspace.run("INSERT INTO core SELECT * FROM beside.core")
+            self._workspace.run("CREATE TABLE extra AS SELECT * FROM beside.extra")
+            self._workspace.index("extra", "line")
             self._has_beside = True
         return self._beside
 
     def load_core(self, files: Sequence[Path], *, channel: str) -> None:
         """The bank core's lines. Raises CoreFileError."""
         self._workspace.add_all("core", read_core_files(files, channel=channel))
-        self._workspace.flush()
+        for statement in extra_lines():
+            self._workspace.run(statement)
 
     @property
     def workspace(self) -> Workspace:

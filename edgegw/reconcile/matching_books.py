@@ -9,6 +9,7 @@ from edgegw.reconcile.matching_windows import match_windows
 from edgegw.reconcile.workspace import SEQ_BITS, Workspace
 
 HOUR_NS: Final = 3_600 * 1_000_000_000
+_ACCOUNT: Final = {"box": "one.box", "epoch": "one.epoch", "account_id": "one.account_id"}
 
 
 def match_books(workspace: Workspace, *, suspense_hours: int, now_ns: int) -> None:
@@ -74,9 +75,7 @@ def _balances(workspace: Workspace) -> None:
         LEFT JOIN hub_account ON hub_account.account_id = one.account_id""",
         amount_minor="max(abs(debits - hub_debits), abs(credits - hub_credits))",
         currency="coalesce(hub_account.currency, substr(one.account_id, -3))",
-        box="one.box",
-        epoch="one.epoch",
-        account_id="one.account_id",
+        **_ACCOUNT,
         detail="'debits ' || debits || ', credits ' || credits || ' by the records; ' || hub_debits || ', '"
         " || hub_credits || ' at the hub'",
         journal="json_object('debits_posted', debits, 'credits_posted', credits)",
@@ -109,9 +108,7 @@ def _outstanding(workspace: Workspace) -> None:
             source.format(sense),
             amount_minor="abs(one.counted_minor - one.held_minor)",
             currency="coalesce(hub_account.currency, '')",
-            box="one.box",
-            epoch="one.epoch",
-            account_id="one.account_id",
+            **_ACCOUNT,
             detail="one.held_minor || ' by the records and grants under way, ' || one.counted_minor"
             " || ' outstanding at the hub'",
             journal="json_object('held_minor', one.held_minor, 'returned_minor', one.returned_minor)",

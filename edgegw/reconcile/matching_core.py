@@ -134,7 +134,6 @@ def _identified(side: str) -> str:
 def match_core(workspace: Workspace, *, postings: str) -> None:
     """Every line of our channel beside the payment of its identity, and every payment beside its line; where
     `postings` names a channel, its lines beside what the hub has booked by the core's word."""
-    workspace.run("CREATE TABLE extra(line INTEGER PRIMARY KEY, first INTEGER)")
     workspace.run("CREATE TABLE matched(line INTEGER PRIMARY KEY, place INTEGER)")
     _duplicates(workspace)
     for side in SIDES:
@@ -206,15 +205,6 @@ def _postings(workspace: Workspace, channel: str) -> None:
 
 
 def _duplicates(workspace: Workspace) -> None:
-    for columns in ("request_id, client", "core_reference"):
-        names = columns.split(", ")
-        same = " AND ".join(f"again.{name} = first.{name}" for name in names)
-        workspace.run(
-            f"""INSERT OR IGNORE INTO extra SELECT again.line, first.line FROM (
-                SELECT {columns}, min(line) AS line FROM core WHERE ours GROUP BY {columns}
-                HAVING count(*) > 1
-            ) AS first JOIN core AS again ON {same} AND again.ours AND again.line > first.line"""
-        )
     write_breaks(
         workspace,
         "duplicate_in_core",

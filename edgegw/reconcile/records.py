@@ -21,6 +21,7 @@ from edgegw.core.records import (
     ClearedBy,
     ConfirmDirective,
     DeclineDirective,
+    Directive,
     DirectiveApplied,
     Expiry,
     GrantDirective,
@@ -36,11 +37,28 @@ from edgegw.core.records import (
     parse_place,
     place_of,
 )
-from edgegw.reconcile.workspace import Value, Workspace
+from edgegw.reconcile.workspace import Row, Workspace
 
 _RESERVES: Final = PENDING | VOID
 UNREAD: Final = "unread"
 """The type of a record whose bytes this program cannot read."""
+
+
+def said_by(body: bytes) -> Directive | None:
+    """The directive in these bytes; None where this program cannot read them."""
+    try:
+        return decode_directive(body)
+    except msgspec.DecodeError:
+        return None
+
+
+def money_of(said: Directive | None) -> Row:
+    """Account, currency and amount that a directive is about."""
+    if isinstance(said, GrantDirective):
+        return said.account_id, said.currency, said.amount_minor
+    if isinstance(said, ConfirmDirective | DeclineDirective):
+        return said.payer_account_id, said.currency, said.amount_minor
+    return "", "", None
 
 
 class Meaning(NamedTuple):
@@ -146,6 +164,8 @@ class Ledger:
     # -- what it resolves, and the smaller tables --------------------------------------------------------
 
     def _note(self, record: Record, *, place: int, seq: int) -> None:
+        if isinstance(record, Transfer) and _is_plain(record):
+            return
         for leg in legs_of(record):
             if leg.pending:
                 epoch, at_seq, _ = place_of(int(leg.pending, 16))
@@ -169,18 +189,11 @@ class Ledger:
     def _directive(self, record: DirectiveApplied, *, place: int, seq: int) -> None:
         for account in record.accounts:
             self._open(account)
-        try:
-            said = decode_directive(bytes(record.directive))
-        except msgspec.DecodeError:
-            return
-        row: tuple[Value, ...] = ("", "", None)
-        if isinstance(said, GrantDirective):
-            row = (said.account_id, said.currency, said.amount_minor)
-        elif isinstance(said, ConfirmDirective | DeclineDirective):
-            row = (said.payer_account_id, said.currency, said.amount_minor)
-        kind = str(said.__struct_config__.tag)
-        head = (place, self._box, self._epoch, seq, said.incarnation, said.seq, kind, record.outcome)
-        self._workspace.add("applied_directive", (*head, *row))
+        said = said_by(bytes(record.directive))
+        if said is not None:
+            kind = str(said.__struct_config__.tag)
+            head = (place, self._box, self._epoch, seq, said.incarnation, said.seq, kind, record.outcome)
+            self._workspace.add("applied_directive", (*head, *money_of(said)))
 
     def _open(self, account: Account) -> None:
         about = (account.participant or BANK, account.currency)
@@ -249,6 +262,12 @@ def _refusal(record: Refusal, *, counted: int) -> Meaning:
     )
 
 
+def _is_plain(record: Transfer) -> bool:
+    """Whether it is what most records are, a payment that resolves nothing."""
+    legs = record.legs
+    return record.request.kind is Kind.PAYMENT and len(legs) == 1 and not legs[0].pending
+
+
 def _state_of(record: Transfer) -> str:
     """What a cleared request did when it was decided; `matching_journals` follows what became of it."""
     if not record.legs:
@@ -265,9 +284,8 @@ def _state_of(record: Transfer) -> str:
 
 def _effect_of(record: Record, leg: Leg) -> str:
     if isinstance(record, DirectiveApplied):
-        try:
-            said = decode_directive(bytes(record.directive))
-        except msgspec.DecodeError:
+        said = said_by(bytes(record.directive))
+        if said is None:
             return "posted"
         if isinstance(said, DeclineDirective):
             return "declined" if said.liable == "merchant" else "borne"

@@ -338,5 +338,10 @@ def test_the_workspace_answers_in_plain_sql_and_a_person_is_told(sides: Sides, t
         assert "missing_in_core: The bank core: post it" in done.output
         ((name, amount_minor, line),) = query(workspace, "SELECT class, amount_minor, core_line FROM break")
         assert (name, amount_minor, line) == ("missing_in_core", expected["amount_minor"], None)
+    keys = json.loads(
+        CliRunner().invoke(main, [*arguments, "--hub", str(copy.folder / "hub.toml"), "--json"]).output
+    )
+    words = re.findall(r"\w+", CliRunner().invoke(main, ["reconcile", "--help"]).output)
+    assert {*keys, *keys["breaks"][0], *keys["classes"][0]} <= {*words}
     found = "SELECT records FROM summary WHERE what = 'break: missing_in_core'"
     assert query(workspace, found) == [(1,)]
