@@ -29,7 +29,8 @@ RECORDS_MIN: Final = 50_000
 LINE_BYTES: Final = 150
 """About so long is a line of the core."""
 _CORE: Final = next(table for table in TABLES if table.name == "core")
-_CHAINED: Final = "CREATE TABLE chained(place INTEGER PRIMARY KEY, leaf BLOB, type TEXT, identified INTEGER)"
+_CHAINED: Final = """CREATE TABLE chained(place INTEGER PRIMARY KEY, leaf BLOB, type TEXT, client TEXT,
+    request_id TEXT)"""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -131,9 +132,9 @@ def _read_hub(file: Any, centre: Centre, task: Task) -> None:
         expected, previous = 0, FIRST_PREVIOUS
         for records in centre.records(box=box, epoch=epoch, branch=0, start=0, end=size):
             rows: list[Row] = []
-            for seq, kind, identified, leaf, body in records:
+            for seq, kind, client, request_id, leaf, body in records:
                 if seq == expected and leaf_hash(previous, body) == leaf:
-                    rows.append((number << SEQ_BITS | seq, leaf, kind, identified))
+                    rows.append((number << SEQ_BITS | seq, leaf, kind, client, request_id))
                 expected, previous = seq + 1, leaf
-            file.executemany("INSERT INTO chained VALUES(?, ?, ?, ?)", rows)
+            file.executemany("INSERT INTO chained VALUES(?, ?, ?, ?, ?)", rows)
     file.commit()

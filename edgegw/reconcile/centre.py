@@ -57,13 +57,19 @@ class HubEpoch(NamedTuple):
 
 
 class HubRecord(NamedTuple):
-    """One row of the hub's records; `identified` where it has its identity in the fleet."""
+    """One row of the hub's records, and the identity in the fleet under which the hub finds it."""
 
     seq: int
     type: str
-    identified: bool
+    client: str | None
+    request_id: str | None
     leaf: bytes
     body: bytes
+
+    @property
+    def identified(self) -> bool:
+        """Whether it is the one that has its identity."""
+        return self.request_id is not None
 
 
 class Centre:
@@ -97,7 +103,7 @@ class Centre:
     ) -> Iterator[list[HubRecord]]:
         """The records of one history from seq start to end, in steps; `seq` is that of the history."""
         table, base = schema.record.c, branch * BRANCH_SEQS
-        columns = (table.seq, table.type, table.request_id, table.leaf, table.body)
+        columns = (table.seq, table.type, table.client, table.request_id, table.leaf, table.body)
         while start < end:
             query = (
                 select(*columns)
@@ -114,8 +120,8 @@ class Centre:
             if not rows:
                 return
             yield [
-                HubRecord(seq - base, kind, request_id is not None, bytes(leaf), bytes(body))
-                for seq, kind, request_id, leaf, body in rows
+                HubRecord(seq - base, kind, client, request_id, bytes(leaf), bytes(body))
+                for seq, kind, client, request_id, leaf, body in rows
             ]
             start = rows[-1].seq - base + 1
 

@@ -39,6 +39,11 @@ BREAKS: Final = (
         "Whoever keeps the side that the detail names: its row was changed; the other side has the original.",
     ),
     BreakClass(
+        "identity_misfiled",
+        "The hub keeps a record under another client or request id than its bytes say.",
+        "Centre operations: a repeat of it elsewhere would not be found; correct the columns by the bytes.",
+    ),
+    BreakClass(
         "history_forked",
         "Journal and hub hold two unbroken histories of one epoch that part here, and the hub knows of one.",
         "Centre operations: take the other history in with `edgegw order take-journal`; it counts once.",
@@ -130,6 +135,11 @@ BREAKS: Final = (
         "grant_not_from_hub",
         "A box has booked a grant that the hub did not issue, or of another account or amount.",
         "Centre operations: quarantine the box; the difference is money that nobody handed out.",
+    ),
+    BreakClass(
+        "directive_not_from_hub",
+        "A box has applied a directive, other than a grant, that the hub's log lacks or has otherwise.",
+        "Centre operations: quarantine the box or restore the hub's log; find out whose word it was.",
     ),
     BreakClass(
         "returned_not_at_hub",

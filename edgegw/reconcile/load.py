@@ -17,7 +17,7 @@ from edgegw.reconcile.centre import Centre, HubEpoch, HubRecord
 from edgegw.reconcile.chain import Chain
 from edgegw.reconcile.core_file import extra_lines, read_core_files
 from edgegw.reconcile.journals import Journal
-from edgegw.reconcile.records import Ledger
+from edgegw.reconcile.records import Ledger, identity_of
 from edgegw.reconcile.workspace import SEQ_BITS, Row, Workspace
 
 Progress = Callable[[int, int], None]
@@ -396,6 +396,8 @@ class _HubLog:
                 here = beside.get(seq, [])
                 if seq in self._epoch.blind:
                     self._epoch.judge_blind(record, self._previous, here)
+                if record.identified:
+                    self._look_for_its_identity(record)
                 chained = self._chain.take(leaf, record.body)
                 if chained and (leaf, True) in here:
                     number = self._log << SEQ_BITS | seq
@@ -406,6 +408,13 @@ class _HubLog:
                 self._seq, self._previous = seq + 1, leaf
             self._epoch.loader.workspace.insert_same(same)
             self._epoch.loader.step(len(records))
+
+    def _look_for_its_identity(self, record: HubRecord) -> None:
+        """Write down a record that the hub would not find by the identity in its bytes."""
+        said = identity_of(record.body)
+        if said is not None and said != (record.client, record.request_id):
+            found = f"{record.client} {record.request_id}"
+            self._epoch.loader.workspace.add("misfiled", (self._log << SEQ_BITS | record.seq, *said, found))
 
     def _skip(self, seq: int, before: list[tuple[bytes, bool]]) -> None:
         """Records are missing; before are the leaves that the journals have of the last one."""

@@ -16,6 +16,7 @@ def match_books(workspace: Workspace, *, suspense_hours: int, now_ns: int) -> No
     """All that is not one payment's."""
     _prepare(workspace)
     _grants(workspace)
+    _directives(workspace)
     _balances(workspace)
     _outstanding(workspace)
     _torn(workspace)
@@ -55,6 +56,24 @@ def _grants(workspace: Workspace) -> None:
         detail="'directive ' || one.incarnation || '/' || one.number || iif(said.number IS NULL,"
         " ' is unknown at the hub', ' grants ' || said.amount_minor || ' of ' || said.account_id"
         " || ' at the hub, ' || one.amount_minor || ' of ' || one.account_id || ' at the box')",
+        **on_sides("one.place"),
+    )
+
+
+def _directives(workspace: Workspace) -> None:
+    write_breaks(
+        workspace,
+        "directive_not_from_hub",
+        """FROM applied_directive AS one LEFT JOIN hub_directive AS said ON said.box = one.box
+            AND said.incarnation = one.incarnation AND said.number = one.number
+        WHERE one.type <> 'grant' AND (said.type, said.account_id, said.currency, said.amount_minor)
+            IS NOT (one.type, one.account_id, one.currency, one.amount_minor)""",
+        amount_minor="coalesce(one.amount_minor, 0)",
+        currency="one.currency",
+        **_ACCOUNT,
+        seq="one.seq",
+        detail="'directive ' || one.incarnation || '/' || one.number || ' is a ' || one.type"
+        " || ' at the box, ' || coalesce('a ' || said.type, 'unknown') || ' at the hub'",
         **on_sides("one.place"),
     )
 

@@ -75,8 +75,26 @@ def match_records(workspace: Workspace) -> None:
     workspace.run(_DIFFERING)
     _differing(workspace)
     _unchained(workspace)
+    _misfiled(workspace)
     _heads(workspace)
     _apart(workspace)
+
+
+def _misfiled(workspace: Workspace) -> None:
+    """Where the bytes were changed as well, that is told."""
+    write_breaks(
+        workspace,
+        "identity_misfiled",
+        """FROM misfiled JOIN hub AS row ON row.place = misfiled.place AND row.chained
+        JOIN log ON log.log = row.log""",
+        **{
+            **payment_of("row", "log"),
+            "client": "misfiled.client",
+            "request_id": "misfiled.request_id",
+        },
+        detail="'the hub has it as ' || misfiled.found",
+        hub_place="row.place",
+    )
 
 
 def _missing(workspace: Workspace) -> None:
@@ -308,6 +326,14 @@ def _stand_ins(workspace: Workspace, side: str) -> None:
         f"{known} AND resolved.effect IS NULL AND word.state = 'declined' AND word.settled",
         **about,
         detail="'declined late, borne by the ' || word.liable || ', and not in the box''s journal'",
+    )
+    write_breaks(
+        workspace,
+        "amount_differs",
+        f"{known} AND (word.amount_minor <> row.amount_minor OR word.currency <> row.currency)",
+        **about,
+        detail="'a stand-in over ' || row.amount_minor || ' ' || row.currency || ', ' || word.amount_minor"
+        " || ' ' || word.currency || ' in the hub''s list of stand-ins'",
     )
     write_breaks(
         workspace,

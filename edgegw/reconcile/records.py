@@ -52,6 +52,15 @@ def said_by(body: bytes) -> Directive | None:
         return None
 
 
+def identity_of(body: bytes) -> tuple[str, str] | None:
+    """Client and id of the request that a record decided; None where it decided none, or cannot be read."""
+    try:
+        record = decode_record(body)
+    except msgspec.DecodeError:
+        return None
+    return (record.client, record.request.id) if isinstance(record, Transfer | Refusal) else None
+
+
 def money_of(said: Directive | None) -> Row:
     """Account, currency and amount that a directive is about."""
     if isinstance(said, GrantDirective):

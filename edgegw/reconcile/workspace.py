@@ -81,6 +81,7 @@ TABLES: Final = (
     ),
     Table("journal", _RECORD, ("place",)),
     Table("hub", {**_RECORD, "identified": int, "same": int}, ("place",)),
+    Table("misfiled", {"place": int, "client": str, "request_id": str, "found": str}, ("place",)),
     Table("hole", {"log": int, "first_seq": int, "end_seq": int}),
     Table(
         "core",
@@ -287,9 +288,11 @@ class Workspace:
 
     def alike(self, first: int, end: int, *, shift: int) -> int:
         """How many records of `beside` with these places are a journal's too, whose places are so much
-        higher."""
+        higher, under the same identity where the hub has one."""
         query = """SELECT count(*) FROM beside.chained AS one JOIN journal ON journal.place = one.place + ?
-            WHERE one.place >= ? AND one.place < ? AND journal.leaf = one.leaf AND journal.chained"""
+            WHERE one.place >= ? AND one.place < ? AND journal.leaf = one.leaf AND journal.chained
+                AND (one.request_id IS NULL
+                    OR (one.request_id = journal.request_id AND one.client = journal.client))"""
         ((count,),) = self.rows(query, shift, first, end)
         return int(count)
 
@@ -298,8 +301,8 @@ class Workspace:
         mask = (1 << SEQ_BITS) - 1
         self.run(
             f"""INSERT INTO hub(place, log, seq, leaf, type, identified, chained, counted, same)
-            SELECT place + ?, ?, place & {mask}, leaf, type, identified, 1, 0, 1 FROM beside.chained
-            WHERE place >= ? AND place < ?""",
+            SELECT place + ?, ?, place & {mask}, leaf, type, request_id IS NOT NULL, 1, 0, 1
+            FROM beside.chained WHERE place >= ? AND place < ?""",
             shift,
             log,
             first,

@@ -376,6 +376,29 @@ class Planter:
 
     # -- the centre's word and books ---------------------------------------------------------------------
 
+    def identity_misfiled(self) -> list[Expected]:
+        """A column beside the bytes is another one."""
+        record = self._payment()
+        column, value = self.chance.choice((("request_id", f"{9_000_077:032x}"), ("client", "somebody")))
+        changed = execute(
+            self.sides.hub,
+            f"UPDATE record SET {column} = ? WHERE box = ? AND epoch = 1 AND seq = ?",
+            value,
+            NORTH,
+            record["seq"],
+        )
+        assert changed == 1
+        return self._found("identity_misfiled", record)
+
+    def directive_not_from_hub(self) -> list[Expected]:
+        """The hub has no such word any more, or another one."""
+        first = "SELECT min(seq) FROM directive WHERE box = ? AND type = 'confirm'"
+        where = f"box = ? AND type = 'confirm' AND seq = ({first})"
+        words = ("DELETE FROM directive", "UPDATE directive SET type = 'freeze'")
+        changed = execute(self.sides.hub, f"{self.chance.choice(words)} WHERE {where}", NORTH, NORTH)
+        assert changed == 1
+        return [{"class": "directive_not_from_hub", "box": NORTH, "account_id": "B"}]
+
     def late_decline_not_told(self) -> list[Expected]:
         """The hub believes that a box has heard of a late decline, and it has not."""
         told = execute(
@@ -612,7 +635,9 @@ PLANTS: Final = (
     "duplicate_in_core",
     "reversed_only_here",
     "reversed_only_in_core",
+    "identity_misfiled",
     "late_decline_not_told",
+    "directive_not_from_hub",
     "grant_not_from_hub",
     "returned_not_at_hub",
     "outstanding_differs",
