@@ -29,7 +29,7 @@ from edgegw.core.records import Account, Request
 from edgegw.core.site import AllowanceRule, CurrencyRule, LimitRule, Site, StandInRule
 from edgegw.hub import sqlite as hub_sqlite
 from edgegw.hub.journals import not_here
-from edgegw.hub.operate import OrderError, freeze, release_epoch, seal_epoch
+from edgegw.hub.operate import OrderError, close, freeze, release_epoch, seal_epoch
 from edgegw.ledger.store import Store
 from tests.simulator import disasters
 from tests.simulator.laws import BoxLaws, HubLaws
@@ -276,6 +276,7 @@ class Stage:
                     self.window,
                     self.freeze,
                     self.fund,
+                    self.close,
                 ),
                 *(self.keep_disk, self.restore_disk, self.clone, self.order_epoch, self.seal),
                 *(self.keep_hub, self.fail_over, self.crash_hub, self.settle),
@@ -370,18 +371,18 @@ class Stage:
                 },
             )
 
-    async def reverse(self, number: int, percent: int, advice: int) -> None:
-        """Give a payment back, whole or in part."""
-        earlier = self._earlier(number, "payment", "hold")
+    async def reverse(self, number: int, percent: int, advice: int, refund: int = 0) -> None:
+        """Give a payment back, or refund it, whole or in part."""
+        earlier = self._earlier(number, "payment", "hold", "refund")
         if earlier is not None:
             await self._new(
                 self._at(earlier[0]),
                 {
-                    "kind": "reversal",
+                    "kind": "refund" if refund else "reversal",
                     "id": self._mint(),
                     "original_id": earlier[1]["id"],
                     "amount_minor": earlier[1]["amount_minor"] * percent // 100,
-                    "advice": bool(advice),
+                    "advice": bool(advice) and not refund,
                 },
             )
 
@@ -467,6 +468,19 @@ class Stage:
                 self.world.keyring,
                 account_id=f"CNY-{account % ACCOUNTS}",
                 frozen=bool(frozen),
+                reason="ordered",
+                now_ns=self.world.centre.clock_ns(),
+            )
+        )
+
+    async def close(self, account: int, closed: int) -> None:
+        """Close an account, or open it again."""
+        self._order(
+            lambda connection: close(
+                connection,
+                self.world.keyring,
+                account_id=f"CNY-{account % ACCOUNTS}",
+                closed=bool(closed),
                 reason="ordered",
                 now_ns=self.world.centre.clock_ns(),
             )

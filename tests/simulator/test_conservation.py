@@ -92,9 +92,9 @@ class Offline(RuleBasedStateMachine):
     def resolve(self, number: int, post: bool, percent: int) -> None:
         self.step("resolve", number, post, percent)
 
-    @rule(number=EARLIER, percent=PART, advice=st.booleans())
-    def reverse(self, number: int, percent: int, advice: bool) -> None:
-        self.step("reverse", number, percent, advice)
+    @rule(number=EARLIER, percent=PART, advice=st.booleans(), refund=st.booleans())
+    def reverse(self, number: int, percent: int, advice: bool, refund: bool) -> None:
+        self.step("reverse", number, percent, advice, refund)
 
     @rule(number=EARLIER, elsewhere=FEW)
     def again(self, number: int, elsewhere: int) -> None:
@@ -119,6 +119,7 @@ class Offline(RuleBasedStateMachine):
                 "window",
                 "clock",
                 "freeze",
+                "close",
                 "fund",
                 "seal",
                 "keep_disk",
@@ -135,6 +136,7 @@ class Offline(RuleBasedStateMachine):
         numbers = {
             "clock": (box, (-90_000, 30, 90_000)[number]),
             "freeze": (account, number),
+            "close": (account, number % 2),
             "fund": (account, 100 * number + 1),
             "crash": (box, number),
             "restart": (number,),
