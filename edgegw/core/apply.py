@@ -45,7 +45,7 @@ from edgegw.core.records import (
     transfer_id,
 )
 from edgegw.core.site import Site
-from edgegw.core.site_format import format_of
+from edgegw.core.site_format import used_format_of
 
 APPLIED: Final = "applied"
 RETURNED: Final = "returned"
@@ -232,7 +232,7 @@ def _follows(book: Book, site: Site) -> bool:
     could not."""
     if site.version != book.site_version or book.own_site is None:
         return site.version > book.site_version
-    return format_of(msgspec.json.encode(site)) > format_of(msgspec.json.encode(book.own_site))
+    return used_format_of(msgspec.json.encode(site)) > used_format_of(msgspec.json.encode(book.own_site))
 
 
 def _same_money(old: Account, new: Account) -> bool:

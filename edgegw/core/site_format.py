@@ -48,6 +48,13 @@ _decoder: msgspec.json.Decoder[_Table] = msgspec.json.Decoder(_Table)
 
 
 def format_of(bundle: bytes) -> int:
+    """The oldest format that has every field which is in a sound bundle, used or not: a program refuses what
+    it does not know."""
+    table = _decoder.decode(bundle)
+    return max((one.format for one in ADDED if _has(table, one)), default=FIRST_FORMAT)
+
+
+def used_format_of(bundle: bytes) -> int:
     """The oldest format that has all that a sound bundle uses."""
     table = _decoder.decode(bundle)
     return max((one.format for one in ADDED if _uses(table, one)), default=FIRST_FORMAT)
@@ -74,6 +81,11 @@ def _holders(table: _Table, place: str) -> tuple[list[_Table], str]:
     found = table.get(section.removesuffix("[]"))
     holders = found if isinstance(found, list) else [found]
     return [holder for holder in holders if isinstance(holder, dict)], field
+
+
+def _has(table: _Table, one: Added) -> bool:
+    holders, field = _holders(table, one.place)
+    return any(field in holder for holder in holders)
 
 
 def _uses(table: _Table, one: Added) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from edgegw.core import site as site_module
 from edgegw.core import site_format
 from edgegw.core.site import RateRule, Site, decode_site
-from edgegw.core.site_format import ADDED, Added, NeedsNewer, format_of, rendered
+from edgegw.core.site_format import ADDED, Added, NeedsNewer, format_of, rendered, used_format_of
 from tests.core.box import SITE
 
 FIRST: dict[str, tuple[str, ...]] = {
@@ -83,6 +83,14 @@ def test_what_a_box_can_do_without_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     assert "split_seconds" not in older["stand_in"][0]
     assert decode_site(rendered(bundle, reads=1)).version == SITE.version
     assert rendered(bundle, reads=2) == bundle
+
+
+def test_a_field_that_says_nothing_still_needs_a_program_that_knows_it() -> None:
+    """An older one refuses the whole bundle for its name; the value tells only that it may be left out."""
+    bundle = msgspec.json.encode(msgspec.structs.replace(SITE, limits=()))
+    assert b"split_seconds" in bundle
+    assert (format_of(bundle), used_format_of(bundle)) == (2, 1)
+    assert format_of(rendered(bundle, reads=1)) == 1
 
 
 def test_a_bundle_without_later_fields_is_the_first_format() -> None:
