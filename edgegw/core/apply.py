@@ -196,7 +196,7 @@ def _late_word(book: Book, directive: ConfirmDirective | DeclineDirective) -> Ef
 
 def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
     if (directive.version, directive.digest) == (book.site_version, book.site_digest):
-        return Effect(APPLIED, "it is in force already", counted=book.tally.measures)
+        return Effect(APPLIED, "it is in force already", trimmed(book), counted=book.tally.measures)
     site = sites(directive.digest)
     if not isinstance(site, Site):
         why = f": {site}" if site else ""

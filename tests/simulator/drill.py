@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -25,7 +26,7 @@ from tests.simulator.books import audit_fleet, audit_invariants
 from tests.simulator.loop import VirtualLoop, buried, passed
 from tests.simulator.seams import Process, open_seams
 from tests.simulator.site import next_site
-from tests.simulator.world import World, digest_of, until, workplace
+from tests.simulator.world import SITES_MAX, World, digest_of, until, workplace
 
 STEPS: Final = 1_000
 NS: Final = 1_000_000_000
@@ -195,8 +196,11 @@ async def _operate(world: World, chance: Random) -> None:
             _change_limit(world, chance)
         elif what == "close":
             _close(world, chance)
-        elif what == "site" and len(world.sites) < 4:
-            world.publish(next_site(chance, world.sites[-1]))
+        elif what == "site" and chance.random() < 0.4:
+            world.move_stage_on(chance)
+        elif what == "site" and len(world.sites) < SITES_MAX:
+            give = world.publish if chance.random() < 0.5 else partial(world.stage, chance)
+            give(next_site(chance, world.sites[-1]))
         elif what == "fund":
             world.fund(chance.choice(world.sites[0].accounts).id, chance.choice((100, 2_500)))
 

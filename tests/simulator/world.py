@@ -19,11 +19,13 @@ from typing import Any, Final
 
 import apsw
 import msgspec
+from sqlalchemy import Connection
 
 from edgegw.core.site import Site
 from edgegw.hub.books import post_core
 from edgegw.hub.keyring import Keyring
-from edgegw.hub.site import publish
+from edgegw.hub.site import SiteError, Staging, halt, promote, publish, rollback
+from edgegw.hub.stages import STAGED, unfinished
 from edgegw.own import Keys
 from tests.simulator.auditor import BRANCH_SEQS, Facts
 from tests.simulator.centre import Centre
@@ -37,6 +39,7 @@ from tests.simulator.words import Plain
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a disk whose fsync is free; any other does, more slowly
 ADDRESSES: Final = ("http://hub-a", "http://hub-b")
+SITES_MAX: Final = 8
 TABLES: Final = (
     "account",
     "outstanding",
@@ -133,15 +136,49 @@ class World:
 
     def publish(self, site: Site) -> None:
         """Publish a site bundle."""
-        digest = self._publish(site)
-        self.sites.append(site)
-        self.facts.sites[digest] = json.loads(msgspec.json.encode(site))
+        self._publish(site)
 
-    def _publish(self, site: Site) -> str:
-        body = msgspec.json.encode(site)
-        return self.centre.order(
-            lambda connection: publish(connection, self.keyring, body, now_ns=self.centre.clock_ns())
-        )
+    def _publish(self, site: Site, staging: Staging | None = None) -> None:
+        body, now_ns = msgspec.json.encode(site), self.centre.clock_ns()
+
+        def order(connection: Connection) -> str:
+            if unfinished(connection) is not None:
+                halt(connection, self.keyring, reason="another one is wanted", now_ns=now_ns)
+            return publish(connection, self.keyring, body, now_ns=now_ns, staging=staging)
+
+        with contextlib.suppress(SiteError):  # what the halt made has the number, or one that was lost
+            self.centre.order(order)
+        self._note_sites()
+
+    def _note_sites(self) -> None:
+        """Keep what the hub has made by itself, for the auditor and for whoever orders again."""
+        for row in self.tables("site")["site"]:
+            if row["bundle"] is None or row["digest"] in self.facts.sites:
+                continue
+            self.facts.sites[row["digest"]] = json.loads(row["bundle"])
+            if not self.sites or row["version"] > self.sites[-1].version:
+                self.sites.append(msgspec.json.decode(row["bundle"], type=Site))
+
+    def stage(self, chance: Random, site: Site) -> None:
+        """Publish a site to one box first."""
+        self._publish(site, Staging((chance.choice(sorted(self.machines)),)))
+
+    def move_stage_on(self, chance: Random) -> None:
+        """Let the fleet have what is staged, or halt it; or take an older version back."""
+        lets_out, version, now_ns = chance.random() < 0.5, chance.randint(1, 3), self.centre.clock_ns()
+
+        def order(connection: Connection) -> None:
+            stage = unfinished(connection)
+            if stage is None and version < len(self.sites) < SITES_MAX:
+                rollback(connection, self.keyring, self.sites[version - 1].version, now_ns=now_ns)
+            elif stage is not None and stage.stage == STAGED and lets_out:
+                promote(connection, self.keyring, share_percent=100, now_ns=now_ns)
+            elif stage is not None:
+                halt(connection, self.keyring, reason="ordered", now_ns=now_ns)
+
+        with contextlib.suppress(SiteError):  # a restored hub may have lost the version
+            self.centre.order(order)
+        self._note_sites()
 
     def fund(self, account_id: str, amount_minor: int) -> None:
         """Post money to an account from outside."""
