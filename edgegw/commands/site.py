@@ -195,13 +195,13 @@ def site_diff(old: str, new: str, as_json: bool, hub_settings: Path) -> None:
         click.echo("no difference but the version's number")
 
 
-@site.command("list")
+@site.command("versions")
 @json_option
 @hub_settings_option
-def site_list(as_json: bool, hub_settings: Path) -> None:
+def site_versions(as_json: bool, hub_settings: Path) -> None:
     """List the newest 50 versions, and which one each box has and is to have.
 
-    Example: edgegw site list --hub hub.toml
+    Example: edgegw site versions --hub hub.toml
     """
     from edgegw.commands.hub import open_books
     from edgegw.hub.stages import boxes_at, stages

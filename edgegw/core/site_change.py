@@ -161,6 +161,7 @@ def tighter(site: Site, other: Site) -> Site:
         rates=_rates(site, other),
         tightening=_steps(site, other),
         net_debit_caps=_caps(site, other),
+        window_close_takes_two=site.window_close_takes_two or other.window_close_takes_two,
     )
 
 

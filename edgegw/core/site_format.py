@@ -35,6 +35,14 @@ ADDED: Final = (
     Added("tightening", 2, needed=True),
     Added("lists", 2, needed=True),
     Added("rates", 2, needed=True),
+    Added("window_close_takes_two", 2, needed=True),
+    Added("allowances[].lease_seconds", 2, needed=True),
+    Added("allowances[].lease_margin_seconds", 2, needed=True),
+    Added("allowances[].headroom_percent", 2, needed=False),  # the hub's alone, as the next four
+    Added("allowances[].seen_days", 2, needed=False),
+    Added("allowances[].seen_share_percent", 2, needed=False),
+    Added("allowances[].seen_account_minor", 2, needed=False),
+    Added("allowances[].idle_hours", 2, needed=False),
 )
 """Every field that the first format does not have."""
 

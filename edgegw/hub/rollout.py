@@ -44,5 +44,5 @@ async def keep_watching(hub: Stages, *, tick_s: float = TICK_S) -> None:
             if done:
                 _log.warning("site_stage", done=done)
         except Exception:  # noqa: BLE001 - the edge: logged with its trace, boxes are served all the same
-            _log.exception("site_stage_failed", hint="`edgegw site list` says how the versions are.")
+            _log.exception("site_stage_failed", hint="`edgegw site versions` says how the versions are.")
         await asyncio.sleep(tick_s)

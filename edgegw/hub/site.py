@@ -171,7 +171,7 @@ def signed_bundle(connection: Connection, version: int) -> tuple[str, bytes]:
         select(table.note, table.bundle).where(table.version == version, table.bundle.is_not(None))
     ).one_or_none()
     if row is None:
-        raise SiteError(f"version: the hub has no version {version}; `edgegw site list` tells them")
+        raise SiteError(f"version: the hub has no version {version}; `edgegw site versions` tells them")
     return row.note, row.bundle
 
 
@@ -316,7 +316,7 @@ def _are_healthy(connection: Connection, keyring: Keyring, stage: Stage) -> bool
 def _unfinished(connection: Connection) -> Stage:
     stage = unfinished(connection)
     if stage is None:
-        raise SiteError("no version is staged; `edgegw site list` tells them")
+        raise SiteError("no version is staged; `edgegw site versions` tells them")
     return stage
 
 

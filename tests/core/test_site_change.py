@@ -148,7 +148,7 @@ def _allows(site: Site, amount: int, box: str = "north") -> bool:
 def _percent(site: Site, hours: int) -> int:
     book = Book(bank="b", box="north")
     book.use_site(site)
-    return next((step.percent for step in book.tightening if hours <= step.until_hours), 0)
+    return next((step.percent for step in book.policy.tightening if hours <= step.until_hours), 0)
 
 
 def _rate(site: Site, name: str) -> tuple[float, float]:
