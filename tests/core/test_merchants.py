@@ -189,8 +189,8 @@ STEP = st.tuples(st.sampled_from(("pay", "refund", "reverse", "close", "close_te
 
 
 @settings(max_examples=40, deadline=None)
-@given(steps=st.lists(STEP, max_size=25), cut=st.integers(0, 25))
-def test_replay_and_snapshot_count_the_same(steps: list[tuple[str, int]], cut: int) -> None:
+@given(steps=st.lists(STEP, min_size=2, max_size=25))
+def test_replay_and_snapshot_count_the_same(steps: list[tuple[str, int]]) -> None:
     """What the records say again, from the beginning or from an image in the middle, is what was counted."""
     box = Box()
     box.grant("anna", 50_000)
@@ -198,7 +198,7 @@ def test_replay_and_snapshot_count_the_same(steps: list[tuple[str, int]], cut: i
     image = b""
     first = 0
     for number, (what, amount) in enumerate(steps):
-        if number == cut:
+        if number == len(steps) // 2:
             image, first = snapshot.dump(box.book), len(box.records)
         if what == "pay":
             paid.append(
@@ -213,10 +213,9 @@ def test_replay_and_snapshot_count_the_same(steps: list[tuple[str, int]], cut: i
         again.replay(record)
     assert dict(again.batches.items()) == dict(box.book.batches.items())
     assert snapshot.dump(again) == snapshot.dump(box.book)
-    if image:
-        loaded = snapshot.load(image, history=None)
-        batches = Overlay(loaded.batches)  # type: ignore[arg-type]
-        for record in box.records[first:]:
-            if isinstance(record, Transfer):
-                merchants.note(batches, record)
-        assert dict(batches.items()) == dict(box.book.batches.items())
+    loaded = snapshot.load(image, history=None)
+    batches = Overlay(loaded.batches)  # type: ignore[arg-type]
+    for record in box.records[first:]:
+        if isinstance(record, Transfer):
+            merchants.note(batches, record)
+    assert dict(batches.items()) == dict(box.book.batches.items())
