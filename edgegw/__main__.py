@@ -8,6 +8,7 @@ from edgegw import __version__
 from edgegw.commands import (
     ExitCode,
     Program,
+    allowances,
     audit,
     box,
     hub,
@@ -63,6 +64,7 @@ for command in (
     site.site,
     hub.post,
     hub.findings,
+    allowances.allowances,
     hub.order,
     orders.orders,
     reconcile.reconcile,

@@ -250,6 +250,7 @@ def order() -> None:
     edgegw order new-epoch branch-1
     edgegw order take-journal branch-1.journal
     edgegw order seal branch-1 3
+    edgegw order lost branch-1 --reason "burnt down"
     edgegw order freeze alice --reason "court order"
     edgegw order block terminal T0000017 --reason "stolen"
     edgegw order limit card-day --amount-minor 20000 --reason "travels"
@@ -345,6 +346,34 @@ def order_seal(box: str, epoch: int, lost: int, person: Person, hub_settings: Pa
 
     action = DeclareLoss(box=box, epoch=epoch, lost=lost) if lost else Seal(box=box, epoch=epoch)
     give_order(hub_settings, action, person=person)
+
+
+@order.command("lost")
+@click.argument("box")
+@click.option(
+    "--records",
+    type=click.IntRange(min=0),
+    default=0,
+    help="So many of its records are known to be missing.",
+)
+@click.option("--reason", required=True, help="Why; it is kept with the order.")
+@person_options
+@hub_settings_option
+def order_lost(box: str, records: int, reason: str, person: Person, hub_settings: Path) -> None:
+    """Declare that a box is lost for ever: what was outstanding there returns, and it stays out of service.
+
+    What it paid out and did not deliver is not in the books; `edgegw post` makes good what turns up on
+    paper. Refused while the box speaks, and while records are missing that it has said or signed to have,
+    unless --records says how many. With a lease in the site's settings, wait for its end: until then the
+    box may still spend somewhere (`edgegw allowances` tells). Where the hub's settings list operators, it
+    takes two people.
+
+    Example: edgegw order lost branch-1 --reason "burnt down" --hub hub.toml
+    """
+    from edgegw.hub.order_actions import DeclareBoxLost
+
+    action = DeclareBoxLost(box=box, lost=records, reason=reason)
+    give_order(hub_settings, action, person=person, reason=reason)
 
 
 @order.command("freeze")

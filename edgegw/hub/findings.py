@@ -28,7 +28,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
 
     kind: str
-    """order, box, fork, unsealed, in_doubt, loss, suspense, parked or receivable."""
+    """order, box, fork, unsealed, in_doubt, loss, declared_loss, suspense, parked or receivable."""
     box: str
     epoch: int
     reason: str
@@ -67,6 +67,7 @@ def findings(database: Database) -> Iterator[Finding]:
     yield from _unsealed(database)
     yield from _in_doubt(database)
     yield from _losses(database)
+    yield from _declared(database)
     yield from _suspense(database)
     yield from _receivables(database)
 
@@ -220,6 +221,22 @@ def _losses(database: Database) -> Iterator[Finding]:
             amount_minor=row.amount_minor,
             reason=f"{row.account_id} was short of it; the risk account of {row.box} bore it",
             next="edgegw post FILE, where the bank makes the branch's risk account good",
+        )
+
+
+def _declared(database: Database) -> Iterator[Finding]:
+    table = schema.declaration.c
+    query = select(table.box, table.epoch, table.records_lost, table.box_lost, table.reason).where(
+        table.box_lost | (table.records_lost > 0)
+    )
+    for row in _pages(database, query, schema.declaration):
+        what = f"{row.records_lost} records are declared lost" + (", and the box" if row.box_lost else "")
+        yield Finding(
+            kind="declared_loss",
+            box=row.box,
+            epoch=row.epoch,
+            reason=f"{what}: {row.reason}" if row.reason else what,
+            next="edgegw post FILE, where payees show receipts for what was lost",
         )
 
 

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select, update
 
+from edgegw.core.allowance import NS_PER_S
 from edgegw.core.book import receivable_account, risk_account
 from edgegw.core.records import transfer_id
 from edgegw.hub import receivables, replay, schema
 from edgegw.hub.books import Books, set_closed, set_frozen
+from edgegw.hub.declarations import Declaration, keep_declaration
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.journals import not_here
 from edgegw.hub.keyring import Keyring
-from edgegw.hub.receive import BoxRow
+from edgegw.hub.receive import QUARANTINED, BoxRow
 from edgegw.hub.stand_ins import StandIn, duplicates_among, mark_stand_in, post_stand_in
 from edgegw.hub.windows import close_rest, note_centre
+
+SILENT_S_MIN: Final = 60
+"""A box that was heard since is not lost."""
 
 
 class OrderError(ValueError):
@@ -96,10 +101,13 @@ def logs_of_all(connection: Connection, keyring: Keyring, *, now_ns: int) -> Ite
             )
 
 
-def seal_epoch(connection: Connection, box: str, epoch: int, *, lost: int = 0) -> None:
+def seal_epoch(
+    connection: Connection, box: str, epoch: int, *, lost: int = 0, reason: str = "", now_ns: int = 0
+) -> None:
     """Say that an old epoch's tail is complete: nothing more is taken, and what was in doubt is settled here.
 
     Raises OrderError where records are known to be missing, unless `lost` says that just so many are gone.
+    The order, with what it gives back of each account, is kept in `declaration`.
 
     What is outstanding returns to each account; stand-ins that the box could not finish are finished at the
     centre, so that no payee waits for a box that is gone. A declined or uncovered one is the branch's
@@ -107,10 +115,49 @@ def seal_epoch(connection: Connection, box: str, epoch: int, *, lost: int = 0) -
     """
     row = _lock(connection, box)
     if epoch >= row.epoch:
-        raise OrderError(f"epoch {epoch} of {box} is not over; release a new epoch first")
+        raise OrderError(
+            f"epoch {epoch} of {box} is not over; release a new epoch first, or, where the box is lost for"
+            f" ever, edgegw order lost {box}"
+        )
     missing = not_here(connection, box, epoch)
     if missing != lost:
         raise OrderError(_missing(box, epoch, missing=missing, lost=lost))
+    _seal(connection, Declaration(box, epoch, now_ns, records_lost=lost, box_lost=False, reason=reason))
+
+
+def declare_lost(connection: Connection, box: str, *, lost: int, reason: str, now_ns: int) -> None:
+    """Say that a box is gone for ever: every epoch of it that is not sealed is settled as it was taken in,
+    the newest too, and the box stays out of service.
+
+    lost: the records that are known to have been written there and never came, of all these epochs. Raises
+    OrderError for another number, and for a box that was heard a moment ago.
+    """
+    row = _lock(connection, box)
+    heard_s = (now_ns - row.beat_at_ns) // NS_PER_S
+    if row.beat_at_ns and heard_s < SILENT_S_MIN:
+        raise OrderError(
+            f"{box} was heard {max(0, heard_s)} s ago; switch it off first, or take it out of service with"
+            f" edgegw order new-epoch {box}"
+        )
+    head = schema.journal_head.c
+    epochs = list(
+        connection.execute(
+            select(head.epoch).where(head.box == box, head.sealed.is_(False)).order_by(head.epoch)
+        ).scalars()
+    )
+    if not epochs:
+        raise OrderError(f"{box} has no epoch that is not sealed: nothing of it is outstanding")
+    missing = {epoch: not_here(connection, box, epoch) for epoch in epochs}
+    if sum(missing.values()) != lost:
+        raise OrderError(_missing(box, epochs[-1], missing=sum(missing.values()), lost=lost))
+    row.state, row.reason, row.release = QUARANTINED, f"declared lost: {reason}", False
+    row.write(connection)
+    for epoch, records in missing.items():
+        _seal(connection, Declaration(box, epoch, now_ns, records_lost=records, box_lost=True, reason=reason))
+
+
+def _seal(connection: Connection, said: Declaration) -> None:
+    box, epoch = said.box, said.epoch
     head = schema.journal_head
     sealed = connection.execute(
         update(head)
@@ -133,6 +180,7 @@ def seal_epoch(connection: Connection, box: str, epoch: int, *, lost: int = 0) -
     names |= {account_id for one in unsettled for account_id in (one.payer, one.payee)}
     books = Books(connection, box=box, epoch=epoch, in_doubt=True)
     books.open(names)
+    keep_declaration(connection, said, {page.account_id: page.outstanding_minor for page in books.pages()})
     for page in books.pages():
         page.available_minor += page.outstanding_minor
         page.outstanding_minor = 0

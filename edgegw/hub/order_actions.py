@@ -70,7 +70,7 @@ class Seal(Action, frozen=True, kw_only=True, tag="seal"):
 
     def run(self, scene: Scene) -> str:
         """What was in doubt returns."""
-        operate.seal_epoch(scene.connection, self.box, self.epoch)
+        operate.seal_epoch(scene.connection, self.box, self.epoch, now_ns=scene.now_ns)
         return f"epoch {self.epoch} of {self.box} is sealed"
 
 
@@ -83,8 +83,23 @@ class DeclareLoss(Action, frozen=True, kw_only=True, tag="declare-loss"):
 
     def run(self, scene: Scene) -> str:
         """What was in doubt returns, and what only those records knew is nobody's any more."""
-        operate.seal_epoch(scene.connection, self.box, self.epoch, lost=self.lost)
+        operate.seal_epoch(scene.connection, self.box, self.epoch, lost=self.lost, now_ns=scene.now_ns)
         return f"epoch {self.epoch} of {self.box} is sealed; {self.lost} records are declared lost"
+
+
+class DeclareBoxLost(Action, frozen=True, kw_only=True, tag="declare-box-lost"):
+    """Settle all of a box that is gone for ever."""
+
+    box: str
+    lost: int
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """What was outstanding there returns, and it stays out of service."""
+        operate.declare_lost(
+            scene.connection, self.box, lost=self.lost, reason=self.reason, now_ns=scene.now_ns
+        )
+        return f"{self.box} is declared lost; what was outstanding there is available again"
 
 
 class NewEpoch(Action, frozen=True, kw_only=True, tag="new-epoch"):

@@ -417,6 +417,29 @@ loss = Table(
     Column("amount_minor", BigInteger, nullable=False),
 )
 
+declaration = Table(
+    "declaration",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("declared_ns", BigInteger, nullable=False),
+    Column("records_lost", BigInteger, nullable=False),  # known to have been written, and gone for good
+    Column("box_lost", Boolean, nullable=False),  # the box itself: what it wrote last is not known
+    Column("reason", Text, nullable=False),
+)
+"""An operator's word that ends an epoch: by it alone money comes back that no journal record returned."""
+
+declared_return = Table(
+    "declared_return",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", String(64), primary_key=True),
+    Column("amount_minor", BigInteger, nullable=False),  # was outstanding there, and is available again
+    ForeignKeyConstraint(["box", "epoch"], ["declaration.box", "declaration.epoch"]),
+    ForeignKeyConstraint(["account_id"], ["account.account_id"]),
+)
+
 evidence = Table(
     "evidence",
     metadata,

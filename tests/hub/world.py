@@ -118,7 +118,11 @@ class World:
         self.database = self.place.open()
         self.engine = self.place.engine
         """For SQL of the test's own."""
-        self.hub = Hub(self.database, self.keyring, clock_ns=lambda: time.time_ns() + self.ahead_ns)
+        self.hub = Hub(self.database, self.keyring, clock_ns=self.now_ns)
+
+    def now_ns(self) -> int:
+        """The hub's clock."""
+        return time.time_ns() + self.ahead_ns
 
     def back_up(self, path: Path) -> None:
         """A copy of the database as it is now."""
