@@ -117,6 +117,8 @@ class Line:
         self._hand_back: HandBack | None = None
         self._asking = False
         self._again_ms = 0
+        self._slow_ns = 0
+        """The longest of the latest round trips."""
         self._moved = asyncio.Event()
         self._asked = asyncio.Event()
         self._better = asyncio.Event()
@@ -478,7 +480,7 @@ class Line:
             push=outgoing.package if handed_back is None else None,
             pull=await self._to_cosign(session) if idle else None,
             handed_back=handed_back,
-            asks=self._asks.to_send(spent_ms=self.status.round_trip_ns // 1_000_000) if self.up else (),
+            asks=self._asks.to_send(spent_ms=self._slow_ns // 1_000_000) if self.up else (),
             directives_cosignature=self._cosign(directives) if directives != session.told_directives else "",
             mode=self.mode,
             waiting=outgoing.waiting,
@@ -513,6 +515,7 @@ class Line:
         status, now_ns = self.status, self._sources.now_ns()
         status.last_contact_ns = now_ns
         status.round_trip_ns = now_ns - before_ns
+        self._slow_ns = max(status.round_trip_ns, self._slow_ns * 7 // 8)
         status.sent_bytes = self._wire.sent_bytes
         status.sent_bytes_raw = self._wire.sent_bytes_raw
         status.received_bytes = self._wire.received_bytes
