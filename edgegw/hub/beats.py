@@ -340,10 +340,11 @@ class _Beat:
         payers = {one.payer for one in waiting}
         names = self._accounts(asks, current=current) | payers
         seen = self._seen(names) if current else None
-        books.open(
-            names | set(seen or ()),
-            draws=payers | {ask.account_id for ask in asks} | replay.stand_in_payers(self._items),
-        )
+        draws = payers | {ask.account_id for ask in asks} | replay.stand_in_payers(self._items)
+        if draws:
+            # Whoever holds one account and then writes another must have locked both in their order.
+            draws |= replay.accounts_of(self._items)
+        books.open(names | set(seen or ()), draws=draws)
         log = self._directive_log() if current and not row.taking_back else None
         stand_ins = self._replay(books, epoch)
         if log is not None and self._site is not None:
