@@ -43,6 +43,7 @@ def test_a_closed_account_is_granted_to_nobody_and_its_money_returns(world: Worl
     assert world.money("A") == (800, 800, 0)
 
 
+@pytest.mark.slow
 def test_a_closed_account_at_home_is_allotted_nothing(world: World) -> None:
     """The policy does not hand out again what was just taken back."""
     world.fund("HOME", 10_000)
@@ -68,6 +69,7 @@ def test_a_stand_in_for_a_closed_payer_is_declined(world: World) -> None:
     assert world.rows("SELECT state, reason FROM stand_in") == [("declined", "account_closed")]
 
 
+@pytest.mark.slow
 def test_a_box_that_comes_later_hears_of_every_close(world: World) -> None:
     """Else a new box, or the next epoch, would pay."""
     order(world, "A")
@@ -76,6 +78,7 @@ def test_a_box_that_comes_later_hears_of_every_close(world: World) -> None:
     assert closes(world.box(SOUTH)) == [("A", True)]
 
 
+@pytest.mark.slow
 def test_an_account_that_no_customer_has_cannot_be_closed(world: World) -> None:
     """The books' own accounts work for ever; a wrong name is told."""
     for account_id in ("NOBODY", "capital:CNY", "risk:north:CNY"):
@@ -83,6 +86,7 @@ def test_an_account_that_no_customer_has_cannot_be_closed(world: World) -> None:
             order(world, account_id)
 
 
+@pytest.mark.slow
 def test_closes_that_a_hub_has_lost_come_back_and_lifted_ones_are_told(world: World, tmp_path: Path) -> None:
     """A restored hub bars what it had closed, by its own words from the box; what it closed unheard it says
     again in the new log."""

@@ -65,6 +65,7 @@ def test_a_box_that_speaks_is_not_lost(world: World) -> None:
     assert world.money("A") == (1_000, 600, 400)
 
 
+@pytest.mark.slow
 def test_records_that_are_known_to_be_missing_must_be_named(world: World) -> None:
     """What it has said to hold beyond what is here is a loss of so many records."""
     box = world.box(NORTH)
@@ -80,6 +81,7 @@ def test_records_that_are_known_to_be_missing_must_be_named(world: World) -> Non
     assert world.rows("SELECT records_lost FROM declaration") == [(2,)]
 
 
+@pytest.mark.slow
 def test_a_lost_box_that_turns_up_is_out_of_service_until_a_new_epoch(world: World) -> None:
     """Its money was given back: it clears nothing, what it wrote is not booked any more, and a person lets it
     begin again."""
@@ -100,6 +102,7 @@ def test_a_lost_box_that_turns_up_is_out_of_service_until_a_new_epoch(world: Wor
     assert world.row("SELECT release FROM box WHERE box = 'north'") == (1,)
 
 
+@pytest.mark.slow
 def test_a_lost_box_is_not_asked_for_money(world: World) -> None:
     """It could not answer, and what it had is at the centre."""
     north = world.box(NORTH)

@@ -76,6 +76,7 @@ def test_money_at_another_box_is_recalled_before_a_payment_is_declined(world: Wo
     assert world.money("A") == (1_000, 0, 1_000)
 
 
+@pytest.mark.slow
 def test_nobody_is_asked_where_all_boxes_together_have_too_little(world: World) -> None:
     """A payment that nobody covers is declined at once, and moves nothing."""
     north, south = world.box(NORTH), world.box(SOUTH)
@@ -96,6 +97,7 @@ def test_a_box_that_is_away_is_not_waited_for(world: World) -> None:
     assert refused(north) == "insufficient_funds"
 
 
+@pytest.mark.slow
 def test_a_box_that_goes_away_while_it_is_asked_ends_the_wait(world: World) -> None:
     """The payment is declined, not kept waiting."""
     north, south = world.box(NORTH), world.box(SOUTH)
@@ -106,6 +108,7 @@ def test_a_box_that_goes_away_while_it_is_asked_ends_the_wait(world: World) -> N
     assert refused(north) == "insufficient_funds"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back_minor", [0, 299])
 def test_a_box_that_has_less_free_than_it_holds_ends_the_wait(world: World, back_minor: int) -> None:
     """Holds keep their cover; the payment that lacks it is declined."""
@@ -129,6 +132,7 @@ def test_a_payment_that_can_wait_no_longer_is_answered_now(world: World) -> None
     assert refused(north) == "insufficient_funds"
 
 
+@pytest.mark.slow
 def test_an_ask_of_an_older_box_is_answered_at_once(world: World) -> None:
     """It names no patience."""
     north, south = world.box(NORTH), world.box(SOUTH)
@@ -139,6 +143,7 @@ def test_an_ask_of_an_older_box_is_answered_at_once(world: World) -> None:
     assert recalls(south) == []
 
 
+@pytest.mark.slow
 def test_what_was_recalled_for_nobody_is_there_for_the_next(world: World) -> None:
     """A payment that gave up leaves the money at the centre, and the rows behind it go."""
     north, south = world.box(NORTH), world.box(SOUTH)
@@ -155,6 +160,7 @@ def test_what_was_recalled_for_nobody_is_there_for_the_next(world: World) -> Non
     assert world.rows("SELECT * FROM recall") == []
 
 
+@pytest.mark.slow
 def test_a_recall_that_was_not_said_in_time_is_not_said_later(world: World) -> None:
     """A box that comes back finds no wishes of yesterday."""
     north, south = world.box(NORTH), world.box(SOUTH)
@@ -166,6 +172,7 @@ def test_a_recall_that_was_not_said_in_time_is_not_said_later(world: World) -> N
     assert world.rows("SELECT * FROM recall") == []
 
 
+@pytest.mark.slow
 def test_several_wishes_are_one_recall_and_each_is_asked_once(world: World) -> None:
     """Repeats of an ask add nothing; two asks add up."""
     north, south = world.box(NORTH), world.box(SOUTH)
@@ -255,6 +262,7 @@ def test_a_visitor_s_money_that_lies_idle_returns(world: World) -> None:
     assert recalls(box)[1:] == [("A", 50, "idle")]
 
 
+@pytest.mark.slow
 def test_money_at_home_never_lies_idle(world: World) -> None:
     """It is there for the day on which the line fails."""
     world.fund("HOME", 1_000)
@@ -291,6 +299,7 @@ def test_an_account_that_paid_at_a_box_lately_has_an_allotment_there(world: Worl
     assert world.money("A") == (760, 760, 0)
 
 
+@pytest.mark.slow
 def test_a_new_site_fills_up_what_was_seen_before_it(world: World) -> None:
     """All allotments are looked at when the policy changes."""
     world.publish(a_site(2, allowances=the_rule(idle_hours=500)))
@@ -317,6 +326,7 @@ def test_a_top_up_brings_headroom_within_share_and_cap(world: World) -> None:
     assert world.money("A") == (1_000, 50, 950)
 
 
+@pytest.mark.slow
 def test_what_comes_free_of_a_closed_account_returns(world: World) -> None:
     """A hold that is given free after the close leaves nothing behind."""
     box = world.box(NORTH)
