@@ -5,10 +5,17 @@ from __future__ import annotations
 
 import pytest
 
-from edgegw.core.book import centre_account
+from edgegw.core.book import PENDING, centre_account, risk_account
 from edgegw.core.caps import cap_account, uncapped_account
 from edgegw.core.messages import Ask
-from edgegw.core.records import GrantDirective, Leg, RecallDirective, RefuseDirective
+from edgegw.core.records import (
+    ClearedBy,
+    ConfirmDirective,
+    GrantDirective,
+    Leg,
+    RecallDirective,
+    RefuseDirective,
+)
 from edgegw.hub.caps import unsettled
 from edgegw.hub.operate import release_epoch, seal_epoch
 from tests.hub.simulated_box import CNY, SimulatedBox
@@ -145,6 +152,23 @@ def test_a_lower_cap_takes_what_is_free_and_nothing_is_granted_until_the_rest_is
     here[SOUTH].transfer((Leg(CITY, centre_account(CNY), SHARE),))
     here[SOUTH].sync()
     assert whole(city, 150) == (50, -50, 100)
+
+
+def test_a_stand_in_that_is_confirmed_is_charged_once(city: World) -> None:
+    """The centre has the payer's money before the box's record charges the share; a new site between the two
+    must not charge it as well."""
+    box = boxes(city)[NORTH]
+    risk = risk_account(NORTH, CNY)
+    box.transfer(
+        (Leg(risk, "LAND-N", 70, PENDING), Leg(CITY, uncapped_account(CNY), 70, PENDING)),
+        cleared_by=ClearedBy.STAND_IN,
+        payer="CITY-N",
+        amount_minor=70,
+    )
+    box.beat()
+    assert isinstance(box.directives[-1], ConfirmDirective)
+    city.publish(site(3, {"city": CAP, "land": 0}))
+    assert city.money(CITY)[0] == CAP
 
 
 def test_a_share_of_a_lost_box_is_nobodys_until_its_epoch_is_sealed(city: World) -> None:
