@@ -871,7 +871,7 @@ def verify_checkpoints(paths: Sequence[str], keys: Keys, proof: str | None, jour
 
 
 # An audit export
-SCHEMA = "76b000f7056a80ee190470658ffa72a75a2b18f072a562eaf7b88cf8d6866a12"
+SCHEMA = "779c2a46c4ec6cb13760d492fbd7219cbb0b2fcc5aeb8f5ce35e29350735b0ef"
 """SM3 over the tables and views of format 1, in their order, without blanks and quotes."""
 SEQ_BITS = 40
 REQUEST: tuple[str, ...] = (
@@ -894,6 +894,7 @@ EVENTS = {
     "snapshot": ("snapshot", ("digest",)),
     "operator": ("operator", ("operator", "action", "detail")),
     "site_returned": ("site_returned", ("version", "left_digest", "digest", "reason")),
+    "acknowledgement": ("acknowledgement", ("client", "by", "up_to")),
     "window": ("clearing_window", ("window", "business_date", "transfers", "closed_by")),
 }
 ACTIONS = ((2, "hold"), (4, "post"), (8, "void"))

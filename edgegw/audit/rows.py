@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from edgegw.core.records import (
+    Acknowledgement,
     Boot,
     ClockStep,
     Directive,
@@ -100,6 +101,8 @@ def _event(record: Record) -> tuple[str, Row] | None:
         return "operator", (record.operator, record.action, record.detail)
     if isinstance(record, SiteReturned):
         return "site_returned", (record.version, record.left_digest, record.digest, record.reason)
+    if isinstance(record, Acknowledgement):
+        return "acknowledgement", (record.client, record.by, record.up_to)
     return None
 
 

@@ -203,6 +203,7 @@ TABLES: Final = (
         {"record_id": int, "version": int, "left_digest": str, "digest": str, "reason": str},
         _IS_RECORD,
     ),
+    Table("acknowledgement", {"record_id": int, "client": str, "said_by": str, "up_to": str}, _IS_RECORD),
 )
 
 NODE: Final = """CREATE TABLE node(

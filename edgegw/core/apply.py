@@ -80,6 +80,9 @@ def apply_directive(
         effect = _effect(book, directive, awaited, sites)
     except msgspec.MsgspecError as error:
         effect = Effect(REFUSED, f"unreadable: {error}")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
+        # A fault of this program: the log moves on and the hub hears of it, else it would ask for ever.
+        effect = Effect(REFUSED, f"it met a fault of the box: {type(fault).__name__}: {fault}")
     book.open_accounts(effect.accounts)
     if effect.legs:
         status = book.post(effect.legs, epoch=stamp.epoch, seq=stamp.seq, at_ns=stamp.at_ns)

@@ -132,20 +132,24 @@ def clearing(
     )
 
 
-def refuse(stamp: Stamp, client: str, request: Request, code: Reason, detail: str) -> Refusal:
-    """The record of a refusal; changes nothing else."""
+def refuse(
+    stamp: Stamp, client: str, request: Request, code: Reason, detail: str, *, original: str = ""
+) -> Refusal:
+    """The record of a refusal; changes nothing else. original: the place of the kept reversal that won."""
     return Refusal(
         **stamp.head(),
         client=client,
         request=request,
         code=code.value,
         detail=detail,
+        original=original,
     )
 
 
 def refusing(c: Context, code: Reason, detail: str) -> Refusal:
     """The record of this request's refusal."""
-    return refuse(c.stamp, c.client, c.request, code, detail)
+    kept = c.book.reversed_by(c.client, c.request.id) if code is Reason.ALREADY_REVERSED else None
+    return refuse(c.stamp, c.client, c.request, code, detail, original=kept or "")
 
 
 def _post(c: Context, legs: tuple[Leg, ...]) -> CreateTransferStatus:

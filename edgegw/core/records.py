@@ -297,6 +297,8 @@ class Refusal(RecordHead, frozen=True, kw_only=True, tag="refusal"):
     request: Request
     code: str
     detail: str
+    original: str = ""
+    """epoch/seq of the reversal that came before and was kept for this request; "" for any other refusal."""
 
 
 class Expiry(RecordHead, frozen=True, kw_only=True, tag="expiry"):
@@ -420,6 +422,19 @@ class SiteReturned(RecordHead, frozen=True, kw_only=True, tag="site_returned"):
     """What is counted for limits from here on."""
 
 
+class Acknowledgement(RecordHead, frozen=True, kw_only=True, tag="acknowledgement"):
+    """A client has taken note of what became of its payments later, up to a record; the newest one of a
+    client counts."""
+
+    client: str
+    by: str
+    """`webhook`, or the client that said so."""
+    up_to: str
+    """epoch/seq of the record that the newest of these notices is of."""
+    apart: tuple[str, ...] = ()
+    """Records before it whose notices the client's webhook has refused: those are not acknowledged."""
+
+
 class KeyIntroduced(RecordHead, frozen=True, kw_only=True, tag="key"):
     """A checkpoint key of this epoch, as its one-line text."""
 
@@ -440,6 +455,7 @@ Record = (
     | DurabilityChanged
     | Operator
     | SiteReturned
+    | Acknowledgement
     | KeyIntroduced
 )
 

@@ -28,7 +28,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
 
     kind: str
-    """order, box, fork, unsealed, in_doubt, loss, declared_loss, suspense, parked or receivable."""
+    """order, box, fork, unsealed, in_doubt, loss, declared_loss, suspense, parked, receivable or
+    late_decline."""
     box: str
     epoch: int
     reason: str
@@ -70,6 +71,7 @@ def findings(database: Database) -> Iterator[Finding]:
     yield from _declared(database)
     yield from _suspense(database)
     yield from _receivables(database)
+    yield from _late_declines(database)
 
 
 def _all(connection: Connection, *, query: Select[Any]) -> Sequence[Row[Any]]:
@@ -321,6 +323,39 @@ def _receivables(database: Database) -> Iterator[Finding]:
             at_ns=row.at_ns,
             reason=row.reason,
             next=f"collect it, then edgegw post with id {receivables.POSTING_PREFIX}{name}",
+        )
+
+
+def _late_declines(database: Database) -> Iterator[Finding]:
+    """Those of which the merchant has not taken note."""
+    table = schema.stand_in.c
+    query = select(
+        table.box,
+        table.epoch,
+        table.seq,
+        table.payer,
+        table.payee,
+        table.currency,
+        table.amount_minor,
+        table.liable,
+        table.reason,
+        table.client,
+    ).where(table.state == "declined", table.told_ns == 0, table.word_epoch > 0)
+    for row in _pages(database, query, schema.stand_in):
+        number = row.seq // schema.BRANCH_SEQS
+        is_merchants = row.liable == "merchant"
+        yield Finding(
+            kind="late_decline",
+            box=row.box,
+            epoch=row.epoch,
+            log=f"branch {number}" if number else "journal",
+            seq=row.seq % schema.BRANCH_SEQS,
+            account_id=row.payer,
+            currency=row.currency,
+            amount_minor=row.amount_minor,
+            owner=f"merchant:{row.payee}" if is_merchants else f"branch:{row.box}",
+            reason=f"{row.reason}; client {row.client} has not acknowledged that",
+            next=f"tell {row.client}: its notices at {row.box} wait in GET /v1/notices, or for its webhook",
         )
 
 

@@ -31,6 +31,7 @@ from edgegw.core.book import (
 from edgegw.core.model import AT_NS_MAX, CreateTransferStatus
 from edgegw.core.records import (
     AMOUNT_MINOR_MAX,
+    Acknowledgement,
     ClearedBy,
     ConfirmDirective,
     DeclineDirective,
@@ -59,7 +60,7 @@ from edgegw.hub.receivables import keep as keep_receivables
 from edgegw.hub.replica import Replica
 from edgegw.hub.schema import BRANCH_SEQS, is_other_branch
 from edgegw.hub.site import bundle_is_lost
-from edgegw.hub.stand_ins import DUPLICATE_IDENTITY, StandIn
+from edgegw.hub.stand_ins import DUPLICATE_IDENTITY, StandIn, note_told, place_or_none
 from edgegw.hub.suspense import OPEN, Place, relieve
 from edgegw.hub.windows import WINDOW_DIFFERS, Recount
 
@@ -67,7 +68,6 @@ BANK_OWNS: Final = "bank"
 """Who owns an item that neither branch nor merchant can settle."""
 
 _HEX_ID: Final = re.compile(r"[0-9a-f]{32}")
-_PLACE: Final = re.compile(r"([0-9]{1,7})/([0-9]{1,13})")
 _READ_COLUMNS: Final = ("type", "client", "request_id")
 """What is known of a record once it can be read."""
 IDENTITY_CONFLICT: Final = "identity_conflict"
@@ -358,6 +358,8 @@ class Replay:
             self._transfer(item, item.record)
         elif isinstance(item.record, DirectiveApplied) and item.directive is not None:
             self._directive(item.record, item.directive)
+        elif isinstance(item.record, Acknowledgement):
+            note_told(self._connection, item.record, box=self._box, epoch=self._epoch, now_ns=self._now_ns)
 
     def _count(self, record: Transfer | Expiry | DirectiveApplied, legs: tuple[Leg, ...]) -> None:
         """Count the legs in the record's window; where that is closed at the hub, settle them with the open
@@ -490,6 +492,7 @@ class Replay:
                     payee=legs[0].credit_account_id,
                     currency=request.currency,
                     amount_minor=legs[0].amount_minor,
+                    client=record.client,
                 )
             )
         for leg in legs:
@@ -528,9 +531,9 @@ class Replay:
         )
         if owed is not None and len(record.legs) == 1:
             given_back = int(owed["amount_minor"])
-        place = _PLACE.fullmatch(record.original)
+        place = place_or_none(record.original)
         if given_back and place is not None:
-            original = Place(self._box, int(place[1]), int(place[2]))
+            original = Place(self._box, *place)
             self._relieved.append((original, given_back, Place(self._box, self._epoch, record.seq)))
 
     def _note_void(self, leg: Leg) -> None:
@@ -596,7 +599,7 @@ class Replay:
                     credit=said.payer_account_id,
                     amount_minor=said.amount_minor,
                 )
-            self._settle(said, voided=refused)
+            self._settle(said, record.seq, voided=refused)
         elif isinstance(said, DeclineDirective):
             if said.liable == "branch" and not refused:
                 self._receivables.append(branch_bears(said, box=self._box))
@@ -605,15 +608,15 @@ class Replay:
                     credit=risk_account(self._box, said.currency),
                     amount_minor=said.amount_minor,
                 )
-            self._settle(said, voided=refused)
+            self._settle(said, record.seq, voided=refused)
 
-    def _settle(self, said: ConfirmDirective | DeclineDirective, *, voided: bool) -> None:
+    def _settle(self, said: ConfirmDirective | DeclineDirective, word_seq: int, *, voided: bool) -> None:
         table = schema.stand_in
         state = {"state": "voided"} if voided else {}
         self._connection.execute(
             update(table)
             .where(table.c.box == self._box, table.c.epoch == said.epoch, table.c.seq == said.at_seq)
-            .values(settled=True, **state)
+            .values(settled=True, word_epoch=self._epoch, word_seq=word_seq, **state)
         )
 
     # -- findings ----------------------------------------------------------------------------------------

@@ -279,6 +279,11 @@ stand_in = Table(
     Column("liable", String(16), nullable=False),
     Column("reason", String(64), nullable=False),
     Column("settled", Boolean, nullable=False),  # the box's journal has the directive
+    Column("client", Text, nullable=False),  # whose payment it is; "" while its record is not here
+    Column("word_epoch", Integer, nullable=False),  # of the box's record of the directive; 0: none
+    Column("word_seq", BigInteger, nullable=False),
+    Column("told_ns", BigInteger, nullable=False),  # when the client's acknowledgement came; 0: not yet
+    Index("stand_in_told", "box", "state", "told_ns"),
 )
 
 site = Table(

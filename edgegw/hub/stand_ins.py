@@ -6,13 +6,15 @@ Leaves out finding them in the journal (`hub.replay`) and the box's answer, whic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, insert, select, true, update
+from sqlalchemy import Connection, insert, select, true, tuple_, update
 
 from edgegw.core.book import risk_account
+from edgegw.core.records import Acknowledgement
 from edgegw.core.site import Site
 from edgegw.hub import schema
 from edgegw.hub.books import IDS_MAX, Books
@@ -20,6 +22,7 @@ from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.recalls import STAND_IN_WAIT_NS, Recalls, stand_in_key
 from edgegw.hub.schema import BRANCH_SEQS
 
+_PLACE: Final = re.compile(r"([0-9]{1,7})/([0-9]{1,13})")
 DUPLICATE_IDENTITY: Final = "duplicate_identity"
 INSUFFICIENT_FUNDS: Final = "insufficient_funds"
 
@@ -35,6 +38,7 @@ class StandIn:
     amount_minor: int
     duplicate: bool = False
     voided: bool = False
+    client: str = ""
     decided: bool = False
     """Confirmed or declined before this record came: the hub has lost the record and taken the word back."""
 
@@ -58,6 +62,10 @@ def keep_stand_ins(connection: Connection, stand_ins: Sequence[StandIn], *, box:
                 "liable": "",
                 "reason": "",
                 "settled": one.voided,
+                "client": one.client,
+                "word_epoch": 0,
+                "word_seq": 0,
+                "told_ns": 0,
             }
             for one in fresh
         ]
@@ -72,7 +80,11 @@ def _find_decided(connection: Connection, stand_ins: Sequence[StandIn], *, box: 
     mine = (table.c.box == box) & (table.c.epoch == epoch)
     for seq in connection.execute(select(table.c.seq).where(mine, table.c.seq.in_(sorted(by_seq)))).scalars():
         by_seq[seq].decided = True
-        connection.execute(update(table).where(mine, table.c.seq == seq).values(payee=by_seq[seq].payee))
+        connection.execute(
+            update(table)
+            .where(mine, table.c.seq == seq)
+            .values(payee=by_seq[seq].payee, client=by_seq[seq].client)
+        )
 
 
 def keep_word(
@@ -104,6 +116,36 @@ def wait_again(connection: Connection, *, box: str, epoch: int, seq: int) -> Non
         )
         .values(state="waiting", liable="", reason="")
     )
+
+
+def note_told(connection: Connection, said: Acknowledgement, *, box: str, epoch: int, now_ns: int) -> None:
+    """A client has taken note of what was decided about its stand-ins, up to a record of its box."""
+    table = schema.stand_in
+    reached = place_or_none(said.up_to)
+    if reached is None:
+        return
+    apart = [place for place in map(place_or_none, said.apart) if place is not None]
+    word = tuple_(table.c.word_epoch, table.c.word_seq)
+    connection.execute(
+        update(table)
+        .where(
+            table.c.box == box,
+            table.c.state.in_(("confirmed", "declined")),
+            table.c.told_ns == 0,
+            table.c.client == said.client,
+            table.c.word_epoch > 0,
+            table.c.word_epoch <= epoch,
+            word <= tuple_(*reached),
+            word.not_in(apart) if apart else true(),
+        )
+        .values(told_ns=now_ns)
+    )
+
+
+def place_or_none(text: str) -> tuple[int, int] | None:
+    """epoch and seq of a box's own words for a place; None for what is none that a column keeps."""
+    found = _PLACE.fullmatch(text)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def decide_stand_in(

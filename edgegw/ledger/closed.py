@@ -7,7 +7,7 @@ out who asks for the records (`uplink`), and the new epoch that ends this state 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from edgegw.core.decide import Funding
 from edgegw.core.exchange import Directives, LogEnd, SiteBundle
@@ -16,6 +16,7 @@ from edgegw.core.pruned import Pruned
 from edgegw.core.records import Mode, Request, WindowClosed
 from edgegw.errors import Behind, Forked
 from edgegw.ledger import received
+from edgegw.ledger.late_words import Noted
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import first_answer, normalised
 from edgegw.ledger.store import Bundle, Store
@@ -80,6 +81,19 @@ class ClosedPen:
         closed_by: str,  # noqa: ARG002
         window: int = 0,  # noqa: ARG002
     ) -> WindowClosed | NotClosed:
+        """Never: nothing is written."""
+        raise self._trouble
+
+    async def acknowledge(
+        self,
+        *,
+        client: str,  # noqa: ARG002
+        by: str,  # noqa: ARG002
+        up_to: int,  # noqa: ARG002
+        apart: Collection[int] = (),  # noqa: ARG002
+        settled: Collection[int] = (),  # noqa: ARG002
+        whole: bool = False,  # noqa: ARG002
+    ) -> Noted:
         """Never: nothing is written."""
         raise self._trouble
 

@@ -48,7 +48,8 @@ class Bound(msgspec.Struct, frozen=True):
     """Why records from seq `size` on stay."""
 
     rule: str
-    """`cosigned`, `records_days`, `snapshot`, `window`, `hold`, `last`, or a rule of the caller's."""
+    """`cosigned`, `records_days`, `notices`, `snapshot`, `window`, `hold`, `last`, or a rule of the
+    caller's."""
     size: int
     why: str
 
@@ -121,8 +122,12 @@ def plans(
     now_ns = _at_ns(store, heads[-1]) if heads else 0
     aged = _aged(store.pruned.marks(), records_days=records_days, now_s=now_s, now_ns=now_ns)
     found = []
+    needed = store.late.oldest_needed()
     for head in heads:
         bounds = [_cosigned_bound(held[head.epoch])]
+        if head.epoch in needed:
+            size, client = needed[head.epoch]
+            bounds.append(Bound("notices", size, f"client {client} has not acknowledged its notices"))
         days = f"the centre has had them for {records_days} days"
         bounds.append(
             Bound("records_days", aged.get(head.epoch, 0), f"of the rest it is not sure that {days}")

@@ -12,6 +12,7 @@ import msgspec
 
 from edgegw.core.apply import original_of as original_in
 from edgegw.core.records import (
+    Acknowledgement,
     DirectiveApplied,
     Expiry,
     Record,
@@ -84,16 +85,20 @@ def type_of(record: Record) -> str:
 
 
 def identity_of(record: Record) -> tuple[str | None, bytes | None]:
-    """(client, id as 16 bytes) of a record that decided a request; (None, None) of any other."""
+    """(client, id as 16 bytes) of a record that decided a request, (client, None) of one that says what a
+    client has noted; (None, None) of any other."""
     if isinstance(record, Transfer | Refusal):
         return record.client, bytes.fromhex(record.request.id)
-    return None, None
+    return (record.client if isinstance(record, Acknowledgement) else None), None
 
 
 def original_of(record: Record) -> int | None:
-    """The position of the record that this one resolves, reverses, expires, confirms or declines."""
-    if isinstance(record, Transfer | Expiry):
+    """The position of the record that this one resolves, reverses, expires, confirms or declines, or up to
+    which it acknowledges."""
+    if isinstance(record, Transfer | Refusal | Expiry):
         place = record.original
+    elif isinstance(record, Acknowledgement):
+        place = record.up_to
     elif isinstance(record, DirectiveApplied):
         place = _meant_by(record)
     else:

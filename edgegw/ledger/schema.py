@@ -128,7 +128,13 @@ CREATE TABLE id_list(digest TEXT PRIMARY KEY, block BLOB NOT NULL) STRICT;
 """
 """The last bundles of the site's settings, by digest: one version may have two, of an older and a newer
 program."""
-MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES, _SITES)
+_LATE_WORDS: Final = """
+CREATE INDEX record_late ON record(position)
+    WHERE type IN ('directive', 'expiry', 'refusal') AND original IS NOT NULL;
+CREATE INDEX record_acknowledgement ON record(client, position) WHERE type = 'acknowledgement';
+"""
+"""What became of payments after their answers, and how far each client has taken note of it."""
+MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES, _SITES, _LATE_WORDS)
 """Script n brings user_version from n to n + 1. Append only: ledgers in branches are at every version."""
 
 _PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {

@@ -30,6 +30,7 @@ from edgegw.errors import (
 )
 from edgegw.ledger import schema
 from edgegw.ledger.faults import Guard
+from edgegw.ledger.late_words import LateWords
 from edgegw.ledger.others import OtherTables
 from edgegw.ledger.remains import PrunedTables
 from edgegw.ledger.rows import SEQ_MAX, Row, place_at, position_of
@@ -147,6 +148,7 @@ class Store:
         self._commit_failed = False
         self.pruned = PrunedTables(connection, self._guarded)
         self.others = OtherTables(connection, self._guarded)
+        self.late = LateWords(connection, self._guarded)
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, checkpoints: bool = True) -> Self:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Generic, TypeVar
 
@@ -53,10 +53,12 @@ from edgegw.errors import (
     StorageFull,
 )
 from edgegw.ledger import windows
+from edgegw.ledger.acknowledging import acknowledgement
 from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.clock import MACHINE_BOOT
 from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.lists import hold_lists, keep_lists
+from edgegw.ledger.late_words import Noted
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised
 from edgegw.ledger.rows import position_of
@@ -394,6 +396,23 @@ class Pen:
             return True
 
         return await self._submit(Job(run))
+
+    async def acknowledge(
+        self,
+        *,
+        client: str,
+        by: str,
+        up_to: int,
+        apart: Collection[int] = (),
+        settled: Collection[int] = (),
+        whole: bool = False,
+    ) -> Noted:
+        """Journal that a client has taken note of late words (`ledger.acknowledging`); nothing is written
+        where that is so already. Raises OutcomeUnknown when it is, but may not be told yet."""
+        run = acknowledgement(client=client, by=by, up_to=up_to, apart=apart, settled=settled, whole=whole)
+        noted = await self._submit(Job(run, alone=True))
+        await self.covered()
+        return noted
 
     async def operator(self, *, operator: str, action: str, detail: str) -> None:
         """Journal what a person ordered."""

@@ -29,14 +29,15 @@ from edgegw.core.records import (
     place_text,
 )
 from edgegw.ledger.receipts import Receipt, receipt_of
-from edgegw.ledger.rows import place_at, position_of
+from edgegw.ledger.rows import position_of
 from edgegw.ledger.store import Store
 from edgegw.payments.answer import Answer, answer_from, answer_from_pruned
+from edgegw.payments.notices import Notices, page_of, position
 from edgegw.payments.problems import Unanswered
 
 T = TypeVar("T")
 SCAN_MAX: Final = 10_000
-"""Directive records looked through for one page of notices: about 50 ms."""
+"""Records of windows that are read at once."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,29 +61,6 @@ class PaymentView(msgspec.Struct, frozen=True, kw_only=True):
 
     answer: Answer
     events: tuple[Event, ...]
-
-
-class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """The centre's word on a payment that the branch had cleared at its own risk."""
-
-    record: str
-    id: str
-    outcome: str
-    """`confirmed` or `declined`."""
-    reason: str
-    liable: str
-    amount_minor: int
-    currency: str
-    payment_record: str
-    at_ns: int
-
-
-class Notices(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of notices, and where the next one starts."""
-
-    notices: tuple[Notice, ...]
-    next_after: str
-    more: bool
 
 
 class Proven(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,48 +189,17 @@ class History:
             place = record.batch.previous
         return found, place
 
-    async def notices(self, client: str, *, after: str, limit: int) -> Notices:
-        """The centre's late words on a client's payments, beyond the place `after` ("" is the beginning)."""
-        return await self._read(lambda: self._notices(client, after, limit))
+    async def notices(self, client: str, *, after: str | None, limit: int) -> Notices:
+        """What became of a client's payments later, beyond the place `after` ("" is the beginning); with
+        None, what it has not acknowledged."""
+        return await self._read(lambda: page_of(self._records, client, after=after, limit=limit))
 
-    def _notices(self, client: str, after: str, limit: int) -> Notices:
-        rows = self._records.of_type(
-            "directive", after=_position(*parse_place(after)) if after else -1, limit=SCAN_MAX
-        )
-        found: list[Notice] = []
-        for position, body in rows:
-            notice = self._notice(client, body)
-            if notice is not None:
-                found.append(notice)
-            after = _place_at(position)
-            if len(found) == limit:
-                break
-        more = bool(rows) and (len(rows) == SCAN_MAX or after != _place_at(rows[-1][0]))
-        return Notices(notices=tuple(found), next_after=after, more=more)
+    async def late_word(self, client: str, place: str) -> bool:
+        """Whether a client may acknowledge up to this place: a late word is there, or it has done so."""
+        return await self._read(lambda: self._late_word(client, position(place)))
 
-    def _notice(self, client: str, body: bytes) -> Notice | None:
-        applied = decode_record(body)
-        if not isinstance(applied, DirectiveApplied) or applied.outcome != "applied":
-            return None
-        directive = decode_directive(bytes(applied.directive))
-        if not isinstance(directive, ConfirmDirective | DeclineDirective):
-            return None
-        original_body = self._records.at(_position(directive.epoch, directive.at_seq))
-        original = None if original_body is None else decode_record(original_body)
-        if not isinstance(original, Transfer) or original.client != client:
-            return None
-        declined = isinstance(directive, DeclineDirective)
-        return Notice(
-            record=place_text(epoch=applied.epoch, seq=applied.seq),
-            id=original.request.id,
-            outcome="declined" if declined else "confirmed",
-            reason=directive.reason if isinstance(directive, DeclineDirective) else "",
-            liable=directive.liable if isinstance(directive, DeclineDirective) else "",
-            amount_minor=directive.amount_minor,
-            currency=directive.currency,
-            payment_record=place_text(epoch=original.epoch, seq=original.seq),
-            at_ns=applied.at_ns,
-        )
+    def _late_word(self, client: str, at: int) -> bool:
+        return at <= self._records.late.noted(client).up_to or self._records.late.is_late(at)
 
     async def head(self) -> Proven:
         """The end of the journal in the running epoch, with what the centre has cosigned of it."""
@@ -273,11 +220,6 @@ class History:
 
 def _position(epoch: int, seq: int) -> int:
     return position_of(epoch=epoch, seq=seq)
-
-
-def _place_at(position: int) -> str:
-    epoch, seq = place_at(position)
-    return place_text(epoch=epoch, seq=seq)
 
 
 def _event(record: Record) -> Event | None:

@@ -83,6 +83,12 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "Check the id; only this client's payments at this box show.",
     ),
     Problem(
+        "notice_not_found",
+        404,
+        "No such notice",
+        "Send the record of a notice that GET /v1/notices listed, or its next_after.",
+    ),
+    Problem(
         "account_not_found", 404, "No such account", "Check the account's id; GET /v1/accounts lists them."
     ),
     Problem(

@@ -21,11 +21,13 @@ from edgegw.core.decide import Funding, Short
 from edgegw.core.records import Kind, Request, WindowClosed, parse_place
 from edgegw.core.site import Site
 from edgegw.errors import BrokenInvariant, OperatingError
+from edgegw.ledger.late_words import Noted
 from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Recalled, Undecided
 from edgegw.ledger.windows import NotClosed
 from edgegw.payments import answer as answers
 from edgegw.payments.answer import Answer, answer_from, answer_from_pruned
 from edgegw.payments.history import History
+from edgegw.payments.notices import position
 from edgegw.payments.problems import Unanswered
 
 if TYPE_CHECKING:
@@ -55,6 +57,9 @@ class Pen(Protocol):
         self, *, business_date: str, closed_by: str, window: int = 0
     ) -> WindowClosed | NotClosed:
         """Close this window (0: the open one) and open the next one."""
+
+    async def acknowledge(self, *, client: str, by: str, up_to: int, whole: bool = False) -> Noted:
+        """Journal that a client has taken note of late words up to a position; raises OutcomeUnknown."""
 
     async def covered(self, *places: tuple[int, int]) -> None:
         """Return once records up to these (epoch, size), or all that a reader can have seen, may be told;
@@ -149,6 +154,8 @@ class Gateway:
         self._stopping = False
         self.replica: Callable[[], Replica | None] = lambda: None
         """How the copy of the ledger's file is."""
+        self.webhook_key = ""
+        """The public key with which posts to webhooks are signed."""
 
     @property
     def site(self) -> Site | None:
@@ -422,6 +429,20 @@ class Gateway:
         if isinstance(outcome, Undecided):
             return Unanswered(_CODES.get(outcome.code, "not_decided"), outcome.detail, hint=outcome.hint)
         return _OUTRUN
+
+    # -- notices --------------------
+
+    async def acknowledge(self, client: str, up_to: str) -> Noted:
+        """Journal that a client has taken note of its notices up to a place; again changes nothing."""
+        if not await self.history.late_word(client, up_to):
+            message = "the journal has no late word at this place"
+            raise Unanswered("notice_not_found", message, field="up_to", value=up_to)
+        if not self.book.mode.clears:
+            raise Unanswered("not_clearing", f"the box is {self.book.mode}: {self.book.mode_reason}")
+        try:
+            return await self._pen.acknowledge(client=client, by=client, up_to=position(up_to), whole=True)
+        except (OperatingError, BrokenInvariant) as error:
+            raise undecided_by(error) from error
 
     # -- windows --------------------
 

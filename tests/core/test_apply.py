@@ -65,6 +65,25 @@ def test_a_new_version_opens_accounts_and_moves_homes() -> None:
     assert box.available("cleo") == 5
 
 
+def test_a_directive_that_meets_a_fault_of_the_box_is_refused_and_the_next_one_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fault of ours in one directive must not stop the log: the hub hears which one it was."""
+    box = Box()
+
+    def faulty(*_: object) -> None:
+        raise KeyError("planted")
+
+    with monkeypatch.context() as planted:
+        planted.setattr("edgegw.core.apply._grant", faulty)
+        record = box.grant("anna", 7)
+    assert (record.outcome, record.legs) == ("refused", ())
+    assert record.reason == "it met a fault of the box: KeyError: 'planted'"
+    before = box.available("anna")
+    box.grant("anna", 5)
+    assert box.available("anna") == before + 5
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -7,9 +7,19 @@ import pytest
 
 from edgegw.core.book import centre_account, receivable_account, recourse_account, risk_account
 from edgegw.core.messages import Ask, PackageVerdict
-from edgegw.core.records import Account, ClearedBy, Kind, Leg, Request, Transfer, WindowClosed
+from edgegw.core.records import (
+    Account,
+    Acknowledgement,
+    ClearedBy,
+    Kind,
+    Leg,
+    Request,
+    Transfer,
+    WindowClosed,
+)
 from edgegw.hub import receivables, replay, suspense
 from edgegw.hub.books import post_core
+from edgegw.hub.findings import findings
 from edgegw.hub.operate import release_epoch, seal_epoch
 from edgegw.hub.retry import Tried, retry
 from edgegw.hub.settlement import accept_window
@@ -112,6 +122,62 @@ def test_poisoned_records_of_one_package_do_not_hold_up_the_others(
         accept_window(connection, box=NORTH, number=1, by="M. Li", now_ns=5)
     with pytest.raises(SuspenseError, match="closed"):
         again(world, window)
+
+
+@pytest.mark.slow
+def test_a_package_full_of_poison_delays_the_next_one_by_less_than_a_second(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of 256 records cannot be read, or meet a fault of the hub's; beside a package of sound ones."""
+    booked: Callable[..., None] = replay.Replay._transfer
+
+    def faulty(self: replay.Replay, item: replay.Item, record: Transfer) -> None:
+        if record.request.amount_minor == 2:
+            raise ZeroDivisionError("a fault that was planted")
+        booked(self, item, record)
+
+    monkeypatch.setattr(replay.Replay, "_transfer", faulty)
+    box = with_money(world)
+    took_s: list[float] = []
+    for kind in ("sound", "unreadable", "faulty"):
+        for number in range(256):
+            if kind == "unreadable" and number % 2:
+                place = b'{"type":"later","v":1,"bank":"testbank","box":"north","epoch":1,"seq":%d}'
+                box.bodies.append(place % len(box.bodies))
+            else:
+                box.pay("A", "SHOP", 2 if kind == "faulty" and number % 2 else 1)
+        began_s = time.monotonic()
+        assert box.beat().push is PackageVerdict.ACCEPTED
+        took_s.append(time.monotonic() - began_s)
+    with capsys.disabled():
+        print(f"\nsound, unreadable, faulty: {', '.join(f'{one:.3f} s' for one in took_s)}")
+    assert world.row("SELECT COUNT(*) FROM suspense_item") == (256,)
+    assert max(took_s) - took_s[0] < 1
+
+
+def test_a_late_decline_is_listed_until_its_client_has_taken_note(world: World) -> None:
+    """Who must act, why and how much; a client's word about another one's notices counts for nothing."""
+    box = world.box(NORTH)
+    seq = box.stand_in("B", "SHOP", 400)
+    box.sync()
+
+    def listed() -> list[tuple[str, int | None, str]]:
+        found = (one for one in findings(world.database) if one.kind == "late_decline")
+        return [(one.owner, one.amount_minor, one.reason) for one in found]
+
+    assert listed() == [("merchant:SHOP", 400, "insufficient_funds; client till has not acknowledged that")]
+    word = len(box.bodies) - 1
+    for client, up_to in (("other", word), ("till", seq), ("till", word)):
+        assert listed()
+        said = Acknowledgement(
+            **box.head(),  # type: ignore[arg-type]
+            client=client,
+            by="webhook",
+            up_to=f"1/{up_to}",
+        )
+        box.write(said)
+        box.sync()
+    assert listed() == []
 
 
 def test_a_payment_to_an_account_that_the_hub_learns_of_later_is_booked_then(world: World) -> None:

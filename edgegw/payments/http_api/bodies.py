@@ -444,10 +444,26 @@ class WindowQuery(Sent, frozen=True, kw_only=True):
 
 
 class NoticeQuery(Sent, frozen=True, kw_only=True):
-    """Where to go on: `next_after` of the page before."""
+    """Where to go on: `next_after` of the page before. Without it the list begins with the oldest notice that
+    is not acknowledged, and has only such."""
 
     after: Place | UnsetType = UNSET
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000, description="At most so many.")] = 100
+
+
+class AcknowledgeBody(Sent, frozen=True, kw_only=True):
+    """All of the client's notices up to a record are taken note of, those set apart too."""
+
+    up_to: Place
+    """`record` of a notice, or `next_after` of a page."""
+
+
+class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
+    """It is in the journal."""
+
+    up_to: str
+    record: str
+    """The journal's record that says so, the newest one of this client."""
 
 
 class NoQuery(Sent, frozen=True, kw_only=True):
@@ -511,6 +527,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     window_transfers: int
     site_version: int
     queue_depth: int
+    webhook_key: str
+    """The public Ed25519 key of posts to webhooks, as Standard Webhooks writes it (`whpk_...`)."""
     replica: Replica | None
     """The copy for the day the box burns; null where the box's settings want none."""
 

@@ -258,10 +258,16 @@ class Handlers:
     async def list_notices(self, call: Call) -> Reply:
         """A page of notices."""
         after = call.query.after
-        place = "" if after is msgspec.UNSET else after
+        place = None if after is msgspec.UNSET else after
         notices = await self._gateway.history.notices(call.client, after=place, limit=call.query.limit)
         await self._gateway.covered()
         return Reply(200, _encode(notices))
+
+    async def acknowledge_notices(self, call: Call) -> Reply:
+        """Take note of notices."""
+        body: bodies.AcknowledgeBody = call.body
+        noted = await self._gateway.acknowledge(call.client, body.up_to)
+        return Reply(200, _encode(bodies.Acknowledged(up_to=body.up_to, record=noted.record)))
 
     async def get_checkpoint(self, call: Call) -> Reply:  # noqa: ARG002
         """The signed end of the journal."""
@@ -297,6 +303,7 @@ class Handlers:
             window_transfers=book.window_transfers,
             site_version=book.site_version,
             queue_depth=gateway.queue_depth,
+            webhook_key=gateway.webhook_key,
             replica=gateway.replica(),
         )
         return Reply(200, _encode(status))

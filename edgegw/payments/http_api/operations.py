@@ -14,8 +14,9 @@ import msgspec
 from edgegw.core.records import AccountId, BatchTotals, RequestId
 from edgegw.ledger.receipts import Receipt
 from edgegw.payments.answer import Answer
-from edgegw.payments.history import Notices, PaymentView
+from edgegw.payments.history import PaymentView
 from edgegw.payments.http_api import bodies
+from edgegw.payments.notices import Notices
 
 BODY_BYTES_MAX: Final = 1 << 20
 BATCH_BYTES_MAX: Final = 16 << 20
@@ -407,11 +408,22 @@ OPERATIONS: Final = (
         name="list_notices",
         method="GET",
         path="/v1/notices",
-        summary="The centre's late word on payments that the branch cleared at its own risk",
+        summary="What became of payments after their answers: confirmed, declined late, expired",
         scope="read",
         query_shape=bodies.NoticeQuery,
         responses={200: Response("A page of notices.", Notices)},
         problems=("outcome_unknown",),
+    ),
+    Operation(
+        name="acknowledge_notices",
+        method="POST",
+        path="/v1/notices/acknowledgements",
+        summary="Take note of notices; it is journalled, and again changes nothing",
+        scope="read",
+        body=bodies.AcknowledgeBody,
+        example=bodies.AcknowledgeBody(up_to="1/42"),
+        responses={200: Response("Taken note of.", bodies.Acknowledged)},
+        problems=("notice_not_found", "not_decided", "outcome_unknown", "not_clearing", "storage_full"),
     ),
     Operation(
         name="get_status",
