@@ -48,12 +48,15 @@ from edgegw.mirrored import Mirrored, mirror_line
 from edgegw.observe.metrics import Metrics
 from edgegw.own import Keys, load_keys, own_of, replaced
 from edgegw.payments import protocols, rules
+from edgegw.payments.backlog import Backlog
 from edgegw.payments.history import History
 from edgegw.payments.protocols import Server
 from edgegw.payments.service import Gateway
 from edgegw.payments.service import Pen as GatewayPen
 from edgegw.payments.site_health import SiteHealth, WatchingMeter
 from edgegw.payments.vault import SecretFileError
+from edgegw.payments.webhook_post import Postman
+from edgegw.payments.webhooks import Webhooks
 from edgegw.replica.copier import Copier
 from edgegw.retention import Retention
 from edgegw.running import RUNNING_NAME, Announcement
@@ -85,7 +88,8 @@ class Front:
     """The ways in, the gateway service and the metrics of a box, from its start to its stop, over all its
     epochs."""
 
-    def __init__(self, box: Box, store: Store, reserve: Reserve, copier: Copier) -> None:
+    def __init__(self, box: Box, store: Store, reserve: Reserve, copier: Copier, *, webhook_key: str) -> None:
+        self._webhook_key = webhook_key
         self.metrics = Metrics()
         self.health = SiteHealth(**msgspec.structs.asdict(box.settings.site_health))
         self._reads = store.reader()
@@ -100,6 +104,8 @@ class Front:
         self._servers: dict[str, Server] = {}
         self._announcement = Announcement(box.settings, self._servers, copier.told)
         self._now_ns: Callable[[], int] = lambda: 0
+        self.backlog: Backlog | None = None
+        """Counts the notices that wait."""
 
     @property
     def gateway(self) -> Gateway:
@@ -126,6 +132,7 @@ class Front:
             version=__version__,
         )
         self._gateway.replica = self._announcement.copy
+        self._gateway.webhook_key = self._webhook_key
         self._copier.journal_size = lambda: self.gateway.book.seq + 1
         self._watch(self._gateway)
 
@@ -188,6 +195,10 @@ class Front:
             "edgegw_waiting_records": lambda: line(lambda status: status.waiting),
             "edgegw_lacking_records": lambda: line(lambda status: status.lacking),
             "edgegw_stand_ins_waiting": lambda: len(list(gateway.book.stand_ins.items())),
+            "edgegw_notices_unacknowledged": lambda: 0 if self.backlog is None else self.backlog.notices,
+            "edgegw_notices_oldest_seconds": lambda: (
+                0 if self.backlog is None else self.backlog.oldest_seconds
+            ),
             "edgegw_window": lambda: gateway.book.window,
             "edgegw_site_version": lambda: gateway.book.site_version,
             "edgegw_disk_free_bytes": lambda: self._reserve.free_bytes,
@@ -278,7 +289,7 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
         room_for_payments=reserve.room_for_payments,
         make_room=reserve.make_room,
     )
-    front = Front(box, opened.store, reserve, copier)
+    front = Front(box, opened.store, reserve, copier, webhook_key=held.webhook.text)
     trouble = opened.trouble or replaced(own, held, opened.store)
     begun: Pen | None = None
     try:
@@ -376,6 +387,11 @@ async def _serve(
     mirrored = Mirrored(
         box.settings, opened.store, _identity(box, own, held), key=held.mirror, line=line, pen=pen
     )
+    notices = (opened.store.reader(), opened.store.reader())
+    webhooks = _webhooks(box, held, notices[0], pen, line, front.metrics)
+    backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=box.settings.notices.aged_hours)
+    front.backlog = backlog
+    pen.on_commit.append(webhooks.wake)
     pen.awaited = line.awaited
     pen.on_commit.append(line.head_moved)
     pen.on_commit.append(lambda: _note_anchor(opened, pen))
@@ -391,6 +407,8 @@ async def _serve(
         asyncio.create_task(_keep("mirror", mirrored.talk)),
         asyncio.create_task(mirrored.hold()),
         asyncio.create_task(_keep("retention", _retention(box, held, opened, pen, mirrored).run)),
+        asyncio.create_task(_keep("webhooks", webhooks.run)),
+        asyncio.create_task(_keep("notices", backlog.run)),
     )
     goes_on = False
     try:
@@ -417,8 +435,28 @@ async def _serve(
         source.close()
         mirrored.close()
         again.close()
+        webhooks.close()
+        backlog.close()
+        for reader in notices:
+            reader.close()
     if pen.failure is not None:
         raise pen.failure
+
+
+def _webhooks(box: Box, held: Keys, reader: Store, pen: Pen, line: Line, metrics: Metrics) -> Webhooks:
+    settings = box.settings
+    return Webhooks(
+        bank=settings.bank,
+        box=settings.box,
+        store=reader,
+        pen=pen,
+        postman=Postman(held.webhook.sign, networks_barred=settings.notices.networks_barred),
+        site=lambda: pen.desk.book.site,
+        clears=lambda: pen.mode.clears,
+        line_up=lambda: line.up,
+        counted=lambda outcome: metrics.protocol_event(protocol="webhook", event=outcome),
+        pause_seconds_max=settings.notices.retry_seconds_max,
+    )
 
 
 def _retention(box: Box, held: Keys, opened: Opened, pen: Pen, mirrored: Mirrored) -> Retention:

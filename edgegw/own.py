@@ -11,6 +11,7 @@ from typing import NamedTuple
 from edgegw import __version__
 from edgegw.access import keys
 from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.access.webhook_key import WebhookKey, load_webhook_key
 from edgegw.config.box import Box, BoxSettings
 from edgegw.core import journal
 from edgegw.core.journal import Checkpoint
@@ -24,16 +25,18 @@ from edgegw.pinned import hub_key
 
 
 class Keys(NamedTuple):
-    """The box's own two keys, the hub's pinned one, and the mirror's where there is one."""
+    """The box's own keys, the hub's pinned one, and the mirror's where there is one."""
 
     device: SigningKey
     checkpoint: SigningKey
     hub: VerifyingKey
     mirror: VerifyingKey | None
+    webhook: WebhookKey
 
 
 def load_keys(settings: BoxSettings) -> Keys:
-    """The keys that the settings name; the checkpoint key is made if there is none. Raises KeyFileError."""
+    """The keys that the settings name; those for checkpoints and webhooks are made if there are none. Raises
+    KeyFileError."""
     name = f"{settings.bank}/{settings.box}"
     device = keys.load_signing_key(Path(settings.device_key_file), name)
     path = Path(settings.checkpoint_key_file)
@@ -41,7 +44,8 @@ def load_keys(settings: BoxSettings) -> Keys:
         made = keys.create_signing_key(path, f"{name}/checkpoint")
         keys.store_verifying_key(path.with_suffix(".pub"), made.public)
     checkpoint = keys.load_signing_key(path, f"{name}/checkpoint")
-    return Keys(device, checkpoint, hub_key(settings), mirror_key(settings))
+    webhook = load_webhook_key(Path(settings.webhook_key_file))
+    return Keys(device, checkpoint, hub_key(settings), mirror_key(settings), webhook)
 
 
 def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:

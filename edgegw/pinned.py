@@ -13,6 +13,7 @@ from typing import Final
 from edgegw.access.keys import VerifyingKey, load_signing_key, load_verifying_key
 from edgegw.access.operators import Operator, Operators
 from edgegw.access.sm2 import KeyFileError
+from edgegw.access.webhook_key import load_webhook_key
 from edgegw.config.box import BoxSettings
 from edgegw.config.hub import HubSettings, OperatorTable
 from edgegw.config.mirror import MirrorSettings
@@ -78,6 +79,11 @@ def box_key_faults(settings: BoxSettings) -> Iterator[str]:
     yield from _own_faults("device_key_file", settings.device_key_file)
     if Path(settings.checkpoint_key_file).exists():
         yield from _own_faults("checkpoint_key_file", settings.checkpoint_key_file)
+    if Path(settings.webhook_key_file).exists():
+        try:
+            load_webhook_key(Path(settings.webhook_key_file))
+        except KeyFileError as problem:
+            yield f"webhook_key_file = {problem}; {problem.hint}"
 
 
 def hub_key_faults(settings: HubSettings) -> Iterator[str]:

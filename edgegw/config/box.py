@@ -6,6 +6,7 @@ tables of the ways in belong to their protocols; whoever loads a file says which
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -146,6 +147,38 @@ class RetentionTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = 400
 
 
+class NoticesTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[notices]`: how clients are told what became of payments after their answers."""
+
+    aged_hours: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=87_600,
+            description="A notice that its client has not acknowledged for so long is told in the log each"
+            " day; its records are not pruned before.",
+        ),
+    ] = 24
+    retry_seconds_max: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=86_400, description="The longest pause before a webhook that was away is tried again."
+        ),
+    ] = 300
+    networks_barred: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(description="Networks to which no webhook is posted, whatever the site says."),
+    ] = (
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "224.0.0.0/3",
+        "::/127",
+        "fe80::/10",
+        "ff00::/8",
+    )
+
+
 class RefusalsTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[refusals]`: how many refusals of one client are journalled; beyond that nothing is decided."""
 
@@ -226,11 +259,19 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             min_length=1, description="The private key that signs checkpoints; made at the first start."
         ),
     ] = "secrets/checkpoint.pem"
+    webhook_key_file: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="The private Ed25519 key that signs posts to webhooks; made at the first start.",
+        ),
+    ] = "secrets/webhook.pem"
     line: LineTable = LineTable()
     mirror: MirrorTable = MirrorTable()
     replica: ReplicaTable = ReplicaTable()
     disk: DiskTable = DiskTable()
     retention: RetentionTable = RetentionTable()
+    notices: NoticesTable = NoticesTable()
     refusals: RefusalsTable = RefusalsTable()
     site_health: SiteHealthTable = SiteHealthTable()
     log: BoxLogTable = BoxLogTable()
@@ -289,12 +330,25 @@ def _faults(settings: BoxSettings) -> list[str]:
     faults += _address_faults("hub", hub.addresses)
     faults += _mirror_faults(settings.mirror)
     faults += faults_of(settings.replica, data_dir=settings.data_dir)
+    faults += [
+        f"notices.networks_barred = {network}: it is no network; write it as 10.0.0.0/8"
+        for network in settings.notices.networks_barred
+        if not _is_network(network)
+    ]
     if settings.data_dir == settings.anchor_dir:
         faults.append(
             f"anchor_dir = {settings.anchor_dir}: it is data_dir as well; what is kept outside the ledger"
             " needs a place of its own"
         )
     return faults
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _mirror_faults(mirror: MirrorTable) -> list[str]:

@@ -28,6 +28,22 @@ class CurrencyRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ]
 
 
+class WebhookRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a client is told at once what became of its payments after their answers."""
+
+    url: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^https?://[^\s/@?#]+(/[!-~]*)?\Z",
+            max_length=2048,
+            description="Where boxes post notices: http or https, without a user or password.",
+        ),
+    ]
+    timeout_ms: Annotated[
+        int, msgspec.Meta(ge=100, le=60_000, description="A post without an answer for this long has failed.")
+    ] = 5_000
+
+
 class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A program that may call the box's API with tokens that it signs with its own Ed25519 key."""
 
@@ -36,6 +52,8 @@ class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     public_key: Annotated[str, msgspec.Meta(description="Raw Ed25519 public key, 32 bytes in base64.")]
     scopes: tuple[Annotated[str, msgspec.Meta(pattern=r"^(pay|read|operate)\Z")], ...] = ("pay", "read")
     """What it may do: `pay`, `read`, `operate` (close windows)."""
+    webhook: WebhookRule | msgspec.UnsetType = msgspec.UNSET
+    """Without it the client asks for its notices."""
 
 
 class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

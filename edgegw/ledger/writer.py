@@ -57,8 +57,8 @@ from edgegw.ledger.acknowledging import acknowledgement
 from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.clock import MACHINE_BOOT
 from edgegw.ledger.coverage import Coverage
-from edgegw.ledger.lists import hold_lists, keep_lists
 from edgegw.ledger.late_words import Noted
+from edgegw.ledger.lists import hold_lists, keep_lists
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised
 from edgegw.ledger.rows import position_of

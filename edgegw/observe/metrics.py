@@ -30,6 +30,8 @@ GAUGES: Final[dict[str, str]] = {
     "edgegw_mirror_lag_records": "Records of the running epoch that the mirror does not have yet.",
     "edgegw_mirror_lag_seconds": "For how long the oldest record that the mirror lacks is on the disk.",
     "edgegw_stand_ins_waiting": "Payments cleared at the branch's risk that wait for the centre's word.",
+    "edgegw_notices_unacknowledged": "Notices that their clients have not acknowledged.",
+    "edgegw_notices_oldest_seconds": "For how long the oldest of them waits; 0 without one.",
     "edgegw_window": "The open clearing window's number.",
     "edgegw_site_version": "Version of the site's settings in force.",
     "edgegw_replica_well": "1 while litestream's copy of the ledger follows it, else 0.",

@@ -8,6 +8,7 @@ plain dicts here, as the log keeps them.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from random import Random
 from typing import Any, Final
 
@@ -86,7 +87,23 @@ class Client:
             requests -= sum(len(order.requests) for order in orders)
             for order in orders:
                 await self._settle(order, tries=TRIES)
+            await self._take_note()
             await passed(self.chance.random() * self.pause_s)
+
+    async def _take_note(self) -> None:
+        """Acknowledge what has become of its payments; what is not answered is left for the next time."""
+        machine = self.machines.get(self.home)
+        if machine is None:
+            return
+
+        async def noted(gateway: Any) -> None:
+            page = await gateway.history.notices(self.name, after=None, limit=100)
+            if page.notices:
+                await gateway.acknowledge(self.name, page.notices[-1].record)
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.shield(machine.operate(noted))
 
     async def ask_again(self) -> None:
         """Ask once more for all that is open."""

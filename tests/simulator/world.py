@@ -19,8 +19,11 @@ from typing import Any, Final
 
 import apsw
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection
 
+from edgegw.access.webhook_key import WebhookKey
+from edgegw.core.journal import sm3
 from edgegw.core.site import Site
 from edgegw.hub.books import post_core
 from edgegw.hub.keyring import Keyring
@@ -89,6 +92,7 @@ class World:
                 "device": devices[name],
                 "checkpoint": key_of(f"{BANK}/{name}/checkpoint", f"{seed}/{name}/checkpoint".encode()),
                 "hub": self.hub_key.public,
+                "webhook": WebhookKey(Ed25519PrivateKey.from_private_bytes(sm3(f"{seed}/{name}".encode()))),
             }
             keys = Keys(*(held.get(field) for field in Keys._fields))  # type: ignore[arg-type]
             self.machines[name] = self.machine(name, folder / name, keys, Random(f"{seed}/{name}"))
