@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from edgegw.core.messages import ASKS_MAX
-from edgegw.uplink.asks import WAITING_MAX, Asks, Outcome
+from edgegw.uplink.asks import LAST_WORD_MS, WAITING_MAX, Asks, Outcome
 
 
 def waiting(asks: Asks, count: int = 1) -> list[asyncio.Task[Outcome]]:
@@ -69,3 +69,16 @@ async def test_an_ask_that_was_never_sent_is_sent_no_more() -> None:
     assert asks.unsent
     assert await task is Outcome.TIMEOUT
     assert not asks.unsent
+
+
+async def test_an_ask_says_how_long_its_answer_may_take() -> None:
+    """After that one more message still brings the word in time; who has no time left says 0."""
+    asks = Asks(boot="b", timeout_ms=60_000)
+    await started(asks, send=False)
+    [fresh] = asks.to_send()
+    [slow] = asks.to_send(spent_ms=10_000)
+    [late] = asks.to_send(spent_ms=40_000)
+    assert 59_000 < fresh.patience_ms <= 60_000 - LAST_WORD_MS
+    assert 39_000 < slow.patience_ms <= 40_000 - LAST_WORD_MS
+    assert late.patience_ms == 0
+    asks.give_up()
