@@ -230,6 +230,40 @@ ACCOUNT = {"id": "alice", "currency": "CNY"}
             },
             "limits[one].payment_minor = 2: more than amount_minor = 1",
         ),
+        ({"limits": [{"name": "one"}]}, "limits[one]: it limits nothing"),
+        (
+            {"limits": [{"name": "one", "seconds": 60, "count": 1, "payment_minor": 5}]},
+            "limits[one].payment_minor = 5: amounts are in one currency; give currency",
+        ),
+        ({"limits": [{"name": "one", "count": 3}]}, "limits[one].count = 3: it needs a period"),
+        (
+            {"limits": [{"name": "one", "count": 3, "per": "day", "seconds": 5}]},
+            "limits[one].seconds = 5: the period is per = day already",
+        ),
+        (
+            {"limits": [{"name": "one", "count": 3, "per": "outage"}]},
+            "limits[one].per = outage: it counts nothing while the line is up",
+        ),
+        (
+            {"limits": [{"name": "one", "count": 3, "per": "unconfirmed"}]},
+            "limits[one].per = unconfirmed: only stand-ins wait",
+        ),
+        (
+            {"limits": [{"name": "one", "count": 3, "seconds": 5, "only": ["carol"]}]},
+            "limits[one].only = carol: no account of this name is known",
+        ),
+        (
+            {"limits": [{"name": "one", "count": 3, "seconds": 5, "of": "pos"}]},
+            'it must be one of "account", "card"',
+        ),
+        (
+            {"tightening": [{"until_hours": 5, "percent": 10}, {"until_hours": 9, "percent": 20}]},
+            "tightening[].percent = 20: more than the 10 before it",
+        ),
+        (
+            {"tightening": [{"until_hours": 5, "percent": 10}, {"until_hours": 5, "percent": 0}]},
+            "tightening[].until_hours = 5: not more than the 5 before it",
+        ),
         (
             {"allowances": [{"currency": "EUR", "share_percent": 1, "account_minor": 1}]},
             "allowances[].currency = EUR: it is not in currencies",

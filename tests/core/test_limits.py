@@ -219,18 +219,18 @@ def test_days_and_months_follow_the_calendar() -> None:
     """Two cut-offs a day: the first of them starts no new day, the last day of a month starts a new month."""
     box = a_box(
         LimitRule(name="d", currency="CNY", per="day", amount_minor=100),
-        LimitRule(name="m", of="card", currency="CNY", per="month", amount_minor=300),
+        LimitRule(name="m", of="card", currency="CNY", per="month", amount_minor=150),
     )
     close(box, "2026-01-29", "2026-01-30")
     assert pay(box, 100) == ""
     close(box, "2026-01-30", "2026-01-30")
     assert pay(box, 1) == "exceeds_amount_limit"
     close(box, "2026-01-30", "2026-01-31")
-    assert pay(box, 100) == ""
+    assert [pay(box, 51), pay(box, 50)] == ["exceeds_amount_limit", ""]
     close(box, "2026-01-31", "2026-02-01")
     assert [pay(box, 100), pay(box, 1)] == ["", "exceeds_amount_limit"]
     close(box, "2026-02-01", "2026-02-02")
-    assert [pay(box, 100), pay(box, 1)] == ["", "exceeds_amount_limit"]
+    assert [pay(box, 51), pay(box, 50)] == ["exceeds_amount_limit", ""]
     assert box.book.tally.day == "2026-02-02"
     check_replay(box)
 

@@ -48,7 +48,7 @@ async def one(branch: Branch, client: str, kind: Kind, amount_minor: int, origin
 
 async def storm(branch: Branch, client: str, chance: Random) -> None:
     """Payments, and holds that are voided or posted in part, until not even one minor unit goes through."""
-    while True:
+    for _ in range(LIMIT_MINOR):
         amount_minor = chance.choice((1, 1, 3, 7, 20, 45))
         if chance.random() < 0.3:
             held = await one(branch, client, Kind.HOLD, amount_minor)

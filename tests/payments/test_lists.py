@@ -14,12 +14,12 @@ from edgegw.core.decide import Funding
 from edgegw.core.exchange import SiteBundle
 from edgegw.core.lists import block_of
 from edgegw.core.records import Kind, Refusal, Request, SiteDirective
-from edgegw.core.site import ListRule, Site
+from edgegw.core.site import LimitRule, ListRule, Site
 from edgegw.errors import LedgerCorrupt
 from edgegw.ledger.outcomes import Decision
 from edgegw.ledger.start import load
 from edgegw.payments.rules import discover
-from tests.payments.branch import BAKER, BANK, BOX, PUPIL, Branch, open_branch
+from tests.payments.branch import BAKER, BANK, BOX, PUPIL, Branch, HttpClient, open_branch
 
 UP = Funding(line_up=True)
 
@@ -71,6 +71,25 @@ async def test_who_is_on_a_list_to_block_or_not_on_one_to_allow_pays_nothing(tmp
         assert await said(branch, 2, card="d" * 64, terminal="T3") == "not_on_list"
         assert await said(branch, 3, card="d" * 64, terminal="T2") == ""
         assert await said(branch, 4) == ""
+
+
+async def test_a_card_is_limited_by_its_token_over_http_too(tmp_path: Path) -> None:
+    """The token alone: what looks like a number is refused as malformed, and no limit counts it."""
+    limit = LimitRule(name="card", of="card", currency="CNY", per="window", amount_minor=100)
+    async with open_branch(tmp_path) as branch:
+        branch.pen.desk.rules = [rule.refuses for rule in discover()]
+        await branch.grant(BAKER, 1_000)
+        await branch.use_site(branch.site(2, limits=(limit,)))
+        client = HttpClient(branch)
+        try:
+            codes = [
+                (await client.pay(amount, card=card)).json.get("code", "")
+                for amount, card in ((100, "c" * 64), (1, "c" * 64), (1, "d" * 64), (1, "4" * 16))
+            ]
+        finally:
+            await client.close()
+        assert codes[:3] == ["", "exceeds_amount_limit", ""]
+        assert codes[3] not in ("", "exceeds_amount_limit")
 
 
 async def test_settings_whose_list_is_not_to_be_had_change_nothing(tmp_path: Path) -> None:

@@ -42,6 +42,15 @@ Place = Annotated[
 ]
 
 
+CardToken = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^([0-9a-f]{64})?\Z",
+        description="The card's vault token, 64 hex digits, for limits and lists of cards; never its number.",
+    ),
+]
+
+
 class Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all bodies share: nothing unknown is let pass."""
 
@@ -60,6 +69,7 @@ class PaymentBody(Sent, frozen=True, kw_only=True):
             description="Whether the branch may stand in while the line is down and no allowance covers it."
         ),
     ] = True
+    card: CardToken = ""
     terminal: ShortText = ""
     merchant: ShortText = ""
     reference: ShortText = ""
@@ -74,6 +84,7 @@ class PaymentBody(Sent, frozen=True, kw_only=True):
             amount_minor=self.amount_minor,
             currency=self.currency,
             stand_in=self.stand_in,
+            card=self.card,
             terminal=self.terminal,
             merchant=self.merchant,
             reference=self.reference,
@@ -98,6 +109,7 @@ class HoldBody(Sent, frozen=True, kw_only=True):
     timeout_s: Annotated[
         int, msgspec.Meta(ge=0, le=HOLD_SECONDS_MAX, description="Seconds until it expires; 0 is never.")
     ] = 0
+    card: CardToken = ""
     terminal: ShortText = ""
     merchant: ShortText = ""
     reference: ShortText = ""
@@ -112,6 +124,7 @@ class HoldBody(Sent, frozen=True, kw_only=True):
             amount_minor=self.amount_minor,
             currency=self.currency,
             timeout_s=self.timeout_s,
+            card=self.card,
             terminal=self.terminal,
             merchant=self.merchant,
             reference=self.reference,
