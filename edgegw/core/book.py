@@ -643,7 +643,6 @@ class Book:
         elif record.mode is Mode.ACTIVE:
             self.offline_since_ns = self.tally.outage_ns = 0
             self.clock_suspect = False
-            self.offline_since_ns = 0
             if self.standing.held_to:
                 self.standing = line_was_up(self.standing)
                 if self.own_site is not None:

@@ -218,5 +218,5 @@ def refused(decided: object) -> str:
 
 def without_clock(image: bytes) -> dict[str, object]:
     """An image of a book without what merely counts records, or tells when there was one."""
-    times = ("seq", "at_ns", "wall_ns", "offline_since_ns")
+    times = ("seq", "at_ns", "wall_ns", "offline_since_ns", "outage_ns")
     return {key: value for key, value in msgspec.json.decode(image).items() if key not in times}
