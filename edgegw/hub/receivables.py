@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, tuple_, update
 
 from edgegw.core.book import receivable_account, recourse_account, risk_account, suspense_account
-from edgegw.core.records import DeclineDirective, Leg, Transfer
+from edgegw.core.records import DeclineDirective, Transfer
 from edgegw.hub import schema
 from edgegw.hub.books import Books
 from edgegw.hub.suspense import DAY_NS, PAGE_ROWS, RAISED_EACH, Place, SuspenseError
@@ -60,15 +60,14 @@ def branch_bears(said: DeclineDirective, *, box: str) -> dict[str, str | int]:
 
 def payee_owes(record: Transfer, *, box: str, epoch: int) -> dict[str, str | int] | None:
     """The receivable that an uncovered reversal has booked, or None where it has booked none."""
-    owed = record.legs[-1] if record.legs else Leg("", "", 0)
-    _, _, currency = owed.debit_account_id.rpartition(":")
-    if owed.debit_account_id != receivable_account(box, currency):
+    owed = next((leg for leg in record.legs if leg.debit_account_id.startswith(f"receivable:{box}:")), None)
+    if owed is None:
         return None
+    _, _, currency = owed.debit_account_id.rpartition(":")
     paid_from = record.legs[0].debit_account_id
     if paid_from not in (risk_account(box, currency), suspense_account(box, currency)):
-        paid_from = suspense_account(
-            box, currency
-        )  # an uncovered advice: suspense has paid the payee already
+        # An uncovered advice: suspense has paid the payee already.
+        paid_from = suspense_account(box, currency)
     return {
         "epoch": epoch,
         "seq": record.seq,
