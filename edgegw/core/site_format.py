@@ -36,6 +36,7 @@ ADDED: Final = (
     Added("lists", 2, needed=True),
     Added("rates", 2, needed=True),
     Added("window_close_takes_two", 2, needed=True),
+    Added("clients[].webhook", 2, needed=False),
     Added("allowances[].lease_seconds", 2, needed=True),
     Added("allowances[].lease_margin_seconds", 2, needed=True),
     Added("allowances[].headroom_percent", 2, needed=False),  # the hub's alone, as the next four

@@ -115,6 +115,9 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "Mint an id for every payment of the batch.",
     ),
     Problem(
+        "repeated_currency", 409, "A currency occurs twice in the totals", "Send one total for each currency."
+    ),
+    Problem(
         "group_mixed", 409, "Part of the group is decided", "Send the group as it was first, or with new ids."
     ),
     Problem(

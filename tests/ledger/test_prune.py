@@ -544,7 +544,7 @@ def _prune_and_exit(directory: Path, clock: TestClock) -> None:
 def prune_at(store: Store, horizon: int, *, portion: int) -> None:
     """Prune a test pen's epoch up to a horizon, without asking why."""
     store.begin()
-    store.pruned.move_base(Base(1, horizon, b"", "", 0))
+    store.pruned.move_base(Base(1, horizon, b"", ""))
     for start in range(0, horizon, portion):
         rows = prune._rows(store, 1, start, min(start + portion, horizon))
         store.pruned.cut(prune._cut(rows, whole=start + portion >= horizon))

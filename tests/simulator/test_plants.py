@@ -12,12 +12,9 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-import msgspec
 import pytest
 
-from edgegw.core import apply as apply_module
 from edgegw.core import exchange, journal
-from edgegw.hub import replay as hub_replay
 from edgegw.ledger import schema
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
@@ -75,35 +72,6 @@ def told_before_commit() -> Iterator[None]:
 
 
 @contextmanager
-def granted_twice() -> Iterator[None]:
-    """A grant is booked at the box as two."""
-    grant = apply_module._grant
-
-    def twice(*arguments: Any) -> Any:
-        effect = grant(*arguments)
-        return (
-            msgspec.structs.replace(effect, legs=effect.legs * 2) if effect.outcome == "applied" else effect
-        )
-
-    with patch.object(apply_module, "_grant", twice):
-        yield
-
-
-@contextmanager
-def moved_twice() -> Iterator[None]:
-    """The hub moves its books twice by one record."""
-    move = hub_replay.Replay._move
-
-    def twice(replay: Any, record: Any, legs: Any) -> None:
-        move(replay, record, legs)
-        if record.seq % 50 == 49:
-            move(replay, record, legs)
-
-    with patch.object(hub_replay.Replay, "_move", twice):
-        yield
-
-
-@contextmanager
 def prefix_unchecked() -> Iterator[None]:
     """Nobody compares the past that a push continues with the one that is held: neither hub nor box."""
 
@@ -144,8 +112,6 @@ def prefix_unchecked() -> Iterator[None]:
     [
         (no_dedupe, ("network", "crash"), "was decided before"),
         (told_before_commit, ("killed",), "is not in the journal"),
-        (granted_twice, (), "grant did applied"),
-        (moved_twice, (), "its clients were told"),
         (prefix_unchecked, ("clone",), "another history"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

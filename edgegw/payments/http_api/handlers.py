@@ -107,7 +107,7 @@ class Handlers:
             if one.currency in seen:
                 field = f"totals[{index}].currency"
                 raise Unanswered(
-                    "invalid_field", f"{field} stands there before", field=field, value=one.currency
+                    "repeated_currency", f"{field} stands there before", field=field, value=one.currency
                 )
             seen.add(one.currency)
         return await self._decide(call.client, request)

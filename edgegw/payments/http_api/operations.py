@@ -321,6 +321,7 @@ OPERATIONS: Final = (
                 Answer,
             )
         },
+        problems=("repeated_currency",),
         refuses=True,
         links={"get_payment": "id", "get_receipt": "id"},
     ),
