@@ -234,7 +234,7 @@ async def test_a_merchants_batch_is_closed_compared_repeated_and_listed(
     ("path", "changes", "code", "field"),
     [
         (BATCHES, {"totals": []}, "invalid_field", "totals"),
-        (BATCHES, {"totals": [{"currency": "CNY"}] * 2}, "invalid_field", "totals[1].currency"),
+        (BATCHES, {"totals": [{"currency": "CNY"}] * 2}, "repeated_currency", "totals[1].currency"),
         (BATCHES, {"totals": [{"currency": "CNY", "paid": 1}]}, "unknown_field", "totals[0].paid"),
         (BATCHES, {"terminal": "4111111111111111"}, "card_number", "terminal"),
         ("/v1/merchants/4111111111111111/batches", {}, "card_number", "merchant"),
