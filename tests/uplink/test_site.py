@@ -112,7 +112,7 @@ async def test_a_bundle_that_was_fetched_and_not_applied_is_not_in_force_after_a
     box.store.seal = failing  # type: ignore[method-assign]
     new = Account(id="NEW", currency="CNY", home=NORTH)
     world.publish(a_site(2, accounts=(*a_site().accounts, new)))
-    await until(lambda: box.pen.failure is not None, "the pen to stop")
+    await until(lambda: box.ended, "the pen to stop, and its line with it")
     box.store.rollback()
     boxes.pop()
     with pytest.raises(OperatingError):
