@@ -10,8 +10,9 @@ every engine. What an engine refuses all the same (a deadlock, two inserts of on
 serialisable one asks for) is run again, after waits that grow and are drawn by chance, and ends as
 DatabaseBusy.
 
-Nothing here or in the hub's SQL is PostgreSQL's alone: no advisory lock, no LISTEN, no SKIP LOCKED, no type
-of its own.
+Nothing here or in the hub's SQL is PostgreSQL's alone: no advisory lock, no LISTEN, no type of its own. The
+locks that it takes (FOR UPDATE, FOR NO KEY UPDATE, SKIP LOCKED) are known to the engines that speak its
+protocol.
 """
 
 from __future__ import annotations
