@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from edgegw.core.allowance import HOUR_NS, Holder, to_recall
 from edgegw.core.site import AllowanceRule, Site
@@ -100,10 +100,14 @@ class Recalls:
                 amount_minor=sum(row.amount_minor for row in rows),
                 reason="wanted elsewhere",
             )
+            # These and no others: another box's beat may have added one of this account meanwhile, and its
+            # amount is not in this directive.
+            told = update(table).where(
+                mine, table.c.for_box == bindparam("whose"), table.c.key == bindparam("which")
+            )
             self._connection.execute(
-                update(table)
-                .where(mine, table.c.account_id == account_id, table.c.incarnation == 0)
-                .values(incarnation=log.incarnation, seq=seq)
+                told.values(incarnation=log.incarnation, seq=seq),
+                [{"whose": row.for_box, "which": row.key} for row in rows],
             )
 
     def ask_others(self, page: Page, *, key: str, wanted_minor: int, wait_ns: int = KEPT_NS) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from sqlalchemy import insert
 
 from edgegw.core.messages import Ask
 from edgegw.core.records import (
@@ -16,7 +17,9 @@ from edgegw.core.records import (
     RefuseDirective,
 )
 from edgegw.core.site import AllowanceRule
-from edgegw.hub.recalls import KEPT_NS, ONLINE_NS, STAND_IN_WAIT_NS
+from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.recalls import KEPT_NS, ONLINE_NS, STAND_IN_WAIT_NS, Recalls
+from edgegw.hub.schema import recall
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.test_close import order
 from tests.hub.world import ALLOTTED, CNY, NORTH, SOUTH, World, a_site
@@ -182,6 +185,25 @@ def test_several_wishes_are_one_recall_and_each_is_asked_once(world: World) -> N
     south.beat()
     south.beat()
     assert recalls(south) == [("A", 500, "wanted elsewhere")]
+
+
+def test_a_wish_that_comes_while_a_box_is_told_is_told_with_its_next_message(world: World) -> None:
+    """Its amount is in no directive yet: marked as said, it would be refused though the money is there."""
+    north, south = world.box(NORTH), world.box(SOUTH)
+    south.sync(ask("s", 900))
+    north.beat(ask("n", 400))
+    with world.engine.begin() as connection:
+        now_ns = world.now_ns()
+        looking = Recalls(connection, box=SOUTH, now_ns=now_ns)
+        late = {"box": SOUTH, "for_box": NORTH, "key": "late", "account_id": "A", "currency": CNY}
+        connection.execute(
+            insert(recall).values(**late, amount_minor=200, asked_ns=now_ns, incarnation=0, seq=0, done=False)
+        )
+        log = DirectiveLog(connection, world.keyring, box=SOUTH, incarnation=1, epoch=1, wall_ns=now_ns)
+        looking.tell(log)
+        log.write()
+    south.beat()
+    assert recalls(south) == [("A", 300, "wanted elsewhere"), ("A", 200, "wanted elsewhere")]
 
 
 def test_an_allotment_is_not_filled_up_with_what_was_just_recalled(world: World) -> None:
