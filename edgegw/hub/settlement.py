@@ -134,28 +134,28 @@ def _lock(connection: Connection) -> None:
 
 
 def _due(connection: Connection) -> tuple[list[_Done], dict[Side, int]]:
-    """The windows that are done and in no cycle, and what they add up to."""
+    """The windows that are done and in no cycle, and what they add up to. One statement: a box may end a
+    window between two of them, and it would be counted here and gathered again by the next run."""
     done, position = clearing_window, window_position
-    is_due = and_(done.c.state.in_(DONE), done.c.cycle == 0)
     place = ("box", "epoch", "branch", "number")
     rows = connection.execute(
-        select(*(done.c[name] for name in place)).where(is_due).order_by(*(done.c[name] for name in place))
-    )
-    windows = [_Done(*row) for row in rows]
-    sums = connection.execute(
         select(
+            *(done.c[name] for name in place),
             position.c.participant,
             position.c.currency,
-            position.c.net_minor,
-            position.c.centre_minor,
+            (position.c.net_minor + position.c.centre_minor).label("amount_minor"),
         )
-        .join(done, and_(*(done.c[name] == position.c[name] for name in place)))
-        .where(is_due)
+        .outerjoin(position, and_(*(done.c[name] == position.c[name] for name in place)))
+        .where(done.c.state.in_(DONE), done.c.cycle == 0)
+        .order_by(*(done.c[name] for name in place))
     )
+    windows: dict[_Done, None] = {}
     positions: defaultdict[Side, int] = defaultdict(int)
-    for participant, currency, net_minor, centre_minor in sums:
-        positions[participant, currency] += net_minor + centre_minor
-    return windows, positions
+    for row in rows:
+        windows[_Done(*row[: len(place)])] = None
+        if row.participant is not None:
+            positions[row.participant, row.currency] += row.amount_minor
+    return list(windows), positions
 
 
 def _queue(connection: Connection) -> list[Queued]:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as Xml
 
 import msgspec
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from edgegw.core.messages import Ask
 from edgegw.core.site import CalendarRule, NetDebitCap, Site
@@ -229,6 +229,33 @@ def test_two_hubs_that_settle_at_once_settle_each_window_once(city: World) -> No
             database.close()
     assert [(one.cycle, one.windows, one.posted) for one in done] == [(1, 6, 1)]
     assert balances(city) == {"city": -60, "land": 60, "shops": 0, "bank": 0}
+
+
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+def test_a_window_that_is_closed_while_a_run_looks_is_settled_once(city: World) -> None:
+    """Boxes do not wait for a settlement: what one closes between two looks of a run counts in a later one,
+    and not in both."""
+    here = boxes(city)
+    for box in here.values():
+        pay(box, "city", "land", 10)
+        close(box)
+    here[NORTH].sync()
+    looks: list[str] = []
+
+    def look(*said: object) -> None:
+        if "clearing_window" in str(said[2]):
+            looks.append(str(said[2]))
+            if len(looks) == 1:
+                here[SOUTH].sync()
+
+    with city.engine.connect() as connection, connection.begin():
+        event.listen(connection, "after_cursor_execute", look)
+        first = run(connection, Sites().newest(connection), settlement_date=DATE, now_ns=1)
+    assert looks
+    assert first == Run(cycle=1, windows=1, transfers=1, posted=1, queued=0)
+    assert balances(city) == {"city": -10, "land": 10, "shops": 0, "bank": 0}
+    settle(city)
+    assert balances(city) == {"city": -20, "land": 20, "shops": 0, "bank": 0}
 
 
 @pytest.mark.parametrize("seed", range(3))
