@@ -86,7 +86,7 @@ def retry(database: Database, keyring: Keyring, name: str, *, by: str, now_ns: i
 def _settled(connection: Connection, keyring: Keyring, place: Place, *, by: str, now_ns: int) -> str:
     item_at(connection, place)
     box = BoxRow.lock(connection, place.box)
-    row = connection.execute(select(schema.suspense_item).where(is_at(place))).one()
+    row = connection.execute(select(schema.suspense_item).where(is_at(place)).with_for_update()).one()
     if row.state == CLOSED:
         raise SuspenseError(f"{place.name} is closed by {row.reference}")
     case = _Case(connection, keyring, box, place, row, _read(connection, place), now_ns)

@@ -138,9 +138,11 @@ def page_of(
     return [_item(row) for row in connection.execute(query)]
 
 
-def item_at(connection: Connection, place: Place) -> Item:
-    """The item of this name; raises SuspenseError."""
-    row = connection.execute(select(schema.suspense_item).where(is_at(place))).one_or_none()
+def item_at(connection: Connection, place: Place, *, lock: bool = False) -> Item:
+    """The item of this name, locked for whoever is to change it: several act on one at once, and one of them
+    settles it. Raises SuspenseError."""
+    query = select(schema.suspense_item).where(is_at(place))
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise SuspenseError(f"{place.name} is no item; `edgegw suspense list --all` has them all")
     return _item(row)
@@ -237,7 +239,7 @@ def park(connection: Connection, item: str, *, by: str, reason: str, now_ns: int
     """Set an open item aside: it is told as parked from here on, and no longer as aged. A retry or a posting
     still settles it. Raises SuspenseError."""
     place = Place.parse(item)
-    found = item_at(connection, place)
+    found = item_at(connection, place, lock=True)
     if found.state != OPEN:
         raise SuspenseError(f"{item} is {found.state}; only open items are parked")
     if not by.strip() or not reason.strip():
@@ -266,7 +268,7 @@ def close_by_posting(connection: Connection, posting_id: str, *, now_ns: int) ->
     """Close the item that a fresh posting of the bank core's names; raises SuspenseError where it names none,
     or one that is closed."""
     place = Place.parse(posting_id.removeprefix(POSTING_PREFIX))
-    found = item_at(connection, place)
+    found = item_at(connection, place, lock=True)
     if found.state == CLOSED:
         raise SuspenseError(f"{place.name} is closed by {found.reference}; give the posting another id")
     close(
@@ -282,7 +284,7 @@ def close_by_posting(connection: Connection, posting_id: str, *, now_ns: int) ->
 
 def relieve(connection: Connection, place: Place, *, amount_minor: int, by: Place, now_ns: int) -> None:
     """Take what a reversal gave back off an item; nothing is left to settle where that was all."""
-    row = connection.execute(select(schema.suspense_item).where(is_at(place))).one_or_none()
+    row = connection.execute(select(schema.suspense_item).where(is_at(place)).with_for_update()).one_or_none()
     if row is None or row.state == CLOSED:
         return
     detail, left_minor = f"record {by.name} gave {amount_minor} back", row.amount_minor - amount_minor

@@ -18,15 +18,18 @@ import pytest
 from sqlalchemy import Connection, insert, text
 
 from edgegw.core.messages import Ask, PackageVerdict, Verdict
-from edgegw.core.records import GrantDirective, RefuseDirective
+from edgegw.core.records import ClearedBy, GrantDirective, Leg, RefuseDirective
 from edgegw.hub.app import Hub
 from edgegw.hub.books import Books, post_core
 from edgegw.hub.database import DatabaseAway, DatabaseBusy, DatabaseError, NotKept
 from edgegw.hub.postgresql import PostgresDatabase, Target
+from edgegw.hub.retry import retry
 from edgegw.hub.schema import core_posting, suspense_item
+from edgegw.hub.suspense import SuspenseError, close_by_posting
 from tests.hub.conftest import hashed_signatures
 from tests.hub.places import PostgresPlace
 from tests.hub.world import CNY, NORTH, SOUTH, World, a_site, check_books
+from tests.waiting import wait_until
 
 T = TypeVar("T")
 ROUNDS = 200
@@ -203,6 +206,30 @@ def test_one_boxs_stream_is_in_order_whichever_hub_answers(world: World, other: 
     rows = world.rows("SELECT seq, body FROM record WHERE box = 'north' ORDER BY seq")
     assert [(seq, bytes(body)) for seq, body in rows] == list(enumerate(box.bodies))  # type: ignore[call-overload]
     assert world.money("SHOP") == (120, 0, 120)
+
+
+# --- one item, two people -----------------------------------------------------------------------------------
+
+
+def test_an_item_that_is_posted_and_tried_again_at_once_is_settled_once(world: World) -> None:
+    """Both find it open: the bank core's posting counts, and the retry moves nothing more."""
+    box = world.box(NORTH)
+    seq = box.transfer((Leg("suspense:north:CNY", "SHOP", 100),), cleared_by=ClearedBy.STAND_IN, payer="B")
+    box.sync()
+    world.fund("B", 300)
+    item = f"north/1/{seq}"
+    mine = "FROM pg_stat_activity WHERE datname = current_database()"
+    waits = f"SELECT COUNT(*) {mine} AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as threads:
+        with world.engine.connect() as core, core.begin():
+            ends = {"debit_account_id": "B", "credit_account_id": "core:CNY"}
+            post_core(core, id=f"suspense:{item}", amount_minor=100, **ends)
+            close_by_posting(core, f"suspense:{item}", now_ns=5)
+            tried = threads.submit(retry, world.database, world.keyring, item, by="M. Li", now_ns=6)
+            wait_until(lambda: tried.done() or world.row(waits) != (0,), "the retry to wait")
+        with pytest.raises(SuspenseError, match="is closed by suspense:"):
+            tried.result()
+    assert world.money("B")[0] == 200
 
 
 # --- run again ----------------------------------------------------------------------------------------------
