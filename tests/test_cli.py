@@ -21,6 +21,9 @@ from edgegw.hub import schema
 from edgegw.hub.sqlite import SqliteDatabase
 from tests.processes import Branch, edgegw
 
+TOO_MANY = "9" * 25
+"""More than any column of a database holds."""
+
 
 def every_command() -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """The words and the command of each leaf."""
@@ -81,6 +84,15 @@ def test_each_kind_of_error_has_its_exit_code(problem: Exception, code: ExitCode
         (("token", "--client", "a", "--box", "b", "--key", "nowhere.pem"), 2, "no private key can be read"),
         (("config", "check", "nowhere.toml"), 2, "it cannot be read"),
         (("verify", "journal", "nowhere.journal"), 2, ""),
+        (("site", "diff", TOO_MANY, "1"), 2, "not in the range"),
+        (("site", "diff", "²", "1"), 2, "²: it cannot be read"),
+        (("site", "rollback", TOO_MANY), 2, "not in the range"),
+        (("site", "export", TOO_MANY, "site.signed"), 2, "not in the range"),
+        (("orders", "approve", TOO_MANY), 2, "not in the range"),
+        (("orders", "reject", TOO_MANY, "--reason", "no"), 2, "not in the range"),
+        (("order", "seal", "branch-1", TOO_MANY), 2, "not in the range"),
+        (("settlement", "accept", "branch-1", TOO_MANY), 2, "not in the range"),
+        (("settlement", "report", TOO_MANY), 2, "not in the range"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_no_traceback(
@@ -188,6 +200,14 @@ def test_a_private_key_that_is_not_there_is_said_by_the_check(branch: Branch, fi
     said = edgegw("config", "check", branch.path(file))
     assert said.exit_code == ExitCode.USAGE
     assert f"{option} = {branch.path('secrets/')}" in said.stderr
+
+
+def test_the_same_settings_do_not_differ_and_a_mere_number_is_said(branch: Branch) -> None:
+    """An operator who is told of another number looks for a version that is not there."""
+    hub, site = ("--hub", branch.path("hub.toml")), branch.folder / "site.json"
+    assert branch.run("site", "diff", "1", str(site), *hub) == "no difference\n"
+    site.write_text(json.dumps(json.loads(site.read_text()) | {"version": 2}))
+    assert branch.run("site", "diff", "1", str(site), *hub) == "no difference but the version's number\n"
 
 
 def test_publishing_and_posting_again_change_nothing(branch: Branch) -> None:

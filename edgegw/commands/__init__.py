@@ -113,6 +113,10 @@ hub_settings_option = click.option(
     type=SettingsPath,
     help="The hub's settings.",
 )
+RowNumber = click.IntRange(min=1, max=2**31 - 1)
+"""The number of an order, an epoch or a cycle: as much as its column holds on each engine."""
+LongNumber = click.IntRange(min=1, max=2**63 - 1)
+"""The number of a window or of a version of the site's settings."""
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 

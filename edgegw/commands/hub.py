@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from edgegw.commands import SettingsPath, hub_settings_option, progress_bar, serve_until_end
+from edgegw.commands import RowNumber, SettingsPath, hub_settings_option, progress_bar, serve_until_end
 from edgegw.commands.orders import give_order, person_options
 from edgegw.config.hub import HubSettings, load_hub
 from edgegw.config.listen import addresses
@@ -325,7 +325,7 @@ def _story(taken: TakenJournal) -> str:
 
 @order.command("seal")
 @click.argument("box")
-@click.argument("epoch", type=click.IntRange(min=1))
+@click.argument("epoch", type=RowNumber)
 @click.option(
     "--lost",
     type=click.IntRange(min=0),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 
-from edgegw.commands import ExitCode, hub_settings_option, json_option, print_json
+from edgegw.commands import ExitCode, RowNumber, hub_settings_option, json_option, print_json
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def orders_list(every: bool, as_json: bool, hub_settings: Path) -> None:
 
 
 @orders.command("show")
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=RowNumber)
 @json_option
 @hub_settings_option
 def orders_show(number: int, as_json: bool, hub_settings: Path) -> None:
@@ -182,7 +182,7 @@ def _moment(at_ns: int) -> str:
 
 
 @orders.command("approve")
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=RowNumber)
 @person_options
 @hub_settings_option
 @click.pass_context
@@ -202,7 +202,7 @@ def orders_approve(ctx: click.Context, number: int, person: Person, hub_settings
 
 
 @orders.command("reject")
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=RowNumber)
 @click.option("--reason", required=True, help="Why; it is kept.")
 @person_options
 @hub_settings_option

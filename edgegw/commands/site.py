@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 import msgspec
 
-from edgegw.commands import ExitCode, SettingsPath, hub_settings_option, json_option, print_json
+from edgegw.commands import (
+    ExitCode,
+    LongNumber,
+    SettingsPath,
+    hub_settings_option,
+    json_option,
+    print_json,
+)
 from edgegw.commands.orders import give_order, person_options
 from edgegw.config.options import SettingsError
 
@@ -99,7 +106,7 @@ def site_publish(
 
 
 @site.command("rollback")
-@click.argument("version", type=click.IntRange(min=1))
+@click.argument("version", type=LongNumber)
 @canary_option
 @share_option
 @bake_option
@@ -177,7 +184,8 @@ def site_diff(old: str, new: str, as_json: bool, hub_settings: Path) -> None:
     """
     from edgegw.core.site_change import changes
 
-    found = changes(_site_of(old, hub_settings), _site_of(new, hub_settings))
+    before, after = _site_of(old, hub_settings), _site_of(new, hub_settings)
+    found = changes(before, after)
     if as_json:
         print_json({"changes": found})
     for one in () if as_json else found:
@@ -192,7 +200,8 @@ def site_diff(old: str, new: str, as_json: bool, hub_settings: Path) -> None:
     if found:
         raise click.exceptions.Exit(ExitCode.FOUND)
     if not as_json:
-        click.echo("no difference but the version's number")
+        same = before.version == after.version
+        click.echo("no difference" if same else "no difference but the version's number")
 
 
 @site.command("versions")
@@ -231,7 +240,7 @@ def _told(box: BoxSite) -> str:
 
 
 @site.command("export")
-@click.argument("version", type=click.IntRange(min=1))
+@click.argument("version", type=LongNumber)
 @click.argument("file", type=SettingsPath)
 @hub_settings_option
 def site_export(version: int, file: Path, hub_settings: Path) -> None:
@@ -305,10 +314,11 @@ def _site_of(text: str, hub_settings: Path) -> Site:
     from edgegw.core.site import decode_site
     from edgegw.hub.site import signed_bundle
 
-    if not text.isdigit():
+    if not text.isdecimal():
         return load_site_bundle(Path(text))[0]
+    version = LongNumber.convert(text, None, None)
     with open_books(hub_settings) as books:
-        return decode_site(_ordered(books, text, lambda c: signed_bundle(c, int(text)))[1])
+        return decode_site(_ordered(books, text, lambda c: signed_bundle(c, version))[1])
 
 
 def _short(value: object) -> str:

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 import msgspec
 
-from edgegw.commands import SettingsPath, hub_settings_option, json_option, print_json
+from edgegw.commands import (
+    LongNumber,
+    RowNumber,
+    SettingsPath,
+    hub_settings_option,
+    json_option,
+    print_json,
+)
 from edgegw.commands.hub import HubBooks, open_books
 from edgegw.commands.ledger import open_reader, read_book
 from edgegw.commands.orders import give_order, person_options
@@ -313,7 +320,7 @@ def settlement_accounts(as_json: bool, hub_settings: Path) -> None:
 
 
 @settlement.command("report")
-@click.argument("cycle", type=click.IntRange(min=1))
+@click.argument("cycle", type=RowNumber)
 @click.option("--csv", "csv_file", type=SettingsPath, help="Write the report as CSV to this file.")
 @click.option("--camt", "camt_file", type=SettingsPath, help="Write it as ISO 20022 camt.053.001.08.")
 @json_option
@@ -371,10 +378,8 @@ def _plain(report: Report) -> dict[str, object]:
 
 @settlement.command("accept")
 @click.argument("box")
-@click.argument("window", type=click.IntRange(min=1))
-@click.option(
-    "--history", type=click.IntRange(min=1), default=1, show_default=True, help="Of a forked epoch."
-)
+@click.argument("window", type=LongNumber)
+@click.option("--history", type=RowNumber, default=1, show_default=True, help="Of a forked epoch.")
 @person_options
 @hub_settings_option
 def settlement_accept(box: str, window: int, history: int, person: Person, hub_settings: Path) -> None:
