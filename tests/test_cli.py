@@ -210,6 +210,36 @@ def test_the_same_settings_do_not_differ_and_a_mere_number_is_said(branch: Branc
     assert branch.run("site", "diff", "1", str(site), *hub) == "no difference but the version's number\n"
 
 
+@pytest.mark.parametrize(
+    ("of", "whose"),
+    [
+        ("card", "4111111111111111"),
+        ("card", "4111 1111 1111 1111"),
+        ("card", "5b1c"),
+        ("terminal", "4111-1111-1111-1111"),
+        ("terminal", "té"),
+        ("merchant", "x" * 65),
+    ],
+)
+def test_a_block_that_no_payment_would_meet_is_refused(of: str, whose: str) -> None:
+    """Whoever orders it believes a stolen card barred; and a card number stays out of every journal."""
+    done = edgegw("order", "block", of, whose, "--reason", "stolen")
+    assert (done.exit_code, "Invalid value for ID" in done.stderr) == (ExitCode.USAGE, True)
+    assert whose not in done.output
+
+
+def test_a_list_with_a_card_number_or_a_wrong_name_is_refused(branch: Branch) -> None:
+    """Boxes would keep it, and refuse the settings that it is pasted into."""
+    ids, hub = branch.folder / "cards.txt", ("--of", "card", "--hub", branch.path("hub.toml"))
+    ids.write_text(f"{'a' * 64}\n\n4111 1111 1111 1111\n")
+    done = edgegw("site", "list", "hot", str(ids), *hub)
+    assert (done.exit_code, "line 3: it looks like a card number" in done.stderr) == (ExitCode.USAGE, True)
+    ids.write_text(f"{'a' * 64}\n")
+    done = edgegw("site", "list", 'hot "cards"', str(ids), *hub)
+    assert (done.exit_code, "NAME: 'hot \"cards\"'" in done.stderr) == (ExitCode.USAGE, True)
+    assert 'name = "hot"\n' in branch.run("site", "list", "hot", str(ids), *hub)
+
+
 def test_publishing_and_posting_again_change_nothing(branch: Branch) -> None:
     """Scripts are run twice; money must not be."""
     hub = ("--hub", branch.path("hub.toml"))

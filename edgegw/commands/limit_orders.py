@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -9,13 +10,28 @@ import click
 
 from edgegw.commands import hub_settings_option
 from edgegw.commands.orders import give_order, person_options
+from edgegw.core.card_numbers import holds_card_number
 
 if TYPE_CHECKING:
     from edgegw.access.operators import Person
 
 BLOCKED: Final = ("account", "card", "terminal", "merchant")
 """What can be blocked."""
+ID_LENGTH_MAX: Final = 64
+CARD_TOKEN: Final = re.compile("[0-9a-f]{64}")
 _MINOR = click.IntRange(min=0, max=2**63 - 1)
+
+
+def id_fault(of: str, whose: str) -> str:
+    """Why an id cannot be kept, "" where it can; what looks like a card number is not repeated."""
+    if of == "card" and CARD_TOKEN.fullmatch(whose):
+        return ""
+    if not 1 <= len(whose) <= ID_LENGTH_MAX or not (whose.isascii() and whose.isprintable()):
+        return f"an id is 1 to {ID_LENGTH_MAX} printable ASCII characters"
+    is_number = of == "card" and whose.isdigit()
+    if is_number or (of != "account" and holds_card_number(whose)):
+        return "it looks like a card number; write its token (`edgegw card-token`)"
+    return ""
 
 
 @click.command("block")
@@ -34,8 +50,11 @@ def order_block(of: str, whose: str, reason: str, off: bool, person: Person, hub
     """
     from edgegw.hub.order_actions import Block
 
-    if len(whose) not in range(1, 65) or (of == "card" and whose.isdigit()):
-        raise click.BadParameter("1 to 64 characters, and of a card its token", param_hint="ID")
+    fault = id_fault(of, whose)
+    if not fault and of == "card" and not CARD_TOKEN.fullmatch(whose):
+        fault = "it is no card's token, 64 hex digits in lower case; write that (`edgegw card-token`)"
+    if fault:
+        raise click.BadParameter(fault, param_hint="ID")
     action = Block(of=of, whose=whose, blocked=not off, reason=reason)
     give_order(hub_settings, action, person=person, reason=reason)
 
@@ -67,7 +86,7 @@ def order_limit(
     over later versions of the settings, until it is taken back with --off. Values for one id go before those
     for all.
 
-    Example: edgegw order limit card-day --for 5b1c --amount-minor 20000 --reason "travels" --hub hub.toml
+    Example: edgegw order limit card-day --for "$CARD" --amount-minor 20000 --reason "travels" --hub hub.toml
     """
     from edgegw.core.counts import LimitChange
     from edgegw.hub.order_actions import ChangeLimit

@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 
 from edgegw.commands import SettingsPath, hub_settings_option
+from edgegw.commands.limit_orders import BLOCKED, id_fault
 from edgegw.config.options import SettingsError
+from edgegw.core import journal
 from edgegw.core.lists import ENTRIES_MAX, ENTRY_BYTES, block_of
-
-ID_LENGTH_MAX = 64
+from edgegw.core.site import ListRule
 
 
 @click.command("list")
@@ -19,7 +21,7 @@ ID_LENGTH_MAX = 64
 @click.argument("file", type=SettingsPath)
 @click.option(
     "--of",
-    type=click.Choice(("account", "card", "terminal", "merchant")),
+    type=click.Choice(BLOCKED),
     required=True,
     help="What the ids are; of a card its vault token.",
 )
@@ -46,9 +48,13 @@ def site_list(name: str, file: Path, of: str, effect: str, hub_settings: Path) -
     entries = len(block) // ENTRY_BYTES
     if entries > ENTRIES_MAX:
         raise SettingsError(str(file), [f"{entries} ids; a list has {ENTRIES_MAX} at most; make several"])
+    table = {"name": name, "of": of, "effect": effect, "digest": journal.sm3(block).hex()}
+    try:
+        msgspec.convert({**table, "entries": entries}, ListRule)
+    except msgspec.ValidationError as problem:
+        raise SettingsError("NAME", [f"{name!r}: {problem}"]) from None
     with open_books(hub_settings) as books:
-        digest = books.database.transact(lambda c: keep_list(c, block, now_ns=time.time_ns()))
-    table = {"name": name, "of": of, "effect": effect, "digest": digest}
+        books.database.transact(lambda c: keep_list(c, block, now_ns=time.time_ns()))
     click.echo("[[lists]]")
     for option, value in table.items():
         click.echo(f'{option} = "{value}"')
@@ -64,12 +70,9 @@ def _ids(file: Path, of: str) -> list[str]:
     ids, faults = [], []
     for number, line in enumerate(lines, 1):
         whose = line.strip()
-        if len(whose) > ID_LENGTH_MAX:
-            faults.append(f"line {number}: {len(whose)} characters; an id has {ID_LENGTH_MAX} at most")
-        elif of == "card" and whose.isdigit() and len(whose) < ID_LENGTH_MAX:
-            faults.append(
-                f"line {number}: it looks like a card number; write its token (`edgegw card-token`)"
-            )
+        fault = id_fault(of, whose) if whose else ""
+        if fault:
+            faults.append(f"line {number}: {fault}")
         elif whose:
             ids.append(whose)
     if faults:

@@ -6,6 +6,8 @@ Leaves out what a box makes of them (`core.tally`, `core.limits`) and lists (`hu
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import Connection, delete, insert, select
 
 from edgegw.core.counts import LimitChange
@@ -15,6 +17,9 @@ from edgegw.hub import schema
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.operate import OrderError, logs_of_all
+
+ID_LENGTH_MAX: Final = 64
+"""A card's token, the longest."""
 
 
 def block(
@@ -50,7 +55,7 @@ def change_limit(
     They hold over later versions of the site, until they are taken back. Raises OrderError.
     """
     if change is not None:
-        _check(site, name, change)
+        _check(site, name, change, whose=whose)
     for log in logs_of_all(connection, keyring, now_ns=now_ns):
         log.limit(name=name, whose=whose, change=change, reason=reason)
         log.write()
@@ -90,7 +95,7 @@ def _keep_change(
         connection.execute(row)
 
 
-def _check(site: Site | None, name: str, change: LimitChange) -> None:
+def _check(site: Site | None, name: str, change: LimitChange, *, whose: str) -> None:
     rules: dict[str, LimitRule] = {} if site is None else {rule.name: rule for rule in site.limits}
     rule = rules.get(name)
     if rule is None:
@@ -103,6 +108,10 @@ def _check(site: Site | None, name: str, change: LimitChange) -> None:
     has_period = bool(rule.per or rule.seconds)
     if not has_period and (change.amount_minor is not None or change.count is not None):
         raise OrderError(f"limit {name} is on single payments and takes payment_minor alone")
+    if len(whose) > ID_LENGTH_MAX:
+        raise OrderError(f"id {whose[:16]}… has {len(whose)} characters; {ID_LENGTH_MAX} are the most")
+    if rule.of == "card" and whose.isdigit() and len(whose) < ID_LENGTH_MAX:
+        raise OrderError(f"limit {name} is on cards and the id is a number; give the card's token")
 
 
 def announce_limits(connection: Connection, log: DirectiveLog) -> None:

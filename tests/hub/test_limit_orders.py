@@ -93,6 +93,14 @@ def test_a_change_that_no_box_could_hold_is_refused(
         ordered_change(world, name, change)
 
 
+@pytest.mark.parametrize(("whose", "fault"), [("x" * 65, "64 are the most"), ("4" * 16, "the card's token")])
+def test_an_id_that_no_payment_can_have_gets_no_limit(world: World, whose: str, fault: str) -> None:
+    """A card number would stand in every box's journal, and the longer one in no database's column."""
+    with pytest.raises(OrderError, match=fault) as caught:
+        ordered_change(world, "day", LimitChange(amount_minor=5), whose)
+    assert whose not in str(caught.value)
+
+
 def test_orders_that_a_restored_hub_has_lost_come_back_and_are_said_again(
     world: World, tmp_path: Path
 ) -> None:
