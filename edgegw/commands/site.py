@@ -316,7 +316,7 @@ def _site_of(text: str, hub_settings: Path) -> Site:
 
     if not text.isdecimal():
         return load_site_bundle(Path(text))[0]
-    version = LongNumber.convert(text, None, None)
+    version: int = LongNumber(text)
     with open_books(hub_settings) as books:
         return decode_site(_ordered(books, text, lambda c: signed_bundle(c, version))[1])
 
