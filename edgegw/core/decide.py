@@ -67,16 +67,22 @@ __all__ = [
 def decide(context: Context) -> Decided:
     """Decide one request whose identity is new and book its legs; the caller journals the record and then
     calls `book.note`."""
-    return _BY_KIND[context.request.kind](context)
+    kind = context.request.kind
+    if kind in _REVERSIBLE:
+        place = context.book.reversed_by(context.client, context.request.id)
+        if place is not None:
+            return refusing(context, Reason.ALREADY_REVERSED, f"reversed by record {place}")
+    return _BY_KIND[kind](context)
+
+
+_REVERSIBLE: Final = frozenset((Kind.PAYMENT, Kind.HOLD, Kind.POST, Kind.REFUND))
+"""What a reversal that came before it undoes."""
 
 
 # -- payments and holds --------------------
 
 
-def _misshapen(book: Book, client: str, request: Request) -> Refused | None:
-    reversal = book.reversed_by(client, request.id)
-    if reversal is not None:
-        return Reason.ALREADY_REVERSED, f"reversed by record {reversal}"
+def _misshapen(book: Book, request: Request) -> Refused | None:
     if request.currency not in book.currencies:
         known = ", ".join(sorted(book.currencies)) or "none"
         return Reason.CURRENCY_UNKNOWN, f"currency {request.currency!r} is not one of: {known}"
@@ -143,7 +149,7 @@ def _ruled(c: Context) -> Refused | None:
 
 
 def _payment(c: Context) -> Decided:
-    refused = _misshapen(c.book, c.client, c.request)
+    refused = _misshapen(c.book, c.request)
     if refused is None and not c.request.advice:
         refused = _ruled(c)
     if refused is not None:
@@ -232,7 +238,7 @@ def _advised(c: Context) -> Transfer | Refusal:
 
 
 def _hold(c: Context) -> Decided:
-    refused = _misshapen(c.book, c.client, c.request) or _ruled(c)
+    refused = _misshapen(c.book, c.request) or _ruled(c)
     if refused is not None:
         return refusing(c, *refused)
     request = c.request

@@ -95,9 +95,10 @@ class Requests:
         outcomes: list[Outcome] = []
         for index, request in enumerate(self.requests):
             code, detail = Reason.LINKED_EVENT_FAILED, f"member {culprit} of the group: {refusal.code}"
+            original = ""
             if index == culprit:
-                code, detail = REASONS[refusal.code], refusal.detail
-            record = refuse(batch.stamp(), self.client, request, code, detail)
+                code, detail, original = REASONS[refusal.code], refusal.detail, refusal.original
+            record = refuse(batch.stamp(), self.client, request, code, detail, original=original)
             outcomes.append(Decision(record, batch.note_and_write(record), repeat=False))
         return outcomes
 

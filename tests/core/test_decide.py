@@ -16,7 +16,9 @@ from edgegw.core.records import (
     GrantDirective,
     Kind,
     Mode,
+    Refusal,
     RefuseDirective,
+    Request,
 )
 from edgegw.payments.rules import discover
 from tests.core.box import DOWN, GRANTED, REFUSED, UP, Box, cleared, refused
@@ -272,6 +274,20 @@ def test_a_reversal_before_its_original_is_kept_and_wins(box: Box) -> None:
     assert cleared(box.about(Kind.REVERSAL, original_id)).reason == "kept"
     assert refused(box.pay("anna", "shop", 100, id=original_id)) == "already_reversed"
     assert box.available("anna") == 5_000
+
+
+@pytest.mark.parametrize("kind", [Kind.POST, Kind.REFUND])
+def test_a_reversal_that_overtakes_a_post_or_refund_wins_too(box: Box, kind: Kind) -> None:
+    """Else the money moves for good, and what was to undo it waits for ever."""
+    paid = box.hold("anna", "shop", 1_000) if kind is Kind.POST else box.pay("anna", "shop", 1_000)
+    before = box.available("anna"), box.available("shop")
+    late_id = box.new_id()
+    kept = cleared(box.about(Kind.REVERSAL, late_id))
+    late = Request(kind=kind, id=late_id, original_client="till", original_id=cleared(paid).request.id)
+    decided = box.ask(late)
+    assert refused(decided) == "already_reversed"
+    assert isinstance(decided, Refusal) and decided.original == f"{kept.epoch}/{kept.seq}"
+    assert (box.available("anna"), box.available("shop")) == before
 
 
 def test_a_waiting_stand_in_is_reversed_locally(box: Box) -> None:

@@ -130,6 +130,21 @@ async def test_a_linked_group_is_all_or_nothing(tmp_path: Path, clock: TestClock
         assert all(isinstance(outcome, Undecided) and outcome.code == "group_mixed" for outcome in mixed)
 
 
+async def test_a_kept_reversal_that_meets_its_original_in_a_group_is_named(
+    tmp_path: Path, clock: TestClock
+) -> None:
+    """The refusal without its place is no notice: nobody hears that the reversal has done its work."""
+    async with running(open_pen(tmp_path, clock)) as pen:
+        await enrol(pen)
+        early = Request(kind=Kind.REVERSAL, id=f"{9:032x}", original_id=payment(2).id)
+        kept = (await decided(pen, early)).record
+        first, second = await pen.decide("till", [payment(1), payment(2)], UP, linked=True)
+        assert isinstance(first, Decision) and isinstance(second, Decision)
+        assert isinstance(first.record, Refusal) and isinstance(second.record, Refusal)
+        assert (first.record.original, second.record.code) == ("", "already_reversed")
+        assert second.record.original == f"{kept.epoch}/{kept.seq}"
+
+
 async def test_a_group_that_names_an_id_twice_does_not_stop_the_box(tmp_path: Path, clock: TestClock) -> None:
     """Both would be cleared under one identity, which the ledger takes for a broken invariant."""
     async with running(open_pen(tmp_path, clock)) as pen:

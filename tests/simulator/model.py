@@ -262,6 +262,9 @@ class Model(Caps):
     def decide(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
         """What must be decided; None while the centre is to be asked first."""
         request = whole(request)
+        is_reversible = request["kind"] in ("payment", "hold", "post", "refund")
+        if is_reversible and (client, request["id"]) in self.state.kept:
+            return no("already_reversed")
         decide = {
             "payment": self._payment,
             "hold": self._hold,
@@ -273,10 +276,8 @@ class Model(Caps):
         }[request["kind"]]
         return decide(client, request, at_ns, funding)
 
-    def _misshapen(self, client: str, request: Plain) -> str:
+    def _misshapen(self, request: Plain) -> str:
         state = self.state
-        if (client, request["id"]) in state.kept:
-            return "already_reversed"
         if request["currency"] not in [one["code"] for one in (state.site or {}).get("currencies", ())]:
             return "currency_unknown"
         for side in ("debit", "credit"):
@@ -334,7 +335,7 @@ class Model(Caps):
 
     def _payment(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
         state, advice = self.state, request["advice"]
-        refused = self._misshapen(client, request) or ("" if advice else self._ruled(request, at_ns, funding))
+        refused = self._misshapen(request) or ("" if advice else self._ruled(request, at_ns, funding))
         refused = refused or ("" if advice else self._over_cap(request, funding))
         if refused:
             return None if refused == "ask" else no(refused)
@@ -406,7 +407,7 @@ class Model(Caps):
         ]
 
     def _hold(self, client: str, request: Plain, at_ns: int, funding: tuple[str, str]) -> Decision | None:
-        refused = self._misshapen(client, request) or self._ruled(request, at_ns, funding)
+        refused = self._misshapen(request) or self._ruled(request, at_ns, funding)
         refused = refused or self._over_cap(request, funding)
         if refused:
             return None if refused == "ask" else no(refused)
