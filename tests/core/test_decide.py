@@ -286,7 +286,8 @@ def test_a_reversal_that_overtakes_a_post_or_refund_wins_too(box: Box, kind: Kin
     late = Request(kind=kind, id=late_id, original_client="till", original_id=cleared(paid).request.id)
     decided = box.ask(late)
     assert refused(decided) == "already_reversed"
-    assert isinstance(decided, Refusal) and decided.original == f"{kept.epoch}/{kept.seq}"
+    assert isinstance(decided, Refusal)
+    assert decided.original == f"{kept.epoch}/{kept.seq}"
     assert (box.available("anna"), box.available("shop")) == before
 
 

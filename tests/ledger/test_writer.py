@@ -139,8 +139,10 @@ async def test_a_kept_reversal_that_meets_its_original_in_a_group_is_named(
         early = Request(kind=Kind.REVERSAL, id=f"{9:032x}", original_id=payment(2).id)
         kept = (await decided(pen, early)).record
         first, second = await pen.decide("till", [payment(1), payment(2)], UP, linked=True)
-        assert isinstance(first, Decision) and isinstance(second, Decision)
-        assert isinstance(first.record, Refusal) and isinstance(second.record, Refusal)
+        assert isinstance(first, Decision)
+        assert isinstance(second, Decision)
+        assert isinstance(first.record, Refusal)
+        assert isinstance(second.record, Refusal)
         assert (first.record.original, second.record.code) == ("", "already_reversed")
         assert second.record.original == f"{kept.epoch}/{kept.seq}"
 
