@@ -226,7 +226,7 @@ def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
         return Effect(REFUSED, f"account {changed!r} cannot change its currency or floor")
     book.use_site(site, held_to=book.own_site if book.mode is Mode.OFFLINE else None)
     has_calendar = site.calendar is not msgspec.UNSET
-    counted = measures_of(book.site or site)
+    counted = measures_of(book.site, book.own_site)  # what binds beside it goes when the line is up
     return Effect(APPLIED, "", trimmed(book), opened, counted, has_calendar=has_calendar)
 
 

@@ -579,8 +579,8 @@ class Book:
             elif leg.flags & POST:
                 held = self.ledger.find(int(leg.pending, 16))
                 self._give_back_held(leg, 0 if held is None else held.amount_minor - leg.amount_minor)
-        if request.kind is Kind.REVERSAL and record.original and not record.legs[0].flags & VOID:
-            self._give_back(record.original, record.legs[0].amount_minor)
+        if record.original:
+            self._give_back(record.original, _reversed_minor(record))
 
     def _note_stand_in(self, record: Transfer) -> None:
         request = record.request
@@ -611,7 +611,8 @@ class Book:
             self._settle_stand_in(transfer_id(epoch=directive.epoch, seq=directive.at_seq, leg=0))
             if isinstance(directive, DeclineDirective):
                 place = place_text(epoch=directive.epoch, seq=directive.at_seq)
-                self._give_back(place, directive.amount_minor, count=1)
+                before_minor = sum(map(_reversed_minor, self.about(place)))
+                self._give_back(place, directive.amount_minor - before_minor, count=1)
         elif isinstance(directive, SiteDirective):
             if directive.digest != self.site_digest:
                 is_offline = self.mode is Mode.OFFLINE
@@ -658,7 +659,7 @@ class Book:
             self._give_back(place_text(epoch=epoch, seq=seq), amount_minor, count=count)
 
     def _give_back(self, place: str, amount_minor: int, *, count: int = 0) -> None:
-        if not self.tally.measures or not amount_minor or parse_place(place)[0] != self.epoch:
+        if not self.tally.measures or not (amount_minor or count) or parse_place(place)[0] != self.epoch:
             return
         original = self.at(place)
         if isinstance(original, Transfer) and original.request.kind in (Kind.PAYMENT, Kind.HOLD):
@@ -681,6 +682,14 @@ def is_between_participants(leg: Leg) -> bool:
     that comes from the centre or goes back there leaves everybody's money with the same participant."""
     ends = (leg.debit_account_id, leg.credit_account_id)
     return not leg.flags & (PENDING | VOID) and not any(end.startswith(CENTRE_PREFIX) for end in ends)
+
+
+def _reversed_minor(record: Record) -> int:
+    """What a record takes off the limits in which its original counts: a reversal's part of money that had
+    moved."""
+    is_reversal = isinstance(record, Transfer) and record.request.kind is Kind.REVERSAL
+    first = next(iter(legs_of(record)), None) if is_reversal else None
+    return 0 if first is None or first.flags & VOID else first.amount_minor
 
 
 def _drop(table: Table[K, V], key: K) -> None:

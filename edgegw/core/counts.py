@@ -167,10 +167,13 @@ def _by_currency(site: Site, rules: list[LimitRule]) -> dict[str, tuple[Limit, .
     return {code: some for code, some in found.items() if some}
 
 
-def measures_of(site: Site) -> tuple[Measure, ...]:
-    """The sums that the limits of a site need, each once."""
-    wanted = [measure_of(rule) for rule in site.limits]
-    wanted += [split_measure(rule) for rule in site.stand_in if rule.split_seconds]
+def measures_of(*sites: Site | None) -> tuple[Measure, ...]:
+    """The sums that the limits of these sites need, each once."""
+    wanted: list[Measure | None] = []
+    for site in sites:
+        if site is not None:
+            wanted += [measure_of(rule) for rule in site.limits]
+            wanted += [split_measure(rule) for rule in site.stand_in if rule.split_seconds]
     return tuple(dict.fromkeys(measure for measure in wanted if measure is not None))
 
 

@@ -12,6 +12,7 @@ from edgegw.core.book import (
     KEPT,
     PENDING,
     POST,
+    REFUSED,
     VOID,
     Book,
     receivable_account,
@@ -255,13 +256,17 @@ def _moved_minor(book: Book, original: Transfer) -> int:
     for record in book.about(place_of_record(original)):
         if isinstance(record, Transfer) and record.request.kind is Kind.POST:
             return record.legs[0].amount_minor
-        if isinstance(record, DirectiveApplied) and isinstance(
-            decode_directive(bytes(record.directive)), DeclineDirective
-        ):
+        if isinstance(record, DirectiveApplied) and _is_decline(record):
             return 0
     if original.request.kind is Kind.HOLD and not _is_live(book, original):
         return 0
     return original.request.amount_minor
+
+
+def _is_decline(word: DirectiveApplied) -> bool:
+    """Whether it is a late decline that took effect here."""
+    is_one = isinstance(decode_directive(bytes(word.directive)), DeclineDirective)
+    return is_one and word.outcome != REFUSED
 
 
 def _give_back(c: Context, original: Transfer, amount_minor: int, *, payee: str, payer: str) -> Decided:

@@ -390,7 +390,7 @@ class Pen:
                     left_digest=left,
                     digest=before,
                     reason=reason,
-                    counted=measures_of(book.site or site),
+                    counted=measures_of(book.site, book.own_site),
                 )
             )
             return True

@@ -310,6 +310,21 @@ def test_a_stand_in_counts_for_the_ordinary_limits_until_it_is_declined() -> Non
     check_replay(box)
 
 
+def test_what_was_reversed_of_a_waiting_stand_in_is_given_back_once() -> None:
+    """A decline that takes the whole of it off makes room for money that other payments have used."""
+    box = a_box(LimitRule(name="sum", currency="CNY", per="window", amount_minor=1_000))
+    box.grant("away", 600)
+    cleared(box.pay("away", "shop", 600))
+    stood = cleared(box.pay("away", "shop", 400, DOWN))
+    cleared(box.about(Kind.REVERSAL, stood.request.id, 300, DOWN, advice=True))
+    declined = {"epoch": stood.epoch, "at_seq": stood.seq, "payer_account_id": "away", "currency": "CNY"}
+    word = {"amount_minor": 400, "liable": "branch", "reason": "no_funds"}
+    assert box.direct(DeclineDirective, **declined, **word).outcome == "applied"
+    assert refused(box.pay("away", "shop", 401, DOWN)) == "exceeds_amount_limit"
+    cleared(box.pay("away", "shop", 400, DOWN))
+    check_replay(box)
+
+
 # -- offline --------------------
 
 
@@ -325,6 +340,17 @@ def test_the_floor_fires_at_its_amount_and_split_sales_add_up() -> None:
     box.wait(3_600)
     assert stand_in(999) == ""
     check_replay(box)
+
+
+def test_split_sales_add_up_again_once_nothing_else_binds_beside_the_settings() -> None:
+    """What was taken up offline is held to what it replaced; its own sums count from then on all the same."""
+    box = a_box(stand_in=msgspec.structs.replace(STAND_IN, split_seconds=7_200))
+    box.mode(Mode.OFFLINE)
+    use(box, a_site(version=2))
+    for mode in (Mode.ACTIVE, Mode.OFFLINE):
+        box.mode(mode)
+    assert pay(box, 600, DOWN, debit="away") == ""
+    assert pay(box, 600, DOWN, debit="away") == "stand_in_above_floor"
 
 
 @pytest.mark.parametrize("of", ["account", "card", "terminal", "merchant", "branch"])

@@ -129,9 +129,10 @@ class Limits:
         return next((f"{of}_blocked" for of in found), "")
 
     def give_back(self, place: str, amount: int, count: int) -> None:
-        """Money that a payment did not take, or that came back."""
+        """Money that a payment did not take, or that came back; of what came back before, only the rest."""
         paid = self.paid.get(place)
         if paid is not None:
+            amount = min(amount, paid.request["amount_minor"] - paid.back)
             paid.back, paid.back_count = paid.back + amount, paid.back_count + count
             if paid.stand_in or 0 < self.outage_ns <= paid.at_ns:
                 paid.offline_back += amount
