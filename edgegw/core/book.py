@@ -17,7 +17,7 @@ import msgspec
 
 from edgegw.core import ledger, merchants
 from edgegw.core.calendar import first_window
-from edgegw.core.counts import Policy, StandIn, policy_of, subject
+from edgegw.core.counts import Policy, StandIn, policy_of, subject, undone_of
 from edgegw.core.journal import sm3
 from edgegw.core.legs import posted, resolution
 from edgegw.core.lists import HeldList
@@ -579,8 +579,9 @@ class Book:
             elif leg.flags & POST:
                 held = self.ledger.find(int(leg.pending, 16))
                 self._give_back_held(leg, 0 if held is None else held.amount_minor - leg.amount_minor)
-        if record.original:
-            self._give_back(record.original, _reversed_minor(record))
+        if record.undone is not None:
+            amount_minor = record.legs[0].amount_minor
+            self.tally.give_back(record.undone, at_ns=self.at_ns, amount_minor=amount_minor, count=0)
 
     def _note_stand_in(self, record: Transfer) -> None:
         request = record.request
@@ -611,7 +612,11 @@ class Book:
             self._settle_stand_in(transfer_id(epoch=directive.epoch, seq=directive.at_seq, leg=0))
             if isinstance(directive, DeclineDirective):
                 place = place_text(epoch=directive.epoch, seq=directive.at_seq)
-                before_minor = sum(map(_reversed_minor, self.about(place)))
+                before_minor = sum(
+                    one.legs[0].amount_minor
+                    for one in self.about(place)
+                    if isinstance(one, Transfer) and one.undone is not None
+                )
                 self._give_back(place, directive.amount_minor - before_minor, count=1)
         elif isinstance(directive, SiteDirective):
             if directive.digest != self.site_digest:
@@ -663,7 +668,8 @@ class Book:
             return
         original = self.at(place)
         if isinstance(original, Transfer) and original.request.kind in (Kind.PAYMENT, Kind.HOLD):
-            self.tally.give_back(original, at_ns=self.at_ns, amount_minor=amount_minor, count=count)
+            paid = undone_of(original)
+            self.tally.give_back(paid, at_ns=self.at_ns, amount_minor=amount_minor, count=count)
 
     def net_positions(self) -> tuple[Position, ...]:
         """The open window's net amounts, sorted; they sum to zero for each currency."""
@@ -682,14 +688,6 @@ def is_between_participants(leg: Leg) -> bool:
     that comes from the centre or goes back there leaves everybody's money with the same participant."""
     ends = (leg.debit_account_id, leg.credit_account_id)
     return not leg.flags & (PENDING | VOID) and not any(end.startswith(CENTRE_PREFIX) for end in ends)
-
-
-def _reversed_minor(record: Record) -> int:
-    """What a record takes off the limits in which its original counts: a reversal's part of money that had
-    moved."""
-    is_reversal = isinstance(record, Transfer) and record.request.kind is Kind.REVERSAL
-    first = next(iter(legs_of(record)), None) if is_reversal else None
-    return 0 if first is None or first.flags & VOID else first.amount_minor
 
 
 def _drop(table: Table[K, V], key: K) -> None:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from edgegw.core.lists import HeldList
-from edgegw.core.records import Measure, Request
+from edgegw.core.records import ClearedBy, Measure, Request, Transfer, Undone
 from edgegw.core.site import (
     DEFAULT_TIGHTENING,
     LimitRule,
@@ -189,7 +189,22 @@ def split_measure(rule: StandInRule) -> Measure:
     return Measure(SPLIT, rule.currency, STAND_IN, "", rule.split_seconds)
 
 
-def subject(of: str, request: Request, box: str) -> str:
+def undone_of(original: Transfer) -> Undone:
+    """What a payment or hold was counted by."""
+    paid = original.request
+    return Undone(
+        original.at_ns,
+        original.cleared_by is ClearedBy.STAND_IN,
+        paid.currency,
+        paid.debit_account_id,
+        paid.credit_account_id,
+        paid.card,
+        paid.terminal,
+        paid.merchant,
+    )
+
+
+def subject(of: str, request: Request | Undone, box: str) -> str:
     """Whose payment it is, in one respect; "" where the request does not say."""
     if of == "account":
         return request.debit_account_id

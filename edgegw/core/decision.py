@@ -26,6 +26,7 @@ from edgegw.core.records import (
     Refusal,
     Request,
     Transfer,
+    Undone,
     place_text,
     transfer_id,
 )
@@ -116,6 +117,7 @@ def clearing(
     original: str = "",
     counted: Counted | None = None,
     batch: MerchantBatch | None = None,
+    undone: Undone | None = None,
 ) -> Transfer:
     """The record of a cleared request whose legs are booked already."""
     return Transfer(
@@ -129,6 +131,7 @@ def clearing(
         legs=legs,
         counted=counted,
         batch=batch,
+        undone=undone,
     )
 
 
@@ -164,6 +167,7 @@ def booking(
     reason: str = "",
     original: str = "",
     counted: Counted | None = None,
+    undone: Undone | None = None,
     payer: str = "",
 ) -> Transfer | Refusal:
     """The record of a cleared request whose legs are booked here with what they move of net debit caps, or of
@@ -172,7 +176,7 @@ def booking(
     status = _post(c, legs)
     if status is not CreateTransferStatus.created:
         return refusing(c, Reason.LEDGER_REFUSED, status.name)
-    return clearing(c, cleared_by, legs, reason=reason, original=original, counted=counted)
+    return clearing(c, cleared_by, legs, reason=reason, original=original, counted=counted, undone=undone)
 
 
 def sent_home(book: Book, account_id: str, amount_minor: int) -> tuple[Leg, ...]:

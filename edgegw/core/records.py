@@ -198,6 +198,20 @@ class Counted(msgspec.Struct, frozen=True, array_like=True):
     currency: str
 
 
+class Undone(msgspec.Struct, frozen=True, array_like=True):
+    """Of a payment that is reversed, what limits have counted it by: its own record may be pruned when the
+    reversal's is replayed."""
+
+    at_ns: int
+    is_stand_in: bool
+    currency: str
+    debit_account_id: str
+    credit_account_id: str
+    card: str
+    terminal: str
+    merchant: str
+
+
 class MerchantBatch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A merchant's or terminal's batch that was closed."""
 
@@ -288,6 +302,8 @@ class Transfer(RecordHead, frozen=True, kw_only=True, tag="transfer"):
     """Posts, reversals, refunds: where it counts in a merchant's batch, if it does."""
     batch: MerchantBatch | None = None
     """The batch that it closes."""
+    undone: Undone | None = None
+    """Reversals: off whose limits its amount is taken, if it is."""
 
 
 class Refusal(RecordHead, frozen=True, kw_only=True, tag="refusal"):

@@ -21,6 +21,7 @@ from edgegw.core.book import (
     suspense_account,
 )
 from edgegw.core.caps import resolved
+from edgegw.core.counts import undone_of
 from edgegw.core.decision import (
     SUSPENSE,
     Context,
@@ -49,6 +50,7 @@ from edgegw.core.records import (
     Refusal,
     Side,
     Transfer,
+    Undone,
     decode_directive,
     place_text,
 )
@@ -334,6 +336,13 @@ def _counted(c: Context, original: Transfer, leg: Leg) -> Counted | None:
     return Counted(merchant, terminal, side, currency) if merchant else None
 
 
+def _undone_here(c: Context, original: Transfer, leg: Leg) -> Undone | None:
+    """Off whose limits a reversal takes its amount; of what never moved a void says so itself."""
+    takes_off = c.request.kind is Kind.REVERSAL and original.request.kind in (Kind.PAYMENT, Kind.HOLD)
+    is_counted = bool(c.book.tally.measures) and original.epoch == c.stamp.epoch
+    return undone_of(original) if takes_off and is_counted and not leg.flags & VOID else None
+
+
 def _tied(
     c: Context, cleared_by: ClearedBy, legs: tuple[Leg, ...], *, original: Transfer, reason: str = ""
 ) -> Transfer | Refusal:
@@ -345,4 +354,5 @@ def _tied(
         reason=reason,
         original=place_of_record(original),
         counted=_counted(c, original, legs[0]),
+        undone=_undone_here(c, original, legs[0]),
     )

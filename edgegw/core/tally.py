@@ -24,7 +24,15 @@ from edgegw.core.counts import (
     used,
 )
 from edgegw.core.overlay import Overlay
-from edgegw.core.records import BlockDirective, ClearedBy, LimitDirective, Measure, Transfer, WindowClosed
+from edgegw.core.records import (
+    BlockDirective,
+    ClearedBy,
+    LimitDirective,
+    Measure,
+    Transfer,
+    Undone,
+    WindowClosed,
+)
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -185,18 +193,17 @@ class Tally:
                     amount_minor=request.amount_minor,
                 )
 
-    def give_back(self, original: Transfer, *, at_ns: int, amount_minor: int, count: int) -> None:
+    def give_back(self, original: Undone, *, at_ns: int, amount_minor: int, count: int) -> None:
         """Take what a payment or hold did not use off the periods in which it counted and that still run."""
-        is_stand_in = original.cleared_by is ClearedBy.STAND_IN
         is_of_this_outage = 0 < self.outage_ns <= original.at_ns
         for name, measure in zip(self.keys, self.measures, strict=True):
-            if measure.when == STAND_IN and not is_stand_in:
+            if measure.when == STAND_IN and not original.is_stand_in:
                 continue
-            if measure.when == OFFLINE and not (is_stand_in or is_of_this_outage):
+            if measure.when == OFFLINE and not (original.is_stand_in or is_of_this_outage):
                 continue
-            key = name, subject(measure.of, original.request, self.box)
+            key = name, subject(measure.of, original, self.box)
             before = self.counts.get(key)
-            if before is None or measure.currency not in ("", original.request.currency):
+            if before is None or measure.currency not in ("", original.currency):
                 continue
             less = taken_off(
                 before,

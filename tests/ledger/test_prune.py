@@ -293,6 +293,21 @@ async def test_a_live_hold_keeps_its_record_and_all_behind_it(tmp_path: Path) ->
         assert findings(one.check()) == []
 
 
+async def test_a_reversal_takes_the_same_off_the_limits_when_its_original_is_pruned(tmp_path: Path) -> None:
+    """Else the rest does not replay to the snapshots that the box has signed: checks, pruning end there."""
+    async with box(tmp_path) as one:
+        await one.pay(531)
+        [reversed_] = await one.ask(about(10_000, one.paid - 39))
+        assert isinstance(reversed_, Decision)
+        assert isinstance(reversed_.record, Transfer)
+        await one.snapshot()
+        await one.old_day(0)
+        done = await one.prune()
+        original = int(reversed_.record.original.removeprefix("1/"))
+        assert original < done.end == 512 < reversed_.record.seq
+        assert findings(one.check()) == []
+
+
 async def test_a_reversal_that_waits_for_its_original_wins_after_it_was_pruned(tmp_path: Path) -> None:
     """The original may come a year later; it is refused all the same."""
     async with box(tmp_path) as one:
