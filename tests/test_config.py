@@ -206,6 +206,14 @@ ACCOUNT = {"id": "alice", "currency": "CNY"}
         ({"cards": {"6222020000000000006": "alice"}}, "cards[622202…]: it looks like a card number"),
         ({"clients": [{"name": "till", "public_key": "x"}]}, "clients[till].public_key = x: it is not 32"),
         ({"clients": [{"name": "till"}]}, "clients[0].public_key: it is missing"),
+        (
+            {"clients": [{"name": "till", "public_key": KEY, "webhook": {"url": "http://shop:99999/"}}]},
+            "clients[till].webhook.url = http://shop:99999/: its host or port cannot be read; write https://",
+        ),
+        (
+            {"clients": [{"name": "till", "public_key": KEY, "webhook": {"url": "http://[::1"}}]},
+            "clients[till].webhook.url = http://[::1: its host or port cannot be read",
+        ),
         ({"version": 0}, "version = 0: "),
         (
             {"late_decline_liable": "shop"},

@@ -10,11 +10,11 @@ import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
 from edgegw.config.files import read_toml
+from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated, with_paths
 from edgegw.config.replica import ReplicaTable, faults_of
 from edgegw.core.journal import sm3
@@ -370,16 +370,9 @@ def _address_faults(where: str, addresses: tuple[PeerAddress, ...]) -> list[str]
     faults += [
         f"{where}.addresses[].url = {address.url}: its port is no number from 1 to 65535"
         for address in addresses
-        if not _has_port(address.url)
+        if not has_port(address.url)
     ]
     return faults
-
-
-def _has_port(url: str) -> bool:
-    try:
-        return urlsplit(url).port != 0
-    except ValueError:
-        return False
 
 
 def _digest(settings: BoxSettings, ways: Mapping[str, msgspec.Struct]) -> str:

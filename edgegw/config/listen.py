@@ -1,9 +1,10 @@
-"""Where a server listens: the option that the hub's and the mirror's settings have in common."""
+"""Addresses in settings: where a server listens, and whether one can be called at all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -30,3 +31,11 @@ def faults_of(listen: Listen) -> Iterator[str]:
         if port > PORT_MAX:
             yield f"listen = {host}:{port}: a port is at most {PORT_MAX}"
     yield from repeated("listen", (one for one in listen if not one.endswith(":0")))
+
+
+def has_port(url: str) -> bool:
+    """Whether an address can be read, and its port, where it names one, is from 1 to 65535."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False

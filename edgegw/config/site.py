@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from edgegw.config.files import read_toml
+from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated
 from edgegw.config.site_limits import limit_faults, list_faults
 from edgegw.core.book import BANK
@@ -75,6 +76,7 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
     """What is wrong between the fields of a site, one line each: the field, its value, the mend."""
     return [
         *_own_faults(site, bank),
+        *_webhook_faults(site),
         *_account_faults(site, boxes),
         *_reference_faults(site),
         *_rule_faults(site),
@@ -105,6 +107,16 @@ def _own_faults(site: Site, bank: str) -> Iterator[str]:
             yield (
                 f"clients[{client.name}].public_key = {client.public_key}: it is not"
                 f" {PUBLIC_KEY_BYTES} bytes in base64; copy the line that `edgegw keygen client` printed"
+            )
+
+
+def _webhook_faults(site: Site) -> Iterator[str]:
+    for client in site.clients:
+        webhook = client.webhook
+        if webhook is not msgspec.UNSET and not has_port(webhook.url):
+            yield (
+                f"clients[{client.name}].webhook.url = {webhook.url}: its host or port cannot be read; write"
+                " https://host:port/path with a port from 1 to 65535"
             )
 
 

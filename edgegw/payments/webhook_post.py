@@ -114,9 +114,9 @@ class Postman:
             "webhook-timestamp": str(now_s),
             "webhook-signature": f"v1a,{base64.b64encode(signed).decode()}",
         }
-        if is_barred(URL(url).host or "", self._barred):
-            return Said(Outcome.AWAY, "its address is in a network that notices.networks_barred names")
         try:
+            if is_barred(URL(url).host or "", self._barred):
+                return Said(Outcome.AWAY, "its address is in a network that notices.networks_barred names")
             async with self._client().post(
                 url,
                 data=body,
@@ -128,8 +128,7 @@ class Postman:
         except TimeoutError:
             return Said(Outcome.AWAY, f"no answer within {timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as problem:
-            why = problem.os_error if isinstance(problem, aiohttp.ClientConnectorError) else problem
-            return Said(Outcome.AWAY, str(why) or type(problem).__name__)
+            return Said(Outcome.AWAY, _words(problem) or type(problem).__name__)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -145,6 +144,15 @@ class Postman:
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
             )
         return self._session
+
+
+def _words(problem: Exception) -> str:
+    """What went wrong, without the address: its path may be the receiver's secret."""
+    if isinstance(problem, aiohttp.ClientConnectorError):
+        return str(problem.os_error)
+    if isinstance(problem, aiohttp.ClientResponseError):
+        return problem.message
+    return "" if isinstance(problem, ValueError) else str(problem)
 
 
 def _said(status: int) -> Said:

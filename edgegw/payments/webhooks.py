@@ -349,7 +349,7 @@ class _Delivery:
             _log.warning(
                 "webhook_away",
                 client=self._client,
-                url=self.rule.url,
+                host=self.rule.url.split("/")[2],  # not its path, which may be the receiver's secret
                 said=said.text,
                 failures=self._failures,
                 hint="Its notices wait, and are in its list; nobody else waits for it.",

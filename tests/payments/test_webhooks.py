@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from structlog.testing import capture_logs
 
 from edgegw.access.webhook_key import WebhookKey, load_webhook_key
 from edgegw.core.records import Acknowledgement, decode_record
@@ -295,6 +296,25 @@ async def test_no_webhook_reaches_a_barred_network(tmp_path: Path) -> None:
     await postman.close()
     assert is_barred("::ffff:127.0.0.1", postman._barred)
     assert not is_barred("example.org", postman._barred)
+
+
+async def test_the_path_of_a_webhook_stays_out_of_the_log(branch: Branch, tmp_path: Path) -> None:
+    """Many receivers know their callers by a secret in the address alone."""
+
+    async def garbage(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"no answer of HTTP\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/s3cret?token=s3cret"
+    await branch.decline(await stand_in(branch), 100)
+    async with server:
+        with capture_logs() as lines:
+            async with webhooks(branch, load_webhook_key(tmp_path / "webhook.pem"), till=url):
+                await until(lambda: any(line["event"] == "webhook_away" for line in lines), "the line")
+    [told, *_] = [line for line in lines if line["event"] == "webhook_away"]
+    assert (told["client"], told["host"]) == ("till", url.split("/")[2])
+    assert "s3cret" not in str(lines)
 
 
 async def test_the_columns_of_an_acknowledgement_say_what_its_bytes_say(branch: Branch) -> None:
