@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from edgegw.core.card_numbers import holds_card_number
-from edgegw.payments.http_api.bodies import BatchBody, CloseBody, GroupBody
+from edgegw.payments.http_api.bodies import BatchBody, CloseBatchBody, CloseBody, GroupBody
 from edgegw.payments.problems import Unanswered, shown
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -45,13 +45,15 @@ MENDS: Final[Mapping[str, str]] = {
     "before": "Send what the page before gave as next_before.",
     "card": "Send the card's vault token, 64 lower-case hex digits, never its number; or leave it out.",
     "terminal": _TEXT,
-    "merchant": _TEXT,
+    "merchant": "Send 1 to 64 letters, digits, blanks or ._:- and a letter or digit first.",
     "reference": _TEXT,
     "payments": "Send a list of 1 to 8190 payments.",
     "business_date": "Send a date that exists, as in 2026-02-28.",
     "window": "Send the open window's number; GET /v1/status names it.",
     "after": "Send what the page before gave as next_after.",
-    "limit": "Send a whole number from 1 to 1000.",
+    "limit": "Send a whole number from 1 up to what the message names; 100 is always taken.",
+    "up_to": "Send the record of a notice that GET /v1/notices listed, or its next_after.",
+    "second_token": "Send the bearer token of another client with the scope operate.",
 }
 _FREE_TEXTS: Final = ("debit_account_id", "credit_account_id", "terminal", "merchant", "reference")
 """Ids of requests are left out: they are random hex and may hold any run of digits."""
@@ -140,8 +142,8 @@ def _at(sent: object, path: str) -> object:
 
 def _check_repeated(raw: bytes, body: msgspec.Struct, items: Sequence[msgspec.Struct]) -> None:
     """Refuse fields named twice: the last would win in silence. Counts names first, where all items have the
-    same; only a surprise is parsed again."""
-    is_mixed = isinstance(body, GroupBody)
+    same and hold no objects of their own; only a surprise is parsed again."""
+    is_mixed = isinstance(body, GroupBody | CloseBatchBody)
     if (
         not is_mixed
         and b"\\" not in raw

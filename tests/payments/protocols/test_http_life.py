@@ -13,6 +13,8 @@ from edgegw.core.records import Mode
 from tests.payments.branch import BAKER, BOX, PUPIL, Branch, HttpClient, open_branch, payment, payment_id
 
 FUNDS_MINOR = 10_000
+BATCHES = "/v1/merchants/Corner%20Shop%2012/batches"
+A, B = b"0" * 32, b"1" * 32
 
 
 @pytest.fixture
@@ -152,10 +154,18 @@ async def test_a_bad_member_of_a_group_is_named_by_its_place(
     assert branch.pen.desk.tip.size == before
 
 
-async def test_a_field_named_twice_in_a_group_is_refused(till: HttpClient) -> None:
+@pytest.mark.parametrize(
+    ("path", "inner"),
+    [
+        ("/v1/groups", b'"members":[{"kind":"void","kind":"void","id":"%s","hold_id":"%s"}]' % (A, B)),
+        (BATCHES, b'"id":"%s","totals":[{"currency":"CNY","payments_count":1,"payments_count":2}]' % A),
+    ],
+)
+async def test_a_field_named_twice_inside_a_list_is_refused(
+    till: HttpClient, path: str, inner: bytes
+) -> None:
     """The last would win in silence."""
-    raw = b'{"members":[{"kind":"void","kind":"void","id":"%s","hold_id":"%s"}]}' % (b"0" * 32, b"1" * 32)
-    assert (await till.send("POST", "/v1/groups", raw)).code == "repeated_field"
+    assert (await till.send("POST", path, b"{%s}" % inner)).code == "repeated_field"
 
 
 async def test_the_line_down_a_group_stands_in_or_falls_whole(branch: Branch, till: HttpClient) -> None:
@@ -175,7 +185,6 @@ async def test_the_line_down_a_group_stands_in_or_falls_whole(branch: Branch, ti
 
 
 SHOP = {"merchant": "Corner Shop 12", "terminal": "T1"}
-BATCHES = "/v1/merchants/Corner%20Shop%2012/batches"
 ZERO = {
     f"{side}_{what}": 0
     for side in ("payments", "payment_reversals", "refunds", "refund_reversals")
