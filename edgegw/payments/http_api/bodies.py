@@ -5,7 +5,7 @@ Field limits stand in the types, so that the decoder and the OpenAPI document ca
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -131,23 +131,30 @@ class HoldBody(Sent, frozen=True, kw_only=True):
         )
 
 
-class PostBody(Sent, frozen=True, kw_only=True):
-    """Pay what was held, or a part of it; the rest is given free."""
+class PartBody(Sent, frozen=True, kw_only=True):
+    """What is asked of an earlier request, whole (no amount_minor) or in part."""
 
     id: RequestId
     amount_minor: AmountMinor | UnsetType = UNSET
     reference: ShortText = ""
+    asks_for: ClassVar[Kind]
 
     def request(self, client: str, original_id: str) -> Request:
         """The canonical request."""
         return Request(
-            kind=Kind.POST,
+            kind=self.asks_for,
             id=self.id,
             amount_minor=0 if self.amount_minor is UNSET else self.amount_minor,
             original_client=client,
             original_id=original_id,
             reference=self.reference,
         )
+
+
+class PostBody(PartBody, frozen=True, kw_only=True):
+    """Pay what was held, or a part of it; the rest is given free."""
+
+    asks_for = Kind.POST
 
 
 class VoidBody(Sent, frozen=True, kw_only=True):
@@ -187,23 +194,10 @@ class ReversalBody(Sent, frozen=True, kw_only=True):
         )
 
 
-class RefundBody(Sent, frozen=True, kw_only=True):
+class RefundBody(PartBody, frozen=True, kw_only=True):
     """Give money of a payment back, whatever is left of it (no amount_minor) or a part."""
 
-    id: RequestId
-    amount_minor: AmountMinor | UnsetType = UNSET
-    reference: ShortText = ""
-
-    def request(self, client: str, original_id: str) -> Request:
-        """The canonical request."""
-        return Request(
-            kind=Kind.REFUND,
-            id=self.id,
-            amount_minor=0 if self.amount_minor is UNSET else self.amount_minor,
-            original_client=client,
-            original_id=original_id,
-            reference=self.reference,
-        )
+    asks_for = Kind.REFUND
 
 
 class GroupPayment(PaymentBody, frozen=True, kw_only=True, tag_field="kind", tag="payment"):

@@ -158,6 +158,25 @@ _CLEARED: Final = Response(
     Answer,
 )
 
+
+def _after_another(
+    *, name: str, path: str, summary: str, path_shape: type[msgspec.Struct], example: msgspec.Struct
+) -> Operation:
+    """What is done about an earlier request, which the address names."""
+    return Operation(
+        name=name,
+        method="POST",
+        path=path,
+        summary=summary,
+        scope="pay",
+        path_shape=path_shape,
+        body=type(example),
+        example=example,
+        responses={201: _CLEARED},
+        refuses=True,
+    )
+
+
 OPERATIONS: Final = (
     Operation(
         name="create_payment",
@@ -205,29 +224,19 @@ OPERATIONS: Final = (
         refuses=True,
         links={"get_payment": "id", "post_hold": "hold_id", "void_hold": "hold_id"},
     ),
-    Operation(
+    _after_another(
         name="post_hold",
-        method="POST",
         path="/v1/holds/{hold_id}/post",
         summary="Pay what was held, whole or in part",
-        scope="pay",
         path_shape=HoldPath,
-        body=bodies.PostBody,
         example=bodies.PostBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e11", amount_minor=47300),
-        responses={201: _CLEARED},
-        refuses=True,
     ),
-    Operation(
+    _after_another(
         name="void_hold",
-        method="POST",
         path="/v1/holds/{hold_id}/void",
         summary="Give free what was held",
-        scope="pay",
         path_shape=HoldPath,
-        body=bodies.VoidBody,
         example=bodies.VoidBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e12"),
-        responses={201: _CLEARED},
-        refuses=True,
     ),
     Operation(
         name="create_reversal",
@@ -247,17 +256,12 @@ OPERATIONS: Final = (
         refuses=True,
         links={"get_payment": "id"},
     ),
-    Operation(
+    _after_another(
         name="create_refund",
-        method="POST",
         path="/v1/payments/{id}/refunds",
         summary="Give money of a payment back, whole or in parts",
-        scope="pay",
         path_shape=PaymentPath,
-        body=bodies.RefundBody,
         example=bodies.RefundBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e14", amount_minor=250),
-        responses={201: _CLEARED},
-        refuses=True,
     ),
     Operation(
         name="create_group",
