@@ -508,19 +508,20 @@ def reply(message: Message, *, code: str, word: str = "", approval: str = "") ->
     )
 
 
-def answered(message: Message, answer: Answer) -> Message:
-    """The reply that says what was decided: field 44 names `cleared_by`, or the reason of a refusal."""
+def answered(message: Message, answer: Answer, *, currency: str) -> Message:
+    """The reply that says what was decided: field 44 names `cleared_by`, or the reason of a refusal. currency
+    is the terminal's, in which alone a reconciliation has figures."""
     if answer.outcome is Outcome.REFUSED:
         return reply(message, code=RESPONSE_CODES[answer.reason], word=answer.reason)
     if answer.outcome is Outcome.KEPT and role_of(message.mti) is not Role.REVERSAL_ADVICE:
         return reply(message, code=NOT_FOUND, word="kept")
     if answer.kind is Kind.CLOSE_BATCH:
-        return _reconciled(message, answer)
+        return _reconciled(message, answer, currency)
     word = "kept" if answer.outcome is Outcome.KEPT else str(answer.cleared_by or "")
     return reply(message, code=APPROVED, word=word, approval=approval_code(answer.record))
 
 
-def _reconciled(message: Message, answer: Answer) -> Message:
+def _reconciled(message: Message, answer: Answer, currency: str) -> Message:
     """The reply to a reconciliation: what the box has counted, whether it is the same, and the net of it."""
     batch = answer.batch
     if batch is msgspec.UNSET:  # a repeat whose record is not kept here any more
@@ -535,7 +536,8 @@ def _reconciled(message: Message, answer: Answer) -> Message:
     )
     figures = dict.fromkeys(TOTALS, 0)
     for total in batch.totals:
-        figures |= {number: getattr(total, name) for number, name in TOTALS.items()}
+        if total.currency == currency:
+            figures |= {number: getattr(total, name) for number, name in TOTALS.items()}
     debits, credits_ = figures[88] - figures[89], figures[86] - figures[87]
     net = debits - credits_
     fields = {number: _filled(value, 10 if number < 80 else 16) for number, value in figures.items()}

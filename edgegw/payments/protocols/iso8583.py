@@ -268,9 +268,9 @@ class Terminals:
                 return msgspec.structs.replace(proposal, request=request)
         return proposal
 
-    async def ask(self, message: Message, proposal: Proposal, terminal: str) -> Message | None:
+    async def ask(self, message: Message, proposal: Proposal, terminal: TerminalRule) -> Message | None:
         """The gateway's answer as a message; None where silence is the only true answer."""
-        client = messages.client_of(terminal)
+        client = messages.client_of(terminal.id)
         try:
             decided = await self._decide(client, proposal)
         except Unanswered as error:
@@ -283,7 +283,7 @@ class Terminals:
         if decided.repeat and age_ns > self.options.replay_horizon_days * _DAY_NS:
             self.count("replay")
             return messages.reply(message, code=messages.DUPLICATE, word="beyond replay horizon")
-        return messages.answered(message, decided.answer)
+        return messages.answered(message, decided.answer, currency=terminal.currency)
 
     async def _decide(self, client: str, proposal: Proposal) -> Decided:
         """Ask; an advice whose identity belongs to an earlier request, or whose hold is gone, still has to be
@@ -473,7 +473,7 @@ class _Connection:
         )
         if isinstance(proposal, Rejection):
             return self._rejected(message, proposal)
-        return await self._terminals.ask(message, proposal, terminal.id)
+        return await self._terminals.ask(message, proposal, terminal)
 
     def _rejected(self, message: Message, rejection: Rejection) -> Message | None:
         """Answer what has a STAN to answer to and a type that gets answers; drop the rest. Both are said in

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from edgegw.core.apply import own_accounts
+from edgegw.core.book import centre_account
+from edgegw.core.records import Account, Kind, Leg, Request
 from tests.payments.protocols.iso8583_branch import FUNDS_MINOR, PAYMENT, branch, changed
 
 # -- refunds -------------------------------------------------------------------
@@ -104,6 +107,21 @@ async def test_a_terminal_closes_its_batch_in_balance(tmp_path: Path) -> None:
         assert other.fields[39] == "94"
         empty = await terminal.ask(changed(close, {11: "000901"} | dict.fromkeys(totals(debits=(0, 0)))))
         assert (empty.fields[39], empty.fields[66], empty.fields[88]) == ("00", "1", "0" * 16)
+
+
+async def test_what_others_paid_in_another_currency_is_not_in_a_terminals_figures(tmp_path: Path) -> None:
+    """A client may name the terminal too; the fields of totals have one currency."""
+    async with branch(tmp_path) as here:
+        usd = tuple(Account(id=name, currency="USD", home="box-1") for name in ("a", "b"))
+        here.gateway.book.open_accounts((*own_accounts("box-1", "USD"), *usd))
+        here.gateway.book.post((Leg(centre_account("USD"), "a", 9),), epoch=1, seq=2, at_ns=3)
+        terminal = await here.signed_on()
+        await terminal.ask(PAYMENT)
+        named = {"terminal": "T0000001", "merchant": "M00000000000001", "amount_minor": 9, "currency": "USD"}
+        paid = Request(kind=Kind.PAYMENT, id="0" * 32, debit_account_id="a", credit_account_id="b", **named)
+        assert (await here.gateway.decide("till", paid)).answer.outcome == "cleared"
+        said = await terminal.ask(changed(PAYMENT, CLOSE, mti="0500"))
+        assert (said.fields[39], said.fields[88]) == ("00", f"{12_345:016}")
 
 
 async def test_a_terminal_that_counts_otherwise_hears_95_and_the_boxes_own_figures(tmp_path: Path) -> None:
