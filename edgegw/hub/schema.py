@@ -289,7 +289,7 @@ stand_in = Table(
 site = Table(
     "site",
     metadata,
-    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
     Column("digest", String(64), nullable=False, unique=True),
     Column("bundle", LargeBinary),  # null: a box has it by our directive, and we have lost it
     Column("published_ns", BigInteger, nullable=False),
@@ -337,7 +337,7 @@ site_rendering = Table(
     "site_rendering",
     metadata,
     Column("digest", String(64), primary_key=True),
-    Column("version", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
     Column("format", Integer, nullable=False),
     Column("bundle", LargeBinary, nullable=False),
     Column("note", Text, nullable=False),

@@ -225,16 +225,16 @@ def boxes_at(connection: Connection, fleet: Collection[str]) -> list[BoxSite]:
     """Every box with the version that it has and the one that it is to have."""
     columns = box_table.c
     rows = connection.execute(
-        select(columns.box, columns.site_version, columns.site_word, columns.site_format).order_by(
-            columns.box
-        )
+        select(
+            columns.box, columns.site_version, columns.site_word, columns.site_format, columns.beat_at_ns
+        ).order_by(columns.box)
     ).all()
     found = []
     newest = [one for one in stages(connection) if one.stage in (FLEET, STAGED)]
     formats = {one.version: one.format for one in connection.execute(select(site.c.version, site.c.format))}
     for row in rows:
         wanted = next((one.version for one in newest if row.box in one.boxes(fleet)), 0)
-        lacks = formats.get(wanted, 0) > row.site_format and row.site_version < wanted
+        lacks = formats.get(wanted, 0) > row.site_format and row.site_version < wanted and row.beat_at_ns
         found.append(
             BoxSite(
                 box=row.box,

@@ -69,6 +69,18 @@ def test_the_hub_counts_for_each_box_by_the_version_that_the_box_has(world: Worl
     assert world.money("FAR")[2] == 0
 
 
+def test_a_version_may_be_numbered_by_its_date_and_a_box_that_never_spoke_is_not_called_old(
+    world: World,
+) -> None:
+    """An operator would order a new program for a box that is only not switched on yet."""
+    number = 2026_11_22_001
+    rates = (RateRule(per_second_count=5, burst_count=5),)
+    stage(world, a_site(number, rates=rates), NORTH)
+    with world.engine.begin() as connection:
+        boxes = {one.box: one for one in boxes_at(connection, world.keyring.boxes.keys())}
+    assert (boxes[NORTH].wanted, boxes[NORTH].format) == (number, 0)
+
+
 def test_a_canary_that_refuses_a_version_stops_it_and_gets_the_old_content_back(world: World) -> None:
     """No person has to see it first; the log only grows, so the old content has a new number."""
     north, south = two_boxes(world)
