@@ -72,7 +72,7 @@ class Inbox:
         self._unusable: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
         self.fault = ""
-        """What was wrong with the last bundle."""
+        """What was wrong with the last bundle, "" where nothing was."""
 
     def take(self, package: Package, held: HeldDirectives) -> Taken:
         """Verify a package; raises ExchangeError when it is not the hub's true continuation of what is
@@ -130,6 +130,7 @@ class Inbox:
         """Get a bundle, from the ledger or the hub, and keep it until its directive is applied; a fault is
         kept in `fault`, and tries are counted."""
         directive = self._named.get(digest)
+        self.fault = ""
         try:
             body = await self._kept_bundle(digest, directive) or await self._transport.site(address, digest)
             bundle = await asyncio.to_thread(self._open, body, digest, directive)

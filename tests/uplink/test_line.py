@@ -306,6 +306,9 @@ async def test_a_bundle_that_cannot_be_used_is_refused_and_blocks_nothing(
     await until(lambda: len(box.applied) == 3, "all three")
     assert box.applied == [("grant", "applied"), ("site", "refused"), ("grant", "applied")]
     assert box.line.status.bundle_fault
+    hub.publish(5, msgspec.json.encode(msgspec.structs.replace(SITE, version=5)))
+    await until(lambda: box.sites == [5], "settings that can be used")
+    assert not box.line.status.bundle_fault
 
 
 async def edited(box: MemoryBox, hub: MemoryHub) -> None:
