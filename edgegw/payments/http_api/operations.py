@@ -111,7 +111,15 @@ def camel(name: str) -> str:
 
 
 _EVERYWHERE: Final = ("unknown_field", "method_not_allowed", "internal_error")
-_SCOPED: Final = ("token_missing", "token_invalid", "token_expired", "scope_missing", "overloaded")
+_SCOPED: Final = (
+    "token_missing",
+    "token_invalid",
+    "token_expired",
+    "scope_missing",
+    "overloaded",
+    "rate_exceeded",
+    "not_clearing",
+)
 _WITH_PARAMETERS: Final = ("invalid_field", "unknown_field", "missing_field", "repeated_field")
 _WITH_BODY: Final = (
     "malformed_json",
@@ -128,7 +136,6 @@ _WITH_BODY: Final = (
 _DECIDING: Final = (
     "id_reused",
     "too_many_refusals",
-    "not_clearing",
     "mirror_away",
     "not_decided",
     "outcome_unknown",
@@ -210,7 +217,7 @@ OPERATIONS: Final = (
         scope="read",
         path_shape=PaymentPath,
         responses={200: Response("The payment.", PaymentView)},
-        problems=("payment_not_found", "not_clearing", "outcome_unknown"),
+        problems=("payment_not_found", "outcome_unknown"),
     ),
     Operation(
         name="create_hold",
@@ -378,7 +385,7 @@ OPERATIONS: Final = (
         scope="read",
         path_shape=PaymentPath,
         responses={200: Response("The receipt.", Receipt)},
-        problems=("payment_not_found", "record_pruned", "not_clearing", "outcome_unknown"),
+        problems=("payment_not_found", "record_pruned", "outcome_unknown"),
     ),
     Operation(
         name="list_windows",
@@ -405,7 +412,6 @@ OPERATIONS: Final = (
             "business_date_not_open",
             "not_decided",
             "outcome_unknown",
-            "not_clearing",
             "storage_full",
         ),
     ),
@@ -428,7 +434,7 @@ OPERATIONS: Final = (
         body=bodies.AcknowledgeBody,
         example=bodies.AcknowledgeBody(up_to="1/42"),
         responses={200: Response("Taken note of.", bodies.Acknowledged)},
-        problems=("notice_not_found", "not_decided", "outcome_unknown", "not_clearing", "storage_full"),
+        problems=("notice_not_found", "not_decided", "outcome_unknown", "storage_full"),
     ),
     Operation(
         name="get_status",
