@@ -42,6 +42,7 @@ from edgegw.hub.schema import clearing_window, participant_since, window_positio
 OPEN, CLOSED, COMPARED, DIFFERS, ACCEPTED = "open", "closed", "compared", "differs", "accepted"
 DONE: Final = (CLOSED, COMPARED, ACCEPTED)
 """States of windows that a cycle may settle."""
+BY_SEAL: Final = "seal"
 WINDOW_DIFFERS: Final = "window_differs"
 """Why a record of a window waits in suspense."""
 
@@ -300,7 +301,8 @@ def _write_window(connection: Connection, window: Window, place: Place) -> None:
 
 def note_centre(connection: Connection, books: Books, *, box: str, epoch: int) -> None:
     """Add what these books moved between participants by the centre's own decision to the open window of
-    the box's epoch; call it once, before the books are written."""
+    the box's epoch, or to one of its own where the epoch is sealed; call it once, before the books are
+    written."""
     moved = {side: amount_minor for side, amount_minor in books.centre_minor.items() if amount_minor}
     books.centre_minor.clear()
     if not moved:
@@ -308,7 +310,7 @@ def note_centre(connection: Connection, books: Books, *, box: str, epoch: int) -
     place: Place = {"box": box, "epoch": epoch, "branch": 0}
     window = _open_window(connection, place)
     if window is None:
-        window = Window(first_window(epoch))
+        window = _another_window(connection, place)
         _write_window(connection, window, place)
     kept = window_position
     for (participant, currency), amount_minor in sorted(moved.items()):
@@ -336,13 +338,22 @@ def note_centre(connection: Connection, books: Books, *, box: str, epoch: int) -
             )
 
 
+def _another_window(connection: Connection, place: Place) -> Window:
+    """The first of an epoch; of one that is sealed the next, which is closed: no record will ever end it."""
+    table = clearing_window
+    newest = connection.execute(select(func.max(table.c.number)).where(_where(table, place))).scalar()
+    if newest is None:
+        return Window(first_window(int(place["epoch"])))
+    return Window(newest + 1, state=CLOSED, closed_by=BY_SEAL)
+
+
 def close_rest(connection: Connection, *, box: str, epoch: int) -> None:
     """Close what is open of an epoch that is settled for good: no record of the box will ever close it."""
     table = clearing_window
     connection.execute(
         update(table)
         .where(table.c.box == box, table.c.epoch == epoch, table.c.state == OPEN)
-        .values(state=CLOSED, closed_by="seal")
+        .values(state=CLOSED, closed_by=BY_SEAL)
     )
 
 

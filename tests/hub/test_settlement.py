@@ -18,9 +18,12 @@ import pytest
 from sqlalchemy import event, text
 
 from edgegw.core.messages import Ask
+from edgegw.core.records import ClearedBy, Leg
 from edgegw.core.site import CalendarRule, NetDebitCap, Site
 from edgegw.hub.books import post_core, violations
 from edgegw.hub.database import Database
+from edgegw.hub.operate import release_epoch, seal_epoch
+from edgegw.hub.retry import retry
 from edgegw.hub.settlement import (
     Run,
     SettlementError,
@@ -36,7 +39,7 @@ from edgegw.hub.statement import CAMT_NAMESPACE, camt_of, csv_of, decimal_of, re
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.test_receive import funded
 from tests.hub.test_windows import close
-from tests.hub.world import BANKS, CNY, NORTH, PEOPLE, SOUTH, World, a_site
+from tests.hub.world import BANKS, CNY, NORTH, PEOPLE, SOUTH, World, a_site, check_positions
 from tests.waiting import until
 
 DATE = "2026-11-20"
@@ -229,6 +232,28 @@ def test_two_hubs_that_settle_at_once_settle_each_window_once(city: World) -> No
             database.close()
     assert [(one.cycle, one.windows, one.posted) for one in done] == [(1, 6, 1)]
     assert balances(city) == {"city": -60, "land": 60, "shops": 0, "bank": 0}
+
+
+def test_what_is_collected_after_an_epoch_was_sealed_is_settled_too(city: World) -> None:
+    """Its windows are all over by then: the payer of an advice that suspense has paid still owes it to the
+    bank."""
+    box = city.box(NORTH)
+    seq = box.transfer(
+        (Leg("suspense:north:CNY", "SHOPS-N", 60),), cleared_by=ClearedBy.STAND_IN, payer="CITY-N"
+    )
+    box.sync()
+    with city.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    box.open()
+    with city.engine.begin() as connection:
+        seal_epoch(connection, NORTH, 1)
+    assert settle(city) is not None
+    assert balances(city) == {"bank": -60, "city": 0, "land": 0, "shops": 60}
+    assert retry(city.database, city.keyring, f"north/1/{seq}", by="M. Li", now_ns=5).closed
+    with city.engine.begin() as connection:
+        check_positions(connection)
+    assert settle(city) is not None
+    assert balances(city) == {"bank": 0, "city": -60, "land": 0, "shops": 60}
 
 
 @pytest.mark.parametrize("place", ["postgresql"], indirect=True)
