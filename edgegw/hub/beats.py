@@ -348,6 +348,7 @@ class _Beat:
         log = self._directive_log() if current and not row.taking_back else None
         stand_ins = self._replay(books, epoch)
         if log is not None and self._site is not None:
+            self._recalls.gives = self._may_grant(verdict)
             for one in [*self._still_waiting(epoch, waiting), *stand_ins]:
                 if not one.voided and not one.decided:
                     decide_stand_in(

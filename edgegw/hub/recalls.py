@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 
-from edgegw.core.allowance import HOUR_NS, Holder, to_recall
+from edgegw.core.allowance import HOUR_NS, Due, Holder, to_recall
 from edgegw.core.site import AllowanceRule, Site
 from edgegw.hub import schema
 from edgegw.hub.books import Page
@@ -51,6 +51,7 @@ class Row(NamedTuple):
     asked_ns: int
     incarnation: int
     """Of the directive that says it; 0: none yet."""
+    seq: int
     done: bool
 
 
@@ -66,21 +67,27 @@ class Recalls:
         self._connection = connection
         self._box = box
         self._now_ns = now_ns
-        table = schema.recall.c
-        columns = [table[name] for name in Row._fields]
-        self._mine = [Row(*row) for row in connection.execute(select(*columns).where(table.box == box))]
+        self._mine = self._rows(schema.recall.c.box == box)
         self.again = False
-        """Whether somebody of this box waits for other boxes now."""
+        """Whether somebody of this box waits for money now."""
+        self.gives = False
+        """Whether this box can be told now to give back itself."""
+        self._waited_for: set[str] = set()
 
     @property
     def wanted(self) -> set[str]:
-        """The accounts that others want from here: nothing of them is handed out to this box meanwhile."""
-        return {row.account_id for row in self._mine if not self._is_over(row)}
+        """The accounts that are wanted from here, or waited for here: nothing of them is handed out to this
+        box unasked meanwhile."""
+        return {row.account_id for row in self._mine if not self._is_over(row)} | self._waited_for
 
     @property
     def is_due(self) -> bool:
         """Whether this box is to be told something, or rows of it are over."""
         return any(not row.incarnation or self._is_over(row) for row in self._mine)
+
+    def _rows(self, *where: ColumnElement[bool]) -> list[Row]:
+        columns = [schema.recall.c[name] for name in Row._fields]
+        return [Row(*row) for row in self._connection.execute(select(*columns).where(*where))]
 
     def _is_over(self, row: Row) -> bool:
         return row.asked_ns + KEPT_NS <= self._now_ns
@@ -110,39 +117,48 @@ class Recalls:
                 [{"whose": row.for_box, "which": row.key} for row in rows],
             )
 
-    def ask_others(self, page: Page, *, key: str, wanted_minor: int, wait_ns: int = KEPT_NS) -> bool:
+    def ask_others(
+        self, page: Page, *, key: str, wanted_minor: int, own_minor: int = 0, wait_ns: int = KEPT_NS
+    ) -> bool:
         """Let other boxes give back wanted_minor of an account for this one, under a key of its own; whether
-        that may still come. wait_ns: counted from the first time that this key asked."""
-        table = schema.recall
-        columns = [table.c[name] for name in Row._fields]
-        rows = [
-            Row(*row)
-            for row in self._connection.execute(
-                select(*columns).where(table.c.for_box == self._box, table.c.key == key)
-            )
-        ]
+        that may still come. own_minor: what this box holds itself and can give back as well. wait_ns: counted
+        from the first time that this key asked."""
+        rows = self._rows(schema.recall.c.for_box == self._box, schema.recall.c.key == key)
         asked = {row.box for row in rows}
         if rows and min(row.asked_ns for row in rows) + wait_ns <= self._now_ns:
             return False
         holders = self._holders(page)
+        if self.gives and own_minor > 0:
+            holders.append(Holder(self._box, own_minor, is_home=False))
         waiting = any(not row.done and row.box in {one.box for one in holders} for row in rows)
         if not waiting:
             dues = to_recall(wanted_minor, (one for one in holders if one.box not in asked))
-            if dues:
-                fresh = {
-                    "for_box": self._box,
-                    "key": key,
-                    "account_id": page.account_id,
-                    "currency": page.currency,
-                    "asked_ns": self._now_ns,
-                    "incarnation": 0,
-                    "seq": 0,
-                    "done": False,
-                }
-                self._connection.execute(insert(table), [{**fresh, **due._asdict()} for due in dues])
+            self._ask(dues, page, key=key)
             waiting = bool(dues)
-        self.again = self.again or waiting
+        if waiting:
+            self.again = True
+            self._waited_for.add(page.account_id)
         return waiting
+
+    def _ask(self, dues: Sequence[Due], page: Page, *, key: str) -> None:
+        fresh = [
+            Row(
+                box=due.box,
+                for_box=self._box,
+                key=key,
+                account_id=page.account_id,
+                currency=page.currency,
+                amount_minor=due.amount_minor,
+                asked_ns=self._now_ns,
+                incarnation=0,
+                seq=0,
+                done=False,
+            )
+            for due in dues
+        ]
+        if fresh:
+            self._connection.execute(insert(schema.recall), [row._asdict() for row in fresh])
+        self._mine += [row for row in fresh if row.box == self._box]
 
     def _holders(self, page: Page) -> list[Holder]:
         """The other boxes that hold some of an account and can answer."""

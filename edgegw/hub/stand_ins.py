@@ -162,8 +162,9 @@ def decide_stand_in(
     """Confirm a waiting stand-in out of what the payer has available, else decline it late (DESIGN §4).
 
     While the payer's money is on its way to this box in a grant, it goes on waiting: a grant that came too
-    late for the payment is handed back, and then it pays. It waits as well, for a short while, for other
-    boxes that hold the payer's money.
+    late for the payment is handed back, and then it pays. It waits as well, for a short while, for boxes that
+    hold the payer's money: others, and this one, where a payment beyond its allowance has left that as it
+    was.
     """
     reason = post_stand_in(books, one, box=box)
     if reason == INSUFFICIENT_FUNDS:
@@ -174,6 +175,7 @@ def decide_stand_in(
             payer,
             key=stand_in_key(epoch, one.seq),
             wanted_minor=one.amount_minor - payer.available_minor,
+            own_minor=payer.outstanding_minor,
             wait_ns=STAND_IN_WAIT_NS,
         ):
             return

@@ -248,6 +248,35 @@ def test_a_stand_in_is_declined_when_the_other_box_says_nothing(world: World) ->
     assert north.beat().again_ms == 0
 
 
+def test_a_stand_in_is_paid_with_what_the_branch_itself_still_holds_of_the_payer(world: World) -> None:
+    """A payment beyond the allowance left that untouched: together with the centre's it is enough."""
+    box = world.box(NORTH)
+    box.sync(ask("n", 700))
+    box.stand_in("A", "SHOP", 400)
+    assert box.beat().again_ms > 0
+    assert recalls(box) == [("A", 100, "wanted elsewhere")]
+    box.apply(last(box), back_minor=100)
+    came = box.sync()
+    assert isinstance(came[0], ConfirmDirective)
+    assert world.money("A") == (600, 0, 600)
+
+
+def test_what_a_stand_in_waits_for_is_not_handed_out_meanwhile(world: World) -> None:
+    """The payer's allotment is filled up behind it: else his money would go there, and he be declined."""
+    world.fund("HOME", 1_000)
+    south, north = world.box(SOUTH), world.box(NORTH)
+    south.sync(ask("s", 600, account_id="HOME"))
+    world.publish(a_site(2, allowances=(AllowanceRule(currency=CNY, share_percent=40, account_minor=400),)))
+    north.stand_in("HOME", "SHOP", 500)
+    north.beat()
+    south.beat()
+    assert recalls(south) == [("HOME", 100, "wanted elsewhere")]
+    south.apply(last(south), back_minor=100)
+    south.sync()
+    assert isinstance(north.sync()[0], ConfirmDirective)
+    assert world.money("HOME") == (500, 0, 500)
+
+
 # --- what lies idle, and what follows use -------------------------------------------------------------------
 
 
