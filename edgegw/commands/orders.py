@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 KeyPath: Final = click.Path(dir_okay=False, path_type=Path)
 NS: Final = 1_000_000_000
+RECALL_LOOK_S: Final = 0.05
 ALONE: Final = (
     "note: one person was enough: the hub's settings list no operators ([[operators]]; see `edgegw keygen"
     " operator`)"
@@ -59,17 +60,25 @@ def person_of(name: str, key_file: Path | None) -> Person:
 
 
 def carry_out(
-    hub_settings: Path, work: Callable[[Connection, Keyring], Result], *, what: str = "the order"
+    hub_settings: Path,
+    work: Callable[[Connection, Keyring], Result],
+    *,
+    what: str = "the order",
+    action: Callable[[Connection], Action | None] = lambda _: None,
 ) -> Result:
     """One step of an order in one SQL transaction; raises SettingsError with why it cannot be done. What has
-    expired meanwhile is written down first."""
+    expired meanwhile is written down first, and boxes give back what the action would decline for lack
+    of."""
     from edgegw.access.operators import OperatorError
     from edgegw.commands.hub import open_books
     from edgegw.hub.order_actions import REFUSED
-    from edgegw.hub.orders import expire_due
+    from edgegw.hub.orders import expire_due, recall_first
 
     with open_books(hub_settings) as books:
         books.database.transact(lambda c: expire_due(c, books.keyring, now_ns=time.time_ns()))
+        due = books.database.transact(action)
+        if due is not None:
+            recall_first(books.database, due, now_ns=time.time_ns, pause=lambda: time.sleep(RECALL_LOOK_S))
         try:
             return books.database.transact(lambda c: work(c, books.keyring))
         except (*REFUSED, OperatorError) as problem:
@@ -103,7 +112,7 @@ def give_order(
             attachment=attachment,
         )
 
-    given = carry_out(hub_settings, work, what=what)
+    given = carry_out(hub_settings, work, what=what, action=lambda _: action)
     click.echo(given.outcome)
     if alone:
         click.echo(ALONE, err=True)
@@ -191,10 +200,12 @@ def orders_approve(ctx: click.Context, number: int, person: Person, hub_settings
 
     Example: edgegw orders approve 7 --by li --key li.pem --hub hub.toml
     """
-    from edgegw.hub.orders import approve
+    from edgegw.hub.orders import approve, proposed_action
 
     given = carry_out(
-        hub_settings, lambda c, keyring: approve(c, keyring, number, by=person, now_ns=time.time_ns())
+        hub_settings,
+        lambda c, keyring: approve(c, keyring, number, by=person, now_ns=time.time_ns()),
+        action=lambda c: proposed_action(c, number),
     )
     click.echo(given.outcome)
     if not given.is_done:

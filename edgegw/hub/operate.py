@@ -21,6 +21,7 @@ from edgegw.hub.declarations import Declaration, keep_declaration
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.journals import not_here
 from edgegw.hub.keyring import Keyring
+from edgegw.hub.recalls import CENTRE, SEAL_WAIT_NS, Recalls, stand_in_key
 from edgegw.hub.receive import QUARANTINED, BoxRow
 from edgegw.hub.stand_ins import StandIn, duplicates_among, mark_stand_in, post_stand_in
 from edgegw.hub.windows import close_rest, note_centre
@@ -125,6 +126,46 @@ def seal_epoch(
     _seal(connection, Declaration(box, epoch, now_ns, records_lost=lost, box_lost=False, reason=reason))
 
 
+def recall_for_seal(connection: Connection, box: str, epoch: int, *, now_ns: int) -> bool:
+    """Ask the boxes that can answer for what the payers of an epoch's waiting stand-ins lack, before a seal
+    declines them; whether some of it may still come."""
+    table = schema.stand_in.c
+    place = (table.box == box) & (table.epoch == epoch)
+    rows = connection.execute(
+        select(table.seq, table.payer, table.amount_minor)
+        .where(place, table.state == "waiting")
+        .order_by(table.seq)
+    ).all()
+    books = Books(connection, box=box, epoch=epoch)
+    books.open({row.payer for row in rows}, draws=())
+    for page in books.pages():
+        page.available_minor += page.outstanding_minor  # the seal itself gives that back
+    recalls = Recalls(connection, box=CENTRE, now_ns=now_ns)
+    for row in rows:
+        payer = books.page(row.payer)
+        if payer is None or payer.frozen or payer.closed:
+            continue
+        if row.amount_minor <= payer.available_minor:
+            payer.available_minor -= row.amount_minor
+            continue
+        recalls.ask_others(
+            payer,
+            key=f"{box} {stand_in_key(epoch, row.seq)}",
+            wanted_minor=row.amount_minor - payer.available_minor,
+            wait_ns=SEAL_WAIT_NS,
+        )
+    return recalls.again
+
+
+def not_sealed(connection: Connection, box: str) -> list[int]:
+    """The epochs of a box that are not sealed, the oldest first."""
+    head = schema.journal_head.c
+    rows = connection.execute(
+        select(head.epoch).where(head.box == box, head.sealed.is_(False)).order_by(head.epoch)
+    )
+    return list(rows.scalars())
+
+
 def declare_lost(connection: Connection, box: str, *, lost: int, reason: str, now_ns: int) -> None:
     """Say that a box is gone for ever: every epoch of it that is not sealed is settled as it was taken in,
     the newest too, and the box stays out of service.
@@ -139,12 +180,7 @@ def declare_lost(connection: Connection, box: str, *, lost: int, reason: str, no
             f"{box} was heard {max(0, heard_s)} s ago; switch it off first, or take it out of service with"
             f" edgegw order new-epoch {box}"
         )
-    head = schema.journal_head.c
-    epochs = list(
-        connection.execute(
-            select(head.epoch).where(head.box == box, head.sealed.is_(False)).order_by(head.epoch)
-        ).scalars()
-    )
+    epochs = not_sealed(connection, box)
     if not epochs:
         raise OrderError(f"{box} has no epoch that is not sealed: nothing of it is outstanding")
     missing = {epoch: not_here(connection, box, epoch) for epoch in epochs}

@@ -7,6 +7,7 @@ Another kind of order is one more struct here. Leaves out who approves (`hub.ord
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar, Final, NamedTuple
 
 import msgspec
@@ -31,14 +32,14 @@ class Scene(NamedTuple):
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="action", forbid_unknown_fields=True):
-    """An order's arguments. `run` says what came of it, or raises one of REFUSED."""
+    """An order's arguments."""
 
     takes_two: ClassVar[bool] = True
     """Whether a second person must approve it, where operators are listed."""
 
+    @abstractmethod
     def run(self, scene: Scene) -> str:
-        """Carry it out."""
-        raise NotImplementedError
+        """Carry it out; what came of it. Raises one of REFUSED."""
 
 
 class Freeze(Action, frozen=True, kw_only=True, tag="freeze"):
@@ -279,6 +280,18 @@ class AcceptWindow(Action, frozen=True, kw_only=True, tag="accept-window"):
             now_ns=scene.now_ns,
         )
         return f"window {self.window} of {self.box} is settled with the next cycle, by the hub's figures"
+
+
+def recall_before(connection: Connection, action: Action, *, now_ns: int) -> bool:
+    """Ask boxes for money that an order would decline for lack of; whether some of that may still come."""
+    if isinstance(action, Seal | DeclareLoss):
+        epochs = [action.epoch]
+    elif isinstance(action, DeclareBoxLost):
+        epochs = operate.not_sealed(connection, action.box)
+    else:
+        return False
+    asked = [operate.recall_for_seal(connection, action.box, epoch, now_ns=now_ns) for epoch in epochs]
+    return any(asked)
 
 
 REFUSED: Final = (

@@ -8,7 +8,7 @@ is all there is. Leaves out what orders do (`hub.order_actions`) and the log's f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,9 +16,10 @@ from sqlalchemy import Connection, func, insert, select
 
 from edgegw.access.operators import CHECKER, MAKER, OperatorError, Person
 from edgegw.core.journal import sm3
+from edgegw.hub.database import Database
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.operate import OrderError
-from edgegw.hub.order_actions import Action, Scene, decode_action
+from edgegw.hub.order_actions import Action, Scene, decode_action, recall_before
 from edgegw.hub.order_log import (
     Approved,
     Expired,
@@ -147,6 +148,23 @@ def give(
     outcome = action.run(scene)
     desk.write(Ordered(**named, outcome=outcome), role=MAKER, action=name)
     return Given(number, True, outcome)
+
+
+def recall_first(
+    database: Database, action: Action, *, now_ns: Callable[[], int], pause: Callable[[], None]
+) -> None:
+    """Let boxes give back what an order would decline for lack of, before it is given (DESIGN §4); pauses
+    between its looks, for a few seconds in all."""
+    while database.transact(lambda c: recall_before(c, action, now_ns=now_ns())):
+        pause()
+
+
+def proposed_action(connection: Connection, number: int) -> Action | None:
+    """What waits under this number for another person; None where nothing does."""
+    found = [record for _, record in _records(connection, number)]
+    if len(found) != 1 or not isinstance(found[0], Proposed):
+        return None
+    return decode_action(bytes(found[0].arguments))
 
 
 def _try_out(action: Action, scene: Scene) -> None:

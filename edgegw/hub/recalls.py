@@ -28,6 +28,10 @@ ONLINE_NS: Final = 3_000_000_000
 """A box that was heard within so long can answer; it speaks each `heartbeat_ms`, half a second by default."""
 STAND_IN_WAIT_NS: Final = 700_000_000
 """A stand-in waits so long for other boxes' answers: a late decline reaches the merchant within a second."""
+SEAL_WAIT_NS: Final = 3_000_000_000
+"""A seal waits so long: nobody stands at a counter for it, and every box speaks several times meanwhile."""
+CENTRE: Final = ""
+"""Wants money as a box does where none speaks for it."""
 KEPT_NS: Final = 10_000_000_000
 """A row older than this is over, answered or not: nobody waits for it any more."""
 AGAIN_MS: Final = 50
@@ -132,6 +136,8 @@ class Recalls:
             holders.append(Holder(self._box, own_minor, is_home=False))
         waiting = any(not row.done and row.box in {one.box for one in holders} for row in rows)
         if not waiting:
+            if page.account_id in self._waited_for:
+                wanted_minor += page.available_minor  # whoever waits already counts on that
             dues = to_recall(wanted_minor, (one for one in holders if one.box not in asked))
             self._ask(dues, page, key=key)
             waiting = bool(dues)

@@ -18,7 +18,7 @@ from edgegw.access.operators import CHECKER, MAKER, Operator, OperatorError, Ope
 from edgegw.access.tokens import public_key_text
 from edgegw.hub.books import BooksError
 from edgegw.hub.operate import OrderError
-from edgegw.hub.order_actions import Action, DeclareLoss, Freeze, NewEpoch, Publish, Seal
+from edgegw.hub.order_actions import ACTIONS, Action, DeclareLoss, Freeze, NewEpoch, Publish, Seal
 from edgegw.hub.order_log import Listed, checkpoint_of, decode, export_lines, problems_of, records_of
 from edgegw.hub.orders import WAITS_NS, Given, Order, approve, expire_due, give, orders_of, reject
 from edgegw.hub.site import SiteError
@@ -346,3 +346,8 @@ def test_the_stand_alone_verifier_proves_the_log(tmp_path: Path) -> None:
     assert subprocess.run(verify, cwd=root, capture_output=True, check=False).returncode == 0
     file.write_bytes(file.read_bytes().replace(b'"by":"li"', b'"by":"al"', 1))
     assert subprocess.run(verify, cwd=root, capture_output=True, check=False).returncode == 1
+
+
+def test_every_kind_of_order_says_itself_what_it_does() -> None:
+    """One that did not would be signed by two people and do nothing."""
+    assert [name for name, kind in ACTIONS.items() if "run" not in vars(kind)] == []

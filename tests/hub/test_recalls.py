@@ -18,7 +18,10 @@ from edgegw.core.records import (
 )
 from edgegw.core.site import AllowanceRule
 from edgegw.hub.directives import DirectiveLog
-from edgegw.hub.recalls import KEPT_NS, ONLINE_NS, STAND_IN_WAIT_NS, Recalls
+from edgegw.hub.operate import release_epoch
+from edgegw.hub.order_actions import Scene, Seal
+from edgegw.hub.orders import recall_first
+from edgegw.hub.recalls import KEPT_NS, ONLINE_NS, SEAL_WAIT_NS, STAND_IN_WAIT_NS, Recalls
 from edgegw.hub.schema import recall
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.test_close import order
@@ -175,16 +178,19 @@ def test_a_recall_that_was_not_said_in_time_is_not_said_later(world: World) -> N
     assert world.rows("SELECT * FROM recall") == []
 
 
-@pytest.mark.slow
 def test_several_wishes_are_one_recall_and_each_is_asked_once(world: World) -> None:
-    """Repeats of an ask add nothing; two asks add up."""
+    """Repeats of an ask add nothing; two asks add up, and the little that the centre has counts once."""
     north, south = world.box(NORTH), world.box(SOUTH)
     south.sync(ask("s", 900))
     for _ in range(3):
         north.beat(ask("n-1", 400), ask("n-2", 300))
     south.beat()
     south.beat()
-    assert recalls(south) == [("A", 500, "wanted elsewhere")]
+    assert recalls(south) == [("A", 600, "wanted elsewhere")]
+    south.apply(last(south), back_minor=600)
+    south.sync()
+    north.beat(ask("n-1", 400), ask("n-2", 300))
+    assert [granted(north), world.money("A")] == [300, (1_000, 0, 1_000)]
 
 
 def test_a_wish_that_comes_while_a_box_is_told_is_told_with_its_next_message(world: World) -> None:
@@ -275,6 +281,58 @@ def test_what_a_stand_in_waits_for_is_not_handed_out_meanwhile(world: World) -> 
     south.sync()
     assert isinstance(north.sync()[0], ConfirmDirective)
     assert world.money("HOME") == (500, 0, 500)
+
+
+def test_a_seal_asks_for_the_payer_s_money_before_it_declines(world: World) -> None:
+    """The branch would bear what the payer has, at another box."""
+    south, north = world.box(SOUTH), world.box(NORTH)
+    south.sync(ask("s", 900))
+    north.sync()
+    for _ in range(2):
+        north.stand_in("A", "SHOP", 200)
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    heir = world.new_box(NORTH)
+    heir.come_back()
+    heir.beat(push=north.package(north.held, len(north.bodies)))
+
+    looks: list[int] = []
+
+    def pause() -> None:
+        looks.append(1)
+        south.beat()
+        if recalls(south) and len(looks) == 1:
+            assert recalls(south) == [("A", 300, "wanted elsewhere")]
+            south.apply(last(south), back_minor=300)
+            south.sync()
+
+    seal = Seal(box=NORTH, epoch=1)
+    recall_first(world.database, seal, now_ns=world.now_ns, pause=pause)
+    with world.engine.begin() as connection:
+        seal.run(Scene(connection, world.keyring, world.now_ns(), "M. Li"))
+    assert len(looks) == 1
+    assert world.money("A") == (600, 0, 600)
+    assert world.rows("SELECT state, reason FROM stand_in") == [("confirmed", "")] * 2
+
+
+@pytest.mark.slow
+def test_a_seal_does_not_wait_for_boxes_that_say_nothing(world: World) -> None:
+    """The order is given after a few seconds, and declines."""
+    south, north = world.box(SOUTH), world.box(NORTH)
+    south.sync(ask("s", 900))
+    north.stand_in("A", "SHOP", 200)
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    heir = world.new_box(NORTH)
+    heir.come_back()
+    heir.beat(push=north.package(north.held, len(north.bodies)))
+
+    def pause() -> None:
+        world.ahead_ns += SEAL_WAIT_NS // 2
+        south.beat()
+
+    recall_first(world.database, Seal(box=NORTH, epoch=1), now_ns=world.now_ns, pause=pause)
+    assert world.money("A") == (1_000, 100, 900)
 
 
 # --- what lies idle, and what follows use -------------------------------------------------------------------
