@@ -1,0 +1,382 @@
+"""Transport profiles: from certificates and keys in PEM files to what asyncio and aiohttp take for a context.
+
+Every profile is TLS 1.3 and nothing older, without session tickets, 0-RTT or renegotiation. `intl` is the
+standard library's own; the others are pyOpenSSL's, whose wheels carry an OpenSSL with SM2, SM4 and hybrid key
+exchange (`access.memory_tls`). Each connection is made with the files as they are then, so a renewed
+certificate needs no restart. Leaves out listening (`access.arrivals`) and the settings' form (`tls_tables`).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import os
+import ssl
+import stat
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import structlog
+from cryptography import x509
+from OpenSSL import SSL
+
+from edgegw.access.memory_tls import Connected, allow_only
+from edgegw.tls_tables import ClientTls, ServerTls
+
+SM2_PROFILES: Final = frozenset({"gm", "gm-pq"})
+_SM2_KEY: Final = bytes.fromhex("301306072a8648ce3d020106082a811ccf5501822d")
+"""In DER: an elliptic curve's key, and the curve is SM2's."""
+_SM2_SIGNATURE: Final = "1.2.156.10197.1.501"
+_OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO
+_PASSPHRASE: Final = b"ENCRYPTED"
+FILE_BYTES_MAX: Final = 1 << 20
+SOON_S: Final = 14 * 86_400
+"""A certificate that ends so soon is told of at every start and renewal."""
+CHAIN_DEPTH_MAX: Final = 5
+
+_log = structlog.get_logger("edgegw.tls")
+
+
+class TlsError(Exception):
+    """Files or a profile that cannot be used; the text names the option, its value and the mend."""
+
+
+class _Suite(NamedTuple):
+    """What a profile of pyOpenSSL's negotiates, and nothing else."""
+
+    ciphers: bytes
+    groups: str
+    signatures: str
+
+
+_CLASSICAL_SIGNATURES: Final = (
+    "ECDSA+SHA256:ECDSA+SHA384:ECDSA+SHA512:ed25519:RSA-PSS+SHA256:RSA-PSS+SHA384:RSA+SHA256:RSA+SHA384"
+)
+_SUITES: Final = {
+    "pq": _Suite(
+        b"TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256", "X25519MLKEM768", _CLASSICAL_SIGNATURES
+    ),
+    "gm": _Suite(b"TLS_SM4_GCM_SM3", "curveSM2", "sm2sig_sm3"),
+    "gm-pq": _Suite(b"TLS_SM4_GCM_SM3", "curveSM2MLKEM768", "sm2sig_sm3"),
+}
+
+LastWords = Callable[[bytes, ssl.SSLError], None]
+LAST_WORDS: contextvars.ContextVar[LastWords | None] = contextvars.ContextVar("last_words", default=None)
+"""Who is told of a handshake that fails, with what is still to be sent: asyncio closes without sending it."""
+
+
+class _Files(NamedTuple):
+    """The options of a table, by the names that its errors use."""
+
+    profile: str
+    certificate: str
+    key: str
+    authority: str
+    authority_option: str
+
+    def paths(self) -> tuple[str, ...]:
+        return tuple(path for path in (self.certificate, self.key, self.authority) if path)
+
+
+class TransportContext(ssl.SSLContext):
+    """A context of one table, to be given to asyncio or aiohttp. Plain asyncio only: on uvloop it hangs."""
+
+    _files: _Files
+    _is_server: bool
+    _server_name: str
+    _made: ssl.SSLContext | SSL.Context
+    _seen: tuple[object, ...]
+
+    def __new__(cls, files: _Files, *, is_server: bool, server_name: str = "") -> TransportContext:
+        """Read the files; raises TlsError."""
+        self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+        self._files, self._is_server, self._server_name = files, is_server, server_name
+        self._seen = _state(files)
+        self._made = _made(files, is_server=is_server)
+        return self
+
+    @property
+    def profile(self) -> str:
+        """The profile's name."""
+        return self._files.profile
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """What asyncio calls for every connection. A client checks the name in its settings, else the host's
+        that it connects to."""
+        del session  # none is ever resumed
+        host = None if server_side else self._server_name or _text(server_hostname)
+        made = self._current()
+        wrapped: _Plain | _Memory
+        if isinstance(made, ssl.SSLContext):
+            of_library = made.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=host)
+            assert isinstance(of_library, _Plain)  # noqa: S101 - its sslobject_class says so
+            wrapped = of_library
+        else:
+            wrapped = _Memory(made, incoming, outgoing, server_side=server_side, server_hostname=host)
+        wrapped.last_words = LAST_WORDS.get()
+        wrapped.leaving = outgoing
+        return wrapped
+
+    def _current(self) -> ssl.SSLContext | SSL.Context:
+        """Made of the files as they are; while new ones cannot be used, of those before."""
+        state = _state(self._files)
+        if state != self._seen:
+            self._seen = state
+            try:
+                self._made = _made(self._files, is_server=self._is_server)
+                _log.info("certificate_read_again", file=self._files.certificate)
+            except TlsError as problem:
+                _log.error(
+                    "certificate_not_renewed",
+                    problem=str(problem),
+                    hint="The one from before stays in use; mend the files.",
+                )
+        return self._made
+
+
+class _Failing:
+    """What both kinds of connections do when a handshake fails."""
+
+    last_words: LastWords | None = None
+    leaving: ssl.MemoryBIO
+
+    def _fail(self, problem: ssl.SSLError) -> None:
+        if self.last_words is not None and not isinstance(problem, ssl.SSLWantReadError):
+            self.last_words(self.leaving.read(), problem)
+
+
+class _Plain(ssl.SSLObject, _Failing):
+    """The standard library's connection."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLError as problem:
+            self._fail(problem)
+            raise
+
+
+class _Memory(Connected, _Failing):
+    """pyOpenSSL's connection."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLError as problem:
+            self._fail(problem)
+            raise
+
+
+def server_context(table: ServerTls) -> TransportContext:
+    """The context of a listener whose profile encrypts; raises TlsError."""
+    files = _Files(
+        table.profile, table.certificate_file, table.key_file, table.client_ca_file, "client_ca_file"
+    )
+    return TransportContext(files, is_server=True)
+
+
+def client_context(table: ClientTls) -> TransportContext:
+    """The context of what connects, by a profile that encrypts; raises TlsError."""
+    files = _Files(table.profile, table.certificate_file, table.key_file, table.ca_file, "ca_file")
+    return TransportContext(files, is_server=False, server_name=table.server_name)
+
+
+def certified_uris(connection: Any) -> frozenset[str] | None:
+    """The URIs in the certificate of a transport's peer; None where the line is plain or it showed none."""
+    wrapped = connection.get_extra_info("ssl_object")
+    der = None if wrapped is None else wrapped.getpeercert(binary_form=True)
+    return None if der is None else _uris(der)
+
+
+@functools.lru_cache(maxsize=1_024)
+def _uris(der: bytes) -> frozenset[str]:
+    try:
+        names = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except (x509.ExtensionNotFound, ValueError):
+        return frozenset()
+    return frozenset(names.value.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _state(files: _Files) -> tuple[object, ...]:
+    """What changes when a file is replaced or written."""
+    state: list[object] = []
+    for path in files.paths():
+        try:
+            found = os.stat(path)
+            state.append((found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode))
+        except OSError as problem:
+            state.append(problem.errno)
+    return tuple(state)
+
+
+def _made(files: _Files, *, is_server: bool) -> ssl.SSLContext | SSL.Context:
+    """The context of files that were looked through first; raises TlsError."""
+    chain = _certificates("certificate_file", files.certificate)
+    if files.authority:
+        _certificates(files.authority_option, files.authority)
+    _check_key_file(files.key)
+    _check_kind(files, chain[0])
+    _tell_of_end(files.certificate, chain[0])
+    if files.profile == "intl":
+        return _of_library(files, is_server=is_server)
+    return _of_pyopenssl(files, is_server=is_server)
+
+
+def _of_library(files: _Files, *, is_server: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.sslobject_class = _Plain
+    try:
+        context.load_cert_chain(files.certificate, files.key)
+    except ssl.SSLError as problem:
+        raise TlsError(_key_fault(files, problem.reason or str(problem))) from None
+    except OSError as problem:
+        raise TlsError(_unreadable("key_file", files.key, problem)) from None
+    if files.authority:
+        context.load_verify_locations(files.authority)
+        context.verify_mode = ssl.CERT_REQUIRED
+    if is_server:
+        context.num_tickets = 0
+    return context
+
+
+def _of_pyopenssl(files: _Files, *, is_server: bool) -> SSL.Context:
+    suite = _SUITES[files.profile]
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET)
+    if not allow_only(context, groups=suite.groups, signatures=suite.signatures):
+        raise TlsError(
+            f"profile = {files.profile}: {SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode()} does not have"
+            f" {suite.groups}; install the cryptography and pyOpenSSL of requirements.lock"
+        )
+    context.set_tls13_ciphersuites(suite.ciphers)
+    try:
+        context.use_certificate_chain_file(files.certificate)
+        context.use_privatekey_file(files.key)
+        context.check_privatekey()
+    except SSL.Error as problem:
+        raise TlsError(_key_fault(files, _reason(problem))) from None
+    if files.authority:
+        context.load_verify_locations(files.authority)
+        context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+        context.set_verify_depth(CHAIN_DEPTH_MAX)
+    if is_server:
+        context.set_session_id(b"edgegw")
+    return context
+
+
+def _certificates(option: str, path: str) -> list[x509.Certificate]:
+    """The certificates of a PEM file, at least one; raises TlsError."""
+    try:
+        with open(path, "rb") as file:
+            found = x509.load_pem_x509_certificates(file.read(FILE_BYTES_MAX))
+    except OSError as problem:
+        raise TlsError(_unreadable(option, path, problem)) from None
+    except ValueError:
+        found = []
+    if not found:
+        raise TlsError(f"{option} = {path}: it holds no certificate; give a PEM file that begins with one")
+    return found
+
+
+def _check_key_file(path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            body = file.read(FILE_BYTES_MAX)
+    except OSError as problem:
+        raise TlsError(_unreadable("key_file", path, problem)) from None
+    if mode & _OTHERS_MAY:
+        raise TlsError(f"key_file = {path}: others may read it (mode {mode:04o}); run chmod 600 {path}")
+    if _PASSPHRASE in body:
+        raise TlsError(
+            f"key_file = {path}: it has a passphrase, and nobody is there to type it; store the key without"
+        )
+
+
+def _check_kind(files: _Files, certificate: x509.Certificate) -> None:
+    """SM2's certificates belong to SM2's profiles and no other."""
+    is_sm2 = _SM2_KEY in certificate.tbs_certificate_bytes
+    if is_sm2 != (files.profile in SM2_PROFILES):
+        has, fits = ("on the curve of SM2", "gm or gm-pq") if is_sm2 else ("not one of SM2", "intl or pq")
+        raise TlsError(
+            f"certificate_file = {files.certificate}: its key is {has}, and profile = {files.profile}; give"
+            f" another certificate, or profile {fits}"
+        )
+    if is_sm2 and certificate.signature_algorithm_oid.dotted_string != _SM2_SIGNATURE:
+        raise TlsError(
+            f"certificate_file = {files.certificate}: it is not signed with SM2 and SM3; profile ="
+            f" {files.profile} needs a CA of SM2"
+        )
+
+
+def _tell_of_end(path: str, certificate: x509.Certificate) -> None:
+    """An end, or a beginning that is still to come, is said and stops nothing: the box pays on without its
+    line, its clock may be wrong, and a renewed file is taken up by itself."""
+    now_s = time.time()
+    ends, begins = certificate.not_valid_after_utc, certificate.not_valid_before_utc
+    if now_s >= ends.timestamp():
+        _log.error(
+            "certificate_expired", problem=f"certificate_file = {path}: it ended at {ends}", hint=_RENEW
+        )
+    elif now_s < begins.timestamp():
+        _log.error(
+            "certificate_not_begun",
+            problem=f"certificate_file = {path}: it begins at {begins}",
+            hint="Set the machine's clock; if that is right, have another certificate issued.",
+        )
+    elif now_s >= ends.timestamp() - SOON_S:
+        _log.warning("certificate_ends_soon", file=path, ends=str(ends), hint=_RENEW)
+
+
+_RENEW: Final = "Renew it: put the new certificate and key in the same files; no restart is needed."
+
+
+def expiry_faults(option: str, path: str) -> list[str]:
+    """What `edgegw config check` says of a certificate's time, a line or none; raises TlsError."""
+    certificate = _certificates(option, path)[0]
+    now_s = time.time()
+    ends, begins = certificate.not_valid_after_utc, certificate.not_valid_before_utc
+    if now_s >= ends.timestamp():
+        return [f"{option} = {path}: it expired at {ends}; renew it"]
+    if now_s < begins.timestamp():
+        return [f"{option} = {path}: it is not valid before {begins}; check the machine's clock"]
+    return []
+
+
+def _key_fault(files: _Files, reason: str) -> str:
+    said = reason.lower().replace("_", " ")
+    if "mismatch" in said:
+        return (
+            f"key_file = {files.key}: it is not the key of {files.certificate}; put the two that were made"
+            " together side by side"
+        )
+    return f"key_file = {files.key}: it holds no private key in PEM ({said}); give the certificate's own"
+
+
+def _reason(problem: Exception) -> str:
+    said = problem.args[0] if problem.args else None
+    return "; ".join(str(entry[-1]) for entry in said) if isinstance(said, list) else str(problem)
+
+
+def _unreadable(option: str, path: str, problem: OSError) -> str:
+    return f"{option} = {path}: it cannot be read ({problem.strerror}); check the path and who may read it"
+
+
+def _text(host: str | bytes | None) -> str | None:
+    return host.decode() if isinstance(host, bytes) else host

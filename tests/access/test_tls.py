@@ -1,0 +1,389 @@
+"""Transport profiles over real aiohttp servers and clients: what is negotiated, and who is refused."""
+
+import asyncio
+import datetime
+import ssl
+from pathlib import Path
+
+import aiohttp
+import pytest
+from OpenSSL import SSL
+from structlog.testing import capture_logs
+
+from edgegw.access.memory_tls import Connected, allow_only
+from edgegw.access.tls import TlsError, TransportContext, client_context, server_context
+from tests.certificates import Files
+from tests.encrypted import (
+    PROFILES,
+    authority,
+    connecting,
+    contexts,
+    echo_server,
+    kind_of,
+    posted,
+    serving,
+)
+
+YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+NEGOTIATED = {
+    "intl": "TLSv1.3 TLS_AES_256_GCM_SHA384",
+    "pq": "TLSv1.3 TLS_AES_256_GCM_SHA384 X25519MLKEM768",
+    "gm": "TLSv1.3 TLS_SM4_GCM_SM3 curveSM2",
+    "gm-pq": "TLSv1.3 TLS_SM4_GCM_SM3 curveSM2MLKEM768",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("certificates")
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_a_profile_that_negotiates_something_else_is_seen(profile: str, folder: Path) -> None:
+    """Version, cipher, group and the client's certificate are those that the profile promises."""
+    server, client = contexts(profile, folder)
+    async with echo_server(server) as echo:
+        body, line, uris = await posted(echo.url, client)
+    assert (body, line, uris) == (b"hello", NEGOTIATED[profile], "edgegw://bank/box-1")
+
+
+class _Refused:
+    """Wrong pairs of certificates, as (server's, client's) contexts."""
+
+    def __init__(self, profile: str, folder: Path) -> None:
+        self.profile = profile
+        self.ours = authority(folder, kind_of(profile))
+        self.others = authority(folder, kind_of(profile), "others")
+
+    def pair(self, harm: str) -> tuple[TransportContext, TransportContext]:
+        """The pair with one harm in it."""
+        server, client, server_ca, client_ca, name = (
+            self.ours.server(),
+            self.ours.box("box-1"),
+            self.ours.ca,
+            self.ours.ca,
+            "",
+        )
+        if harm == "the server's CA is another":
+            server = self.others.server()
+        elif harm == "the client's CA is another":
+            client = self.others.box("box-1")
+        elif harm == "the server's name is another":
+            name = "hub.bank.example"
+        elif harm == "the server's address is another":
+            name = "127.0.0.2"
+        elif harm == "the server's certificate has expired":
+            server = self.ours.issue("old-server", self.ours.names("localhost"), ends=YESTERDAY)
+        elif harm == "the client's certificate has expired":
+            client = self.ours.issue("old-box", self.ours.names("localhost"), ends=YESTERDAY)
+        made = server_context(serving(self.profile, server, server_ca))
+        return made, client_context(connecting(self.profile, client, client_ca, server_name=name))
+
+
+CLIENT_REFUSES = {
+    "the server's CA is another": "unable to get local issuer",
+    "the server's name is another": "ostname mismatch",
+    "the server's address is another": "IP address mismatch",
+    "the server's certificate has expired": "certificate has expired",
+}
+SERVER_REFUSES = {
+    "the client's CA is another": "unable to get local issuer",
+    "the client's certificate has expired": "certificate has expired",
+}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_a_certificate_that_does_not_fit_is_refused(profile: str, folder: Path) -> None:
+    """Nobody speaks with a stranger, with another host, or by a certificate whose time is over; the side that
+    refuses says why."""
+    wrong = _Refused(profile, folder)
+    for harm, said in CLIENT_REFUSES.items():
+        server, client = wrong.pair(harm)
+        async with echo_server(server) as echo:
+            with pytest.raises(aiohttp.ClientConnectorCertificateError) as refused:
+                await posted(echo.url, client)
+        assert said in str(refused.value), harm
+        assert echo.taken == []
+    for harm, said in SERVER_REFUSES.items():
+        server, client = wrong.pair(harm)
+        with capture_logs() as logs:
+            async with echo_server(server) as echo:
+                with pytest.raises(aiohttp.ClientError):
+                    await posted(echo.url, client)
+        told = [line["problem"] for line in logs if line["event"] == "handshake_refused"]
+        assert len(told) == 1, harm
+        assert said in told[0], harm
+        assert echo.taken == []
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+async def test_a_client_without_a_certificate_is_refused_and_told(profile: str, folder: Path) -> None:
+    """A listener that wants certificates lets nobody in without, and the client hears TLS's word for it."""
+    server, client = contexts(profile, folder)
+    made = _without_certificate(profile, folder)
+    async with echo_server(server) as echo:
+        with capture_logs() as logs, pytest.raises(aiohttp.ClientOSError, match=r"(?i)certificate.required"):
+            await posted(echo.url, made)
+        assert "did not return a certificate" in next(
+            line["problem"] for line in logs if line["event"] == "handshake_refused"
+        )
+        assert (await posted(echo.url, client))[0] == b"hello"
+    assert echo.taken == [5]
+
+
+def _without_certificate(profile: str, folder: Path) -> ssl.SSLContext:
+    ca = authority(folder, kind_of(profile)).ca
+    if profile == "intl":
+        return ssl.create_default_context(cafile=str(ca))
+    return _by_hand(profile, ca)
+
+
+class _ByHand(ssl.SSLContext):
+    """A client of pyOpenSSL's that offers just what a test wants."""
+
+    made: SSL.Context
+
+    def wrap_bio(self, incoming, outgoing, server_side=False, server_hostname=None, session=None):  # type: ignore[no-untyped-def]
+        return Connected(self.made, incoming, outgoing, server_side=False, server_hostname=server_hostname)
+
+
+OFFERS = {
+    "pq": ("X25519MLKEM768", "ECDSA+SHA256"),
+    "gm": ("curveSM2", "sm2sig_sm3"),
+    "gm-pq": ("curveSM2MLKEM768", "sm2sig_sm3"),
+}
+
+
+def _by_hand(
+    profile: str, ca: Path, *, groups: str = "", files: Files | None = None, version: int = SSL.TLS1_3_VERSION
+) -> ssl.SSLContext:
+    offered, signatures = OFFERS[profile]
+    client = SSL.Context(SSL.TLS_METHOD)
+    assert allow_only(client, groups=groups or offered, signatures=signatures)
+    if profile.startswith("gm"):
+        client.set_tls13_ciphersuites(b"TLS_SM4_GCM_SM3")
+    client.set_max_proto_version(version)
+    client.load_verify_locations(str(ca))
+    client.set_verify(SSL.VERIFY_PEER)
+    if files is not None:
+        client.use_certificate_chain_file(str(files.certificate))
+        client.use_privatekey_file(str(files.key))
+    made = _ByHand(ssl.PROTOCOL_TLS_CLIENT)
+    made.made = client
+    return made
+
+
+@pytest.mark.parametrize(
+    ("profile", "groups"),
+    [("pq", "X25519:prime256v1"), ("gm", "X25519MLKEM768"), ("gm-pq", "curveSM2"), ("gm-pq", "X25519")],
+)
+async def test_a_client_that_offers_less_is_never_served_silently(
+    profile: str, groups: str, folder: Path
+) -> None:
+    """A hybrid server does not fall back to a classical exchange, whatever certificate the client has."""
+    server, _ = contexts(profile, folder)
+    ours = authority(folder, kind_of(profile))
+    less = _by_hand(profile, ours.ca, groups=groups, files=ours.box("box-1"))
+    async with echo_server(server) as echo:
+        with capture_logs() as logs, pytest.raises(aiohttp.ClientError, match=r"(?i)handshake.failure"):
+            await posted(echo.url, less)
+    assert "no suitable key share" in next(line["problem"] for line in logs if "problem" in line)
+    assert echo.taken == []
+
+
+async def test_a_hybrid_client_does_not_take_a_classical_server(folder: Path) -> None:
+    """A server that was downgraded, or one in its place, gets no word of the exchange."""
+    server, _ = contexts("gm", folder)
+    _, client = contexts("gm-pq", folder)
+    async with echo_server(server) as echo:
+        with pytest.raises(aiohttp.ClientError, match=r"(?i)handshake.failure"):
+            await posted(echo.url, client)
+    assert echo.taken == []
+
+
+@pytest.mark.parametrize("profile", ["intl", "pq"])
+async def test_tls_1_2_is_refused(profile: str, folder: Path) -> None:
+    """An older version has renegotiation and weaker handshakes; no profile speaks it."""
+    server, _ = contexts(profile, folder)
+    ours = authority(folder, "p256")
+    old = ssl.create_default_context(cafile=str(ours.ca))
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    old.load_cert_chain(*ours.box("box-1"))
+    async with echo_server(server) as echo:
+        with pytest.raises(aiohttp.ClientError, match=r"(?i)protocol.version"):
+            await posted(echo.url, old)
+    assert echo.taken == []
+
+
+@pytest.mark.parametrize("profile", ["intl", "pq"])
+async def test_a_session_is_never_resumed(profile: str, folder: Path) -> None:
+    """A resumed session would skip the look at a certificate that was renewed, revoked or has expired."""
+    server, _ = contexts(profile, folder)
+    ours = authority(folder, "p256")
+    client = ssl.create_default_context(cafile=str(ours.ca))
+    client.load_cert_chain(*ours.box("box-1"))
+    if profile == "pq":
+        context = _by_hand("pq", ours.ca, files=ours.box("box-1")).made  # type: ignore[attr-defined]
+        assert not await _resumes(server, context)
+        return
+    async with echo_server(server) as echo:
+        reader, writer = await asyncio.open_connection("localhost", echo.port, ssl=client)
+        writer.write(b"POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi")
+        assert (await reader.read()).endswith(b"hi")
+        assert writer.get_extra_info("ssl_object").session.has_ticket is False
+        writer.close()
+
+
+async def _resumes(server: TransportContext, context: SSL.Context) -> bool:
+    """Whether a second connection with the first one's session skips the handshake's certificates."""
+    first = SSL.Connection(context)
+    first.set_connect_state()
+    second = SSL.Connection(context)
+    second.set_connect_state()
+    finished = [_shaken(server, first)]
+    session = first.get_session()
+    assert session is not None
+    second.set_session(session)
+    finished.append(_shaken(server, second))
+    return finished[1] < finished[0] / 2
+
+
+def _shaken(server: TransportContext, client: SSL.Connection) -> int:
+    """Shake hands in memory, and read what follows; the bytes that the server sent."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    serving_side = server.wrap_bio(incoming, outgoing, server_side=True)
+    sent = 0
+    for _ in range(6):
+        for step in (client.do_handshake, lambda: client.recv(1)):
+            try:
+                step()
+            except SSL.WantReadError:
+                pass
+        try:
+            incoming.write(client.bio_read(1 << 20))
+        except SSL.WantReadError:
+            pass
+        try:
+            serving_side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        said = outgoing.read()
+        sent += len(said)
+        if said:
+            client.bio_write(said)
+    assert serving_side.cipher() is not None
+    return sent
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _table_of_faults(folder: Path) -> dict[str, tuple[str, Files, Path, str]]:
+    """Harm to (profile, files, CA, what the error must say)."""
+    p256, sm2 = authority(folder, "p256"), authority(folder, "sm2")
+    good, other = p256.server("good"), p256.server("other")
+    open_key = p256.server("open")
+    open_key.key.chmod(0o644)
+    garbage = folder / "garbage.pem"
+    garbage.write_text("no certificate\n")
+    secret = folder / "garbage.key"
+    secret.write_text("no key\n")
+    secret.chmod(0o600)
+    nothing = folder / "nothing.pem"
+    locked = folder / "locked.key"
+    locked.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    locked.chmod(0o600)
+    return {
+        "the key is another certificate's": (
+            "intl",
+            Files(good.certificate, other.key),
+            p256.ca,
+            "key_file = .*not the key of",
+        ),
+        "the key is another one, pyOpenSSL": (
+            "pq",
+            Files(good.certificate, other.key),
+            p256.ca,
+            "key_file = .*not the key of",
+        ),
+        "others may read the key": ("intl", open_key, p256.ca, "key_file = .*0644.*chmod 600"),
+        "the certificate is not there": (
+            "pq",
+            Files(nothing, good.key),
+            p256.ca,
+            "certificate_file = .*nothing.pem: it cannot be read",
+        ),
+        "the key is not there": (
+            "gm",
+            Files(sm2.server("s").certificate, nothing),
+            sm2.ca,
+            "key_file = .*read",
+        ),
+        "the CA is not there": ("intl", good, nothing, "client_ca_file = .*cannot be read"),
+        "the certificate is none": ("intl", Files(garbage, good.key), p256.ca, "it holds no certificate"),
+        "the CA is none": ("pq", good, garbage, "client_ca_file = .*it holds no certificate"),
+        "the key is none": ("pq", Files(good.certificate, secret), p256.ca, "it holds no private key"),
+        "the key has a passphrase": (
+            "gm",
+            Files(sm2.server("s").certificate, locked),
+            sm2.ca,
+            "a passphrase",
+        ),
+        "the key is none, library": (
+            "intl",
+            Files(good.certificate, secret),
+            p256.ca,
+            "holds no private key",
+        ),
+        "a certificate of P-256 for gm": ("gm", good, p256.ca, "not one of SM2.*intl or pq"),
+        "a certificate of SM2 for intl": ("intl", sm2.server("s"), sm2.ca, "curve of SM2.*gm or gm-pq"),
+        "a certificate of SM2 for pq": ("pq", sm2.server("s"), sm2.ca, "curve of SM2.*gm or gm-pq"),
+    }
+
+
+def test_files_that_cannot_be_used_are_named_with_their_mend(folder: Path) -> None:
+    """A technician reads which option, which file and what to do, not a number of OpenSSL's."""
+    for harm, (profile, files, ca, said) in _table_of_faults(folder).items():
+        with pytest.raises(TlsError, match=f"(?s){said}"):
+            pytest.fail(f"{harm}: taken, {server_context(serving(profile, files, ca))}")
+
+
+def test_an_openssl_without_the_hybrid_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel of cryptography with another OpenSSL is said to be the cause, at the start."""
+    monkeypatch.setattr("edgegw.access.tls.allow_only", lambda *_, **__: False)
+    ours = authority(folder, "p256")
+    with pytest.raises(TlsError, match=r"profile = pq: OpenSSL .* does not have X25519MLKEM768; install"):
+        server_context(serving("pq", ours.server(), ours.ca))
+
+
+def test_an_expired_certificate_stops_no_start(folder: Path) -> None:
+    """A branch whose clock is wrong, or whose renewal is late, still starts and pays; the log says it."""
+    ours = authority(folder, "p256")
+    old = ours.issue("late", ours.names("localhost"), ends=YESTERDAY)
+    with capture_logs() as logs:
+        server_context(serving("intl", old, ours.ca))
+    assert [line["event"] for line in logs] == ["certificate_expired"]
+    assert str(old.certificate) in logs[0]["problem"]
+
+
+@pytest.mark.parametrize("profile", ["intl", "gm-pq"])
+async def test_a_renewed_certificate_is_served_without_a_restart(profile: str, folder: Path) -> None:
+    """Files that were replaced count from the next connection on; while they are half replaced, the ones from
+    before do."""
+    ours = authority(folder, kind_of(profile))
+    files = ours.issue("renewed", ours.names("localhost"), ends=YESTERDAY)
+    server = server_context(serving(profile, files, ours.ca))
+    client = client_context(connecting(profile, ours.box("box-1"), ours.ca))
+    async with echo_server(server) as echo:
+        with pytest.raises(aiohttp.ClientConnectorCertificateError, match="expired"):
+            await posted(echo.url, client)
+        fresh = ours.issue("fresh", ours.names("localhost"))
+        fresh.key.replace(files.key)
+        with (
+            capture_logs() as logs,
+            pytest.raises(aiohttp.ClientConnectorCertificateError, match="expired"),
+        ):
+            await posted(echo.url, client)
+        assert "certificate_not_renewed" in [line["event"] for line in logs]
+        fresh.certificate.replace(files.certificate)
+        assert (await posted(echo.url, client))[0] == b"hello"
