@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, LargeBinary, Select, cast, select
 
 from edgegw.core.records import place_of
 from edgegw.hub import schema
@@ -103,7 +103,9 @@ class Centre:
     ) -> Iterator[list[HubRecord]]:
         """The records of one history from seq start to end, in steps; `seq` is that of the history."""
         table, base = schema.record.c, branch * BRANCH_SEQS
-        columns = (table.seq, table.type, table.client, table.request_id, table.leaf, table.body)
+        # SQLite keeps what somebody wrote by hand as text; its bytes are judged like any others.
+        raw = (cast(table.leaf, LargeBinary), cast(table.body, LargeBinary))
+        columns = (table.seq, table.type, table.client, table.request_id, *raw)
         while start < end:
             query = (
                 select(*columns)
@@ -140,9 +142,15 @@ def _epochs(connection: Connection) -> dict[tuple[str, int], HubEpoch]:
     ):
         branches.setdefault((row.box, row.epoch), []).append(Branch(*row[2:]))
     rows = connection.execute(
-        select(head.box, head.epoch, head.size, head.root, head.key, head.checkpoint, head.sealed).order_by(
-            head.box, head.epoch
-        )
+        select(
+            head.box,
+            head.epoch,
+            head.size,
+            cast(head.root, LargeBinary).label("root"),
+            head.key,
+            head.checkpoint,
+            head.sealed,
+        ).order_by(head.box, head.epoch)
     )
     return {
         (row.box, row.epoch): HubEpoch(
@@ -240,10 +248,18 @@ def _suspense(connection: Connection) -> Iterator[Row]:
 def _directives(connection: Connection) -> Iterator[Row]:
     said, head = schema.directive.c, schema.directive_head.c
     rows = connection.execute(
-        select(said.box, said.incarnation, said.seq, head.epoch, said.type, said.outcome, said.body).join(
+        select(
+            said.box,
+            said.incarnation,
+            said.seq,
+            head.epoch,
+            said.type,
+            said.outcome,
+            cast(said.body, LargeBinary),
+        ).join(
             schema.directive_head,
             (head.box == said.box) & (head.incarnation == said.incarnation),
         )
     )
-    for row in rows:
-        yield *row[:6], *money_of(said_by(bytes(row.body)))
+    for *row, body in rows:
+        yield *row, *money_of(said_by(bytes(body)))
