@@ -121,8 +121,13 @@ def _commands() -> Iterator[Table]:
 def _reconciliation() -> Iterator[Table]:
     yield Table(
         "The bank core's list",
-        "The CSV file for `edgegw reconcile --core`: UTF-8, these columns in this order, one posting a line."
-        " A line of another channel may leave client, request_id, box and accounts empty.",
+        "The CSV file for `edgegw reconcile --core`: UTF-8, a header that names these columns, in any order"
+        " and beside any others, then one posting a line; commas, semicolons or tabs between them. A payment,"
+        " the post of a hold and a refund are `posted` lines of their own, by their own request_id. So is a"
+        " reversal, unless it gives all back and the original's line says `reversed`. A hold is `held` while"
+        " it is open, then `released` (what was posted of it is the post's line), a stand-in `held` until the"
+        " centre's word, then `posted` or `declined`; what is open, released, declined or refused may as well"
+        " have no line. A line of another channel may leave client, request_id, box and accounts empty.",
         ("column", "form", "what it is"),
         tuple((f"`{column.name}`", column.words, column.meaning) for column in core_file.COLUMNS),
     )

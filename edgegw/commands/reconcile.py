@@ -180,7 +180,7 @@ def _show(workspace: Workspace, summary: Summary) -> None:
     import itertools
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from edgegw.reconcile.classes import MEND_OF
     from edgegw.reconcile.report import breaks_of
@@ -188,7 +188,8 @@ def _show(workspace: Workspace, summary: Summary) -> None:
     console = Console(soft_wrap=False)
     sides = ", ".join(f"{count.records} {count.what}" for count in summary.sides)
     if not summary.well:
-        table = Table("class", "amount", "box", "place", "who", "what")
+        names = ("class", "amount", "box", "place", "who", "what")
+        table = Table(*(Column(name, overflow="fold") for name in names))
         for one in itertools.islice(breaks_of(workspace), ROWS_SHOWN):
             who = " ".join(filter(None, (one.client, one.request_id, one.account_id)))
             table.add_row(

@@ -40,7 +40,7 @@ BREAKS: Final = (
     ),
     BreakClass(
         "identity_misfiled",
-        "The hub keeps a record under another client or request id than its bytes say.",
+        "The hub keeps a record under another client or request id than its bytes say, or none.",
         "Centre operations: a repeat of it elsewhere would not be found; correct the columns by the bytes.",
     ),
     BreakClass(

@@ -52,6 +52,8 @@ FOREIGN_MAY_LACK: Final = frozenset({"client", "request_id", "box", "debit_accou
 _SEPARATOR: Final = "\x1f"
 _OURS: Final = re.compile(_SEPARATOR.join(f"(?:{column.pattern})" for column in COLUMNS))
 FAULTS_MAX: Final = 20
+SHOWN_MAX: Final = 80
+"""Characters of a value in a fault."""
 
 CoreRow = tuple[int, str, str, str, str, str, str, str, str, str, str, int, str]
 """A row of the workspace's `core`."""
@@ -76,8 +78,10 @@ def read_core(path: Path, *, channel: str, first_line: int = 0) -> Iterator[Core
         raise CoreFileError(
             [f"{path.name}: it cannot be read: {problem}; give a CSV file in UTF-8"]
         ) from None
+    except CoreFileError as problem:
+        reader.faults += problem.faults
     if reader.faults:
-        raise CoreFileError(reader.faults)
+        raise CoreFileError([f"{path.name}: {fault}" for fault in reader.faults])
 
 
 def extra_lines() -> Iterator[str]:
@@ -160,7 +164,8 @@ class _Reader:
             fault = not re.fullmatch(column.pattern, text)
             fault = fault or (column.name == "value_date" and not self._is_day(text))
             if fault or (column.name == "amount_minor" and not self._fits(text)):
-                yield f"line {line}: {column.name} is {text!r}; write {column.words}{_mend(column, text)}"
+                shown = repr(text) if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]!r} and more"
+                yield f"line {line}: {column.name} is {shown}; write {column.words}{_mend(column, text)}"
 
 
 def _mend(column: Column, text: str) -> str:

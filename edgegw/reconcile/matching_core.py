@@ -121,6 +121,26 @@ def match_identities(workspace: Workspace) -> None:
         **about,
         detail=where,
     )
+    _unidentified(workspace)
+
+
+def _unidentified(workspace: Workspace) -> None:
+    """What the hub holds as the box has it, and would not find when it is asked for again elsewhere."""
+    write_breaks(
+        workspace,
+        "identity_misfiled",
+        f"""FROM hub JOIN pair ON pair.hub_log = hub.log AND hub.seq >= pair.first_seq
+            AND hub.seq < pair.end_seq
+        JOIN log ON log.log = pair.journal_log JOIN hub_epoch USING (box, epoch)
+        JOIN journal AS row ON row.place = (pair.journal_log << {SEQ_BITS} | hub.seq)
+        WHERE hub.same AND NOT hub.identified AND hub.type IN ('transfer', 'refusal') AND NOT hub_epoch.forked
+            AND NOT EXISTS (SELECT 1 FROM same_identity AS one
+                WHERE one.request_id = row.request_id AND one.client = row.client)
+        GROUP BY hub.place""",
+        **payment_of("row", "log"),
+        detail="'the hub has it under no identity'",
+        hub_place="hub.place",
+    )
 
 
 def _identified(side: str) -> str:
@@ -135,7 +155,6 @@ def match_core(workspace: Workspace, *, postings: str) -> None:
     """Every line of our channel beside the payment of its identity, and every payment beside its line; where
     `postings` names a channel, its lines beside what the hub has booked by the core's word."""
     workspace.run("CREATE TABLE matched(line INTEGER PRIMARY KEY, place INTEGER)")
-    _duplicates(workspace)
     for side in SIDES:
         workspace.run(
             f"""INSERT OR IGNORE INTO matched SELECT core.line, row.place FROM core
@@ -145,6 +164,7 @@ def match_core(workspace: Workspace, *, postings: str) -> None:
                 AND row.place NOT IN (SELECT place FROM second)"""
         )
     workspace.index("matched", "place")
+    _duplicates(workspace)
     workspace.index("window_closed", "box", "window")
     _only_in_core(workspace)
     for side in SIDES:
@@ -208,8 +228,11 @@ def _duplicates(workspace: Workspace) -> None:
     write_breaks(
         workspace,
         "duplicate_in_core",
-        """FROM extra JOIN core ON core.line = extra.line JOIN core AS first ON first.line = extra.first""",
+        f"""FROM extra JOIN core ON core.line = extra.line JOIN core AS first ON first.line = extra.first
+        LEFT JOIN matched ON matched.line = extra.first
+        LEFT JOIN log ON log.log = matched.place >> {SEQ_BITS}""",
         **_of_core(),
+        **{f"{side}_place": f"iif(log.side = '{side}', matched.place, NULL)" for side in SIDES},
         detail="'as line ' || first.line || ', reference ' || first.core_reference",
     )
 

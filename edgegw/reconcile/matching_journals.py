@@ -21,6 +21,9 @@ _DIFFERING: Final = f"""CREATE TABLE differing AS
 _BOTH: Final = """FROM differing
     JOIN journal ON journal.place = differing.journal_place JOIN hub ON hub.place = differing.hub_place
     JOIN log ON log.log = differing.journal_log"""
+_ITS_JOURNAL: Final = f"""LEFT JOIN pair ON pair.hub_log = row.log AND row.seq >= pair.first_seq
+    AND row.seq < pair.end_seq
+    LEFT JOIN journal ON journal.place = (pair.journal_log << {SEQ_BITS} | row.seq)"""
 _SAME_PAYMENT: Final = "journal.client = hub.client AND journal.request_id = hub.request_id"
 _SWAPPED: Final = """journal.debit_account_id = hub.credit_account_id
     AND journal.credit_account_id = hub.debit_account_id
@@ -85,10 +88,12 @@ def _misfiled(workspace: Workspace) -> None:
     write_breaks(
         workspace,
         "identity_misfiled",
-        """FROM misfiled JOIN hub AS row ON row.place = misfiled.place AND row.chained
-        JOIN log ON log.log = row.log""",
+        f"""FROM misfiled JOIN hub AS row ON row.place = misfiled.place AND row.chained
+        JOIN log ON log.log = row.log {_ITS_JOURNAL} GROUP BY row.place""",
         **{
             **payment_of("row", "log"),
+            "amount_minor": "coalesce(row.amount_minor, journal.amount_minor, 0)",
+            "currency": "coalesce(row.currency, journal.currency, '')",
             "client": "misfiled.client",
             "request_id": "misfiled.request_id",
         },

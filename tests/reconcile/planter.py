@@ -379,7 +379,8 @@ class Planter:
     def identity_misfiled(self) -> list[Expected]:
         """A column beside the bytes is another one."""
         record = self._payment()
-        column, value = self.chance.choice((("request_id", f"{9_000_077:032x}"), ("client", "somebody")))
+        others = (("request_id", f"{9_000_077:032x}"), ("client", "somebody"), ("request_id", None))
+        column, value = self.chance.choice(others)
         changed = execute(
             self.sides.hub,
             f"UPDATE record SET {column} = ? WHERE box = ? AND epoch = 1 AND seq = ?",
@@ -388,7 +389,7 @@ class Planter:
             record["seq"],
         )
         assert changed == 1
-        return self._found("identity_misfiled", record)
+        return self._found("identity_misfiled", record, **self._money(record))
 
     def directive_not_from_hub(self) -> list[Expected]:
         """The hub has no such word any more, or another one."""

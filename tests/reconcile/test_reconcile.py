@@ -78,6 +78,8 @@ def planted(sides: Sides, names: Sequence[str], medium: str, seed: int) -> None:
         north = copy.ledger if medium == "directory" else copy.journal
         said = reconciled(copy, north, planter.south_path, more=ALL)
         assert unexpected(said["breaks"], expected) == ([], []), (names, medium, seed)
+        twice = [one for one in said["breaks"] if one["class"] == "duplicate_in_core"]
+        assert all(one["journal"] and one["hub"] and one["core"] for one in twice)
 
 
 @pytest.mark.parametrize("medium", ["directory", "file"])
@@ -223,6 +225,24 @@ def test_any_breaks_are_found_together(sides: Sides, names: list[str], medium: s
     """Whatever an outsider combines, each is found once and nothing else is."""
     if not any(set(pair) <= set(names) for pair in APART):
         planted(sides, names, medium, seed)
+
+
+def test_a_row_that_somebody_has_written_as_text_is_compared_like_any_other(
+    sides: Sides, tmp_path: Path
+) -> None:
+    """SQLite keeps text in a column for bytes, and replace() makes text; that must end no reconciliation."""
+    copy = sides.copy(tmp_path / "spoiled")
+    one = "SELECT min(seq) FROM {} WHERE box = 'north' AND type = '{}'"
+    changes = (
+        f"""UPDATE record SET body = replace(body, '"mono_ns":', '"mono_ns":1') WHERE box = 'north'
+        AND seq = ({one.format("record", "refusal")})""",
+        f"""UPDATE directive SET body = replace(body, '"amount_minor":', '"amount_minor":1')
+        WHERE box = 'north' AND seq = ({one.format("directive", "confirm")})""",
+        "UPDATE journal_head SET root = CAST(root AS TEXT) WHERE box = 'north'",
+    )
+    assert [execute(copy.hub, change) for change in changes] == [1, 1, 1]
+    found = {one["class"] for one in reconciled(copy, copy.ledger, copy.south)["breaks"]}
+    assert found == {"record_differs", "directive_not_from_hub"}
 
 
 def test_every_class_of_break_is_planted_by_a_test() -> None:
