@@ -9,7 +9,6 @@ merely lost (`uplink.rehydrate`).
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
@@ -33,7 +32,6 @@ from edgegw.uplink.session import Reopen, Session, directives_head, link_of
 PROBE_BYTES: Final = 1
 """A package of one record: only whether one comes is asked."""
 
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -72,12 +70,8 @@ class Others:
         any. Raises LineFault, ExchangeError, Reopen, or what the pen raises; what was learnt stays."""
         learnt = False
         for theirs in await self._read(self._unknown):
-            try:
-                await self._learn(theirs)
-                learnt = True
-            except RecordPruned as problem:
-                # They part below what the hub had cosigned: it was restored from before that.
-                _log.warning("other history not found", extra={"epoch": theirs.number, "why": str(problem)})
+            await self._learn(theirs)
+            learnt = True
         self._lacking(0)
         return learnt
 
@@ -123,30 +117,37 @@ class Others:
     def _known(self, mine: Head, theirs: LogHead) -> LogEnd | None:
         """How far it is known: from the ledger's own records, if they begin as the hub's do, or from the last
         time; None where neither leads there."""
-        if theirs.size <= mine.size:
-            own = self._own_end(mine, theirs.size)
-            if own.frontier.root() == theirs.root:
-                return own
+        own = self._own_end(mine, theirs.size) if theirs.size <= mine.size else None
+        if own is not None and own.frontier.root() == theirs.root:
+            return own
         ends = (end for end in self._source.others() if end.number == theirs.number)
         return next((end for end in ends if end.frontier.size < theirs.size), None)
 
-    def _own_end(self, mine: Head, size: int) -> LogEnd:
+    def _own_end(self, mine: Head, size: int) -> LogEnd | None:
+        """This ledger's own records up to a size; None where that is pruned."""
         node = self._source.node(epoch=mine.epoch, size=mine.size)
-        leaf = node(0, size - 1) if size else journal.FIRST_PREVIOUS
-        return LogEnd(mine.epoch, frontier_at(size, node), leaf)
+        try:
+            return LogEnd(mine.epoch, frontier_at(size, node), node(0, size - 1))
+        except RecordPruned:
+            return None
 
     async def _parting(self, mine: Head, theirs: LogHead) -> LogEnd:
-        """The end of what both histories have: most forks are young, so the steps back grow from its end."""
-        known_same, other = 0, min(mine.size, theirs.size - 1) + 1
-        step = 1
-        while known_same < other - 1:
-            size = max(other - step, (known_same + other) // 2)
+        """The end of what both histories have, or their beginning where they part in what is pruned here.
+
+        Most forks are young, so the steps back grow from its end.
+        """
+        same = LogEnd(mine.epoch, journal.Frontier(), journal.FIRST_PREVIOUS)
+        low, other, step = 0, min(mine.size, theirs.size - 1) + 1, 1
+        while low < other - 1:
+            size = max(other - step, (low + other) // 2)
             end = await self._read(functools.partial(self._own_end, mine, size))
-            if await self._pull(head_of(end), PROBE_BYTES) is None:
+            if end is None:
+                low = size
+            elif await self._pull(head_of(end), PROBE_BYTES) is None:
                 other, step = size, 2 * step
             else:
-                known_same = size
-        return await self._read(functools.partial(self._own_end, mine, known_same))
+                low, same = size, end
+        return same
 
     # --- messages -----------------------------------------------------------------------------------------
 
