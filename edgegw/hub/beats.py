@@ -523,7 +523,7 @@ class _Beat:
         outcome = player.run(self._items)
         if epoch == self._row.epoch and not self._forked:
             said = ((item.record, item.directive) for item in self._items)
-            note_words(self._connection, self._row, said)
+            note_words(self._connection, self._row, said, now_ns=self._now_ns)
         keep_stand_ins(self._connection, outcome.stand_ins, box=self._row.box, epoch=epoch)
         if outcome.quarantine and not self._forked:
             self._quarantine(outcome.quarantine)

@@ -83,6 +83,7 @@ def _new_box(name: str, key: VerifyingKey) -> dict[str, str | int | bool]:
         "site_version": 0,
         "site_digest": "",
         "site_word": "",
+        "site_word_ns": 0,
         "site_format": FIRST_FORMAT,
         "allot_due": True,
         "stand_ins_due": False,
@@ -110,6 +111,7 @@ class BoxRow:
     site_version: int
     site_digest: str
     site_word: str
+    site_word_ns: int
     site_format: int
 
     @classmethod

@@ -75,6 +75,7 @@ box = Table(
     Column("site_version", BigInteger, nullable=False),  # that its present log of directives names last
     Column("site_digest", String(64), nullable=False),
     Column("site_word", Text, nullable=False),  # what it made of that one, "" while it has not said
+    Column("site_word_ns", BigInteger, nullable=False),  # when that came here
     Column("site_format", Integer, nullable=False),  # the newest that its program reads
     Column("allot_due", Boolean, nullable=False),  # all allotments are to be looked at with the next beat
     Column("stand_ins_due", Boolean, nullable=False),  # some wait for what other boxes were asked for

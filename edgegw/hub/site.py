@@ -59,6 +59,8 @@ from edgegw.hub.windows import note_participants
 DECODED_MAX: Final = 4
 """The fleet's version, a staged one, and what boxes had before them."""
 PERCENT: Final = 100
+SILENT_S_MAX: Final = 60
+"""A box that was not heard for so long is not healthy: its program may die of its settings."""
 
 
 class SiteError(ValueError):
@@ -297,17 +299,23 @@ def advance(connection: Connection, keyring: Keyring, *, now_ns: int) -> str:
     if stage.stage == FAILED:
         restored_as = halt(connection, keyring, reason=stage.reason, now_ns=now_ns)
         return f"version {stage.version} is halted ({stage.reason}); its boxes get {restored_as}"
-    baked_ns = stage.stage_ns + stage.bake_seconds * 1_000_000_000
-    if not stage.bake_seconds or now_ns < baked_ns or not _are_healthy(connection, keyring, stage):
+    if not stage.bake_seconds or not _are_healthy(connection, keyring, stage, now_ns):
         return ""
     promote(connection, keyring, share_percent=PERCENT, now_ns=now_ns)
     return f"version {stage.version} goes to the whole fleet"
 
 
-def _are_healthy(connection: Connection, keyring: Keyring, stage: Stage) -> bool:
+def _are_healthy(connection: Connection, keyring: Keyring, stage: Stage, now_ns: int) -> bool:
+    """Whether every chosen box has had it for the time that was asked, and still speaks: one that is silent
+    may have died of it."""
     columns = schema.box.c
     said = connection.execute(
-        select(columns.box).where(columns.site_version == stage.version, columns.site_word == APPLIED)
+        select(columns.box).where(
+            columns.site_version == stage.version,
+            columns.site_word == APPLIED,
+            columns.site_word_ns <= now_ns - stage.bake_seconds * 1_000_000_000,
+            columns.beat_at_ns > now_ns - SILENT_S_MAX * 1_000_000_000,
+        )
     ).scalars()
     boxes = stage.boxes(keyring.boxes.keys())
     return bool(boxes) and boxes <= set(said)

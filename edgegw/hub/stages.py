@@ -181,7 +181,11 @@ def read_announced(connection: Connection, row: BoxRow) -> None:
 
 
 def note_words(
-    connection: Connection, row: BoxRow, records: Iterable[tuple[Record | None, Directive | None]]
+    connection: Connection,
+    row: BoxRow,
+    records: Iterable[tuple[Record | None, Directive | None]],
+    *,
+    now_ns: int,
 ) -> None:
     """Keep what the box's records, each with the directive that it applies, say of the version that it was
     given; a bad word fails a stage."""
@@ -189,7 +193,7 @@ def note_words(
         word = _word(row, record, said)
         if not word:
             continue
-        row.site_word = word
+        row.site_word, row.site_word_ns = word, now_ns
         if word != APPLIED:
             connection.execute(
                 update(site)
