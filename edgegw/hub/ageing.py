@@ -1,5 +1,5 @@
 """The hub's own reminder: items in suspense and receivables that wait for too long are told in its log each
-day, until somebody has acted on them.
+day, until somebody has acted on them; and the look for kept reversals that no push has met.
 
 Any number of hub processes may keep it: each item is told once a day by one of them. Leaves out what they are
 (`hub.suspense`, `hub.receivables`).
@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
-from edgegw.hub import receivables, suspense
+from edgegw.hub import kept, receivables, suspense
 from edgegw.hub.settling import Transactions
 
 TICK_S: Final = 60.0
@@ -40,9 +40,12 @@ def reminding(hub: Transactions, aged_days: int) -> Callable[[object], AsyncGene
 async def keep_reminding(
     hub: Transactions, aged_days: int, *, now_ns: Callable[[], int], tick_s: float = TICK_S
 ) -> None:
-    """Tell of what is older than so many days, for ever; what goes wrong is logged, and tried again."""
+    """Tell of what is older than so many days, and find what no push has met, for ever; what goes wrong is
+    logged, and tried again."""
     while True:
         try:
+            for place in await hub.run(lambda connection: kept.missed(connection, now_ns=now_ns())):
+                _log.warning("reversed_elsewhere", item=place.name)
             while await _told(hub, aged_days, now_ns()):
                 pass
         except Exception:  # noqa: BLE001 - the edge: logged with its trace, boxes are served all the same

@@ -3,21 +3,35 @@ those whose original was cleared elsewhere, whichever of the two comes first.
 
 Only the box that holds the original gives money back (DESIGN §2), so nothing moves here: whoever was paid
 gets an item that says where to ask. A reversal whose original never comes stays listed, at its box and in
-`kept_reversal`. Leaves out who may be told (`hub.suspense`).
+`kept_reversal`. Pushes wait for each other only where they draw on one account, so two that come at one
+moment through two hub processes do not see each other: those are found by a look at all of them (`missed`).
+Leaves out who may be told (`hub.suspense`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    exists,
+    insert,
+    not_,
+    or_,
+    select,
+)
 
 from edgegw.core.book import KEPT
 from edgegw.core.records import Transfer, decode_record
+from edgegw.hub import suspense
 from edgegw.hub.books import padded
 from edgegw.hub.items import Item
-from edgegw.hub.schema import BRANCH_SEQS, kept_reversal, record
+from edgegw.hub.schema import BRANCH_SEQS, kept_reversal, record, suspense_item
 
 REVERSED_ELSEWHERE: Final = "reversed_elsewhere"
 
@@ -85,10 +99,58 @@ def _of_the_originals(
         seq, original = originals.get((row.original_client, row.original_id), (-1, None))
         if original is None or ((row.box, row.epoch) == (box, epoch) and row.seq > seq):
             continue
-        place = f"{row.box} {row.epoch}/{row.seq % BRANCH_SEQS}"
-        detail = f"its reversal is kept at {place}, which does not know it: give the money back here"
-        met.append(Met(seq, _payee(original), detail))
+        met.append(Met(seq, _payee(original), _kept_at(row)))
     return met
+
+
+def missed(connection: Connection, *, now_ns: int) -> list[suspense.Place]:
+    """Put every original in suspense whose reversal is kept elsewhere and of which neither push has seen the
+    other; where."""
+    found = []
+    for row in connection.execute(_untold_pairs()).all():
+        original = decode_record(row.body)
+        if not isinstance(original, Transfer) or not original.legs:
+            continue
+        place = suspense.Place(row.at_box, row.at_epoch, row.at_seq)
+        item = suspense.new_row(
+            place, owner=_payee(original), reason=REVERSED_ELSEWHERE, detail=_kept_at(row), now_ns=now_ns
+        )
+        connection.execute(insert(suspense_item).values(item))
+        found.append(place)
+    return found
+
+
+def _untold_pairs() -> Select[Any]:
+    """Kept reversals with their originals of other boxes, where neither is anybody's item."""
+    kept, other = kept_reversal.c, record.c
+
+    def is_told(at: Table) -> ColumnElement[bool]:
+        item = suspense_item.c
+        return exists().where(item.box == at.c.box, item.epoch == at.c.epoch, item.seq == at.c.seq)
+
+    return (
+        select(
+            kept.box,
+            kept.epoch,
+            kept.seq,
+            other.box.label("at_box"),
+            other.epoch.label("at_epoch"),
+            other.seq.label("at_seq"),
+            other.body,
+        )
+        .join(record, (other.request_id == kept.original_id) & (other.client == kept.original_client))
+        .where(
+            other.type == "transfer",
+            or_(other.box != kept.box, other.epoch != kept.epoch),
+            not_(is_told(kept_reversal)),
+            not_(is_told(record)),
+        )
+    )
+
+
+def _kept_at(row: Row[Any]) -> str:
+    place = f"{row.box} {row.epoch}/{row.seq % BRANCH_SEQS}"
+    return f"its reversal is kept at {place}, which does not know it: give the money back here"
 
 
 def _payee(original: Transfer) -> str:

@@ -61,7 +61,7 @@ from edgegw.hub.replica import Replica
 from edgegw.hub.schema import BRANCH_SEQS, is_other_branch
 from edgegw.hub.site import bundle_is_lost
 from edgegw.hub.stand_ins import DUPLICATE_IDENTITY, StandIn, note_told, place_or_none
-from edgegw.hub.suspense import OPEN, Place, relieve
+from edgegw.hub.suspense import Place, new_row, relieve
 from edgegw.hub.windows import WINDOW_DIFFERS, Recount
 
 BANK_OWNS: Final = "bank"
@@ -634,21 +634,15 @@ class Replay:
         if any(item["seq"] == seq for item in self._suspense):
             return  # one owner for one record is enough; the first reason is the deepest
         self._suspense.append(
-            {
-                "box": self._box,
-                "epoch": self._epoch,
-                "seq": seq,
-                "owner": owner,
-                "reason": reason,
-                "detail": f"{self._name(seq)}: {detail}" if seq >= BRANCH_SEQS else detail,
-                "currency": currency,
-                "amount_minor": amount_minor,
-                "state": OPEN,
-                "reference": "",
-                "at_ns": self._now_ns,
-                "steps": 0,
-                "raised_ns": 0,
-            }
+            new_row(
+                Place(self._box, self._epoch, seq),
+                owner=owner,
+                reason=reason,
+                detail=f"{self._name(seq)}: {detail}" if seq >= BRANCH_SEQS else detail,
+                currency=currency,
+                amount_minor=amount_minor,
+                now_ns=self._now_ns,
+            )
         )
         self.outcome.suspense += 1
 

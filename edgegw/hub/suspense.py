@@ -206,6 +206,32 @@ def counts(connection: Connection, *, aged_before_ns: int) -> Counts:
     return Counts(count, found.get(PARKED, (0, 0))[0], aged, int(oldest_ns))
 
 
+def new_row(
+    place: Place,
+    *,
+    owner: str,
+    reason: str,
+    detail: str,
+    now_ns: int,
+    currency: str = "",
+    amount_minor: int = 0,
+) -> dict[str, str | int]:
+    """The row of an item that nobody has acted on yet."""
+    return {
+        **place._asdict(),
+        "owner": owner,
+        "reason": reason,
+        "detail": detail,
+        "currency": currency,
+        "amount_minor": amount_minor,
+        "state": OPEN,
+        "reference": "",
+        "at_ns": now_ns,
+        "steps": 0,
+        "raised_ns": 0,
+    }
+
+
 # -- changing ----------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,21 @@
 """A reversal that one box keeps, for a payment that another has cleared: neither lies there in silence."""
 
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+
 from edgegw.core.book import KEPT
 from edgegw.core.messages import Ask
 from edgegw.core.records import ClearedBy, Kind, Request, Transfer
+from edgegw.hub import kept
+from edgegw.hub.ageing import keep_reminding
+from edgegw.hub.app import Hub
+from edgegw.hub.schema import kept_reversal
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.world import CNY, NORTH, SOUTH, World
+from tests.waiting import until
 
 PAID = f"{7:032x}"
 
@@ -78,3 +89,46 @@ def test_a_reversal_that_won_at_its_own_box_is_nobodys_item(world: World) -> Non
     north.sync()
     north.sync()
     assert items(world) == []
+
+
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+def test_a_payment_and_its_reversal_that_come_at_one_moment_are_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through two hub processes neither push sees the other: the customer would never get the money back."""
+    north, south = granted(world), world.box(SOUTH)
+    other = Hub(world.place.open(), world.keyring)
+    south.talk = other._exchange
+    paid = north.pay("A", "SHOP", 40, request_id=PAID)
+    seq = keep(south, PAID)
+    look = kept._of_the_originals
+
+    def look_before_the_other_comes(*found: Any, **at: Any) -> list[kept.Met]:
+        met = look(*found, **at)
+        monkeypatch.undo()
+        south.beat()
+        return met
+
+    monkeypatch.setattr(kept, "_of_the_originals", look_before_the_other_comes)
+    north.sync()
+    assert items(world) == []
+    with world.engine.begin() as connection:
+        assert [one.name for one in kept.missed(connection, now_ns=5)] == [f"north/1/{paid}"]
+        assert kept.missed(connection, now_ns=6) == []
+    detail = f"its reversal is kept at south 1/{seq}, which does not know it: give the money back here"
+    assert items(world) == [("north", paid, "merchant:SHOP", "reversed_elsewhere", detail)]
+    other.close()
+
+
+async def test_the_hub_looks_for_them_by_itself(world: World) -> None:
+    """Nobody has to know that there is something to look for."""
+    north = granted(world)
+    paid = north.pay("A", "SHOP", 40, request_id=PAID)
+    north.sync()
+    unseen = {"original_id": PAID, "original_client": "till", "box": SOUTH, "epoch": 1, "seq": 5}
+    with world.engine.begin() as connection:
+        connection.execute(insert(kept_reversal).values(unseen))
+    task = asyncio.create_task(keep_reminding(world.hub, 3, now_ns=world.now_ns))
+    await until(lambda: len(items(world)) == 1, "the item")
+    task.cancel()
+    assert [row[:2] for row in items(world)] == [("north", paid)]
