@@ -217,14 +217,19 @@ def _rule(site: Site, currency: str) -> AllowanceRule | None:
 
 def share_caps(books: Books, log: DirectiveLog, *, site: Site, wanted: Collection[str]) -> None:
     """Fill the box's shares of net debit caps up to its even part, where less than half of that is left
-    there and the centre has any, but for those that are wanted elsewhere."""
+    there and the centre has any, but for those that are wanted elsewhere.
+
+    A cap from which another box draws right now is passed over, as in `allot`: every push moves caps, and
+    this one holds other accounts by now. Whoever lacks more asks.
+    """
     for (participant, currency), share_minor in cap_shares(site).items():
         page = books.page(cap_account(participant, currency))
         if page is None or 2 * page.outstanding_minor >= share_minor or page.available_minor <= 0:
             continue
         if page.account_id in wanted:
             continue
-        books.draw(page.account_id)
+        if books.draw(page.account_id, waits=False) is None:
+            continue
         amount_minor = min(page.available_minor, share_minor - page.outstanding_minor)
         if amount_minor > 0:
             books.grant(page.account_id, amount_minor)

@@ -4,6 +4,7 @@ what two boxes may let a participant owe together is never more."""
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import select
 
 from edgegw.core.book import PENDING, centre_account, risk_account
 from edgegw.core.caps import cap_account, uncapped_account
@@ -18,6 +19,7 @@ from edgegw.core.records import (
 )
 from edgegw.hub.caps import unsettled
 from edgegw.hub.operate import release_epoch, seal_epoch
+from edgegw.hub.schema import account
 from tests.hub.simulated_box import CNY, SimulatedBox
 from tests.hub.test_settlement import _cover, boxes, settle, site
 from tests.hub.test_windows import close
@@ -33,8 +35,8 @@ SHARE = 100
 def city(world: World) -> World:
     """Three participants at two boxes; city may owe 400."""
     world.publish(site(2, {"city": CAP}))
-    for account in PEOPLE:
-        world.fund(account.id, 10_000)
+    for one in PEOPLE:
+        world.fund(one.id, 10_000)
     return world
 
 
@@ -139,6 +141,17 @@ def test_settlement_gives_the_used_part_back_once_it_is_posted(city: World) -> N
     _cover(city, "cover-1", "city", 200)
     settle(city)
     assert whole(city)[0] == CAP
+
+
+@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
+def test_a_box_does_not_wait_for_a_cap_on_which_another_one_draws(city: World) -> None:
+    """By then it holds other accounts, for which that one may wait: they would meet in a circle. Its share
+    comes with the first payment that lacks it."""
+    with city.engine.connect() as other, other.begin():
+        other.execute(select(account).where(account.c.account_id == CITY).with_for_update())
+        box = city.box(NORTH)
+    assert whole(city) == (CAP, CAP, 0)
+    assert heard(box, Ask("1", CITY, CNY, 10)) == [10 + SHARE]
 
 
 def test_a_lower_cap_takes_what_is_free_and_nothing_is_granted_until_the_rest_is_back(city: World) -> None:
