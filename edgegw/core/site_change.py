@@ -13,8 +13,10 @@ from typing import Final
 
 import msgspec
 
+from edgegw.core.allowance import lease_ns
 from edgegw.core.site import (
     DEFAULT_TIGHTENING,
+    AllowanceRule,
     LimitRule,
     NetDebitCap,
     RateRule,
@@ -31,8 +33,10 @@ SCALARS: Final = "settings"
 
 _LOW_IS_TIGHT: Final = ("limits", "stand_in", "rates", "net_debit_caps", "allowances", "tightening")
 """Sections whose numbers allow more the higher they are."""
-_HIGH_IS_TIGHT: Final = ("payment_minor_min", "split_seconds", "seconds")
+_HIGH_IS_TIGHT: Final = ("payment_minor_min", "split_seconds", "seconds", "lease_margin_seconds")
 """But for these."""
+_ABSENT_IS_ZERO: Final = ("headroom_percent", "seen_days", "seen_share_percent", "seen_account_minor")
+"""Without one of these nothing is handed out by it; any other number that is not there bounds nothing."""
 _FORBIDDING: Final = ("limits", "lists", "rates", "net_debit_caps")
 """Without a rule there, more is allowed; without one of `stand_in` or `allowances`, nothing."""
 
@@ -135,7 +139,9 @@ def _effect_of_rule(section: str, *, is_added: bool) -> str:
 
 
 def _effect_of_number(section: str, field: str, before: object, after: object) -> str:
-    """What a changed bound does; one that is not there bounds nothing."""
+    """What a changed bound does."""
+    if field in _ABSENT_IS_ZERO:
+        before, after = before or 0, after or 0
     if section not in _LOW_IS_TIGHT or not _is_bound(before) or not _is_bound(after):
         return ""
     is_higher = before is not None and (after is None or after > before)  # type: ignore[operator]
@@ -150,8 +156,8 @@ def _is_bound(value: object) -> bool:
 
 
 def tighter(site: Site, other: Site) -> Site:
-    """`site`, but for limits, stand-in, blocked, rates and caps: there nothing is allowed that one of the two
-    does not allow."""
+    """`site`, but for limits, stand-in, blocked, rates, caps and leases: there nothing is allowed that one of
+    the two does not allow."""
     return msgspec.structs.replace(
         site,
         blocked=tuple(sorted({*site.blocked, *other.blocked})),
@@ -161,6 +167,7 @@ def tighter(site: Site, other: Site) -> Site:
         rates=_rates(site, other),
         tightening=_steps(site, other),
         net_debit_caps=_caps(site, other),
+        allowances=_leased(site.allowances, other.allowances),
         window_close_takes_two=site.window_close_takes_two or other.window_close_takes_two,
     )
 
@@ -230,6 +237,20 @@ def _rates(site: Site, other: Site) -> tuple[RateRule, ...] | msgspec.UnsetType:
             )
         )
     return tuple(found)
+
+
+def _leased(mine: Sequence[AllowanceRule], theirs: Sequence[AllowanceRule]) -> tuple[AllowanceRule, ...]:
+    """The first ones by the shorter leases of both, and what the other side alone leases; what a box holds
+    else is the hub's to say."""
+    merged = {rule.currency: rule for rule in mine}
+    for rule in theirs:
+        found = merged.setdefault(rule.currency, rule)
+        lasts_ns = lease_ns(rule)
+        if lasts_ns and not 0 < lease_ns(found) <= lasts_ns:
+            merged[rule.currency] = msgspec.structs.replace(
+                found, lease_seconds=rule.lease_seconds, lease_margin_seconds=rule.lease_margin_seconds
+            )
+    return tuple(merged.values())
 
 
 def _steps(site: Site, other: Site) -> tuple[TighteningStep, ...] | msgspec.UnsetType:

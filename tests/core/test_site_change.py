@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgegw.core.book import Book
 from edgegw.core.records import Account
 from edgegw.core.site import (
+    AllowanceRule,
     ClientRule,
     CurrencyRule,
     LimitRule,
@@ -63,6 +66,13 @@ def sites(draw: st.DrawFn) -> Site:
         offline_seconds_max=draw(AMOUNTS),
         split_seconds=draw(AMOUNTS),
     )
+    allowance = AllowanceRule(
+        currency="CNY",
+        share_percent=draw(AMOUNTS),
+        account_minor=draw(AMOUNTS),
+        lease_seconds=draw(st.sampled_from((0, 60, 90))),
+        lease_margin_seconds=draw(AMOUNTS),
+    )
     steps = draw(st.lists(st.integers(1, 9), unique=True, max_size=3).map(sorted))
     percents = sorted(draw(st.lists(st.integers(0, 100), min_size=len(steps), max_size=len(steps))))
     return Site(
@@ -90,6 +100,7 @@ def sites(draw: st.DrawFn) -> Site:
                 )
             )
         ),
+        allowances=draw(st.sampled_from(((), (allowance,)))),
         late_decline_liable=draw(st.sampled_from(("merchant", "branch"))),
     )
 
@@ -151,6 +162,12 @@ def _percent(site: Site, hours: int) -> int:
     return next((step.percent for step in book.policy.tightening if hours <= step.until_hours), 0)
 
 
+def _lease_s(site: Site) -> float:
+    """How long after the hub's word a box may spend."""
+    rules = [rule for rule in site.allowances if rule.lease_seconds]
+    return min((rule.lease_seconds - rule.lease_margin_seconds for rule in rules), default=math.inf)
+
+
 def _rate(site: Site, name: str) -> tuple[float, float]:
     rules = {} if site.rates is msgspec.UNSET else {rule.name: rule for rule in site.rates}
     rule = rules.get(name) or rules.get("")
@@ -169,6 +186,7 @@ def test_what_both_allow_is_no_more_than_either_allows(one: Site, other: Site) -
         assert _rate(held, name) == tuple(map(min, zip(_rate(one, name), _rate(other, name), strict=True)))
     for hours in (1, 2, 5, 24, 25, 100, 169):
         assert _percent(held, hours) == min(_percent(one, hours), _percent(other, hours))
+    assert _lease_s(held) == min(_lease_s(one), _lease_s(other))
     stand_ins = [site.stand_in for site in (one, other)]
     assert bool(held.stand_in) == all(stand_ins)
     if held.stand_in:
@@ -197,6 +215,32 @@ def test_a_limit_that_falls_away_is_called_loosened() -> None:
     assert [one.effect for one in changes(old, none)] == ["loosened"]
     blocked = msgspec.structs.replace(old, blocked=("anna",))
     assert [(one.key, one.effect) for one in changes(old, blocked)] == [("anna", "tightened")]
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "after", "effect"),
+    [
+        ("headroom_percent", 0, 10, "loosened"),
+        ("seen_days", 10, 0, "tightened"),
+        ("seen_account_minor", 10, 20, "loosened"),
+        ("idle_hours", 0, 10, "tightened"),
+        ("lease_seconds", 0, 10, "tightened"),
+        ("lease_margin_seconds", 10, 20, "tightened"),
+        ("lease_margin_seconds", 10, 0, "loosened"),
+    ],
+)
+def test_what_lets_boxes_hold_more_is_called_loosened(
+    field: str, before: int, after: int, effect: str
+) -> None:
+    """Zero is left out of the settings: of a share it means nothing, of a lease no end."""
+    old, new = (
+        msgspec.structs.replace(
+            SITE,
+            allowances=(AllowanceRule(currency="CNY", share_percent=1, account_minor=1, **{field: value}),),
+        )
+        for value in (before, after)
+    )
+    assert [one.effect for one in changes(old, new)] == [effect]
 
 
 def test_a_file_with_the_hubs_note_proves_itself_and_nothing_else() -> None:
