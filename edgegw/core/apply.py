@@ -74,20 +74,21 @@ def apply_directive(
     book: Book, stamp: Stamp, body: bytes, *, awaited: Awaited, sites: Sites
 ) -> DirectiveApplied:
     """Change the book as the directive says and return the record of it; what cannot be applied is
-    refused, never raised."""
+    refused, never raised, and changes nothing."""
+    layer = book.overlay()
     try:
-        directive = decode_directive(body)
-        effect = _effect(book, directive, awaited, sites)
+        effect = _effect(layer, decode_directive(body), awaited, sites)
+        layer.open_accounts(effect.accounts)
+        status = layer.post(effect.legs, epoch=stamp.epoch, seq=stamp.seq, at_ns=stamp.at_ns)
+        if status is not CreateTransferStatus.created:
+            effect = Effect(REFUSED, f"the ledger says {status.name}")
     except msgspec.MsgspecError as error:
         effect = Effect(REFUSED, f"unreadable: {error}")
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as fault:
         # A fault of this program: the log moves on and the hub hears of it, else it would ask for ever.
         effect = Effect(REFUSED, f"it met a fault of the box: {type(fault).__name__}: {fault}")
-    book.open_accounts(effect.accounts)
-    if effect.legs:
-        status = book.post(effect.legs, epoch=stamp.epoch, seq=stamp.seq, at_ns=stamp.at_ns)
-        if status is not CreateTransferStatus.created:
-            effect = Effect(REFUSED, f"the ledger says {status.name}")
+    if effect.outcome != REFUSED:
+        layer.merge()
     record = DirectiveApplied(
         **stamp.head(),
         window=book.window,

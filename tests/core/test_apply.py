@@ -5,18 +5,20 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from edgegw.core import snapshot
 from edgegw.core.apply import apply_directive
 from edgegw.core.records import (
     Account,
     ConfirmDirective,
     DirectiveApplied,
     FreezeDirective,
+    Leg,
     SiteDirective,
     decode_record,
     encode,
 )
 from edgegw.core.site import Site
-from tests.core.box import SITE, Box
+from tests.core.box import SITE, Box, without_clock
 
 
 def site_with(**fields: object) -> Site:
@@ -82,6 +84,27 @@ def test_a_directive_that_meets_a_fault_of_the_box_is_refused_and_the_next_one_c
     before = box.available("anna")
     box.grant("anna", 5)
     assert box.available("anna") == before + 5
+
+
+@pytest.mark.parametrize("fault", ["ledger", "program"])
+def test_settings_that_are_refused_at_the_last_step_leave_no_trace(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """The record says that nothing has changed, and a start decides by the record."""
+    box = Box()
+    before = snapshot.dump(box.book)
+
+    def planted(*_: object) -> tuple[Leg, ...]:
+        if fault == "program":
+            raise KeyError("planted")
+        return (Leg("anna", "shop", 1),)
+
+    monkeypatch.setattr("edgegw.core.apply.trimmed", planted)
+    new = Account(id="cleo", currency="CNY", home="box-1")
+    outcome, _ = published(box, site_with(accounts=(*SITE.accounts, new), blocked=("anna",)))
+    assert outcome == "refused"
+    assert without_clock(snapshot.dump(box.book)) == without_clock(before)
+    assert (box.book.own_site, box.book.blocked) == (SITE, frozenset())
 
 
 @pytest.mark.parametrize(
