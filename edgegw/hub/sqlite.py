@@ -24,6 +24,9 @@ SQLITE_VERSION_MIN: Final = (3, 51, 3)
 SQLITE_VERSIONS_MENDED: Final = frozenset({(3, 50, 7), (3, 44, 6)})
 BUSY_TIMEOUT_MS: Final = 10_000
 
+READS: Final = "edgegw_reads"
+"""An execution option: this transaction writes nothing and holds up nobody who does."""
+
 _PRAGMAS: Final = {
     "journal_mode": "wal",
     "synchronous": 2,
@@ -55,7 +58,7 @@ class SqliteDatabase(Database):
     def read(self, work: Callable[[Connection], Iterable[Result]]) -> Iterator[Result]:
         """Read here and now; in WAL mode a reader sees one state and lets the writer write."""
         with self.engine.connect() as connection:
-            yield from work(connection)
+            yield from work(connection.execution_options(**{READS: True}))
 
     def close(self) -> None:
         """Let the running work finish, then let go of the file."""
@@ -104,4 +107,5 @@ def _prepare(connection: Any, _: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reads = connection.get_execution_options().get(READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

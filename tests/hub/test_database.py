@@ -1,14 +1,16 @@
 """The database is opened only where it keeps what it says."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
+from edgegw.hub.books import Opening, open_accounts, post_core
 from edgegw.hub.database import SCHEMA_VERSION, DatabaseError
-from edgegw.hub.schema import metadata
+from edgegw.hub.schema import core_posting, metadata
 from edgegw.hub.sqlite import SqliteDatabase, check_sqlite_version, sole_process
 from tests.hub.places import Place, SqlitePlace
 
@@ -78,3 +80,25 @@ def test_every_table_can_be_made_in_postgresql() -> None:
         for column in table.columns:
             if column.name.endswith("_minor"):
                 assert f"{column.name} BIGINT" in words
+
+
+def test_a_long_reading_holds_up_nobody_who_writes(place: Place) -> None:
+    """A reconciliation reads for a minute, and boxes go on; it sees one state all the time."""
+    reader, writer = place.open(), place.open()
+
+    def counts(connection: Connection) -> Iterator[int]:
+        for _ in range(2):
+            yield connection.execute(select(func.count()).select_from(core_posting)).scalar_one()
+
+    def posted(connection: Connection) -> None:
+        names = [Opening(name, "CNY", "", "", False) for name in ("core:CNY", "A")]
+        open_accounts(connection, names)
+        post_core(connection, id="1", debit_account_id="core:CNY", credit_account_id="A", amount_minor=1)
+
+    reading = reader.read(counts)
+    seen = [next(reading)]
+    writer.transact(posted)
+    assert [*seen, *reading] == [0, 0]
+    assert list(reader.read(counts)) == [1, 1]
+    for database in (reader, writer):
+        database.close()
