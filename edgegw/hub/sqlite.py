@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import pysqlite3
 from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.exc import OperationalError
 
-from edgegw.hub.database import Database, DatabaseError, Result, Work, prepare_schema
+from edgegw.hub.database import Database, DatabaseBusy, DatabaseError, Result, Work, prepare_schema
 
 SQLITE_VERSION_MIN: Final = (3, 51, 3)
 """The first release without the WAL-reset bug."""
@@ -52,8 +53,13 @@ class SqliteDatabase(Database):
 
     def transact(self, work: Work[Result]) -> Result:
         """Run `work` here and now: BEGIN IMMEDIATE lets one writer in at a time, whatever thread it is in."""
-        with self.engine.begin() as connection:
-            return work(connection)
+        try:
+            with self.engine.begin() as connection:
+                return work(connection)
+        except OperationalError as problem:
+            if getattr(problem.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+                raise DatabaseBusy(f"another process has written for {BUSY_TIMEOUT_MS} ms") from None
+            raise
 
     def read(self, work: Callable[[Connection], Iterable[Result]]) -> Iterator[Result]:
         """Read here and now; in WAL mode a reader sees one state and lets the writer write."""

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
+from edgegw.hub import sqlite
 from edgegw.hub.books import Opening, open_accounts, post_core
-from edgegw.hub.database import SCHEMA_VERSION, DatabaseError
+from edgegw.hub.database import SCHEMA_VERSION, DatabaseBusy, DatabaseError
 from edgegw.hub.schema import core_posting, metadata
 from edgegw.hub.sqlite import SqliteDatabase, check_sqlite_version, sole_process
 from tests.hub.places import Place, SqlitePlace
@@ -102,3 +103,17 @@ def test_a_long_reading_holds_up_nobody_who_writes(place: Place) -> None:
     assert list(reader.read(counts)) == [1, 1]
     for database in (reader, writer):
         database.close()
+
+
+def test_a_writer_who_comes_to_no_turn_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order beside a busy hub ends with what to do next, not with a trace."""
+    monkeypatch.setitem(sqlite._PRAGMAS, "busy_timeout", 1)
+    place = SqlitePlace(tmp_path / "hub.db")
+    first, second = place.open(), place.open()
+
+    def write(_: Connection) -> None:
+        with pytest.raises(DatabaseBusy) as caught:
+            second.transact(lambda connection: connection.execute(text("DELETE FROM recall")))
+        assert "ask again" in caught.value.hint
+
+    first.transact(write)
