@@ -247,7 +247,7 @@ class Halt(Action, frozen=True, kw_only=True, tag="halt"):
     def run(self, scene: Scene) -> str:
         """Its boxes get the fleet's content again."""
         number = site.halt(scene.connection, scene.keyring, reason=self.reason, now_ns=scene.now_ns)
-        return f"halted; its boxes get version {number}" if number else "halted; no box had it"
+        return f"halted; its boxes get version {number}" if number else "halted; no box gets another one"
 
 
 class Park(Action, frozen=True, kw_only=True, tag="park"):

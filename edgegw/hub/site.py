@@ -273,7 +273,8 @@ def promote(
 
 def halt(connection: Connection, keyring: Keyring, *, reason: str, now_ns: int) -> int:
     """Stop the version that is staged: the boxes that have it get the content of the fleet's version again,
-    under a new number, which is given back (0: no box has it). Raises SiteError."""
+    under a new number, which is given back (0: no box has it, or that content names what is no more, as the
+    reason says then). Raises SiteError."""
     _lock_boxes(connection)
     stage = _unfinished(connection)
     said = (stage.reason or reason)[:REASON_CHARS_MAX]
@@ -284,7 +285,14 @@ def halt(connection: Connection, keyring: Keyring, *, reason: str, now_ns: int) 
     ).first()
     if before is None or has_it is None:
         return 0
-    return _restore(connection, keyring, before.version, now_ns=now_ns, staging=None)
+    try:
+        with connection.begin_nested():
+            return _restore(connection, keyring, before.version, now_ns=now_ns, staging=None)
+    except SiteError as problem:
+        # Halted all the same: until it is, nothing newer can be published either.
+        kept = f"{said}; version {before.version} cannot be given back: {problem}"[:REASON_CHARS_MAX]
+        _write_stage(connection, stage._replace(stage=HALTED, stage_ns=now_ns, reason=kept))
+        return 0
 
 
 def advance(connection: Connection, keyring: Keyring, *, now_ns: int) -> str:
@@ -298,7 +306,8 @@ def advance(connection: Connection, keyring: Keyring, *, now_ns: int) -> str:
         return ""
     if stage.stage == FAILED:
         restored_as = halt(connection, keyring, reason=stage.reason, now_ns=now_ns)
-        return f"version {stage.version} is halted ({stage.reason}); its boxes get {restored_as}"
+        what = f"get {restored_as}" if restored_as else "keep what they have"
+        return f"version {stage.version} is halted ({stage.reason}); its boxes {what}"
     if not stage.bake_seconds or not _are_healthy(connection, keyring, stage, now_ns):
         return ""
     promote(connection, keyring, share_percent=PERCENT, now_ns=now_ns)

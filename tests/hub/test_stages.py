@@ -1,6 +1,8 @@
 """A version of the site's settings goes to a few boxes first, on to all when they are well, and back by
 itself when one of them is not."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from sqlalchemy import Connection
@@ -13,7 +15,7 @@ from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.site import SiteError, Staging, advance, bundle_of, halt, promote, publish, rollback
 from edgegw.hub.stages import boxes_at, chosen, stages
 from tests.hub.simulated_box import CNY, SimulatedBox
-from tests.hub.world import ALLOTTED, NORTH, SOUTH, World, a_site
+from tests.hub.world import ACCOUNTS, ALLOTTED, NORTH, SOUTH, World, a_site
 
 SECOND_NS = 10**9
 
@@ -144,6 +146,23 @@ def test_a_version_that_no_box_has_is_halted_without_another_one(world: World) -
     with world.engine.begin() as connection:
         assert halt(connection, world.keyring, reason="second thoughts", now_ns=2) == 0
     assert sites(north.sync()) == []
+
+
+def test_a_version_is_halted_though_the_one_before_cannot_be_given_back(world: World) -> None:
+    """A box has left the hub's settings since: nothing could be published ever again."""
+    box = world.box(NORTH)
+    world.keyring = replace(world.keyring, boxes={NORTH: world.keyring.boxes[NORTH]})
+    here = tuple(one for one in ACCOUNTS if one.home != SOUTH)
+    stage(world, a_site(2, accounts=here), NORTH)
+    box.beat()
+    box.apply(box.directives[-1], outcome="refused")
+    box.sync()
+    assert "its boxes keep what they have" in tick(world)
+    with world.engine.begin() as connection:
+        [halted, _] = stages(connection)
+    assert "version 1 cannot be given back: " in halted.reason
+    world.publish(a_site(3, accounts=here))
+    assert [one.version for one in sites(box.sync())] == [3]
 
 
 def test_nothing_else_is_published_while_a_version_is_staged(world: World) -> None:
