@@ -24,7 +24,6 @@ import msgspec
 import structlog
 
 from edgegw import __version__
-from edgegw.access import sm2
 from edgegw.access.keys import VerifyingKey
 from edgegw.config.box import Box, BoxSettings
 from edgegw.config.options import SettingsError
@@ -236,7 +235,6 @@ async def run_box(box: Box) -> None:
 
     Raises what must end the process otherwise: OperatingError, BrokenInvariant, KeyFileError, SettingsError.
     """
-    sm2.self_test()
     _raise_descriptor_limit()
     settings = box.settings
     held = load_keys(settings)

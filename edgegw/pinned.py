@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from edgegw.access.key_files import KeyFileError
 from edgegw.access.keys import VerifyingKey, load_signing_key, load_verifying_key
 from edgegw.access.operators import Operator, Operators
-from edgegw.access.sm2 import KeyFileError
 from edgegw.access.webhook_key import load_webhook_key
 from edgegw.config.box import BoxSettings
 from edgegw.config.hub import HubSettings, OperatorTable

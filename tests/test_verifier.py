@@ -16,11 +16,11 @@ import pytest
 
 from edgegw import verifier
 from edgegw.access.keys import SigningKey
-from edgegw.access.sm2 import PrivateKey
 from edgegw.core import export, journal
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, nodes_of
 from edgegw.core.records import Boot, ModeChanged, encode
 from edgegw.core.records import Mode as LineMode
+from edgegw.sm.sm2 import PrivateKey
 
 ORIGIN = journal.journal_origin(bank="b1", box="box-7", epoch=3)
 SIZE = 600

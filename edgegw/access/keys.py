@@ -2,7 +2,7 @@
 
 A verifying key is pinned as `<name>+<key id, 8 hex digits>+<base64 of 0xff || 65-byte public point>`, the
 shape of C2SP's vkeys with our signature type. The key id repeats what name and point already say, so a text
-that was cut or altered is refused. What a note is stands in `core.journal`, the cipher in `access.sm2`.
+that was cut or altered is refused. What a note is stands in `core.journal`, the cipher in `sm.sm2`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import binascii
 from pathlib import Path
 from typing import Final
 
-from edgegw.access import sm2
-from edgegw.access.sm2 import KEY_FILE_BYTES_MAX, KeyFileError
+from edgegw.access import key_files
+from edgegw.access.key_files import KEY_FILE_BYTES_MAX, KeyFileError
 from edgegw.core import journal
 from edgegw.core.journal import Checkpoint, Cosignature
+from edgegw.sm import sm2
 
 _PUBLIC_FILE_MODE: Final = 0o644
 
@@ -110,18 +111,18 @@ class SigningKey:
 def create_signing_key(path: Path, name: str) -> SigningKey:
     """A new key in a new file (PKCS#8 PEM, mode 0600); KeyFileError when the file is there already."""
     key = SigningKey(name, sm2.PrivateKey.generate())
-    sm2.store_private_key(path, key._private)
+    key_files.store_private_key(path, key._private)
     return key
 
 
 def load_signing_key(path: Path, name: str) -> SigningKey:
     """The key in the file, under this name; raises KeyFileError."""
-    return SigningKey(name, sm2.load_private_key(path))
+    return SigningKey(name, key_files.load_private_key(path))
 
 
 def store_verifying_key(path: Path, key: VerifyingKey) -> None:
     """Write the key's text to a new file, mode 0644; KeyFileError when it is there already."""
-    sm2.write_new_file(path, f"{key.text()}\n".encode(), mode=_PUBLIC_FILE_MODE)
+    key_files.write_new_file(path, f"{key.text()}\n".encode(), mode=_PUBLIC_FILE_MODE)
 
 
 def load_verifying_key(path: Path) -> VerifyingKey:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from edgegw.access.sm2 import KEY_FILE_BYTES_MAX, KeyFileError, write_new_file
+from edgegw.access.key_files import KEY_FILE_BYTES_MAX, KeyFileError, write_new_file
 
 
 class WebhookKey:

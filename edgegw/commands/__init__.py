@@ -69,7 +69,7 @@ class Program(click.Group):
 
 def exit_code_of(problem: Exception) -> ExitCode:
     """The exit code of an error; one that nobody foresaw is a rule of our own that did not hold."""
-    from edgegw.access.sm2 import KeyFileError
+    from edgegw.access.key_files import KeyFileError
 
     if isinstance(problem, SettingsError | KeyFileError):
         return ExitCode.USAGE

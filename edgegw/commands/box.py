@@ -51,6 +51,9 @@ def run(settings: Path) -> None:
 
     Example: edgegw run box.toml
     """
+    from edgegw.sm import known_answers
+
+    known_answers.self_test()  # before anything is hashed
     from edgegw.app import run_box
     from edgegw.ledger.space import LOG_DIRECTORY, Space, Use
     from edgegw.observe.logs import LogFile, set_up_logs

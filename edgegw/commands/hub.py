@@ -103,7 +103,9 @@ def hub(settings: Path) -> None:
     Example: edgegw hub hub.toml
     """
     from edgegw.observe.logs import set_up_logs
+    from edgegw.sm import known_answers
 
+    known_answers.self_test()
     loaded = load_hub(settings)
     set_up_logs(level=loaded.log.level)
     serve_until_end(lambda: asyncio.run(serve_hub(loaded)))

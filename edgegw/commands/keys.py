@@ -110,12 +110,12 @@ def _person_key(out: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    from edgegw.access import sm2, tokens
+    from edgegw.access import key_files, tokens
 
     key = Ed25519PrivateKey.generate()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     out.parent.mkdir(parents=True, exist_ok=True)
-    sm2.write_new_file(out, pem, mode=0o600)
+    key_files.write_new_file(out, pem, mode=0o600)
     click.echo(tokens.public_key_text(key))
 
 

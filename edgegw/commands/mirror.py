@@ -25,7 +25,9 @@ def mirror(settings: Path) -> None:
     Example: edgegw mirror mirror.toml
     """
     from edgegw.observe.logs import set_up_logs
+    from edgegw.sm import known_answers
 
+    known_answers.self_test()
     loaded = load_mirror(settings)
     set_up_logs(level=loaded.log.level)
     serve_until_end(lambda: asyncio.run(serve_mirror(loaded)))
@@ -33,14 +35,12 @@ def mirror(settings: Path) -> None:
 
 async def serve_mirror(settings: MirrorSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
-    from edgegw.access import sm2
     from edgegw.access.keys import load_signing_key
     from edgegw.commands.serving import serve
     from edgegw.mirror.app import Mirror, make_app
     from edgegw.mirror.keeper import Keeper, Keys
     from edgegw.pinned import pinned_boxes, pinned_key
 
-    sm2.self_test()
     boxes = pinned_boxes(settings.bank, settings.boxes)
     key = load_signing_key(Path(settings.key_file), f"{settings.bank}/{settings.mirror}")
     hub = pinned_key("hub_key", text=settings.hub_key, file=settings.hub_key_file)

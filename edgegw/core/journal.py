@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +36,6 @@ SIGNATURE_TYPE: Final = b"\xff"
 SIGNATURE_LABEL: Final = b"edgegw.sm2-sm3.v1"
 COSIGNATURE_PREFIX: Final = b"edgegw/cosig/v1\n"
 
-_sm3 = hashlib.new("sm3")  # Copying it is faster than looking the name up for every hash.
 _LEAF: Final = b"\x00"
 _NODE: Final = b"\x01"
 _SIGNATURE_START: Final = "— "
@@ -52,9 +52,16 @@ class NoteError(ValueError):
     """A signed note that is malformed or not signed as it must be; the text names what is wrong."""
 
 
+@functools.cache
+def _fresh_sm3() -> hashlib._Hash:
+    """Copying it is faster than looking the name up for every hash; made at the first one, so that a machine
+    without SM3 is told so by the known answers and not by an import that fails."""
+    return hashlib.new("sm3")
+
+
 def sm3(data: bytes) -> bytes:
-    """SM3 of data, 32 bytes."""
-    state = _sm3.copy()
+    """SM3 of data, 32 bytes; ValueError when this Python's OpenSSL lacks it."""
+    state = _fresh_sm3().copy()
     state.update(data)
     return state.digest()
 

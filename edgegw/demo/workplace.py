@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from edgegw.access import keys, tokens
-from edgegw.access.sm2 import write_new_file
+from edgegw.access.key_files import write_new_file
 from edgegw.demo.plan import BANK, BOX, CLIENTS, KEYED_TERMINAL, OTHER_BOX, Day
 
 TOKEN_SECONDS: Final = 12 * 3600

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from edgegw.access import keys
+from edgegw.access.key_files import KeyFileError
 from edgegw.access.keys import SigningKey, VerifyingKey
-from edgegw.access.sm2 import KeyFileError, PrivateKey
 from edgegw.core import journal
 from edgegw.core.journal import Checkpoint, NoteError
+from edgegw.sm.sm2 import PrivateKey
 
 HEAD = Checkpoint("edgegw/b1/box-7/3", 17, bytes(range(32)))
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from edgegw.access.keys import SigningKey
-from edgegw.access.sm2 import PrivateKey
 from edgegw.core import export, journal
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, nodes_of
 from edgegw.core.messages import LinkNote, sign_link
@@ -37,6 +36,7 @@ from edgegw.core.records import (
     WindowClosed,
     encode,
 )
+from edgegw.sm.sm2 import PrivateKey
 
 BANK, BOX = "bank", "branch-7"
 TIME_S = 1_800_000_000

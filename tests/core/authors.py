@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 
 from edgegw.access.keys import SigningKey
-from edgegw.access.sm2 import PrivateKey
 from edgegw.core import journal
 from edgegw.core.exchange import HeldLog, PackageJudgement
 from edgegw.core.messages import LogHead, Package
+from edgegw.sm.sm2 import PrivateKey
 
 BANK, BOX = "demo-bank", "branch-1"
 

@@ -7,7 +7,6 @@ from typing import Final
 import msgspec
 
 from edgegw.access.keys import SigningKey, VerifyingKey
-from edgegw.access.sm2 import PrivateKey
 from edgegw.core import exchange, journal
 from edgegw.core.journal import Checkpoint, Frontier, NoteError, ProofError, nodes_of
 from edgegw.core.messages import (
@@ -32,6 +31,7 @@ from edgegw.core.messages import (
     sign_link,
 )
 from edgegw.core.records import Mode
+from edgegw.sm.sm2 import PrivateKey
 from tests.core.authors import BANK, BOX, Author
 from tests.fuzz.target import Target
 

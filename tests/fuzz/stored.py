@@ -15,7 +15,7 @@ from unittest import mock
 import msgspec
 
 from edgegw import verifier
-from edgegw.access.sm2 import KeyFileError, load_private_key
+from edgegw.access.key_files import KeyFileError, load_private_key
 from edgegw.commands.box import read_running
 from edgegw.commands.hub import _postings
 from edgegw.commands.settings import protocol_shapes

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from edgegw.access import sm2
+from edgegw.sm import sm2
 from tests.conftest import LOCKS
 from tests.hub import simulated_box
 from tests.hub.places import (

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import msgspec
 
 from edgegw.access.keys import SigningKey, VerifyingKey
-from edgegw.access.sm2 import PrivateKey
 from edgegw.core import journal
 from edgegw.core.book import (
     PENDING,
@@ -66,6 +65,7 @@ from edgegw.core.records import (
     transfer_id,
 )
 from edgegw.core.site_format import SITE_FORMAT
+from edgegw.sm.sm2 import PrivateKey
 
 BANK = "testbank"
 CNY = "CNY"

@@ -28,7 +28,7 @@ import msgspec
 import psutil
 from sqlalchemy import text
 
-from edgegw.access import sm2
+from edgegw.access import key_files
 from edgegw.core.messages import EXCHANGE_PATH, PackageVerdict, Verdict
 from edgegw.hub.receive import register_boxes
 from tests.hub.fleet import Fleet
@@ -71,7 +71,7 @@ class Hubs:
     """Hub processes on one database."""
 
     def __init__(self, folder: Path, fleet: Fleet, place: Place, count: int) -> None:
-        sm2.store_private_key(folder / "hub.pem", fleet.hub_key._private)
+        key_files.store_private_key(folder / "hub.pem", fleet.hub_key._private)
         boxes = "".join(f'{name} = "{key.public.text()}"\n' for name, key in fleet.devices.items())
         self.ports = [_free_port() for _ in range(count)]
         self.processes = []

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, text
 
-from edgegw.access import keys, sm2
+from edgegw.access import keys
 from edgegw.access.operators import CHECKER, MAKER, Operator, OperatorError, Operators, Person
 from edgegw.access.tokens import public_key_text
 from edgegw.hub.books import BooksError
@@ -22,6 +22,7 @@ from edgegw.hub.order_actions import ACTIONS, Action, DeclareLoss, Freeze, NewEp
 from edgegw.hub.order_log import Listed, checkpoint_of, decode, export_lines, problems_of, records_of
 from edgegw.hub.orders import WAITS_NS, Given, Order, approve, expire_due, give, orders_of, reject
 from edgegw.hub.site import SiteError
+from edgegw.sm import known_answers
 from tests.hub.world import NORTH, World, a_site
 
 FREEZE = Freeze(account_id="A", frozen=True, reason="court order")
@@ -323,7 +324,7 @@ def test_the_stand_alone_verifier_proves_the_log(tmp_path: Path) -> None:
     from edgegw.hub.keyring import Keyring
     from edgegw.hub.sqlite import SqliteDatabase
 
-    sm2.self_test()
+    known_answers.self_test()
     key = keys.create_signing_key(tmp_path / "hub.pem", "testbank/hub")
     database = SqliteDatabase(tmp_path / "hub.db")
     keyring = Keyring("testbank", key, {}, Operators(LISTED))

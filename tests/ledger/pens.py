@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from edgegw.access.keys import SigningKey
-from edgegw.access.sm2 import PrivateKey
 from edgegw.core import journal, records, snapshot, tiles
 from edgegw.core.exchange import frontier_at
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
 from edgegw.ledger.check import Report, check
 from edgegw.ledger.rows import Row, row_of
 from edgegw.ledger.store import DirectivesEnd, Entry, Image, Store
+from edgegw.sm.sm2 import PrivateKey
 
 BANK, BOX, BOOT = "demo-bank", "branch-1", "boot-1"
 KEY = SigningKey(f"{BANK}/{BOX}", PrivateKey.generate())

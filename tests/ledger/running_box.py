@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from edgegw.access.keys import SigningKey
-from edgegw.access.sm2 import PrivateKey
 from edgegw.core import journal
 from edgegw.core.exchange import Directives, SiteBundle
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, leaf_hash
@@ -21,6 +20,7 @@ from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.start import Own, Ways, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
+from edgegw.sm.sm2 import PrivateKey
 from tests.core.box import SITE
 
 KEY = SigningKey("box-1", PrivateKey.generate())

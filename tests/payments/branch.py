@@ -21,7 +21,6 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgegw.access.keys import SigningKey
-from edgegw.access.sm2 import PrivateKey
 from edgegw.access.tokens import mint_token, public_key_text
 from edgegw.core import journal
 from edgegw.core.exchange import Directives, SiteBundle
@@ -45,6 +44,7 @@ from edgegw.payments.history import History
 from edgegw.payments.protocols.http import HttpOptions, HttpServer
 from edgegw.payments.protocols.http import start as start_http
 from edgegw.payments.service import Gateway
+from edgegw.sm.sm2 import PrivateKey
 
 BANK, BOX = "demo-bank", "branch-1"
 BAKER, PUPIL, ELSEWHERE = "baker", "pupil", "far-away"

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from edgegw.access import sm2
+from edgegw.access import key_files
 from edgegw.access.keys import SigningKey
 from edgegw.core.export import journal_lines
 from edgegw.core.journal import FIRST_PREVIOUS, Checkpoint, Frontier, journal_origin, leaf_hash
@@ -207,7 +207,7 @@ def make_many(folder: Path, records: int, seed: int = 1) -> None:
     database.close()
     _write_journal(folder, leaves, head, note)
     hub = new_key("hub")
-    sm2.store_private_key(folder / "hub.pem", hub._private)
+    key_files.store_private_key(folder / "hub.pem", hub._private)
     (folder / "hub.toml").write_text(f'bank = "{BANK}"\ndatabase_file = "hub.db"\nkey_file = "hub.pem"\n')
 
 

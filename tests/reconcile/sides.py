@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from edgegw.access import sm2
+from edgegw.access import key_files
 from edgegw.core import journal
 from edgegw.core.export import journal_lines
 from edgegw.core.journal import Checkpoint
@@ -498,7 +498,7 @@ def _written(sides: Sides, world: World) -> Sides:
     finally:
         store.close()
     shutil.rmtree(folder / "live")
-    sm2.store_private_key(folder / "hub.pem", world.hub_key._private)
+    key_files.store_private_key(folder / "hub.pem", world.hub_key._private)
     (folder / "hub.toml").write_text(f'bank = "{BANK}"\ndatabase_file = "hub.db"\nkey_file = "hub.pem"\n')
     # Another channel's lines need not carry our identity.
     sides.core += [

@@ -2,7 +2,7 @@
 
 Replaced while `open_seams` is in force: the composition root's clock, randomness, signals, keys and metrics;
 the anchor's thread and file; the transport under the line; COMMIT (a process may die right before or right
-after it); SM2, whose signatures are randomised and slow, by a keyed hash of the same shape (`access.sm2` is
+after it); SM2, whose signatures are randomised and slow, by a keyed hash of the same shape (`sm.sm2` is
 tested elsewhere). Everything else is the product as it is. Each seam asks `loop.living()` whose it is.
 """
 
@@ -21,11 +21,11 @@ import structlog
 
 import edgegw.app as app
 import edgegw.hub.app as hub_app
-from edgegw.access import sm2
 from edgegw.access.keys import SigningKey
 from edgegw.ledger import anchor as anchor_module
 from edgegw.ledger.anchor import INTERVAL_S, Anchor
 from edgegw.ledger.store import Store
+from edgegw.sm import sm2
 from edgegw.uplink import session as session_module
 from edgegw.uplink.line import Line
 from edgegw.uplink.session import Sources
@@ -273,7 +273,6 @@ def open_seams() -> Iterator[None]:
     logging = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     replaced: list[tuple[Any, str, Any]] = [
-        (app.sm2, "self_test", lambda: None),
         (app, "secrets", types.SimpleNamespace(token_hex=_token_hex)),
         (app, "time", types.SimpleNamespace(monotonic=_seconds)),
         (app, "MachineClock", ProcessClock),

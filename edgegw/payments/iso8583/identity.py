@@ -11,11 +11,11 @@ from __future__ import annotations
 import calendar
 import datetime
 import enum
-import hashlib
 from typing import Final
 
 import msgspec
 
+from edgegw.core.journal import sm3
 from edgegw.payments.iso8583.fields import Message
 
 _TIME_BYTES: Final = 6
@@ -61,7 +61,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
             self.rrn,
             self.local.isoformat(),
         )
-        digest = hashlib.new("sm3", "\x1f".join(parts).encode("utf-8")).digest()
+        digest = sm3("\x1f".join(parts).encode("utf-8"))
         return (milliseconds.to_bytes(_TIME_BYTES, "big") + digest[:_HASH_BYTES]).hex()
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from edgegw.payments.iso8583.fields import Codec, Message
 from edgegw.payments.vault import SecretFileError, read_key
+from edgegw.sm.sm3 import hmac_sm3
 
 MAC_BYTES: Final = 8
 _KEY_FILE: Final = re.compile(r"([A-Za-z0-9]{1,8})\.key")
@@ -40,7 +41,7 @@ def terminal_keys(directory: Path) -> dict[str, bytes]:
 
 def mac_of(key: bytes, covered: bytes) -> bytes:
     """Eight bytes over the bytes of a message before its MAC's value."""
-    return hmac.digest(key, covered, "sm3")[:MAC_BYTES]
+    return hmac_sm3(key, covered)[:MAC_BYTES]
 
 
 def _field(message: Message) -> int:

@@ -1,0 +1,79 @@
+"""Files of keys: written whole or not at all, never over another, and read only if their owner alone can.
+
+Leaves out what the keys are (`sm.sm2`) and their names (`access.keys`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from edgegw.sm.sm2 import PrivateKey
+
+KEY_FILE_BYTES_MAX: Final = 4096
+
+
+class KeyFileError(Exception):
+    """A key's file cannot be used; the text names the path, `hint` the mend."""
+
+    def __init__(self, path: Path, problem: str, *, hint: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.hint = hint
+
+
+def load_private_key(path: Path) -> PrivateKey:
+    """The key in a PKCS#8 PEM file that only its owner can read; raises KeyFileError."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            pem = file.read(KEY_FILE_BYTES_MAX + 1)
+    except OSError as problem:
+        raise KeyFileError(
+            path, f"cannot be read ({problem.strerror})", hint="give the path of the key"
+        ) from None
+    if mode & 0o077:
+        raise KeyFileError(path, f"others can read it (mode {mode & 0o777:o})", hint=f"chmod 600 {path}")
+    if len(pem) > KEY_FILE_BYTES_MAX:
+        raise KeyFileError(path, f"more than {KEY_FILE_BYTES_MAX} bytes", hint="this is no key file")
+    try:
+        return PrivateKey.from_pem(pem)
+    except ValueError as problem:
+        raise KeyFileError(path, str(problem), hint="restore the key from its backup") from None
+
+
+def store_private_key(path: Path, key: PrivateKey) -> None:
+    """Write the key to a new file, mode 0600, whole and fsynced or not at all; raises KeyFileError."""
+    write_new_file(path, key.to_pem(), mode=0o600)
+
+
+def write_new_file(path: Path, body: bytes, *, mode: int) -> None:
+    """Create path with body, whole and fsynced, or raise KeyFileError; never replaces what is there."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)  # unlike a rename, a link never replaces
+        finally:
+            os.unlink(draft)
+        _sync_folder(path.parent)
+    except FileExistsError:
+        raise KeyFileError(
+            path, "exists already", hint="a key is never overwritten: move it away first"
+        ) from None
+    except OSError as problem:
+        raise KeyFileError(path, f"cannot be written ({problem.strerror})", hint="mend the folder") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
