@@ -33,6 +33,7 @@ from edgegw.payments.http_api.operations import OPERATIONS, Operation
 from edgegw.payments.iso8583 import messages
 from edgegw.payments.problems import PROBLEMS
 from edgegw.reconcile import classes, core_file
+from edgegw.sm import known_answers
 
 REFERENCE: Final = "REFERENCE.md"
 TEXT_COLUMNS_MAX: Final = 200
@@ -54,6 +55,7 @@ def tables() -> Iterator[Table]:
     """Every table, in the order of the file."""
     yield from _settings()
     yield from _commands()
+    yield from _known_answers()
     yield from _reconciliation()
     yield from _answers()
     yield from _journal()
@@ -116,6 +118,16 @@ def _commands() -> Iterator[Table]:
     )
     codes = tuple((str(int(code)), code.meaning) for code in ExitCode)
     yield Table("Exit codes", "Of every command.", ("code", "meaning"), codes)
+
+
+def _known_answers() -> Iterator[Table]:
+    yield Table(
+        "Known answers",
+        "What box, hub and mirror ask of the machine's libraries before they start; `edgegw crypto self-test"
+        " --json` prints each as an element of `answers`, with `problem` empty when it is right.",
+        ("name", "library", "what it must do"),
+        tuple((f"`{one.name}`", one.library, one.question) for one in known_answers.QUESTIONS),
+    )
 
 
 def _reconciliation() -> Iterator[Table]:
