@@ -156,7 +156,7 @@ def test_nothing_is_served_on_a_machine_that_lacks_an_algorithm(
 
 
 def test_the_command_says_what_an_openssl_without_sm_lacks(tmp_path: Path) -> None:
-    """The real thing: an OpenSSL whose default algorithms are not there; the command still runs and says so."""
+    """The real thing: an OpenSSL whose default algorithms are not there; the command runs and says so."""
     (tmp_path / "openssl.cnf").write_text(OPENSSL_WITHOUT_ALGORITHMS)
     done = subprocess.run(
         [sys.executable, "-m", "edgegw", "crypto", "self-test", "--json"],
