@@ -355,7 +355,8 @@ def _late_declines(database: Database) -> Iterator[Finding]:
             amount_minor=row.amount_minor,
             owner=f"merchant:{row.payee}" if is_merchants else f"branch:{row.box}",
             reason=f"{row.reason}; client {row.client} has not acknowledged that",
-            next=f"tell {row.client}: its notices at {row.box} wait in GET /v1/notices, or for its webhook",
+            next=f"tell {row.client}: its notices at {row.box} wait in GET /v1/notices (?client= reads a"
+            " terminal's), or for its webhook",
         )
 
 

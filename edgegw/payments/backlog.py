@@ -93,5 +93,6 @@ class Backlog:
                     "notices_aged",
                     **one._asdict(),
                     hint="The client acknowledges them (POST /v1/notices/acknowledgements), or its webhook"
-                    " takes them; until then their records are not pruned.",
+                    " takes them; for a terminal, or a client that is gone, a client with the scope operate"
+                    " does, by `client`. Until then their records are not pruned.",
                 )

@@ -432,15 +432,16 @@ class Gateway:
 
     # -- notices --------------------
 
-    async def acknowledge(self, client: str, up_to: str) -> Noted:
-        """Journal that a client has taken note of its notices up to a place; again changes nothing."""
+    async def acknowledge(self, client: str, *, by: str, up_to: str) -> Noted:
+        """Journal that a client has taken note of its notices up to a place, by its own word or another's;
+        again changes nothing."""
         if not await self.history.late_word(client, up_to):
             message = "the journal has no late word at this place"
             raise Unanswered("notice_not_found", message, field="up_to", value=up_to)
         if not self.book.mode.clears:
             raise Unanswered("not_clearing", f"the box is {self.book.mode}: {self.book.mode_reason}")
         try:
-            return await self._pen.acknowledge(client=client, by=client, up_to=position(up_to), whole=True)
+            return await self._pen.acknowledge(client=client, by=by, up_to=position(up_to), whole=True)
         except (OperatingError, BrokenInvariant) as error:
             raise undecided_by(error) from error
 

@@ -19,6 +19,7 @@ from edgegw.core.site import WebhookRule
 from edgegw.ledger.late_words import Noted
 from edgegw.ledger.rows import column_fault
 from edgegw.payments.backlog import Backlog
+from edgegw.payments.http_api.bodies import PaymentBody
 from edgegw.payments.webhook_post import Outcome, Postman, is_barred
 from edgegw.payments.webhooks import Webhooks
 from tests.payments.branch import BAKER, PUPIL, Branch, HttpClient, open_branch, payment, payment_id
@@ -143,6 +144,14 @@ def noted(branch: Branch, client: str = "till") -> Noted:
         reader.close()
 
 
+def newest(branch: Branch) -> int:
+    reader = branch.store.reader()
+    try:
+        return reader.late.newest()
+    finally:
+        reader.close()
+
+
 async def test_late_words_are_posted_signed_and_acknowledged_once(branch: Branch, tmp_path: Path) -> None:
     """The receiver checks them with the public key alone; after a restart nothing comes again."""
     key = load_webhook_key(tmp_path / "webhook.pem")
@@ -203,11 +212,8 @@ async def test_a_notice_that_is_refused_stands_apart_and_the_next_ones_come(
             await branch.confirm(place, 100)
         client = HttpClient(branch)
         async with webhooks(branch, key, till=shop.url) as at_work:
-            await until(lambda: len(noted(branch).apart) == 1 and len(shop.taken) == 3, "the receiver")
-            await until(
-                lambda: acknowledgements(branch)[-1].up_to != acknowledgements(branch)[-1].apart[0],
-                "the receiver",
-            )
+            await until(lambda: noted(branch).up_to == newest(branch), "all to be noted")
+            assert (len(noted(branch).apart), len(shop.taken)) == (1, 3)
             page = (await client.get("/v1/notices")).json
             assert [one["payment_record"] for one in page["notices"]] == [poison]
             shop.status = lambda _: 204
@@ -248,6 +254,32 @@ async def test_what_was_polled_is_acknowledged_once_and_by_its_client_alone(bran
     needed = branch.store.late.oldest_needed()
     assert needed == {1: (int(places[1].partition("/")[2]), "till")}, "records that are still told are kept"
     for one in (client, other):
+        await one.close()
+
+
+async def test_what_a_terminal_cannot_hear_is_told_to_whoever_operates(branch: Branch) -> None:
+    """A terminal asks for nothing, so its merchant would never hear of a late decline, and no record after it
+    could ever be pruned."""
+    terminal, path = "iso8583:T0000001", "/v1/notices/acknowledgements"
+    branch.centre.up = False
+    body = PaymentBody(**payment(100, debit_account_id=PUPIL, credit_account_id=BAKER))
+    paid = await branch.gateway.handle(terminal, body.request())
+    branch.centre.up = True
+    await branch.decline(paid.record, 100)
+    till, clerk = HttpClient(branch, "reader"), HttpClient(branch, "clerk")
+    for reply in (
+        await till.get(f"/v1/notices?client={terminal}"),
+        await till.send("POST", path, {"up_to": "1/1", "client": terminal}),
+    ):
+        assert (reply.code, reply.json["field"]) == ("scope_missing", "client")
+    [notice] = (await clerk.get(f"/v1/notices?client={terminal}")).json["notices"]
+    assert (notice["payment_record"], notice["outcome"]) == (paid.record, "declined")
+    noting = {"up_to": notice["record"], "client": terminal}
+    assert (await clerk.send("POST", path, noting)).status == 200
+    [record] = acknowledgements(branch)
+    assert (record.client, record.by) == (terminal, "clerk")
+    assert branch.store.late.oldest_needed() == {}
+    for one in (till, clerk):
         await one.close()
 
 

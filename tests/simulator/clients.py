@@ -99,7 +99,7 @@ class Client:
         async def noted(gateway: Any) -> None:
             page = await gateway.history.notices(self.name, after=None, limit=100)
             if page.notices:
-                await gateway.acknowledge(self.name, page.notices[-1].record)
+                await gateway.acknowledge(self.name, by=self.name, up_to=page.notices[-1].record)
 
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):

@@ -450,10 +450,21 @@ class WindowQuery(Sent, frozen=True, kw_only=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000, description="At most so many.")] = 100
 
 
+Whose = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^([a-z0-9][a-z0-9-]{0,31}|iso8583:[A-Za-z0-9]{1,8})\Z",
+        description="Another client's notices, for one with the scope `operate`: those of a terminal,"
+        " `iso8583:` and its id, which nobody else can read, or of a client that is gone.",
+    ),
+]
+
+
 class NoticeQuery(Sent, frozen=True, kw_only=True):
     """Where to go on: `next_after` of the page before. Without it the list begins with the oldest notice that
     is not acknowledged, and has only such."""
 
+    client: Whose | UnsetType = UNSET
     after: Place | UnsetType = UNSET
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000, description="At most so many.")] = 100
 
@@ -463,6 +474,7 @@ class AcknowledgeBody(Sent, frozen=True, kw_only=True):
 
     up_to: Place
     """`record` of a notice, or `next_after` of a page."""
+    client: Whose | UnsetType = UNSET
 
 
 class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):

@@ -257,17 +257,34 @@ class Handlers:
 
     async def list_notices(self, call: Call) -> Reply:
         """A page of notices."""
-        after = call.query.after
+        whose, after = self._whose(call, call.query.client), call.query.after
         place = None if after is msgspec.UNSET else after
-        notices = await self._gateway.history.notices(call.client, after=place, limit=call.query.limit)
+        notices = await self._gateway.history.notices(whose, after=place, limit=call.query.limit)
         await self._gateway.covered()
         return Reply(200, _encode(notices))
 
     async def acknowledge_notices(self, call: Call) -> Reply:
         """Take note of notices."""
         body: bodies.AcknowledgeBody = call.body
-        noted = await self._gateway.acknowledge(call.client, body.up_to)
+        noted = await self._gateway.acknowledge(
+            self._whose(call, body.client), by=call.client, up_to=body.up_to
+        )
         return Reply(200, _encode(bodies.Acknowledged(up_to=body.up_to, record=noted.record)))
+
+    def _whose(self, call: Call, asked: str | msgspec.UnsetType) -> str:
+        """Whose notices a client is told and notes: its own, or, with the scope `operate`, anybody's."""
+        if asked is msgspec.UNSET or asked == call.client:
+            return call.client
+        site = self._gateway.site
+        scopes = next((one.scopes for one in site.clients if one.name == call.client), ()) if site else ()
+        if "operate" not in scopes:
+            raise Unanswered(
+                "scope_missing",
+                f"{call.client} does not have the scope `operate`, which another's notices need",
+                field="client",
+                value=asked,
+            )
+        return asked
 
     async def get_checkpoint(self, call: Call) -> Reply:  # noqa: ARG002
         """The signed end of the journal."""

@@ -53,6 +53,7 @@ MENDS: Final[Mapping[str, str]] = {
     "after": "Send what the page before gave as next_after.",
     "limit": "Send a whole number from 1 up to what the message names; 100 is always taken.",
     "up_to": "Send the record of a notice that GET /v1/notices listed, or its next_after.",
+    "client": "Send a client's name, or iso8583: and a terminal's id; or leave it out.",
     "second_token": "Send the bearer token of another client with the scope operate.",
 }
 _FREE_TEXTS: Final = ("debit_account_id", "credit_account_id", "terminal", "merchant", "reference")
