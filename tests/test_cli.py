@@ -261,6 +261,11 @@ def test_publishing_and_posting_again_change_nothing(branch: Branch) -> None:
             "line 2: amount_minor",
         ),
         ("id,debit_account_id,credit_account_id,amount_minor\nx,core:CNY,alice\n", "line 2: amount_minor"),
+        ("id,debit_account_id,credit_account_id,amount_minor\n,core:CNY,alice,1\n", "line 2: id is ''"),
+        (
+            "id,debit_account_id,credit_account_id,amount_minor\nx,core:\0,alice,1\n",
+            "line 2: debit_account_id",
+        ),
         ("id,debit_account_id,credit_account_id,amount_minor\nx,core:CNY,nobody,1\n", "nobody is unknown"),
     ],
 )

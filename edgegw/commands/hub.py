@@ -32,8 +32,14 @@ if TYPE_CHECKING:
     from edgegw.hub.keyring import Keyring
     from edgegw.hub.take_journal import TakenJournal
 
-POSTING_COLUMNS: Final = ("id", "debit_account_id", "credit_account_id", "amount_minor")
-AMOUNT_PATTERN: Final = re.compile("[0-9]{1,19}")
+_ACCOUNT: Final = ("[A-Za-z0-9._:-]{1,64}", "an account's id")
+POSTING_FORMS: Final = {
+    "id": ("[!-~]{1,128}", "1 to 128 printable characters without blanks"),
+    "debit_account_id": _ACCOUNT,
+    "credit_account_id": _ACCOUNT,
+    "amount_minor": ("[0-9]{1,19}", "a whole number of minor units"),
+}
+"""Of each column: what it must look like, and that in words."""
 POSTINGS_EACH: Final = 500
 """Postings of one SQL transaction; a file that stops half-way is simply sent again."""
 
@@ -190,17 +196,18 @@ def _postings(file: Path) -> list[tuple[int, dict[str, str]]]:
     try:
         with file.open(newline="", encoding="utf-8") as text:
             reader = csv.DictReader(text)
-            if tuple(reader.fieldnames or ()) != POSTING_COLUMNS:
-                raise SettingsError(str(file), [f"its first line must be {','.join(POSTING_COLUMNS)}"])
+            if tuple(reader.fieldnames or ()) != tuple(POSTING_FORMS):
+                raise SettingsError(str(file), [f"its first line must be {','.join(POSTING_FORMS)}"])
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise SettingsError(str(file), [f"it cannot be read: {problem}; give a CSV file in UTF-8"]) from None
     faults = [
-        f"line {line}: amount_minor is {row['amount_minor']!r}; write a whole number of minor units"
+        f"line {line}: {column} is {row[column]!r}; write {words}"
         for line, row in rows
-        if not AMOUNT_PATTERN.fullmatch(row["amount_minor"] or "")
+        for column, (pattern, words) in POSTING_FORMS.items()
+        if not re.fullmatch(pattern, row[column] or "")
     ]
-    faults += [f"line {line}: it has not {len(POSTING_COLUMNS)} fields" for line, row in rows if None in row]
+    faults += [f"line {line}: it has not {len(POSTING_FORMS)} fields" for line, row in rows if None in row]
     if faults:
         raise SettingsError(str(file), faults)
     return rows

@@ -29,11 +29,11 @@ class Column(NamedTuple):
 
 
 STATUSES: Final = ("posted", "held", "released", "declined", "reversed")
-_ACCOUNT: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,33}"
-_ACCOUNT_WORDS: Final = "1 to 34 letters, digits or ._:-"
+_ACCOUNT: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
+_ACCOUNT_WORDS: Final = "1 to 64 letters, digits or ._:-"
 COLUMNS: Final = (
     Column("value_date", r"\d{4}-\d{2}-\d{2}", "a day as 2030-01-31", "The day that the core booked it for."),
-    Column("core_reference", r"[!-~]{1,64}", "1 to 64 printable characters", "The core's own id; unique."),
+    Column("core_reference", r"[!-~]{1,128}", "1 to 128 printable characters", "The core's own id; unique."),
     Column(
         "channel", r"[!-~]{1,64}", "1 to 64 printable characters", "Where it came from; ours is --channel."
     ),
