@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import click
@@ -149,6 +150,27 @@ def test_settings_are_checked_by_what_is_in_them(branch: Branch) -> None:
     assert done.exit_code == ExitCode.USAGE
     assert "bank = 3" in done.stderr
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_settings_that_the_hub_would_not_publish_are_not_called_sound(branch: Branch) -> None:
+    """Whoever has checked a change by day must not be refused at night; and a check changes nothing."""
+    site = json.loads(Path(branch.path("site.json")).read_text())
+    site["currencies"].append({"code": "JPY", "numeric": 392})
+    file, hub = Path(branch.path("next.json")), ("--hub", branch.path("hub.toml"))
+    file.write_text(json.dumps(site | {"version": 2}))
+    branch.run("site", "check", str(file), *hub)
+    other_account = [site["accounts"][0] | {"currency": "JPY"}, *site["accounts"][1:]]
+    unknown_list = [{"name": "x", "of": "card", "digest": "00" * 32, "entries": 1}]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"version": 1}, "raise it"),
+        ({"version": 2, "accounts": other_account}, "account alice"),
+        ({"version": 2, "lists": unknown_list}, "lists"),
+    ]
+    for change, said in wrong:
+        file.write_text(json.dumps(site | change))
+        done = edgegw("site", "check", str(file), *hub)
+        assert (done.exit_code, said in done.stderr) == (ExitCode.USAGE, True), done.output
+    assert "version 2 " not in branch.run("site", "versions", *hub)
 
 
 def test_keys_and_secrets_that_settings_name_are_opened_by_the_check(branch: Branch) -> None:

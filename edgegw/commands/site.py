@@ -4,6 +4,7 @@ taken back."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -56,19 +57,39 @@ def site() -> None:
     """
 
 
+class _RollBack(Exception):
+    """What was only tried is not kept."""
+
+
 @site.command("check")
 @click.argument("file", type=SettingsPath)
 @hub_settings_option
 def site_check(file: Path, hub_settings: Path) -> None:
-    """Check a site's settings (.json or .toml) against themselves and against the hub's boxes.
+    """Check a site's settings (.json or .toml) against themselves, the hub's boxes and its books.
+
+    The books are left as they are; where there are none yet, they are not asked.
 
     Example: edgegw site check site.json --hub hub.toml
     """
+    from edgegw.commands.hub import load_keyring, open_database
     from edgegw.config.hub import load_hub
     from edgegw.config.site import load_site_bundle
+    from edgegw.hub.site import SiteError, try_out
 
     hub = load_hub(hub_settings)
-    found, _ = load_site_bundle(file, bank=hub.bank, boxes=hub.boxes)
+    found, bundle = load_site_bundle(file, bank=hub.bank, boxes=hub.boxes)
+    if hub.database_url or Path(hub.database_file).exists():
+        keyring = load_keyring(hub)
+
+        def tried(connection: Connection) -> None:
+            try_out(connection, keyring, bundle)
+            raise _RollBack
+
+        try:
+            with open_database(hub, serves=False) as database, suppress(_RollBack):
+                database.transact(tried)
+        except SiteError as problem:
+            raise SettingsError(str(file), str(problem).splitlines()) from None
     click.echo(f"{file}: sound; version {found.version}, {len(found.accounts)} accounts")
 
 

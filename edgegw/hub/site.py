@@ -224,10 +224,22 @@ def publish(
     site = _checked(connection, bundle, keyring)
     _refuse_while_unfinished(connection)
     is_found = newest is not None and (newest.version, newest.digest) == (site.version, digest)
-    if newest is not None and site.version <= newest.version and not is_found:
-        raise SiteError(f"version: {site.version} has other content than {newest.version}; raise it")
+    _check_number(site, newest, is_found=is_found)
     _keep(connection, keyring, site, bundle, staging=staging, now_ns=now_ns, is_found=is_found)
     return digest
+
+
+def try_out(connection: Connection, keyring: Keyring, bundle: bytes) -> None:
+    """Whether `publish` would take the bundle, as the books are: raises SiteError. The caller rolls back."""
+    site = _checked(connection, bundle, keyring)
+    newest = _newest(connection)
+    _check_number(site, newest, is_found=newest is not None and newest.digest == sm3(bundle).hex())
+    _open(connection, site, keyring, None)
+
+
+def _check_number(site: Site, newest: Row[int, str, bytes | None] | None, *, is_found: bool) -> None:
+    if newest is not None and site.version <= newest.version and not is_found:
+        raise SiteError(f"version: {site.version} has other content than {newest.version}; raise it")
 
 
 def rollback(
