@@ -1,7 +1,7 @@
 """A small authority for tests: key pairs and certificates in PEM files, of P-256 or of SM2.
 
 cryptography makes no certificate of SM2. Its own, of P-256, has the same shape but for the key, the name of
-the signature and the signature: those three are exchanged, and `access.sm2` signs anew.
+the signature and the signature: those three are exchanged, and `sm.sm2` signs anew.
 """
 
 import datetime
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edgegw.access import sm2
+from edgegw.sm import sm2
 
 # SEQUENCE { 1.2.156.10197.1.501 }: SM2 with SM3.
 SIGNED_BY_SM2 = bytes.fromhex("300a06082a811ccf55018375")
@@ -126,8 +126,7 @@ def _resigned(tbs: bytes, point: bytes, issuer: sm2.PrivateKey) -> bytes:
     fields = list(_elements(tbs[_head(tbs) :]))
     fields[2], fields[6] = SIGNED_BY_SM2, SM2_KEY + point
     body = _sequence(b"".join(fields))
-    raw = issuer.sign(body)
-    signature = _sequence(_integer(raw[:32]) + _integer(raw[32:]))
+    signature = sm2.to_der(issuer.sign(body))
     return _sequence(body + SIGNED_BY_SM2 + _wrapped(0x03, b"\0" + signature))
 
 
@@ -148,11 +147,6 @@ def _size(der: bytes) -> int:
 
 def _sequence(body: bytes) -> bytes:
     return _wrapped(0x30, body)
-
-
-def _integer(raw: bytes) -> bytes:
-    number = int.from_bytes(raw, "big")
-    return _wrapped(0x02, number.to_bytes(number.bit_length() // 8 + 1, "big"))
 
 
 def _wrapped(tag: int, body: bytes) -> bytes:
