@@ -219,8 +219,9 @@ def _postings(file: Path) -> list[tuple[int, dict[str, str]]]:
 def findings(as_json: bool, hub_settings: Path) -> None:
     """List what waits for a person at the hub, each with the next command.
 
-    Boxes that are out of service, both signed heads of each fork, old epochs that are not sealed and the
-    money in doubt there, named losses, receivables, and what was put in suspense. It changes nothing.
+    Boxes that are out of service or keep older settings than the fleet, both signed heads of each fork, old
+    epochs that are not sealed and the money in doubt there, named losses, receivables, and what was put in
+    suspense. It changes nothing.
 
     Example: edgegw findings --hub hub.toml
     """

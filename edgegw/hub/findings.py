@@ -1,8 +1,9 @@
 """What waits for a person at the hub, each with the next command: read, never changed.
 
-Boxes out of service, both signed heads of a fork, epochs that are over and not sealed with the money that is
-in doubt there, named losses, suspense. Read in pages by primary key, so that memory is bounded and no reading
-transaction stays open beside a hub that runs. Leaves out how they are told (`edgegw.commands.hub`).
+Boxes out of service or with older settings than the fleet, both signed heads of a fork, epochs that are over
+and not sealed with the money that is in doubt there, named losses, suspense. Read in pages by primary key, so
+that memory is bounded and no reading transaction stays open beside a hub that runs. Leaves out how they are
+told (`edgegw.commands.hub`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from edgegw.core.records import UNREADABLE
 from edgegw.hub import orders, receivables, schema, suspense
 from edgegw.hub.database import Database
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
+from edgegw.hub.stages import APPLIED, FLEET
 from edgegw.hub.suspense import Place
 from edgegw.hub.windows import WINDOW_DIFFERS
 
@@ -28,7 +30,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
 
     kind: str
-    """order, box, fork, unsealed, in_doubt, loss, declared_loss, suspense, parked, receivable or
+    """order, box, site, fork, unsealed, in_doubt, loss, declared_loss, suspense, parked, receivable or
     late_decline."""
     box: str
     epoch: int
@@ -64,6 +66,7 @@ def findings(database: Database) -> Iterator[Finding]:
     """Everything that waits: orders for a second person, boxes, and the rest."""
     yield from _orders(database)
     yield from _boxes(database)
+    yield from _sites(database)
     yield from _forks(database)
     yield from _unsealed(database)
     yield from _in_doubt(database)
@@ -130,6 +133,43 @@ def _next_for(state: str, box: str) -> str:
     if state in (BEHIND, QUARANTINED):
         return f"find out why, then {order}"
     return order
+
+
+def _sites(database: Database) -> Iterator[Finding]:
+    """Boxes that keep older settings than the fleet has: their programs cannot read the newer ones, or they
+    have refused them."""
+    fleets = database.transact(partial(_all, query=_fleets_version()))
+    box = schema.box.c
+    query = select(box.box, box.epoch, box.site_version, box.site_word, box.site_format)
+    for row in _pages(database, query.where(box.beat_at_ns > 0), schema.box):
+        told = _of_settings(row, fleets)
+        if told is not None:
+            reason, what = told
+            yield Finding(kind="site", box=row.box, epoch=row.epoch, reason=reason, next=what)
+
+
+def _of_settings(row: Row[Any], fleets: Sequence[Row[Any]]) -> tuple[str, str] | None:
+    """Why a box keeps older settings, and what to do; None where it does not."""
+    if row.site_word not in ("", APPLIED):
+        return (
+            f"version {row.site_version} of the site's settings is {row.site_word}",
+            "mend what it says, and edgegw site publish a higher version",
+        )
+    for fleet in fleets:
+        if row.site_version < fleet.version and row.site_format < fleet.format:
+            needs = (
+                f"its program reads format {row.site_format}, version {fleet.version} needs {fleet.format}"
+            )
+            keeps = f"it keeps version {row.site_version} of the site's settings"
+            return f"{keeps}: {needs}", f"update the program of {row.box}"
+    return None
+
+
+def _fleets_version() -> Select[Any]:
+    """Number and format of the newest version that all boxes are to have; no row before the first."""
+    site = schema.site.c
+    known = select(site.version, site.format).where(site.stage == FLEET, site.bundle.is_not(None))
+    return known.order_by(site.version.desc()).limit(1)
 
 
 def _forks(database: Database) -> Iterator[Finding]:

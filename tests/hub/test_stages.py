@@ -12,6 +12,7 @@ from edgegw.core.records import Account, Directive, SiteDirective, SiteReturned
 from edgegw.core.site import RateRule, Site, decode_site
 from edgegw.core.site_file import check_site, restored
 from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.findings import findings
 from edgegw.hub.site import SiteError, Staging, advance, bundle_of, halt, promote, publish, rollback
 from edgegw.hub.stages import boxes_at, chosen, stages
 from tests.hub.simulated_box import CNY, SimulatedBox
@@ -165,6 +166,19 @@ def test_a_version_is_halted_though_the_one_before_cannot_be_given_back(world: W
     assert [one.version for one in sites(box.sync())] == [3]
 
 
+def test_a_box_that_refuses_the_fleets_version_waits_for_a_person(world: World) -> None:
+    """It goes by the old settings until somebody looks."""
+    box, _ = two_boxes(world)
+    assert list(findings(world.database)) == []
+    world.publish(a_site(2, late_decline_liable="branch"))
+    box.beat()
+    box.apply(box.directives[-1], outcome="refused")
+    box.sync()
+    [found] = findings(world.database)
+    assert (found.kind, found.box) == ("site", NORTH)
+    assert found.reason.startswith("version 2 of the site's settings is refused: ")
+
+
 def test_nothing_else_is_published_while_a_version_is_staged(world: World) -> None:
     """Two versions on their way at once would leave boxes between them."""
     two_boxes(world)
@@ -238,6 +252,9 @@ def test_a_box_of_an_older_release_keeps_what_it_has_where_it_cannot_read_the_ne
     with world.engine.begin() as connection:
         waiting = {one.box: one.format for one in boxes_at(connection, world.keyring.boxes.keys())}
     assert waiting == {NORTH: 1, SOUTH: 0}
+    [held] = [one for one in findings(world.database) if one.kind == "site"]
+    assert held.box == NORTH
+    assert "keeps version 1 of the site's settings: its program reads format 1, version 2" in held.reason
     world.publish(a_site(3, late_decline_liable="branch"))
     assert [one.version for one in sites(north.sync())] == [3]
 
