@@ -140,7 +140,8 @@ def post(file: Path, hub_settings: Path) -> None:
 
     Columns: id, debit_account_id, credit_account_id, amount_minor. core:CNY is the world outside, for each
     currency. An id is posted once, so that a file can be sent again. The id suspense:ITEM closes that item of
-    `edgegw suspense list`, receivable:NAME pays that one of `edgegw receivables`.
+    `edgegw suspense list`, receivable:NAME pays that one of `edgegw receivables`, loss:NAME makes that one of
+    `edgegw findings` good.
 
     \b
     id,debit_account_id,credit_account_id,amount_minor
@@ -160,8 +161,8 @@ def post(file: Path, hub_settings: Path) -> None:
 
 def _post(connection: Connection, *, file: Path, rows: list[tuple[int, dict[str, str]]]) -> int:
     """Post (line, row) pairs of a file; how many were not there before."""
-    from edgegw.hub import receivables, suspense
     from edgegw.hub.books import BooksError, lock_accounts, post_core
+    from edgegw.hub.suspense import SuspenseError
 
     fresh = 0
     lock_accounts(
@@ -177,18 +178,23 @@ def _post(connection: Connection, *, file: Path, rows: list[tuple[int, dict[str,
                 amount_minor=int(row["amount_minor"]),
             )
             fresh += is_fresh
-            if is_fresh and row["id"].startswith(suspense.POSTING_PREFIX):
-                suspense.close_by_posting(connection, row["id"], now_ns=time.time_ns())
-            elif is_fresh and row["id"].startswith(receivables.POSTING_PREFIX):
-                receivables.pay(
-                    connection,
-                    row["id"],
-                    credit_account_id=row["credit_account_id"],
-                    amount_minor=int(row["amount_minor"]),
-                )
-        except (BooksError, suspense.SuspenseError) as problem:
+            if is_fresh:
+                _settle(connection, row["id"], row["credit_account_id"], int(row["amount_minor"]))
+        except (BooksError, SuspenseError) as problem:
             raise SettingsError(f"{file} line {line}", [str(problem)]) from None
     return fresh
+
+
+def _settle(connection: Connection, id: str, credit_account_id: str, amount_minor: int) -> None:
+    """Let a fresh posting close what its id names; raises SuspenseError where it does not fit."""
+    from edgegw.hub import losses, receivables, suspense
+
+    if id.startswith(suspense.POSTING_PREFIX):
+        suspense.close_by_posting(connection, id, now_ns=time.time_ns())
+    elif id.startswith(receivables.POSTING_PREFIX):
+        receivables.pay(connection, id, credit_account_id=credit_account_id, amount_minor=amount_minor)
+    elif id.startswith(losses.POSTING_PREFIX):
+        losses.make_good(connection, id, credit_account_id=credit_account_id, amount_minor=amount_minor)
 
 
 def _postings(file: Path) -> list[tuple[int, dict[str, str]]]:

@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, select, tuple_
 
 from edgegw.core.records import UNREADABLE
-from edgegw.hub import orders, receivables, schema, suspense
+from edgegw.hub import losses, orders, receivables, schema, suspense
 from edgegw.hub.database import Database
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
 from edgegw.hub.stages import APPLIED, FLEET
@@ -240,29 +240,18 @@ def _seal(box: str, epoch: int) -> str:
 
 
 def _losses(database: Database) -> Iterator[Finding]:
-    table, account = schema.loss.c, schema.account.c
-    query = select(
-        table.box,
-        table.epoch,
-        table.log,
-        table.seq,
-        table.leg,
-        table.account_id,
-        table.amount_minor,
-        account.currency,
-    ).outerjoin(schema.account, account.account_id == table.account_id)
-    for row in _pages(database, query, schema.loss):
+    for row in _pages(database, losses.open_losses(), schema.loss):
         yield Finding(
             kind="loss",
             box=row.box,
             epoch=row.epoch,
             log=row.log,
-            seq=row.seq % schema.BRANCH_SEQS,
+            seq=row.seq,
             account_id=row.account_id,
             currency=row.currency or "",
             amount_minor=row.amount_minor,
             reason=f"{row.account_id} was short of it; the risk account of {row.box} bore it",
-            next="edgegw post FILE, where the bank makes the branch's risk account good",
+            next=f"edgegw post with id {row.settle_by}, where the bank makes the branch's risk account good",
         )
 
 

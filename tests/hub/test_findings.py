@@ -1,14 +1,19 @@
 """What waits for a person at the hub is all told, with its place, its amount and the next command."""
 
+import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from edgegw.core.messages import Verdict
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Mode
+from edgegw.hub import losses
+from edgegw.hub.books import post_core
 from edgegw.hub.findings import Finding, findings
 from edgegw.hub.operate import release_epoch, seal_epoch
+from edgegw.hub.suspense import SuspenseError
 from tests.hub.simulated_box import CNY
 from tests.hub.test_take_journal import exported, new_epoch, take, twin_of, with_money
 from tests.hub.world import NORTH, SOUTH, World
@@ -21,6 +26,19 @@ def told(world: World) -> dict[str, list[Finding]]:
         assert finding.next
         kinds.setdefault(finding.kind, []).append(finding)
     return kinds
+
+
+def make_good(connection: Connection, word: str, credit: str, amount_minor: int) -> None:
+    """What `edgegw post` does with the id that a finding names."""
+    [posting_id] = re.findall(r"loss:[^ ,]+", word)
+    post_core(
+        connection,
+        id=posting_id,
+        debit_account_id="capital:CNY",
+        credit_account_id=credit,
+        amount_minor=amount_minor,
+    )
+    losses.make_good(connection, posting_id, credit_account_id=credit, amount_minor=amount_minor)
 
 
 def test_a_fork_and_all_that_came_of_it_is_listed(
@@ -46,9 +64,15 @@ def test_a_fork_and_all_that_came_of_it_is_listed(
         (fork.held_checkpoint, fork.other_checkpoint)
     ]
     assert "edgegw order take-journal" in fork.next
-    losses = [(one.log, one.seq, one.account_id, one.currency, one.amount_minor) for one in kinds["loss"]]
+    lost = [(one.log, one.seq, one.account_id, one.currency, one.amount_minor) for one in kinds["loss"]]
     seq = len(twin.bodies)
-    assert losses == [("branch 1", seq - 2, "A", CNY, 410), ("branch 1", seq - 1, "A", CNY, 20)]
+    assert lost == [("branch 1", seq - 2, "A", CNY, 410), ("branch 1", seq - 1, "A", CNY, 20)]
+    for said, credit, amount_minor in (("A", "A", 410), ("409", "risk:north:CNY", 409)):
+        with pytest.raises(SuspenseError, match=said), world.engine.begin() as connection:
+            make_good(connection, kinds["loss"][0].next, credit, amount_minor)
+    with world.engine.begin() as connection:
+        make_good(connection, kinds["loss"][0].next, "risk:north:CNY", 410)
+    assert told(world)["loss"] == kinds["loss"][1:]
     [item] = kinds["suspense"]
     assert (item.log, item.seq, item.amount_minor, item.account_id) == ("branch 1", seq - 1, 20, "A")
     assert item.reason.startswith("identity_conflict")
