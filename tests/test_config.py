@@ -161,6 +161,13 @@ def test_the_hub_settings_refuse_a_port_and_an_address_that_cannot_be(tmp_path: 
     assert addresses(hub.listen) == (("::1", 86),)
 
 
+def test_a_mistyped_kind_of_order_is_refused(tmp_path: Path) -> None:
+    """Its person would be able to make and check nothing, and nobody would be told."""
+    text = 'bank = "b1"\n[[operators]]\nname = "mei"\npublic_key = "x"\nactions = ["freezee"]\n'
+    with pytest.raises(SettingsError, match=r"operators\[0\].actions.*did you mean freeze\?"):
+        load_hub(write(tmp_path, text))
+
+
 # --- the site -----------------------------------------------------------------------------------------------
 
 KEY = base64.b64encode(bytes(32)).decode()

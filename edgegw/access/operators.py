@@ -80,7 +80,7 @@ class Operators:
     def _pairs(self) -> bool:
         able = [one for one in self._by_name.values() if not one.is_revoked]
         return any(
-            MAKER in maker.roles and CHECKER in checker.roles
+            MAKER in maker.roles and CHECKER in checker.roles and _share_an_action(maker, checker)
             for maker in able
             for checker in able
             if maker is not checker
@@ -126,3 +126,7 @@ class Operators:
         except InvalidSignature:
             return False
         return True
+
+
+def _share_an_action(one: Operator, other: Operator) -> bool:
+    return not one.actions or not other.actions or not one.actions.isdisjoint(other.actions)

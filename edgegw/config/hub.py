@@ -21,6 +21,25 @@ DATABASE_FILE: Final = "hub.db"
 URL_EXAMPLE: Final = "postgresql://role@host:5432/database"
 
 
+ORDERS: Final = (
+    "accept-window",
+    "block",
+    "close-account",
+    "declare-box-lost",
+    "declare-loss",
+    "freeze",
+    "halt",
+    "limit",
+    "new-epoch",
+    "park",
+    "promote",
+    "publish",
+    "roll-back",
+    "seal",
+)
+"""Every kind of order (`hub.order_actions`)."""
+
+
 class OperatorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[operators]]`: a person who gives orders. Once anybody is listed, certain orders take two."""
 
@@ -30,7 +49,7 @@ class OperatorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ]
     roles: tuple[Annotated[str, msgspec.Meta(pattern=r"^(maker|checker)\Z")], ...] = ("maker", "checker")
     """`maker` proposes, `checker` approves what another person has proposed."""
-    actions: tuple[str, ...] = ()
+    actions: tuple[Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(ORDERS)})\Z")], ...] = ()
     """The kinds of orders that this person makes and checks, as `edgegw orders list` names them; none:
     all."""
     revoked: bool = False

@@ -29,7 +29,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 PATH_SUFFIXES: Final = ("_file", "_dir", "_directory")
 _SHOWN_CHARACTERS_MAX: Final = 80
-_LISTED: Final = re.compile(r"\^\(([a-z_]+(?:\|[a-z_]+)+)\)\\Z")
+_LISTED: Final = re.compile(r"\^\(([a-z_-]+(?:\|[a-z_-]+)+)\)\\Z")
 """A pattern that only lists the values."""
 
 

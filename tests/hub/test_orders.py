@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from edgegw.access import keys
 from edgegw.access.operators import CHECKER, MAKER, Operator, OperatorError, Operators, Person
 from edgegw.access.tokens import public_key_text
+from edgegw.config.hub import ORDERS
 from edgegw.hub.books import BooksError
 from edgegw.hub.operate import OrderError
 from edgegw.hub.order_actions import ACTIONS, Action, DeclareLoss, Freeze, NewEpoch, Publish, Seal
@@ -309,6 +310,13 @@ def test_a_list_in_which_nobody_can_check_is_no_list(desk: Desk) -> None:
             "no two",
         ),
         ((an_operator("mei"), an_operator("li", key_text=an_operator("mei").key_text)), "one key"),
+        (
+            (
+                an_operator("mei", actions=frozenset({"freeze"})),
+                an_operator("li", actions=frozenset({"park"})),
+            ),
+            "no two",
+        ),
         ((an_operator("mei"), an_operator("mei")), "twice"),
         ((an_operator("mei"), an_operator("li", key_text="abc")), "32 bytes"),
     ):
@@ -317,6 +325,11 @@ def test_a_list_in_which_nobody_can_check_is_no_list(desk: Desk) -> None:
             continue
         with pytest.raises(ValueError, match=words):
             Operators(listed)
+
+
+def test_the_settings_know_every_kind_of_order() -> None:
+    """A kind that they lack could be given to nobody alone."""
+    assert set(ORDERS) == set(ACTIONS)
 
 
 def test_the_stand_alone_verifier_proves_the_log(tmp_path: Path) -> None:
