@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from edgegw.core.book import Book
 from edgegw.core.lists import HeldList
-from edgegw.core.site import Site
+from edgegw.core.site import Site, decode_site
 from edgegw.ledger.store import Store
 
 
@@ -22,14 +22,17 @@ def hold_lists(store: Store, book: Book, site: Site) -> str:
     return ""
 
 
-def keep_lists(store: Store, book: Book, site: Site, blocks: Mapping[str, bytes]) -> None:
-    """Keep the lists of settings that are about to be in force, and of others those that are in force now:
-    the box may return to them."""
+def keep_lists(store: Store, book: Book, blocks: Mapping[str, bytes]) -> None:
+    """Keep the lists of settings that are about to be in force."""
     for digest, block in blocks.items():
         store.put_id_list(digest, block)
         book.held_lists.setdefault(digest, HeldList(block))
-    before = () if book.site is None else book.site.lists or ()
-    named = {rule.digest for rule in (*before, *(site.lists or ()))}
+
+
+def drop_lists(store: Store, book: Book, *, in_force: Collection[str]) -> None:
+    """Let the lists go that the settings of these digests do not name."""
+    bundles = [bundle for bundle in map(store.site, in_force) if bundle is not None]
+    named = {rule.digest for bundle in bundles for rule in decode_site(bundle.bundle).lists or ()}
     store.drop_id_lists(besides=named)
     for digest in book.held_lists.keys() - named:
         del book.held_lists[digest]

@@ -58,7 +58,7 @@ from edgegw.ledger.batch import Batch, Desk, Tip
 from edgegw.ledger.clock import MACHINE_BOOT
 from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.late_words import Noted
-from edgegw.ledger.lists import hold_lists, keep_lists
+from edgegw.ledger.lists import drop_lists, hold_lists, keep_lists
 from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import Requests, normalised
 from edgegw.ledger.rows import position_of
@@ -289,12 +289,14 @@ class Pen:
             for digest, bundle in directives.sites.items():
                 kept = Bundle(bundle.site.version, digest, bundle.note, bundle.body)
                 store.put_site(kept, in_force=_in_force(batch.book))
-                keep_lists(store, batch.book, bundle.site, bundle.lists)
+                keep_lists(store, batch.book, bundle.lists)
             for body in directives.bodies:
                 stamp = batch.stamp()
                 batch.write(
                     apply_directive(batch.book, stamp, body, awaited=self.awaited, sites=_sites(directives))
                 )
+            if directives.sites:
+                drop_lists(store, batch.book, in_force=_in_force(batch.book))
             seqs = range(directives.start, directives.start + len(directives.bodies))
             frontier = directives.frontier
             end = DirectivesEnd(

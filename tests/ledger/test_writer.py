@@ -10,9 +10,13 @@ import apsw
 import msgspec
 import pytest
 
-from edgegw.core import snapshot
+from edgegw.core import journal, snapshot
 from edgegw.core.decide import Funding, Short
-from edgegw.core.records import Kind, Mode, Refusal, Request, Transfer
+from edgegw.core.exchange import Directives, SiteBundle
+from edgegw.core.journal import Frontier, leaf_hash
+from edgegw.core.lists import block_of
+from edgegw.core.records import Kind, Mode, Refusal, Request, SiteDirective, Transfer, encode
+from edgegw.core.site import ListRule
 from edgegw.core.tiles import Tile
 from edgegw.errors import BrokenInvariant, LedgerCorrupt, OutcomeUnknown, Overloaded, StorageFull
 from edgegw.ledger.batch import Batch
@@ -20,7 +24,7 @@ from edgegw.ledger.outcomes import Budget, Conflict, Decision, Undecided
 from edgegw.ledger.rows import Row, position_of
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import BATCH_REQUESTS_MAX, Job, Pen, take_snapshot
-from tests.core.box import without_clock
+from tests.core.box import SITE, without_clock
 from tests.ledger.running_box import KEY, TestClock, enrol, open_pen, payment, running
 
 UP = Funding(line_up=True)
@@ -145,6 +149,49 @@ async def test_a_kept_reversal_that_meets_its_original_in_a_group_is_named(
         assert isinstance(second.record, Refusal)
         assert (first.record.original, second.record.code) == ("", "already_reversed")
         assert second.record.original == f"{kept.epoch}/{kept.seq}"
+
+
+async def test_lists_stay_while_settings_that_name_them_can_be_in_force(
+    tmp_path: Path, clock: TestClock
+) -> None:
+    """Two versions in one package are applied both, and one that is refused takes no way back away."""
+    async with running(open_pen(tmp_path, clock)) as pen:
+        await enrol(pen)
+        blocks = [block_of("account", (name,)) for name in ("a", "b", "c")]
+        digests = [journal.sm3(block).hex() for block in blocks]
+        bundles: list[SiteBundle] = []
+        for version, (block, digest) in enumerate(zip(blocks, digests, strict=True), 2):
+            rule = ListRule(name="list", of="account", digest=digest, entries=1)
+            bank = "other" if version == 4 else SITE.bank
+            site = msgspec.structs.replace(SITE, bank=bank, version=version, lists=(rule,))
+            bundles.append(SiteBundle(msgspec.json.encode(site), site, "", {digest: block}))
+        await publish(pen, *bundles[:2])
+        assert pen.desk.book.site_version == 3
+        await publish(pen, bundles[2])
+        assert [pen.desk.store.id_list(digest) for digest in digests] == [blocks[0], blocks[1], None]
+        assert await pen.return_site(left=pen.desk.book.site_digest, reason="test")
+        assert pen.desk.book.policy.lists[0][0].digest == digests[0]
+
+
+async def publish(pen: Pen, *bundles: SiteBundle) -> None:
+    """One package of directives that name these."""
+    start = pen.desk.store.directives_ends()[-1].size
+    log = pen.desk.store.directives(incarnation=1, start=0, limit=start, bytes_max=1 << 20)
+    edge = Frontier()
+    edge.extend([entry.leaf for entry in log])
+    leaf, bodies, leaves, sites = log[-1].leaf, [], [], {}
+    head = {"v": 1, "bank": "demo", "box": "box-1", "incarnation": 1, "wall_ns": 0}
+    for seq, bundle in enumerate(bundles, start):
+        digest = journal.sm3(bundle.body).hex()
+        said = SiteDirective(**head, seq=seq, version=bundle.site.version, digest=digest, bytes=1)  # type: ignore[arg-type]
+        bodies.append(encode(said))
+        leaf = leaf_hash(leaf, bodies[-1])
+        leaves.append(leaf)
+        sites[digest] = bundle
+    edge.extend(leaves)
+    await pen.apply_directives(
+        Directives(1, start, tuple(bodies), tuple(leaves), edge, "the hub's note", sites)
+    )
 
 
 async def test_a_group_that_names_an_id_twice_does_not_stop_the_box(tmp_path: Path, clock: TestClock) -> None:
