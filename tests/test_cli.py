@@ -329,7 +329,12 @@ def test_what_waits_for_a_person_is_listed_with_the_next_command(branch: Branch)
     told = "loss: box-1 epoch 2 journal 7, alice, 40 CNY minor units: alice was short of it"
     assert branch.run("findings", *hub).startswith(told)
     (line,) = branch.run("findings", "--json", *hub).splitlines()
-    assert json.loads(line)["next"].startswith("edgegw post FILE")
+    assert json.loads(line)["next"].startswith("edgegw post FILE with id loss:box-1/2/journal/7.0, ")
+    posting = "id,debit_account_id,credit_account_id,amount_minor\nloss:{},capital:CNY,risk:box-1:CNY,40\n"
+    for name, code in (("box-1/2/journal/8.0", ExitCode.USAGE), ("box-1/2/journal/7.0", ExitCode.OK)):
+        Path(branch.path("good.csv")).write_text(posting.format(name))
+        branch.run("post", branch.path("good.csv"), *hub, code=code)
+    assert branch.run("findings", *hub) == "nothing waits for a person\n"
 
 
 def test_items_in_suspense_are_worked_off_by_commands(branch: Branch, tmp_path: Path) -> None:

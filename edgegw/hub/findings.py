@@ -251,7 +251,7 @@ def _losses(database: Database) -> Iterator[Finding]:
             currency=row.currency or "",
             amount_minor=row.amount_minor,
             reason=f"{row.account_id} was short of it; the risk account of {row.box} bore it",
-            next=f"edgegw post with id {row.settle_by}, where the bank makes the branch's risk account good",
+            next=f"edgegw post FILE with id {row.settle_by}, where the bank makes the risk account good",
         )
 
 
