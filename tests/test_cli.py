@@ -90,6 +90,7 @@ def test_each_kind_of_error_has_its_exit_code(problem: Exception, code: ExitCode
         (("site", "rollback", TOO_MANY), 2, "not in the range"),
         (("site", "export", TOO_MANY, "site.signed"), 2, "not in the range"),
         (("orders", "approve", TOO_MANY), 2, "not in the range"),
+        (("order", "limit", "day", "--off", "--count", "1", "--reason", "x"), 2, "--off takes no values"),
         (("orders", "reject", TOO_MANY, "--reason", "no"), 2, "not in the range"),
         (("order", "seal", "branch-1", TOO_MANY), 2, "not in the range"),
         (("settlement", "accept", "branch-1", TOO_MANY), 2, "not in the range"),

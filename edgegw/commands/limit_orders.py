@@ -91,6 +91,8 @@ def order_limit(
     from edgegw.core.counts import LimitChange
     from edgegw.hub.order_actions import ChangeLimit
 
-    change = None if off else LimitChange(payment_minor, amount_minor, count)
-    action = ChangeLimit(name=name, whose=whose, change=change, reason=reason)
+    change = LimitChange(payment_minor, amount_minor, count)
+    if off and change != LimitChange():
+        raise click.UsageError("--off takes no values: it goes back to those of the settings")
+    action = ChangeLimit(name=name, whose=whose, change=None if off else change, reason=reason)
     give_order(hub_settings, action, person=person, reason=reason)

@@ -31,12 +31,17 @@ def block(
     blocked: bool,
     reason: str,
     now_ns: int,
-) -> None:
-    """Let an account, card (its token), terminal or merchant pay nothing at any box; or let it again."""
+) -> bool:
+    """Let an account, card (its token), terminal or merchant pay nothing at any box; or let it again. Whether
+    it was blocked before. Raises OrderError for an account that nobody has."""
+    if blocked and of == "account":
+        account = schema.account.c.account_id
+        if connection.execute(select(account).where(account == whose)).first() is None:
+            raise OrderError(f"account_id {whose} is unknown; check it with the site's")
     for log in logs_of_all(connection, keyring, now_ns=now_ns):
         log.block(of=of, whose=whose, blocked=blocked, reason=reason)
         log.write()
-    _keep_block(connection, of=of, whose=whose, blocked=blocked, reason=reason)
+    return _keep_block(connection, of=of, whose=whose, blocked=blocked, reason=reason)
 
 
 def change_limit(
@@ -49,17 +54,18 @@ def change_limit(
     change: LimitChange | None,
     reason: str,
     now_ns: int,
-) -> None:
+) -> bool:
     """Give the site's limit of this name other values for one id ("" for all), or (None) its own again.
 
-    They hold over later versions of the site, until they are taken back. Raises OrderError.
+    They hold over later versions of the site, until they are taken back. Whether it had others before.
+    Raises OrderError.
     """
     if change is not None:
         _check(site, name, change, whose=whose)
     for log in logs_of_all(connection, keyring, now_ns=now_ns):
         log.limit(name=name, whose=whose, change=change, reason=reason)
         log.write()
-    _keep_change(connection, name=name, whose=whose, change=change, reason=reason)
+    return _keep_change(connection, name=name, whose=whose, change=change, reason=reason)
 
 
 def keep_again(connection: Connection, said: Directive) -> None:
@@ -77,22 +83,24 @@ def keep_again(connection: Connection, said: Directive) -> None:
         )
 
 
-def _keep_block(connection: Connection, *, of: str, whose: str, blocked: bool, reason: str) -> None:
+def _keep_block(connection: Connection, *, of: str, whose: str, blocked: bool, reason: str) -> bool:
     table = schema.block
-    connection.execute(delete(table).where(table.c.of == of, table.c.whose == whose))
+    before = connection.execute(delete(table).where(table.c.of == of, table.c.whose == whose)).rowcount
     if blocked:
         connection.execute(insert(table).values(of=of, whose=whose, reason=reason))
+    return before > 0
 
 
 def _keep_change(
     connection: Connection, *, name: str, whose: str, change: LimitChange | None, reason: str
-) -> None:
+) -> bool:
     table = schema.limit_change
-    connection.execute(delete(table).where(table.c.name == name, table.c.whose == whose))
+    before = connection.execute(delete(table).where(table.c.name == name, table.c.whose == whose)).rowcount
     if change is not None:
         values = {"payment_minor": change.payment_minor, "amount_minor": change.amount_minor}
         row = insert(table).values(name=name, whose=whose, count=change.count, reason=reason, **values)
         connection.execute(row)
+    return before > 0
 
 
 def _check(site: Site | None, name: str, change: LimitChange, *, whose: str) -> None:

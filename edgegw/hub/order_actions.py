@@ -151,7 +151,7 @@ class Block(Action, frozen=True, kw_only=True, tag="block"):
 
     def run(self, scene: Scene) -> str:
         """At each box when it hears of it."""
-        limit_orders.block(
+        before = limit_orders.block(
             scene.connection,
             scene.keyring,
             of=self.of,
@@ -160,7 +160,10 @@ class Block(Action, frozen=True, kw_only=True, tag="block"):
             reason=self.reason,
             now_ns=scene.now_ns,
         )
-        return f"{self.of} {self.whose} pays {'nothing' if self.blocked else 'again'}"
+        if self.blocked:
+            return f"{self.of} {self.whose} pays nothing"
+        again = f"{self.of} {self.whose} pays again"
+        return again if before else f"{again}: no order had blocked it, so check the id"
 
 
 class ChangeLimit(Action, frozen=True, kw_only=True, tag="limit"):
@@ -173,7 +176,7 @@ class ChangeLimit(Action, frozen=True, kw_only=True, tag="limit"):
 
     def run(self, scene: Scene) -> str:
         """At each box when it hears of it."""
-        limit_orders.change_limit(
+        before = limit_orders.change_limit(
             scene.connection,
             scene.keyring,
             site.Sites().newest(scene.connection),
@@ -184,9 +187,10 @@ class ChangeLimit(Action, frozen=True, kw_only=True, tag="limit"):
             now_ns=scene.now_ns,
         )
         who = f" for {self.whose}" if self.whose else ""
-        if self.change is None:
-            return f"limit {self.name} is as the settings say{who}"
-        return f"limit {self.name} is changed{who}"
+        if self.change is not None:
+            return f"limit {self.name} is changed{who}"
+        again = f"limit {self.name} is as the settings say{who}"
+        return again if before else f"{again}: no order had changed it, so check name and id"
 
 
 class Publish(Action, frozen=True, kw_only=True, tag="publish"):

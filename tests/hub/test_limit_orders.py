@@ -13,6 +13,7 @@ from edgegw.core.records import BlockDirective, LimitDirective
 from edgegw.core.site import LimitRule
 from edgegw.hub.limit_orders import block, change_limit
 from edgegw.hub.operate import OrderError
+from edgegw.hub.order_actions import Action, Block, ChangeLimit, Scene
 from tests.hub.test_take_back import back_up
 from tests.hub.world import CNY, NORTH, World, a_site
 
@@ -99,6 +100,23 @@ def test_an_id_that_no_payment_can_have_gets_no_limit(world: World, whose: str, 
     with pytest.raises(OrderError, match=fault) as caught:
         ordered_change(world, "day", LimitChange(amount_minor=5), whose)
     assert whose not in str(caught.value)
+
+
+def test_an_order_about_what_is_not_there_is_said(world: World) -> None:
+    """Whoever mistypes an id believes an account barred, or a terminal free again."""
+
+    def order(action: Action) -> str:
+        with world.engine.begin() as connection:
+            return action.run(Scene(connection, world.keyring, 1, "mei"))
+
+    gone = Block(of="terminal", whose="T1", blocked=False, reason="found")
+    assert order(gone).endswith("pays again: no order had blocked it, so check the id")
+    order(Block(of="terminal", whose="T1", blocked=True, reason="stolen"))
+    assert order(gone) == "terminal T1 pays again"
+    lifted = ChangeLimit(name="dya", whose="", change=None, reason="over")
+    assert order(lifted).endswith("no order had changed it, so check name and id")
+    with pytest.raises(OrderError, match="account_id nobody is unknown"):
+        order(Block(of="account", whose="nobody", blocked=True, reason="stolen"))
 
 
 def test_orders_that_a_restored_hub_has_lost_come_back_and_are_said_again(
