@@ -303,7 +303,8 @@ class _Delivery:
         self._apart_due_s = {one: self._apart_due_s.get(one, (0.0, 0)) for one in noted.apart}
         now_s = time.monotonic()
         for one in noted.apart:
-            if self._apart_due_s[one][0] > now_s:
+            due_s, _ = self._apart_due_s.get(one, (0.0, 0))  # `try_now` forgets them all
+            if due_s > now_s:
                 continue
             [word] = (await self._office.words(one - 1))[:1]
             notices = await self._office.notices(self._client, [word])

@@ -30,6 +30,7 @@ async def test_every_operation_keeps_every_promise_of_the_document(tmp_path: Pat
             "--header",
             f"Authorization: Bearer {branch.token()}",
             "--checks=all",
+            "--request-timeout=60",
             f"--max-examples={EXAMPLES}",
             "--seed=1",
             "--no-color",

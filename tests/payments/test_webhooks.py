@@ -85,7 +85,7 @@ async def webhooks(branch: Branch, key: WebhookKey, **urls: str) -> AsyncIterato
     site = branch.book.site
     assert site is not None
     clients = tuple(
-        msgspec.structs.replace(one, webhook=WebhookRule(url=urls[one.name], timeout_ms=2_000))
+        msgspec.structs.replace(one, webhook=WebhookRule(url=urls[one.name], timeout_ms=60_000))
         if one.name in urls
         else one
         for one in site.clients
@@ -161,7 +161,7 @@ async def test_late_words_are_posted_signed_and_acknowledged_once(branch: Branch
             await branch.confirm(places[0], 100)
             await branch.decline(places[1], 100)
             await branch.decline(places[2], 100, liable="branch")
-            await until(lambda: len(shop.taken) == 3 and noted(branch).up_to >= 0, "the receiver")
+            await until(lambda: noted(branch).up_to == newest(branch), "the receiver")
         said = [notice for body in shop.got for notice in body["notices"]]
         assert [(one["outcome"], one["money"], one["liable"], one["owner"]) for one in said] == [
             ("confirmed", "kept", "", ""),
@@ -173,7 +173,7 @@ async def test_late_words_are_posted_signed_and_acknowledged_once(branch: Branch
             signature = base64.b64decode(headers["webhook-signature"].removeprefix("v1a,"))
             signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
             public.verify(signature, signed)
-        await until(lambda: acknowledgements(branch)[-1].up_to == said[-1]["record"], "the receiver")
+        assert acknowledgements(branch)[-1].up_to == said[-1]["record"]
         async with webhooks(branch, load_webhook_key(tmp_path / "webhook.pem")):
             last = await stand_in(branch)
             await branch.confirm(last, 100)
@@ -191,9 +191,7 @@ async def test_a_dead_and_a_silent_webhook_hold_up_nobody(branch: Branch, tmp_pa
         async with webhooks(branch, key, till=shop.url, other=silent.url, clerk="http://127.0.0.1:9/"):
             for client in names[:2]:
                 await branch.decline(await stand_in(branch, client), 100)
-            began_s = asyncio.get_running_loop().time()
-            await until(lambda: len(shop.taken) == 1, "the receiver")
-            assert asyncio.get_running_loop().time() - began_s < 1
+            await until(lambda: len(shop.taken) == 1, "the receiver", timeout_seconds=WAIT_S)
     assert noted(branch, "other") == Noted()
 
 
@@ -224,6 +222,30 @@ async def test_a_notice_that_is_refused_stands_apart_and_the_next_ones_come(
         everything = (await client.get("/v1/notices?after=0/0")).json["notices"]
         assert [one["acknowledged"] for one in everything] == [True] * 4
         await client.close()
+
+
+async def test_the_line_that_comes_back_amid_what_stands_apart_is_no_fault(
+    branch: Branch, tmp_path: Path
+) -> None:
+    """Then all is due at once, also while one of those notices is on its way: that ended the round."""
+    places = [await stand_in(branch) for _ in range(2)]
+    for place in places:
+        await branch.confirm(place, 100)
+    async with receiver() as shop:
+        shop.status = lambda _: 422
+        async with webhooks(branch, load_webhook_key(tmp_path / "webhook.pem"), till=shop.url) as at_work:
+            await until(lambda: len(noted(branch).apart) == 2, "both to be refused")
+            [(delivery, _)] = at_work._deliveries.values()
+
+            def due_again(_: dict[str, Any]) -> int:
+                delivery.try_now()
+                return 204
+
+            shop.status = due_again
+            delivery.try_now()
+            with capture_logs() as logged:
+                await until(lambda: not noted(branch).apart, "the receiver")
+    assert [one["event"] for one in logged if one["log_level"] == "error"] == []
 
 
 async def test_what_was_polled_is_acknowledged_once_and_by_its_client_alone(branch: Branch) -> None:

@@ -366,24 +366,27 @@ async def test_a_sender_that_drips_is_understood_and_one_that_stops_is_cut_off(t
             await asyncio.sleep(0)
         assert (await terminal.receive()).fields[39] == "00"
     async with branch(tmp_path, frame_timeout_ms=50) as here:
-        terminal = await here.signed_on()
-        terminal.writer.write(b"\x00")
-        assert await terminal.ended()
-        terminal = await here.signed_on()
-        terminal.writer.write(b"\x00\x50" + PAYMENT[:40])
-        assert await terminal.ended()
+        for beginning in (b"\x00", b"\x00\x50" + PAYMENT[:40]):
+            terminal = await here.connect()
+            terminal.writer.write(beginning)
+            assert await terminal.ended()
         assert here.gateway.events["closed"] == 2
 
 
 async def test_a_silent_peer_and_one_too_many_cost_nothing(tmp_path: Path) -> None:
     """Port scanners open connections and say nothing; the terminals behind them must get in."""
-    async with branch(tmp_path, idle_timeout_ms=50, connections_max=2) as here:
-        silent = [await here.connect(), await here.connect()]
+    async with branch(tmp_path, connections_max=2) as here:
+        for _ in range(2):
+            await here.connect()
         await until(lambda: here.gateway.events["connected"] == 2, "both to be let in")
         assert await (await here.connect()).ended()
         assert here.gateway.events["connection_refused"] == 1
+    async with branch(tmp_path, idle_timeout_ms=50, connections_max=2) as here:
+        silent = [await here.connect(), await here.connect()]
         assert [await one.ended() for one in silent] == [True, True]
-        await here.signed_on()
+        await until(lambda: not here.server._serving, "their places to be free")
+        assert await (await here.connect()).ended()
+        assert (here.gateway.events["connected"], here.gateway.events["connection_refused"]) == (3, 0)
 
 
 async def test_a_half_closed_peer_still_gets_its_answers(tmp_path: Path) -> None:
