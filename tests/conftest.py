@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.postgres_server import end_server
+from tests.postgres_server import end_server, fast_folder
 
 # The same cases on every run: what is red here is red everywhere. Machines are busy: no deadline per case.
 settings.register_profile(
@@ -19,6 +19,10 @@ settings.register_profile(
 )
 settings.register_profile("explore", settings.get_profile("default"), derandomize=False, max_examples=1_000)
 settings.load_profile("default")
+
+# A COMMIT on a disk that somebody else uses takes a tenth of a second, or a whole one, and tests make thousands.
+if (memory := fast_folder()) is not None:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 LOCKS = "EDGEGW_TESTS_LOCKS"
 MAIN_PID = "EDGEGW_TESTS_MAIN_PID"

@@ -137,7 +137,7 @@ def keep(note: Path, watched_pid: int) -> None:
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: end.set())
-    place = Path(tempfile.mkdtemp(prefix="edgegw-postgresql-", dir=_fast_folder()))
+    place = Path(tempfile.mkdtemp(prefix="edgegw-postgresql-", dir=fast_folder()))
     server: subprocess.Popen[bytes] | None = None
     try:
         server, where = _started(place)
@@ -153,7 +153,7 @@ def keep(note: Path, watched_pid: int) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _fast_folder() -> str | None:
+def fast_folder() -> str | None:
     """Memory, where there is enough: on a busy disk a COMMIT takes a tenth of a second."""
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES_MIN:
         return str(MEMORY)

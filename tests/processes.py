@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from edgegw.__main__ import main
 from tests.waiting import wait_until
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 SITE: dict[str, Any] = {
     "bank": "b1",
     "version": 1,
@@ -44,8 +44,10 @@ opening-alice,core:CNY,alice,200000
 opening-bob,core:CNY,bob,200000
 """
 LINE = (
-    "[line]\nheartbeat_ms = 100\nbackoff_ms_max = 200\nconnect_timeout_ms = 300\nanswer_timeout_ms = 1000\n"
+    "[line]\nheartbeat_ms = 100\nbackoff_ms_max = 200\nconnect_timeout_ms = 5000\n"
+    "answer_timeout_ms = 5000\ncentre_timeout_ms = 5000\n"
 )
+"""Short pauses, and patience with a busy machine."""
 
 
 class Reply(NamedTuple):
@@ -103,7 +105,7 @@ class Process:
         """Send a signal and wait; the exit code."""
         if self.popen.poll() is None:
             os.kill(self.popen.pid, number)
-        return self.popen.wait(timeout=20)
+        return self.popen.wait(timeout=60)
 
 
 class Branch:
@@ -184,7 +186,7 @@ class Branch:
 
     def call(self, method: str, path: str, body: object = None) -> Reply:
         """Ask the box over HTTP."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)
         headers = {"Authorization": f"Bearer {self.token}"}
         if body is not None:
             headers["Content-Type"] = "application/json"

@@ -109,7 +109,7 @@ def test_a_second_box_on_the_same_ledger_is_refused_with_a_hint(open_branch: Bra
     """Two writers on one ledger would write two histories."""
     branch = open_branch
     second = Process("run", folder=branch.folder, log=branch.folder / "second.log")
-    assert second.popen.wait(timeout=30) == 3
+    assert second.popen.wait(timeout=60) == 3
     said = second.event("ended")
     assert said is not None
     assert f"process {branch.box.popen.pid if branch.box else 0} has the ledger" in said["problem"]
@@ -256,6 +256,7 @@ def test_an_old_record_that_was_changed_in_an_outage_is_found_at_its_end(open_br
     assert branch.hub.end(signal.SIGTERM) == 0
     branch.wait_for_mode("offline")
     with apsw.Connection(branch.path("data/ledger.db")) as ledger:
+        ledger.set_busy_timeout(30_000)
         ledger.execute("DROP TRIGGER record_keeps_content")
         ledger.execute(
             "UPDATE record SET body = CAST(replace(CAST(body AS TEXT), ':1000', ':9') AS BLOB) WHERE id = ?",
@@ -298,11 +299,10 @@ def test_a_lost_disk_gets_a_new_epoch_by_an_order_at_the_hub_and_no_sooner(open_
     wait_until(
         lambda: "found_behind" in json.loads(branch.run(*status, code=3))["line"],
         "the hub's word",
-        timeout_seconds=10,
     )
     assert branch.call("GET", "/readyz").status == 503
     branch.run("order", "new-epoch", "box-1", "--hub", branch.path("hub.toml"))
-    wait_until(lambda: branch.call("GET", "/readyz").status == 200, "the new epoch", timeout_seconds=10)
+    wait_until(lambda: branch.call("GET", "/readyz").status == 200, "the new epoch")
     assert json.loads(branch.run(*status))["epoch"] == 2
     # What was outstanding in the old epoch is in doubt: it is not handed out again.
     assert branch.call("GET", "/v1/accounts/alice").json["available_minor"] <= 100_000
@@ -312,12 +312,14 @@ def test_a_head_that_another_hand_moved_ends_the_process_without_an_answer(open_
     """A box that goes on after its own rule broke writes a second history."""
     branch = open_branch
     assert branch.box is not None
+    wait_until(lambda: branch.call("GET", "/v1/status").json["records_waiting"] == 0, "the box to be at rest")
     ledger = apsw.Connection(branch.path("data/ledger.db"))
+    ledger.set_busy_timeout(30_000)
     ledger.execute("UPDATE head SET boot = 'thief'")
     ledger.close()
     answer = branch.pay("alice", 100)
     assert (answer.status, answer.json["code"]) == (503, "outcome_unknown")
-    assert branch.box.popen.wait(timeout=20) == 70
+    assert branch.box.popen.wait(timeout=60) == 70
     ended = branch.box.event("ended")
     assert ended is not None
     assert "not at size" in ended["problem"]
@@ -362,7 +364,7 @@ def test_a_way_in_without_its_secret_ends_with_the_mend(branch: Branch) -> None:
     branch.more = "[iso8583]\nport = 0\n"
     branch.write_box(("127.0.0.1:9",))
     box = Process("run", folder=branch.folder, log=branch.folder / "box.log")
-    assert box.popen.wait(timeout=30) == 2
+    assert box.popen.wait(timeout=60) == 2
     ended = box.event("ended")
     assert ended is not None
     assert "vault.key" in ended["problem"]
@@ -375,7 +377,7 @@ def test_a_hub_whose_address_is_taken_ends_with_a_hint(branch: Branch) -> None:
     """Two hubs on one port: the second must say so, not wait."""
     branch.start_hub()
     second = Process("hub", folder=branch.folder, log=branch.folder / "second.log")
-    assert second.popen.wait(timeout=30) == 3
+    assert second.popen.wait(timeout=60) == 3
     ended = second.event("ended")
     assert ended is not None
     assert ended["hint"]

@@ -6,6 +6,7 @@ import csv
 import json
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
@@ -32,8 +33,9 @@ def branch(tmp_path: Path) -> Iterator[Branch]:
 def publish(branch: Branch, *, version: int, cap_minor: int) -> None:
     """Publish the site again with a calendar and this cap."""
     path = branch.folder / "site.json"
-    # Whatever time it is, the next cut-off is hours away or has just passed.
-    calendar = {"zone": "Asia/Shanghai", "cut_offs": ["00:00", "12:00"], "weekend": []}
+    # Whatever time it is, the next cut-off is hours away.
+    cut_off = (datetime.now(UTC).hour + 6) % 24
+    calendar = {"zone": "Etc/UTC", "cut_offs": [f"{cut_off:02}:00"], "weekend": []}
     caps = [{"participant": "bank", "currency": "CNY", "cap_minor": cap_minor}]
     changes = {"version": version, "calendar": calendar, "net_debit_caps": caps}
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 
 _POLL_SECONDS = 0.005
+LONGEST_SECONDS = 30.0
+"""What should come at once, on a machine that is busy with something else."""
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, timeout_seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, timeout_seconds: float = LONGEST_SECONDS) -> None:
     """Return once condition() is true; fail with `what` after timeout_seconds."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():
@@ -16,7 +18,9 @@ def wait_until(condition: Callable[[], bool], what: str, *, timeout_seconds: flo
         time.sleep(_POLL_SECONDS)
 
 
-async def until(condition: Callable[[], bool], what: str, *, timeout_seconds: float = 10.0) -> None:
+async def until(
+    condition: Callable[[], bool], what: str, *, timeout_seconds: float = LONGEST_SECONDS
+) -> None:
     """Return once condition() is true while the loop goes on; fail with `what` after timeout_seconds."""
     deadline = time.monotonic() + timeout_seconds
     while not condition():

@@ -516,14 +516,19 @@ async def test_a_kill_while_it_prunes_leaves_a_sound_ledger_that_goes_on(tmp_pat
 
 def _killed(directory: Path, clock: TestClock, *, before: int) -> int:
     """The horizon after a process that raised it was killed; the ledger is sound."""
+    may_step, step = os.pipe()
     child = os.fork()
     if not child:
-        _prune_and_exit(directory, clock)
+        os.close(step)
+        _prune_and_exit(directory, clock, may_step)
+    # A step for each look: however slow the looking is, the child does not come to its end meanwhile.
     while _horizon(directory) <= before and os.waitpid(child, os.WNOHANG) == (0, 0):
-        pass
+        os.write(step, b".")
     with suppress(ProcessLookupError, ChildProcessError):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+    os.close(may_step)
+    os.close(step)
     reader = Store.open_reader(directory / "ledger.db")
     assert findings(full_check(reader)) == []
     reader.close()
@@ -540,7 +545,7 @@ def _horizon(directory: Path) -> int:
     return horizon
 
 
-def _prune_and_exit(directory: Path, clock: TestClock) -> None:
+def _prune_and_exit(directory: Path, clock: TestClock, may_step: int) -> None:
     """Prune until killed, in a process of its own that ends without the tests' own end."""
     try:
         pen = open_pen(directory, clock, boot=f"boot-{os.getpid()}")
@@ -548,6 +553,7 @@ def _prune_and_exit(directory: Path, clock: TestClock) -> None:
         [plan] = prune.plans(reader, records_days=DAYS, verify_cosignature=HUB.public.check_cosignature)
         for step in prune.work(reader, plan, Done(epoch=1, start=0, end=0, held_by=plan.held_by)):
             if step is not None:
+                os.read(may_step, 1)
                 pen.commit_now(step)
     finally:
         os._exit(0)

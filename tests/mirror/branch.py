@@ -93,7 +93,7 @@ class MirroredBranch(Branch):
 
     def _asked(self, process: Process, path: str) -> bytes:
         host, _, port = process.opened()["addresses"][0].rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
         try:
             connection.request("GET", path)
             return connection.getresponse().read()
@@ -178,7 +178,7 @@ class Tills:
             try:
                 if connection is None:
                     port = self._branch.http_port
-                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
                 connection.request("POST", "/v1/payments", json.dumps(body), headers)
                 reply = connection.getresponse()
                 said = json.loads(reply.read())
@@ -196,4 +196,4 @@ class Tills:
         """Let the running payments end."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(timeout=30)
+            thread.join(timeout=60)

@@ -263,7 +263,7 @@ async def test_a_stale_box_is_closed_by_the_mirror_alone(port: MirrorPort, run: 
     await until(lambda: box.sizes[-1:] == [4], "the records to be covered")
     task.cancel()
     with pytest.raises(Behind, match="the mirror says: 4 records of epoch 1"):
-        await asyncio.wait_for(run(BoxHere(stale).way(port.port, boot="boot-2")), 5)
+        await asyncio.wait_for(run(BoxHere(stale).way(port.port, boot="boot-2")), 30)
 
 
 async def test_a_fork_is_found_at_the_opening_and_amid_a_session(port: MirrorPort, run: Run) -> None:

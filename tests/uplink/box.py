@@ -20,12 +20,13 @@ FAST = LineSettings(
     addresses=(),
     heartbeat_ms=20,
     gather_ms=2,
-    connect_timeout_ms=300,
-    answer_timeout_ms=300,
-    centre_timeout_ms=2_000,
+    connect_timeout_ms=20_000,
+    answer_timeout_ms=20_000,
+    centre_timeout_ms=20_000,
     failback_ms=20,
     backoff_ms_max=40,
 )
+"""Short pauses; the patience is long, because a busy machine is no silent peer."""
 
 
 class MemoryKeeper:

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
 from edgegw.access.keys import SigningKey, VerifyingKey
@@ -127,12 +128,7 @@ class RealBox:
             identity=Identity(
                 BANK, NORTH, self.own.boot, device, hub, VerifyingKey.parse, epoch_key=self.own.key_text
             ),
-            settings=type(FAST)(
-                addresses=((0, f"http://127.0.0.1:{self.port.number}"),),
-                heartbeat_ms=20,
-                gather_ms=2,
-                backoff_ms_max=40,
-            ),
+            settings=msgspec.structs.replace(FAST, addresses=((0, f"http://127.0.0.1:{self.port.number}"),)),
             source=LedgerSource(self.reader),
             pen=pen,
             keeper=keeper,

@@ -37,7 +37,7 @@ async def test_a_rush_that_would_fill_the_memory_is_told_down_at_once() -> None:
 
 async def test_a_grant_that_is_being_written_is_not_given_up() -> None:
     """The pen was told that somebody waits: he does, though the line goes down meanwhile."""
-    asks = Asks(boot="b", timeout_ms=1_000)
+    asks = Asks(boot="b", timeout_ms=60_000)
     (task,) = await started(asks)
     still_awaited = asks.awaited("3-b-1")
     assert still_awaited
@@ -78,7 +78,7 @@ async def test_an_ask_says_how_long_its_answer_may_take() -> None:
     [fresh] = asks.to_send()
     [slow] = asks.to_send(spent_ms=10_000)
     [late] = asks.to_send(spent_ms=40_000)
-    assert 59_000 < fresh.patience_ms <= 60_000 - LAST_WORD_MS
-    assert 39_000 < slow.patience_ms <= 40_000 - LAST_WORD_MS
+    assert 50_000 < fresh.patience_ms <= 60_000 - LAST_WORD_MS
+    assert 30_000 < slow.patience_ms <= 40_000 - LAST_WORD_MS
     assert late.patience_ms == 0
     asks.give_up()

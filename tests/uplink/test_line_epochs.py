@@ -231,8 +231,11 @@ async def test_a_fork_is_shown_to_the_hub_with_the_boxs_own_signature(
     assert other.line.status.waiting == 0
 
 
-async def test_a_look_before_the_first_record_finds_a_restored_image(box: MemoryBox, hub: MemoryHub) -> None:
+async def test_a_look_before_the_first_record_finds_a_restored_image(
+    box: MemoryBox, hub: MemoryHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its second medium was restored with it: with one record more it would be a fork."""
+    monkeypatch.setattr("edgegw.uplink.line.LOOK_S", 20.0)
     old = behind(box, hub, 2)
     line = old.new_line(*box.addresses)
     with pytest.raises(Behind, match="the box has 2"):

@@ -44,6 +44,7 @@ async def test_money_that_is_neither_here_nor_there(
 EDIT = """
 import apsw, sys
 file = apsw.Connection(sys.argv[1])
+file.set_busy_timeout(30_000)
 file.execute("DROP TRIGGER record_keeps_content")
 file.execute(
     "UPDATE record SET body = CAST(REPLACE(CAST(body AS TEXT), ':300', ':100') AS BLOB) WHERE position = ?",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -95,8 +96,8 @@ class MemoryGateway:
         self.gate = asyncio.Event()
         self.gate.set()
         self.seq = 36
-        self.at_ns = 1_795_253_400 * 1_000_000_000
-        """21 November 2026, 09:30 UTC."""
+        self.at_ns = time.time_ns()
+        """Now, as for the protocol: by its own clock it tells what is older than the replay horizon."""
         legs = (Leg(centre_account("CNY"), "card-a", FUNDS_MINOR),)
         self.book.post(legs, epoch=1, seq=1, at_ns=self._step())
         self.book.at_ns = self.at_ns
