@@ -139,6 +139,7 @@ class Front:
         """Open every way in that is in the settings and not open yet; raises OperatingError or
         SettingsError."""
         await _open_ways(self.gateway, self._wanted, self._servers)
+        self._announcement.is_open = True
         self.announce()
 
     def announce(self) -> None:

@@ -55,6 +55,8 @@ class Announcement:
         self._box = settings.box
         self._servers = servers
         self._said: RunningBox | None = None
+        self.is_open = False
+        """Whether every way in is open; before that nothing is said."""
 
     def copy(self) -> Replica | None:
         """How the copy is; None where the settings want none."""
@@ -62,6 +64,8 @@ class Announcement:
 
     def write(self, line: Line | None, mirror: MirrorWord | None) -> None:
         """Say it again if something changed; a disk that takes no file is said in the log alone."""
+        if not self.is_open:
+            return
         from_hub = 0 if line is None else line.status.lacking
         running = RunningBox(
             os.getpid(),
