@@ -20,7 +20,7 @@ settings.register_profile(
 settings.register_profile("explore", settings.get_profile("default"), derandomize=False, max_examples=1_000)
 settings.load_profile("default")
 
-# A COMMIT on a disk that somebody else uses takes a tenth of a second, or a whole one, and tests make thousands.
+# A COMMIT on a disk that others use takes a tenth of a second or a whole one, and tests make thousands.
 if (memory := fast_folder()) is not None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
