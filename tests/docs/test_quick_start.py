@@ -58,7 +58,7 @@ def test_a_stranger_gets_from_keys_to_a_verified_payment(tmp_path: Path) -> None
         for words in started:
             processes.append(Process(*words, folder=tmp_path, log=tmp_path / f"{words[0]}.log"))
             processes[-1].opened()
-        wait_until(lambda: _status(tmp_path) == 0, "the box to take payments", timeout_seconds=30)
+        wait_until(lambda: _status(tmp_path) == 0, "the box to take payments", timeout_seconds=60)
         output = play(block_of("HTTP"), tmp_path, ports)
     finally:
         ends = [process.end(signal.SIGTERM) for process in processes]

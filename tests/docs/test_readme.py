@@ -75,7 +75,7 @@ def check_apt(words: list[str]) -> None:
 def run_command(words: list[str]) -> None:
     """Fail unless the program ends with exit code 0 within a short time."""
     words = [str(BIN / Path(words[0]).name), *words[1:]]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -108,7 +108,7 @@ def check_block(block: Block, directory: Path) -> None:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

@@ -53,8 +53,8 @@ def test_a_table_inside_a_table_is_listed_with_its_own_name() -> None:
 def test_a_mistyped_command_line_writes_no_file(tmp_path: Path) -> None:
     """A file named `--help` is found by whoever next types `rm *` there."""
     command = [sys.executable, "-m", "edgegw.references"]
-    asked = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    asked = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, check=True, timeout=100)
     assert references.REFERENCE.encode() in asked.stdout
     assert list(tmp_path.iterdir()) == []
-    subprocess.run([*command, "here.md"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([*command, "here.md"], cwd=tmp_path, check=True, timeout=100)
     assert (tmp_path / "here.md").read_text(encoding="utf-8") == references.reference()

@@ -16,7 +16,7 @@ from edgegw.replica.generations import Generations
 from edgegw.replica.keeper import RENEW_EACH_S
 from edgegw.replica.status import Drill, State
 from tests.processes import START_SECONDS, edgegw
-from tests.replica.kept import Kept, replaced
+from tests.replica.kept import SOON_ALARM_MS, Kept, replaced
 from tests.replica.test_restore import FIRST, Branch, branch, restored, status_of, wait_until_copied
 from tests.waiting import until, wait_until
 
@@ -119,7 +119,7 @@ async def test_a_copy_begins_anew_once_an_hour_and_only_the_one_that_was_drilled
 
 async def test_litestreams_own_damaged_files_do_not_stop_the_copy_for_good(tmp_path: Path) -> None:
     """It complains of them for ever, and the copy at the target is sound and grows old."""
-    kept = Kept(tmp_path)
+    kept = Kept(tmp_path, alarm_ms=SOON_ALARM_MS)
     async with kept.running():
         await kept.until(State.WELL)
         await kept.until_copied()

@@ -17,12 +17,12 @@ import pytest
 from edgegw.replica.drills import Drills
 from edgegw.replica.litestream import binary
 from edgegw.replica.status import Drill, State, Status
-from tests.processes import START_SECONDS, Branch
+from tests.processes import START_SECONDS, Branch, edgegw
 from tests.waiting import until, wait_until
 
 REPLICA = """[replica]
 sync_ms = 100
-alarm_ms = 4000
+alarm_ms = 8000
 drill_hours = 0
 [[replica.targets]]
 name = "disk"
@@ -110,7 +110,7 @@ def test_a_burnt_box_comes_back_from_its_copy_and_clears_only_in_a_new_epoch(bra
     (litestream,) = children_of(branch)
     assert branch.box is not None
     branch.box.end(signal.SIGKILL)
-    _, alive = psutil.wait_procs([litestream], timeout=5)
+    _, alive = psutil.wait_procs([litestream], timeout=30)
     assert not alive, "a litestream that outlives its box makes malformed copies"
     shutil.rmtree(branch.path("data"))
     said = restored(branch)
@@ -120,10 +120,10 @@ def test_a_burnt_box_comes_back_from_its_copy_and_clears_only_in_a_new_epoch(bra
     wait_until(lambda: status_of(branch).get("mode") == "behind", "the box to find itself behind")
     assert branch.pay("alice", 1_500, id=FIRST).body == first.body
     assert branch.pay("alice", 1).status == 503
-    assert status_of(branch)["replica"]["state"] == "off"
+    wait_until(lambda: status_of(branch)["replica"]["state"] == "off", "the copy to rest")
     waits_for_its_epoch(branch)
     branch.run("order", "new-epoch", "box-1", "--hub", branch.path("hub.toml"))
-    wait_until(lambda: status_of(branch).get("mode") == "active", "the next epoch", timeout_seconds=30)
+    wait_until(lambda: status_of(branch).get("mode") == "active", "the next epoch", timeout_seconds=60)
     assert branch.pay("alice", 1_500, id=FIRST).body == first.body
     assert branch.pay("alice", 1).status == 201
     wait_until(lambda: status_of(branch)["replica"]["state"] == "well", "the copy to begin anew")
@@ -225,21 +225,26 @@ async def test_drills_come_soon_and_on_schedule_beside_the_running_box(branch: B
     try:
         await until(lambda: status.drill is None, "no drill before the copy is well")
         status.state = State.WELL
-        await until(lambda: status.drill is not None, "the first drill", timeout_seconds=30)
+        await until(lambda: status.drill is not None, "the first drill", timeout_seconds=60)
         first = status.drill
         assert first is not None
         assert (first.well, first.problem, first.epoch) == (True, "", 1)
         assert first.size > 0
-        await until(lambda: status.drill is not first, "the second drill", timeout_seconds=30)
+        await until(lambda: status.drill is not first, "the second drill", timeout_seconds=60)
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
-    shown = json.loads(await asyncio.to_thread(branch.run, "status", branch.path("box.toml"), "--json"))
+    words = ("status", branch.path("box.toml"))
+
+    def has_all() -> bool:
+        return "records, 0 bytes, 0.0 s behind" in " ".join(edgegw(*words).stdout.split())
+
+    await asyncio.to_thread(wait_until, has_all, "the status to say that all is copied")
+    shown = json.loads(await asyncio.to_thread(branch.run, *words, "--json"))
     copy = shown["replica"]
     assert (copy["state"], copy["target"], copy["alarm"], shown["needs"]) == ("well", "disk", False, [])
     assert shown["replica_drill"]["well"]
-    people = " ".join((await asyncio.to_thread(branch.run, "status", branch.path("box.toml"))).split())
-    assert "records, 0 bytes, 0.0 s behind" in people
+    people = " ".join((await asyncio.to_thread(branch.run, *words)).split())
     assert "copy well at disk, /" in people
     assert "…" not in people
     assert not [name for name in os.listdir(branch.path("data")) if name.startswith("drill-")]

@@ -85,7 +85,7 @@ async def test_an_sftp_server_takes_a_copy_and_gives_it_back(tmp_path: Path) -> 
             host_key_file=str(tmp_path / "host.pub"),
             password_file=str(tmp_path / "password"),
         )
-        kept = Kept(tmp_path, target, alarm_ms=5_000)
+        kept = Kept(tmp_path, target, alarm_ms=8_000)
         kept.write(100)
         async with kept.running():
             await kept.until(State.WELL)
@@ -102,7 +102,7 @@ async def begins_anew(kept: Kept) -> None:
     async with kept.running() as keeper:
         await kept.until(State.WELL)
         keeper.renew(Drill(at_s=1, well=False, malformed=True, target=kept.targets[0].name))
-        await until(lambda: keeper.status.generation == 2, "the next generation", timeout_seconds=20)
+        await until(lambda: keeper.status.generation == 2, "the next generation")
         await kept.until(State.WELL)
         await kept.until_copied()
         assert await kept.copied_rows() == kept.rows
