@@ -205,20 +205,18 @@ async def _operate(world: World, chance: Random) -> None:
             world.fund(chance.choice(world.sites[0].accounts).id, chance.choice((100, 2_500)))
 
 
-def _block(world: World, chance: Random) -> None:
-    of, whose = chance.choice((("terminal", "T2"), ("card", "card-0"), ("merchant", "M1")))
-    blocked = chance.random() < 0.4
+def _ordered(world: World, order: Callable[..., object], *about: object, **what: object) -> None:
+    """Give one of the orders that every box hears."""
     world.centre.order(
-        lambda connection: block(
-            connection,
-            world.keyring,
-            of=of,
-            whose=whose,
-            blocked=blocked,
-            reason="ordered",
-            now_ns=world.centre.clock_ns(),
+        lambda connection: order(
+            connection, world.keyring, *about, **what, reason="ordered", now_ns=world.centre.clock_ns()
         )
     )
+
+
+def _block(world: World, chance: Random) -> None:
+    of, whose = chance.choice((("terminal", "T2"), ("card", "card-0"), ("merchant", "M1")))
+    _ordered(world, block, of=of, whose=whose, blocked=chance.random() < 0.4)
 
 
 def _change_limit(world: World, chance: Random) -> None:
@@ -229,48 +227,17 @@ def _change_limit(world: World, chance: Random) -> None:
     name = chance.choice(limits).name
     whose = chance.choice(("", "T1", "M1"))
     change = chance.choice((None, LimitChange(count=5), LimitChange(count=100)))
-    world.centre.order(
-        lambda connection: change_limit(
-            connection,
-            world.keyring,
-            site,
-            name=name,
-            whose=whose,
-            change=change,
-            reason="ordered",
-            now_ns=world.centre.clock_ns(),
-        )
-    )
+    _ordered(world, change_limit, site, name=name, whose=whose, change=change)
 
 
 def _freeze(world: World, chance: Random) -> None:
     account = chance.choice(world.sites[0].accounts[:6]).id
-    frozen = chance.random() < 0.5
-    world.centre.order(
-        lambda connection: freeze(
-            connection,
-            world.keyring,
-            account_id=account,
-            frozen=frozen,
-            reason="ordered",
-            now_ns=world.centre.clock_ns(),
-        )
-    )
+    _ordered(world, freeze, account_id=account, frozen=chance.random() < 0.5)
 
 
 def _close(world: World, chance: Random) -> None:
     account = chance.choice(world.sites[0].accounts[4:8]).id
-    closed = chance.random() < 0.4
-    world.centre.order(
-        lambda connection: close(
-            connection,
-            world.keyring,
-            account_id=account,
-            closed=closed,
-            reason="ordered",
-            now_ns=world.centre.clock_ns(),
-        )
-    )
+    _ordered(world, close, account_id=account, closed=chance.random() < 0.4)
 
 
 # --- one run ------------------------------------------------------------------------------------------------
