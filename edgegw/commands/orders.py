@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -178,12 +178,20 @@ def orders_show(number: int, as_json: bool, hub_settings: Path) -> None:
 
 def _told(one: Order) -> str:
     who = one.by or "nobody named"
-    text = f"{one.number} {one.state}: {one.action} by {who}, {_moment(one.wall_ns)}: {one.reason}"
+    what = " ".join((one.action, *_about(one)))
+    text = f"{one.number} {one.state}: {what} by {who}, {_moment(one.wall_ns)}: {one.reason}"
     if one.state == "waiting":
         return f"{text}; until {_moment(one.expires_ns)}\n  next: edgegw orders approve {one.number}"
     if one.checked_ns:
         text += f"; {one.state} by {one.checked_by or 'the hub'}, {_moment(one.checked_ns)}"
     return f"{text}\n  {one.outcome}" if one.outcome else text
+
+
+def _about(one: Order) -> Iterator[str]:
+    """What tells it from others of its kind: whose account is frozen, and whether it is not freed."""
+    for name, value in one.arguments.items():
+        if name not in ("action", "reason") and value is not None:
+            yield f"{name}={msgspec.json.encode(value).decode()}"
 
 
 def _moment(at_ns: int) -> str:

@@ -63,6 +63,7 @@ def test_what_one_person_orders_waits_for_another(terminal: Terminal) -> None:
     assert "version 1 is published" in terminal.hub("orders", "approve", "1", by="li")
     assert "order 2 waits" in terminal.hub("order", "freeze", "alice", "--reason", "court", by="li")
     assert '"account_id":"alice"' in terminal.hub("orders", "show", "2", "--json")
+    assert 'freeze account_id="alice" frozen=true by li' in terminal.hub("orders", "list")
     assert "is rejected" in terminal.hub("orders", "reject", "2", "--reason", "no", by="mei")
     listed = json.loads(terminal.hub("orders", "list", "--all", "--json"))
     assert [one["state"] for one in listed] == ["approved", "rejected"]
