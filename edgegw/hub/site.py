@@ -220,6 +220,7 @@ def publish(
     _lock_boxes(connection)
     newest = _newest(connection)
     if newest is not None and newest.digest == digest and newest.bundle is not None:
+        _check_said_before(connection, newest.version, staging)
         return digest
     site = _checked(connection, bundle, keyring)
     _refuse_while_unfinished(connection)
@@ -361,6 +362,15 @@ def _refuse_while_unfinished(connection: Connection) -> None:
             f"version: {stage.version} is {stage.stage}; `edgegw site promote --share 100` or `edgegw site"
             " halt` first"
         )
+
+
+def _check_said_before(connection: Connection, version: int, staging: Staging | None) -> None:
+    """Whether a bundle that is here already is where it is wanted; raises SiteError."""
+    if staging is None:
+        _refuse_while_unfinished(connection)
+    stage = next(one for one in stages(connection) if one.version == version)
+    if stage.stage == HALTED:
+        raise SiteError(f"version: {version} is halted ({stage.reason}); publish it with a higher number")
 
 
 def _check_canaries(keyring: Keyring, canaries: Iterable[str]) -> None:

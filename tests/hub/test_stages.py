@@ -179,6 +179,19 @@ def test_a_box_that_refuses_the_fleets_version_waits_for_a_person(world: World) 
     assert found.reason.startswith("version 2 of the site's settings is refused: ")
 
 
+def test_publishing_to_all_what_is_staged_or_halted_is_not_answered_as_done(world: World) -> None:
+    """The same bytes are there, but the fleet has not got them; a staging that is asked for twice is."""
+    two_boxes(world)
+    wanted = a_site(2, late_decline_liable="branch")
+    assert stage(world, wanted, NORTH) == stage(world, wanted, NORTH)
+    with pytest.raises(SiteError, match="2 is staged; `edgegw site promote"):
+        world.publish(wanted)
+    with world.engine.begin() as connection:
+        halt(connection, world.keyring, reason="second thoughts", now_ns=2)
+    with pytest.raises(SiteError, match=r"2 is halted \(second thoughts\)"):
+        world.publish(wanted)
+
+
 def test_nothing_else_is_published_while_a_version_is_staged(world: World) -> None:
     """Two versions on their way at once would leave boxes between them."""
     two_boxes(world)
