@@ -225,9 +225,11 @@ def _site(book: Book, directive: SiteDirective, sites: Sites) -> Effect:
     )
     if changed is not None:
         return Effect(REFUSED, f"account {changed!r} cannot change its currency or floor")
-    book.use_site(site, held_to=book.own_site if book.mode is Mode.OFFLINE else None)
+    before = book.own_site
+    book.use_site(site, held_to=before if book.mode is Mode.OFFLINE else None)
     has_calendar = site.calendar is not msgspec.UNSET
-    counted = measures_of(book.site, book.own_site)  # what binds beside it goes when the line is up
+    # What binds beside it goes when the line is up, and the settings before it may come again.
+    counted = measures_of(book.site, book.own_site, before)
     return Effect(APPLIED, "", trimmed(book), opened, counted, has_calendar=has_calendar)
 
 

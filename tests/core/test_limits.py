@@ -9,6 +9,7 @@ import pytest
 
 from edgegw.core import snapshot
 from edgegw.core.book import Book
+from edgegw.core.counts import measures_of
 from edgegw.core.decide import expiry
 from edgegw.core.ledger import due
 from edgegw.core.limits import refuses_payment, tightened_percent
@@ -250,12 +251,13 @@ def test_without_a_calendar_a_close_ends_the_day_and_a_new_month_ends_the_month(
 
 
 def test_a_limit_that_stays_over_a_new_version_goes_on_counting() -> None:
-    """Publishing settings gives nobody a fresh limit; what is counted no more is forgotten."""
+    """Publishing settings gives nobody a fresh limit; what two versions do not count is forgotten."""
     day = LimitRule(name="d", currency="CNY", per="day", amount_minor=100)
     box = a_box(day, LimitRule(name="v", seconds=60, count=5))
     assert pay(box, 60) == ""
     use(box, a_site(day, version=2))
     assert [pay(box, 41), pay(box, 40)] == ["exceeds_amount_limit", ""]
+    use(box, a_site(day, version=3))
     assert {key for (key, _), _ in box.book.tally.counts.items()} == {"account/CNY/always/day"}
     check_replay(box)
 
@@ -323,6 +325,23 @@ def test_what_was_reversed_of_a_waiting_stand_in_is_given_back_once() -> None:
     assert refused(box.pay("away", "shop", 401, DOWN)) == "exceeds_amount_limit"
     cleared(box.pay("away", "shop", 400, DOWN))
     check_replay(box)
+
+
+@pytest.mark.parametrize("by", ["the box", "the hub"])
+def test_a_limit_that_comes_again_has_counted_meanwhile(by: str) -> None:
+    """A version without it, published by mistake and taken back, gives nobody the day's limit twice."""
+    limit = LimitRule(name="day", currency="CNY", per="day", amount_minor=100)
+    box = a_box(limit)
+    cleared(box.pay("anna", "shop", 60))
+    use(box, a_site(version=2))
+    cleared(box.pay("anna", "shop", 30))
+    if by == "the hub":
+        use(box, a_site(limit, version=3))
+    else:
+        box.book.use_site(a_site(limit), held_to=box.book.own_site)
+        box.book.tally.measure(measures_of(box.book.site, box.book.own_site))
+    assert refused(box.pay("anna", "shop", 11)) == "exceeds_amount_limit"
+    cleared(box.pay("anna", "shop", 10))
 
 
 # -- offline --------------------

@@ -2,7 +2,7 @@
 limit is added up from the beginning for each decision.
 
 Imports nothing of the product. A sum begins with the site directive that first names it, and ends with the
-one that does not.
+second one in a row that does not.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ class Limits:
         self.paid: dict[str, Paid] = {}
         """By the place of the record."""
         self.since: dict[tuple[str, str, str, str], int] = {}
+        self.site: Plain | None = None
         self.window = self.day_window = self.month_window = window
         self.date = ""
         self.blocked: set[tuple[str, str]] = set()
@@ -106,8 +107,12 @@ class Limits:
         self.at_ns, self.wall_ns = record["at_ns"], record["wall_ns"]
 
     def use(self, site: Plain, at_ns: int) -> None:
-        """Add up from here on what this site names, and go on with what the last one named too."""
-        self.since = {one: self.since.get(one, at_ns) for one in sums_of(site)}
+        """Add up from here on what this site names, and go on with what the last one named: it may come
+        again."""
+        if site is not self.site:
+            named = sums_of(site) | (sums_of(self.site) if self.site is not None else set())
+            self.since = {one: self.since.get(one, at_ns) for one in named}
+            self.site = site
 
     def obey(self, said: Plain) -> None:
         """An order of the centre: a block, or other values of a limit."""
