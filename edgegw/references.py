@@ -17,7 +17,7 @@ import msgspec
 
 from edgegw import errors
 from edgegw.__main__ import main
-from edgegw.commands import ExitCode
+from edgegw.commands import ExitCode, crypto
 from edgegw.config.box import BoxSettings
 from edgegw.config.hub import HubSettings
 from edgegw.config.mirror import MirrorSettings
@@ -33,7 +33,7 @@ from edgegw.payments.http_api.operations import OPERATIONS, Operation
 from edgegw.payments.iso8583 import messages
 from edgegw.payments.problems import PROBLEMS
 from edgegw.reconcile import classes, core_file
-from edgegw.sm import known_answers
+from edgegw.sm import known_answers, rates
 
 REFERENCE: Final = "REFERENCE.md"
 TEXT_COLUMNS_MAX: Final = 200
@@ -127,6 +127,22 @@ def _known_answers() -> Iterator[Table]:
         " --json` prints each as an element of `answers`, with `problem` empty when it is right.",
         ("name", "library", "what it must do"),
         tuple((f"`{one.name}`", one.library, one.question) for one in known_answers.QUESTIONS),
+    )
+    shapes: tuple[tuple[str, type[msgspec.Struct]], ...] = (
+        ("", crypto.Report),
+        ("answers[].", known_answers.Answer),
+        ("openssl.", rates.Openssl),
+        ("rates[].", rates.Rate),
+    )
+    yield Table(
+        "Report of the self-test",
+        "The JSON object that `edgegw crypto self-test --json` prints.",
+        ("field", "what it is"),
+        tuple(
+            (f"`{prefix}{field.name}`", help_of(shape, field.name))
+            for prefix, shape in shapes
+            for field in msgspec.structs.fields(shape)
+        ),
     )
 
 

@@ -14,11 +14,15 @@ class Report(msgspec.Struct, frozen=True):
     """What `edgegw crypto self-test --json` prints."""
 
     passed: bool
+    """Whether every answer is right."""
     libraries: dict[str, str]
-    """libcrypto, hashlib and cryptography: each one's version, or why there is none."""
+    """The version of libcrypto (with its file), of hashlib's OpenSSL and of cryptography with its OpenSSL."""
     answers: list[Answer]
+    """One for each known answer, in the order of the table above."""
     openssl: Openssl
+    """The command whose speed is measured."""
     rates: list[Rate]
+    """How fast it is; empty after a wrong answer and with --no-rates."""
 
 
 @click.group()

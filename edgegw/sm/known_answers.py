@@ -25,10 +25,11 @@ class Answer(msgspec.Struct, frozen=True):
     """What one library said to one question."""
 
     name: str
+    """Which question; the names do not change."""
     library: str
-    """libcrypto, hashlib or cryptography."""
+    """Who was asked: libcrypto, hashlib or cryptography."""
     question: str
-    """What it must do, with the source."""
+    """What it must do, with the standard that says so."""
     problem: str
     """What it did instead; empty when it is right."""
 

@@ -28,22 +28,27 @@ _BATCH: Final = 10
 
 
 class Openssl(msgspec.Struct, frozen=True):
-    """The openssl command of this machine; both empty when there is none."""
+    """The openssl command of this machine."""
 
     program: str
+    """Its path; empty when there is none."""
     version: str
+    """What it calls itself; empty when there is none."""
 
 
 class Rate(msgspec.Struct, frozen=True):
     """One figure, and the command's where it has one."""
 
     name: str
+    """sm2_sign, sm2_verify (256 bytes each), or sm3 and sm4_gcm with the bytes of one message."""
     unit: str
-    """What is counted per second of CPU: operations or bytes."""
+    """What is counted: operations or bytes."""
     per_second: float
+    """How many in a second of CPU, through our ways in."""
     openssl_per_second: float | None
+    """How many `openssl speed` does; null when it cannot tell."""
     ratio: float | None
-    """Ours divided by the command's."""
+    """`per_second` divided by `openssl_per_second`."""
     note: str
     """Why there is no figure of the command; else empty."""
 

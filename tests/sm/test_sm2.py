@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgegw.sm import libcrypto
 from edgegw.sm.libcrypto import SPKI_HEAD, Key, SmError
@@ -148,6 +150,18 @@ def test_another_encoding_of_a_signature_is_refused(der: bytes) -> None:
     with pytest.raises(ValueError, match="strict DER"):
         from_der(der)
     assert not Key.of_point(POINT).verify(MESSAGE, der, USER_ID)
+
+
+@given(st.binary(max_size=DER_BYTES_MAX + 2) | st.integers(0, 8 * len(GOOD_DER) - 1))
+def test_what_is_read_as_der_is_written_the_same(der: bytes | int) -> None:
+    """Whatever comes, also the good one with a bit flipped: two encodings never mean one signature."""
+    if isinstance(der, int):
+        der = (int.from_bytes(GOOD_DER, "big") ^ 1 << der).to_bytes(len(GOOD_DER), "big")
+    try:
+        signature = from_der(der)
+    except ValueError:
+        return
+    assert to_der(signature) == der
 
 
 def test_every_truncation_is_refused() -> None:
