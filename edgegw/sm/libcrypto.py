@@ -124,30 +124,37 @@ class Key:
     def sign(self, message: bytes, user_id: bytes) -> bytes:
         """The signature over SM3(Z || message), DER; raises SmError."""
         crypto = self._crypto
-        with self._digest_context(crypto.EVP_DigestSignInit, user_id) as context:
-            buffer = (c_ubyte * _SIGNATURE_BUFFER_BYTES)()
-            size = c_size_t(len(buffer))
+        context = crypto.EVP_MD_CTX_new()
+        try:
+            self._begin(context, crypto.EVP_DigestSignInit, user_id)
+            buffer = ctypes.create_string_buffer(_SIGNATURE_BUFFER_BYTES)
+            size = c_size_t(_SIGNATURE_BUFFER_BYTES)
             _must(crypto, crypto.EVP_DigestSign(context, buffer, ctypes.byref(size), message, len(message)))
-            return bytes(buffer[: size.value])
+            return buffer.raw[: size.value]
+        finally:
+            crypto.EVP_MD_CTX_free(context)
 
     def verify(self, message: bytes, der: bytes, user_id: bytes) -> bool:
-        """Whether the DER signature is this key's over SM3(Z || message)."""
+        """Whether the DER signature is this key's over SM3(Z || message); raises SmError."""
         crypto = self._crypto
-        with self._digest_context(crypto.EVP_DigestVerifyInit, user_id) as context:
+        context = crypto.EVP_MD_CTX_new()
+        try:
+            self._begin(context, crypto.EVP_DigestVerifyInit, user_id)
             verdict: int = crypto.EVP_DigestVerify(context, der, len(der), message, len(message))
+        finally:
+            crypto.EVP_MD_CTX_free(context)
         if verdict != 1:
             crypto.ERR_clear_error()
         return verdict == 1
 
-    @contextlib.contextmanager
-    def _digest_context(self, init: ctypes._NamedFuncPointer, user_id: bytes) -> Iterator[int]:
+    def _begin(self, context: int | None, init: ctypes._NamedFuncPointer, user_id: bytes) -> None:
         crypto = self._crypto
-        with _released(crypto, crypto.EVP_MD_CTX_new(), crypto.EVP_MD_CTX_free) as context:
-            key_context = c_void_p()  # owned by the digest context
-            _must(crypto, init(context, ctypes.byref(key_context), crypto.EVP_sm3(), None, self._pointer))
-            # OpenSSL before 4.0 signs with an empty id when none is set.
-            _must(crypto, crypto.EVP_PKEY_CTX_set1_id(key_context, user_id, len(user_id)))
-            yield context
+        if not context:
+            raise SmError("libcrypto made no digest context")
+        key_context = c_void_p()  # owned by the digest context
+        _must(crypto, init(context, ctypes.byref(key_context), crypto.EVP_sm3(), None, self._pointer))
+        # OpenSSL before 4.0 signs with an empty id when none is set.
+        _must(crypto, crypto.EVP_PKEY_CTX_set1_id(key_context, user_id, len(user_id)))
 
 
 def version() -> str:

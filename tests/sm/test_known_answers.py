@@ -235,10 +235,14 @@ def test_rates_stand_beside_those_of_the_command(
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command is not installed")
 def test_the_binding_keeps_up_with_openssl_itself() -> None:
     """The ceiling of SM2 is libcrypto's own speed; a binding far below it is a mistake in the binding."""
-    report = json.loads(edgegw("crypto", "self-test", "--json").stdout)
-    rows = {rate["name"]: rate for rate in report["rates"]}
+    best: dict[str, float] = {}
+    for _ in range(3):  # a machine that is shared drifts between the two measurements
+        report = json.loads(edgegw("crypto", "self-test", "--json").stdout)
+        for rate in report["rates"]:
+            best[rate["name"]] = max(best.get(rate["name"], 0), rate["ratio"] or 0)
+    print(best)
     for name in ("sm2_sign", "sm2_verify", "sm3_16384"):
-        assert rows[name]["ratio"] > 0.7, rows
+        assert best[name] > 0.8, best
 
 
 def test_a_line_of_figures_that_cannot_be_read_is_no_figure() -> None:
