@@ -87,6 +87,7 @@ def match_identities(workspace: Workspace) -> None:
         for side in SIDES
     )
     workspace.run(f"CREATE TABLE same_identity AS {rows}")
+    workspace.index("same_identity", "request_id", "client")
     workspace.run(
         """INSERT INTO second SELECT place, first FROM (
             SELECT place, box, epoch, seq, first_value(place) OVER one AS first,
