@@ -25,6 +25,7 @@ import structlog
 
 from edgegw import __version__
 from edgegw.access.keys import VerifyingKey
+from edgegw.access.tls import TlsError
 from edgegw.config.box import Box, BoxSettings
 from edgegw.config.options import SettingsError
 from edgegw.config.site import site_faults
@@ -317,7 +318,7 @@ async def _started(box: Box, own: Own, held: Keys, opened: Opened, ways: Ways) -
     if pen.epoch:
         looks = [_look(opened, pen, _identity(box, own, held), _line_settings(box.settings))]
         if held.mirror is not None:
-            identity = _identity(box, own, held)._replace(hub_key=held.mirror)
+            identity = held.mirror.speaking(_identity(box, own, held))
             looks.append(_look(opened, pen, identity, mirror_line(box.settings)))
         for found in await asyncio.gather(*looks, return_exceptions=True):
             if found is not None:
@@ -384,7 +385,7 @@ async def _serve(
         site_faults=partial(site_faults, bank=own.bank),
     )
     mirrored = Mirrored(
-        box.settings, opened.store, _identity(box, own, held), key=held.mirror, line=line, pen=pen
+        box.settings, opened.store, _identity(box, own, held), peer=held.mirror, line=line, pen=pen
     )
     notices = (opened.store.reader(), opened.store.reader())
     webhooks = _webhooks(box, held, notices[0], pen, line, front.metrics)
@@ -500,7 +501,7 @@ async def _serve_closed(
         link_waits=link_waits,
     )
     mirrored = Mirrored(
-        box.settings, opened.store, _identity(box, own, held), key=held.mirror, line=line, keeper=pen
+        box.settings, opened.store, _identity(box, own, held), peer=held.mirror, line=line, keeper=pen
     )
 
     def show() -> None:
@@ -541,6 +542,7 @@ def _identity(box: Box, own: Own, held: Keys) -> Identity:
         held.hub,
         parse_key=VerifyingKey.parse,
         epoch_key=own.key_text,
+        tls=held.tls,
     )
 
 
@@ -566,7 +568,7 @@ async def _open_ways(
                 f"[{name}] cannot listen: {problem.strerror or problem}",
                 hint=f"Give [{name}] another address or port, or stop the process that has this one.",
             ) from None
-        except SecretFileError as problem:
+        except (SecretFileError, TlsError) as problem:
             raise SettingsError(f"[{name}]", [str(problem)]) from None
 
 

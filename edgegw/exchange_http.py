@@ -16,6 +16,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.access.tls import certified_uris
 from edgegw.core.messages import (
     EXCHANGE_PATH,
     MESSAGE_BYTES_MAX,
@@ -47,6 +48,19 @@ class NotPinned(Exception):
 
     def __init__(self, envelope: Envelope) -> None:
         super().__init__(f"no key is pinned for {envelope.bank}/{envelope.box}")
+
+
+class OtherBox(Exception):
+    """The certificate of the connection is not the speaking box's."""
+
+
+def check_certificate(envelope: Envelope, certified: frozenset[str] | None) -> None:
+    """Whoever speaks must be who the connection's certificate names; raises OtherBox. certified: its URIs,
+    None where the line is plain."""
+    uri = f"edgegw://{envelope.bank}/{envelope.box}"
+    if certified is not None and uri not in certified:
+        has = ", ".join(sorted(certified)) or "no box"
+        raise OtherBox(f"the message is of {uri}, and the connection's certificate names {has}")
 
 
 class Busy(Exception):
@@ -118,9 +132,9 @@ class Exchange(Protocol):
         """What it counts."""
         ...
 
-    async def exchange(self, data: bytes) -> bytes:
-        """The signed reply to a signed message; raises ExchangeError, NotPinned, Busy, OperatingError or
-        BrokenInvariant."""
+    async def exchange(self, data: bytes, certified: frozenset[str] | None = None) -> bytes:
+        """The signed reply to a signed message; raises ExchangeError, NotPinned, OtherBox, Busy,
+        OperatingError or BrokenInvariant. certified: as `check_certificate` has it."""
         ...
 
     def close(self) -> None:
@@ -148,8 +162,8 @@ def exchange_app(server: Exchange, *, name: str, compressed: bool) -> web.Applic
                 408, "body_too_slow", f"no whole message within {BODY_S_MAX:g} s", "Send less at once."
             )
         try:
-            reply = await server.exchange(data)
-        except (ExchangeError, NotPinned, Busy, OperatingError, BrokenInvariant) as fault:
+            reply = await server.exchange(data, certified_uris(request.transport))
+        except (ExchangeError, NotPinned, OtherBox, Busy, OperatingError, BrokenInvariant) as fault:
             status, code, hint = _refusal(fault, name)
             server.metrics.refused.labels(code).inc()
             log.warning("message_refused", remote=request.remote, code=code, problem=str(fault), hint=hint)
@@ -170,13 +184,15 @@ def exchange_app(server: Exchange, *, name: str, compressed: bool) -> web.Applic
 
 
 def _refusal(
-    fault: ExchangeError | NotPinned | Busy | OperatingError | BrokenInvariant, name: str
+    fault: ExchangeError | NotPinned | OtherBox | Busy | OperatingError | BrokenInvariant, name: str
 ) -> tuple[int, str, str]:
     """Status, code and hint."""
     if isinstance(fault, ExchangeError):
         return 400, "malformed_message", "Both sides must run versions that know each other."
     if isinstance(fault, NotPinned):
         return 403, "box_not_pinned", f"Pin the box's key in the {name}'s settings."
+    if isinstance(fault, OtherBox):
+        return 403, "other_certificate", "Give each box the certificate that names it, and no other."
     if isinstance(fault, Busy):
         return 429, "busy", "A box sends one message after the other."
     hint = fault.hint if isinstance(fault, OperatingError) else f"Read the {name}'s log."

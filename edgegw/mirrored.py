@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
 from edgegw.access.keys import VerifyingKey
+from edgegw.access.tls import TransportContext
 from edgegw.config.box import BoxSettings
 from edgegw.core.journal import NoteError, journal_origin
 from edgegw.core.records import Durability
+from edgegw.encryption import line_of
 from edgegw.errors import MirrorAway, Next, OperatingError
 from edgegw.ledger.coverage import Coverage, MirrorRule
 from edgegw.ledger.store import Store
@@ -43,12 +45,24 @@ BACKOFF_MS_MAX: Final = 1_000
 _log = structlog.get_logger("edgegw.mirrored")
 
 
-def mirror_key(settings: BoxSettings) -> VerifyingKey | None:
-    """The mirror's pinned key, None where there is no mirror; raises KeyFileError or SettingsError."""
+class MirrorPeer(NamedTuple):
+    """The mirror's pinned key, and how the line to it is encrypted."""
+
+    key: VerifyingKey
+    tls: TransportContext | None
+
+    def speaking(self, identity: Identity) -> Identity:
+        """The box as it speaks to the mirror, from how it speaks to the hub."""
+        return identity._replace(hub_key=self.key, tls=self.tls)
+
+
+def mirror_peer(settings: BoxSettings) -> MirrorPeer | None:
+    """The mirror, None where there is none; raises KeyFileError or SettingsError."""
     mirror = settings.mirror
     if not mirror.addresses:
         return None
-    return pinned_key("mirror.key", text=mirror.key, file=mirror.key_file)
+    key = pinned_key("mirror.key", text=mirror.key, file=mirror.key_file)
+    return MirrorPeer(key, line_of(mirror.tls, "mirror.tls"))
 
 
 class Mirrored:
@@ -60,7 +74,7 @@ class Mirrored:
         store: Store,
         identity: Identity,
         *,
-        key: VerifyingKey | None,
+        peer: MirrorPeer | None,
         line: Line,
         pen: Pen | None = None,
         keeper: Keeper | None = None,
@@ -78,9 +92,9 @@ class Mirrored:
         self._since_s = int(time.time())
         self._pen = pen
         self._reader = store.reader()
-        if key is not None:
+        if peer is not None:
             self.mirror = Mirror(
-                identity=identity._replace(hub_key=key),
+                identity=peer.speaking(identity),
                 settings=mirror_line(settings),
                 source=LedgerSource(self._reader),
                 coverage=self.coverage,
@@ -89,7 +103,7 @@ class Mirrored:
                 keeper=keeper,
             )
         if pen is not None:
-            self._cover(pen, identity, key)
+            self._cover(pen, identity, None if peer is None else peer.key)
 
     def close(self) -> None:
         """Close the reader, once `talk` has ended."""

@@ -11,32 +11,36 @@ from typing import NamedTuple
 from edgegw import __version__
 from edgegw.access import keys
 from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.access.tls import TransportContext
 from edgegw.access.webhook_key import WebhookKey, load_webhook_key
 from edgegw.config.box import Box, BoxSettings
 from edgegw.core import journal
 from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import ExchangeError
+from edgegw.encryption import line_of
 from edgegw.errors import Behind, LedgerCorrupt
 from edgegw.ledger.received import link_of
 from edgegw.ledger.start import Own
 from edgegw.ledger.store import Store
-from edgegw.mirrored import mirror_key
+from edgegw.mirrored import MirrorPeer, mirror_peer
 from edgegw.pinned import hub_key
 
 
 class Keys(NamedTuple):
-    """The box's own keys, the hub's pinned one, and the mirror's where there is one."""
+    """The box's own keys, the hub's pinned one, the mirror's where there is one, and how the line to the hub
+    is encrypted."""
 
     device: SigningKey
     checkpoint: SigningKey
     hub: VerifyingKey
-    mirror: VerifyingKey | None
+    mirror: MirrorPeer | None
     webhook: WebhookKey
+    tls: TransportContext | None
 
 
 def load_keys(settings: BoxSettings) -> Keys:
     """The keys that the settings name; those for checkpoints and webhooks are made if there are none. Raises
-    KeyFileError."""
+    KeyFileError and SettingsError."""
     name = f"{settings.bank}/{settings.box}"
     device = keys.load_signing_key(Path(settings.device_key_file), name)
     path = Path(settings.checkpoint_key_file)
@@ -45,7 +49,8 @@ def load_keys(settings: BoxSettings) -> Keys:
         keys.store_verifying_key(path.with_suffix(".pub"), made.public)
     checkpoint = keys.load_signing_key(path, f"{name}/checkpoint")
     webhook = load_webhook_key(Path(settings.webhook_key_file))
-    return Keys(device, checkpoint, hub_key(settings), mirror_key(settings), webhook)
+    tls = line_of(settings.hub.tls, "hub.tls")
+    return Keys(device, checkpoint, hub_key(settings), mirror_peer(settings), webhook, tls)
 
 
 def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:

@@ -87,7 +87,7 @@ def server_faults(
     """What is wrong with a listener's table, a line each. option names the one with the hosts, where the
     table; clients_certified: clients must show a certificate."""
     if tls is msgspec.UNSET:
-        for host in hosts:
+        for host in dict.fromkeys(hosts):
             if not is_loopback(host):
                 yield (
                     f"{option} = {host}: it is reachable from outside and would not be encrypted; give"

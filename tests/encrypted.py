@@ -24,9 +24,13 @@ def kind_of(profile: str) -> str:
     return "sm2" if profile.startswith("gm") else "p256"
 
 
-@functools.cache
 def authority(folder: Path, kind: str, name: str = "ca") -> Authority:
     """One authority of a kind and name in a folder, made once."""
+    return _authority(folder, kind, name)
+
+
+@functools.cache
+def _authority(folder: Path, kind: str, name: str) -> Authority:
     return Authority(folder, kind, name=name)
 
 

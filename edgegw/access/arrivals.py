@@ -17,7 +17,8 @@ from typing import Final
 
 import structlog
 
-from edgegw.access.tls import LAST_WORDS, TransportContext
+from edgegw.access.tls import LAST_WORDS, TransportContext, server_context
+from edgegw.tls_tables import OptionalServerTls, ServerTls, is_encrypted
 
 HANDSHAKE_S_MAX: Final = 10.0
 """Two round trips of a satellite line, and a box that is busy."""
@@ -138,6 +139,19 @@ class Arrivals:
                 remote=host,
                 problem=problem,
             )
+
+
+def arrivals_of(
+    tls: OptionalServerTls,
+    *,
+    name: str,
+    plain_answer: bytes = b"",
+    counted: Callable[[str], None] = lambda _: None,
+) -> Arrivals | None:
+    """The handshakes of a listener with this table, None where it is plain; raises TlsError."""
+    if isinstance(tls, ServerTls) and is_encrypted(tls):
+        return Arrivals(server_context(tls), name=name, plain_answer=plain_answer, counted=counted)
+    return None
 
 
 class _Arriving(asyncio.Protocol):

@@ -38,16 +38,16 @@ class Connected(ssl.SSLObject):
         server_side: bool,
         server_hostname: str | None,
     ) -> None:
-        """A client checks that the server's certificate has server_hostname, a name or an IP address."""
+        """A client checks that the server's certificate has server_hostname, a name or an IP address; without
+        one it checks none."""
         self._incoming = incoming
         self._outgoing = outgoing
         self._connection = SSL.Connection(context)
         if server_side:
             self._connection.set_accept_state()
             return
-        if not server_hostname:
-            raise ValueError("a client needs the name of its server")
-        _expect_host(self._connection, server_hostname)
+        if server_hostname:
+            _expect_host(self._connection, server_hostname)
         self._connection.set_connect_state()
 
     # --- what asyncio calls ---

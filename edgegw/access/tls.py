@@ -8,6 +8,7 @@ certificate needs no restart. Leaves out listening (`access.arrivals`) and the s
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import os
@@ -15,10 +16,11 @@ import ssl
 import stat
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from edgegw.access.memory_tls import Connected, allow_only
@@ -75,6 +77,9 @@ class _Files(NamedTuple):
     authority: str
     authority_option: str
 
+    is_own: bool = False
+    """The server is this machine's own, and the certificate is its own too: a client takes no other."""
+
     def paths(self) -> tuple[str, ...]:
         return tuple(path for path in (self.certificate, self.key, self.authority) if path)
 
@@ -112,7 +117,11 @@ class TransportContext(ssl.SSLContext):
         """What asyncio calls for every connection. A client checks the name in its settings, else the host's
         that it connects to."""
         del session  # none is ever resumed
-        host = None if server_side else self._server_name or _text(server_hostname)
+        host = self._server_name or _text(server_hostname)
+        if server_side or self._files.is_own:
+            host = None
+        elif not host:
+            raise ValueError("a client needs the name of its server")
         made = self._current()
         wrapped: _Plain | _Memory
         if isinstance(made, ssl.SSLContext):
@@ -121,6 +130,7 @@ class TransportContext(ssl.SSLContext):
             wrapped = of_library
         else:
             wrapped = _Memory(made, incoming, outgoing, server_side=server_side, server_hostname=host)
+        wrapped.expected = _own_certificate(self._files) if self._files.is_own else b""
         wrapped.last_words = LAST_WORDS.get()
         wrapped.leaving = outgoing
         return wrapped
@@ -143,10 +153,15 @@ class TransportContext(ssl.SSLContext):
 
 
 class _Failing:
-    """What both kinds of connections do when a handshake fails."""
+    """What both kinds of connections do when a handshake fails, and where only one certificate is taken."""
 
+    expected: bytes = b""
     last_words: LastWords | None = None
     leaving: ssl.MemoryBIO
+
+    def _check(self, certificate: object) -> None:
+        if self.expected and certificate != self.expected:
+            raise ssl.SSLCertVerificationError(1, "another server than the one of these settings answers")
 
     def _fail(self, problem: ssl.SSLError) -> None:
         if self.last_words is not None and not isinstance(problem, ssl.SSLWantReadError):
@@ -162,6 +177,7 @@ class _Plain(ssl.SSLObject, _Failing):
         except ssl.SSLError as problem:
             self._fail(problem)
             raise
+        self._check(self.getpeercert(binary_form=True) if self.expected else b"")
 
 
 class _Memory(Connected, _Failing):
@@ -173,6 +189,7 @@ class _Memory(Connected, _Failing):
         except ssl.SSLError as problem:
             self._fail(problem)
             raise
+        self._check(self.getpeercert(binary_form=True) if self.expected else b"")
 
 
 def server_context(table: ServerTls) -> TransportContext:
@@ -189,9 +206,16 @@ def client_context(table: ClientTls) -> TransportContext:
     return TransportContext(files, is_server=False, server_name=table.server_name)
 
 
-def certified_uris(connection: Any) -> frozenset[str] | None:
+def own_context(table: ServerTls) -> TransportContext:
+    """The context of a command that speaks to the listener of this table on the same machine: it takes just
+    the listener's own certificate, and shows it; raises TlsError."""
+    files = _Files(table.profile, table.certificate_file, table.key_file, "", "client_ca_file", is_own=True)
+    return TransportContext(files, is_server=False)
+
+
+def certified_uris(connection: asyncio.BaseTransport | None) -> frozenset[str] | None:
     """The URIs in the certificate of a transport's peer; None where the line is plain or it showed none."""
-    wrapped = connection.get_extra_info("ssl_object")
+    wrapped = None if connection is None else connection.get_extra_info("ssl_object")
     der = None if wrapped is None else wrapped.getpeercert(binary_form=True)
     return None if der is None else _uris(der)
 
@@ -205,6 +229,10 @@ def _uris(der: bytes) -> frozenset[str]:
     except (x509.ExtensionNotFound, ValueError):
         return frozenset()
     return frozenset(names.value.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+def _own_certificate(files: _Files) -> bytes:
+    return _certificates("certificate_file", files.certificate)[0].public_bytes(Encoding.DER)
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -248,6 +276,9 @@ def _of_library(files: _Files, *, is_server: bool) -> ssl.SSLContext:
     if files.authority:
         context.load_verify_locations(files.authority)
         context.verify_mode = ssl.CERT_REQUIRED
+    elif files.is_own:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # the certificate itself is compared
     if is_server:
         context.num_tickets = 0
     return context

@@ -22,11 +22,13 @@ from edgegw.commands import (
 )
 from edgegw.commands.ledger import open_reader, read_book
 from edgegw.commands.settings import protocol_shapes
-from edgegw.config.box import Box, load_box
+from edgegw.config.box import Box, load_box, tls_of
 from edgegw.core.records import UNREADABLE
 from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from edgegw.payments.http_api.bodies import Replica
     from edgegw.running import RunningBox
     from edgegw.uplink.status import MirrorWord
@@ -206,7 +208,7 @@ def _report(box: Box, token: str) -> Report:
         report.windows_wait = said.waits_for_person
     if (drill := last_drill(directory)) is not None:
         report.replica_drill = msgspec.to_builtins(drill)
-    _ask_running(directory, token, report)
+    _ask_running(directory, token, http_tls(box), report)
     report.needs = list(_needs(report))
     return report
 
@@ -236,7 +238,7 @@ def _needs(report: Report) -> Iterator[Need]:
         yield Need("last drill", copy.drill_problem, "Check the target; `edgegw drill` tries it again.")
 
 
-def _ask_running(directory: Path, token: str, report: Report) -> None:
+def _ask_running(directory: Path, token: str, tls: SSLContext | None, report: Report) -> None:
     """Add what the running box says, if there is one."""
     from edgegw.core.records import Mode
     from edgegw.uplink.status import HINTS
@@ -256,9 +258,9 @@ def _ask_running(directory: Path, token: str, report: Report) -> None:
     report.hub_address, report.hubs_said = running.hub_address, running.hubs_said
     for address in running.addresses.get("http", ()):
         try:
-            code, said = asyncio.run(ask(address, "GET", "/readyz"))
+            code, said = asyncio.run(ask(address, "GET", "/readyz", tls=tls))
             if token:
-                _, report.box_says = asyncio.run(ask(address, "GET", "/v1/status", token=token))
+                _, report.box_says = asyncio.run(ask(address, "GET", "/v1/status", token=token, tls=tls))
         except OperatingError:
             report.hint = "It does not run, or does not answer; start it with `edgegw run`."
             return
@@ -279,7 +281,13 @@ def read_running(directory: Path) -> RunningBox | None:
 
 
 async def ask(
-    address: str, method: str, path: str, *, token: str = "", body: object = None
+    address: str,
+    method: str,
+    path: str,
+    *,
+    token: str = "",
+    body: object = None,
+    tls: SSLContext | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Status and JSON of a box's answer; raises OperatingError when there is none."""
     import aiohttp
@@ -289,7 +297,13 @@ async def ask(
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, f"http://{address}{path}", headers=headers, json=body) as answer,
+            session.request(
+                method,
+                f"http{'s' if tls else ''}://{address}{path}",
+                headers=headers,
+                json=body,
+                ssl=tls or True,
+            ) as answer,
         ):
             return answer.status, await answer.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError, ValueError) as problem:
@@ -408,12 +422,13 @@ def window_close(
 
     Example: edgegw window close box.toml --date 2026-03-02 --token "$TOKEN"
     """
-    address = _http_address(load_box(settings, protocol_shapes()))
-    code, said = asyncio.run(ask(address, "GET", "/v1/status", token=token))
+    box = load_box(settings, protocol_shapes())
+    address, tls = _http_address(box), http_tls(box)
+    code, said = asyncio.run(ask(address, "GET", "/v1/status", token=token, tls=tls))
     if code == 200:
         body = {"window": said["window"], "business_date": business_date}
         body |= {"second_token": second_token} if second_token else {}
-        code, said = asyncio.run(ask(address, "POST", "/v1/windows/close", token=token, body=body))
+        code, said = asyncio.run(ask(address, "POST", "/v1/windows/close", token=token, body=body, tls=tls))
     if code != 200:
         click.echo(f"edgegw: {said.get('code')}: {said.get('message')}\nhint: {said.get('hint')}", err=True)
         ctx.exit(ExitCode.USAGE if 400 <= code < 404 else ExitCode.CANNOT)
@@ -423,6 +438,14 @@ def window_close(
     click.echo(f"window {said['window']} of {said['business_date']}: {said['transfers']} transfers")
     for participant, currency, net_minor in said["positions"]:
         click.echo(f"{participant:20} {currency} {net_minor:>20}")
+
+
+def http_tls(box: Box) -> SSLContext | None:
+    """How a command on this machine speaks to the box, None where that is plain; raises SettingsError."""
+    from edgegw.encryption import own_listener_of
+
+    way = box.protocols.get("http")
+    return None if way is None else own_listener_of(tls_of(way), "http.tls")
 
 
 def _http_address(box: Box) -> str:

@@ -120,16 +120,18 @@ def hub(settings: Path) -> None:
 async def serve_hub(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
     from edgegw.commands.serving import serve
+    from edgegw.encryption import listener_of
     from edgegw.hub.app import Hub, make_app
 
     keyring = load_keyring(settings)
+    tls = listener_of(settings.tls)
     with open_database(settings, serves=True) as database:
         application = make_app(
             Hub(database, keyring),
             settlement_times=settings.settlement_times,
             aged_days=settings.suspense_aged_days,
         )
-        await serve(application, addresses(settings.listen), name="hub", bank=settings.bank)
+        await serve(application, addresses(settings.listen), name="hub", bank=settings.bank, tls=tls)
 
 
 @click.command()

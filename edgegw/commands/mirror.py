@@ -37,11 +37,13 @@ async def serve_mirror(settings: MirrorSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
     from edgegw.access.keys import load_signing_key
     from edgegw.commands.serving import serve
+    from edgegw.encryption import listener_of
     from edgegw.mirror.app import Mirror, make_app
     from edgegw.mirror.keeper import Keeper, Keys
     from edgegw.pinned import pinned_boxes, pinned_key
 
     boxes = pinned_boxes(settings.bank, settings.boxes)
+    tls = listener_of(settings.tls)
     key = load_signing_key(Path(settings.key_file), f"{settings.bank}/{settings.mirror}")
     hub = pinned_key("hub_key", text=settings.hub_key, file=settings.hub_key_file)
     with ExitStack() as opened:
@@ -59,5 +61,6 @@ async def serve_mirror(settings: MirrorSettings) -> None:
             addresses(settings.listen),
             name="mirror",
             bank=settings.bank,
+            tls=tls,
             failed=mirror.failed,
         )

@@ -6,11 +6,19 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 from aiohttp import web
 
+from edgegw.access.arrivals import Arrivals
+from edgegw.access.tls import TransportContext
 from edgegw.errors import OperatingError
+
+_TLS_ONLY: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"this port speaks TLS only; use https://\n"
+)
 
 
 async def serve(
@@ -19,6 +27,7 @@ async def serve(
     *,
     name: str,
     bank: str,
+    tls: TransportContext | None,
     failed: asyncio.Future[None] | None = None,
 ) -> None:
     """Serve at each (host, port) until SIGTERM, SIGINT or the error in `failed`, which is raised then.
@@ -37,7 +46,7 @@ async def serve(
     try:
         for host, port in addresses:
             try:
-                await web.TCPSite(runner, host, port).start()
+                await site_of(runner, host, port, name=name, tls=tls).start()
             except OSError as problem:
                 raise OperatingError(
                     f"listen: {host}:{port} cannot be had: {problem.strerror or problem}",
@@ -52,3 +61,40 @@ async def serve(
     if ended.done():
         ended.result()
     log.info("stopped", bank=bank)
+
+
+def site_of(
+    runner: web.BaseRunner, host: str, port: int, *, name: str, tls: TransportContext | None
+) -> web.BaseSite:
+    """What listens at an address, encrypted or plain."""
+    return web.TCPSite(runner, host, port) if tls is None else _EncryptedSite(runner, host, port, name, tls)
+
+
+class _EncryptedSite(web.BaseSite):
+    """As `web.TCPSite`, whose own encryption bounds nothing."""
+
+    def __init__(
+        self, runner: web.BaseRunner, host: str, port: int, listener: str, tls: TransportContext
+    ) -> None:
+        super().__init__(runner)
+        self._host, self._port = host, port
+        self._arrivals = Arrivals(tls, name=listener, plain_answer=_TLS_ONLY)
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return f"https://{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Listen; raises OSError."""
+        await super().start()
+        accept = self._runner.server
+        assert accept is not None  # noqa: S101 - a runner that is set up has one
+        self._server = await asyncio.get_running_loop().create_server(
+            self._arrivals.protocol(accept), self._host, self._port, backlog=128
+        )
+
+    async def stop(self) -> None:
+        """Listen no more, and end the handshakes."""
+        self._arrivals.end()
+        await super().stop()

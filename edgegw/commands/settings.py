@@ -54,10 +54,11 @@ def config_check(ctx: click.Context, files: tuple[Path, ...]) -> None:
 
 def _checked(path: Path) -> str:
     """What a sound file is; raises SettingsError."""
-    from edgegw.config.box import load_box
+    from edgegw.config.box import load_box, tls_of
     from edgegw.config.hub import load_hub
     from edgegw.config.mirror import load_mirror
     from edgegw.config.site import load_site_bundle
+    from edgegw.encryption import tls_faults
     from edgegw.pinned import box_key_faults, hub_key_faults, mirror_key_faults
     from edgegw.replica.key_files import key_file_faults
 
@@ -68,15 +69,18 @@ def _checked(path: Path) -> str:
         return f"sound settings of a site, version {site.version}, {size}"
     if isinstance(table.get("mirror"), str):
         mirror = load_mirror(path)
-        _sound(path, mirror_key_faults(mirror))
+        _sound(path, mirror_key_faults(mirror), tls_faults([("tls", mirror.tls)]))
         return f"sound settings of mirror {mirror.mirror} of {mirror.bank}, {len(mirror.boxes)} boxes"
     if "box" in table or "hub" in table:
         box = load_box(path, protocol_shapes())
-        _sound(path, box_key_faults(box.settings), key_file_faults(box.settings.replica))
+        lines = [("hub.tls", box.settings.hub.tls), ("mirror.tls", box.settings.mirror.tls)]
+        ways_in = [(f"{name}.tls", tls_of(way)) for name, way in box.protocols.items()]
+        keys = key_file_faults(box.settings.replica)
+        _sound(path, box_key_faults(box.settings), keys, tls_faults([*lines, *ways_in]))
         ways = ", ".join(box.protocols)
         return f"sound settings of box {box.settings.box} of {box.settings.bank}, open to {ways}"
     hub = load_hub(path)
-    _sound(path, hub_key_faults(hub))
+    _sound(path, hub_key_faults(hub), tls_faults([("tls", hub.tls)]))
     return f"sound settings of the hub of {hub.bank}, {len(hub.boxes)} boxes"
 
 

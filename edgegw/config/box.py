@@ -7,7 +7,7 @@ tables of the ways in belong to their protocols; whoever loads a file says which
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -18,6 +18,7 @@ from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated, with_paths
 from edgegw.config.replica import ReplicaTable, faults_of
 from edgegw.core.journal import sm3
+from edgegw.tls_tables import OptionalClientTls, OptionalServerTls, ServerTls, client_faults, server_faults
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}\Z"
 
@@ -50,6 +51,7 @@ class HubTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     key_file: Annotated[
         str, msgspec.Meta(description="File with the hub's pinned public key, one line; or give key.")
     ] = ""
+    tls: OptionalClientTls = msgspec.UNSET
 
 
 class LineTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +96,7 @@ class MirrorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     key_file: Annotated[
         str, msgspec.Meta(description="File with the mirror's pinned public key, one line; or give key.")
     ] = ""
+    tls: OptionalClientTls = msgspec.UNSET
     durability: Annotated[
         Literal["local", "mirrored"],
         msgspec.Meta(
@@ -300,6 +303,7 @@ def load_box(path: Path, protocols: Mapping[str, type[msgspec.Struct]]) -> Box:
     for name in sorted(table.keys() & protocols.keys()):
         way = _way(protocols[name], name, table.pop(name), faults)
         if way is not None:
+            faults += _way_faults(name, way)
             ways[name] = with_paths(way, folder)
     settings = read_table(BoxSettings, table, faults)
     if settings is not None:
@@ -320,6 +324,21 @@ def _way(shape: type[msgspec.Struct], name: str, table: Any, faults: list[str]) 
     return None
 
 
+def tls_of(way: msgspec.Struct) -> OptionalServerTls:
+    """How a way in is encrypted, by its options."""
+    tls = getattr(way, "tls", msgspec.UNSET)
+    return tls if isinstance(tls, ServerTls) else msgspec.UNSET
+
+
+def _way_faults(name: str, way: msgspec.Struct) -> Iterator[str]:
+    """What is wrong with how a way in is encrypted; its clients show certificates where it asks for them."""
+    host = getattr(way, "host", None)
+    if host is not None:
+        yield from server_faults(
+            tls_of(way), iter([host]), option=f"{name}.host", where=f"{name}.tls", clients_certified=False
+        )
+
+
 def _faults(settings: BoxSettings) -> list[str]:
     faults = []
     hub = settings.hub
@@ -327,7 +346,7 @@ def _faults(settings: BoxSettings) -> list[str]:
         faults.append("hub.addresses: none; give at least one [[hub.addresses]] with its url")
     if bool(hub.key) == bool(hub.key_file):
         faults.append("hub.key, hub.key_file: give one of them, the hub's public key or its file")
-    faults += _address_faults("hub", hub.addresses)
+    faults += _address_faults("hub", hub.addresses, hub.tls)
     faults += _mirror_faults(settings.mirror)
     faults += faults_of(settings.replica, data_dir=settings.data_dir)
     faults += [
@@ -352,7 +371,7 @@ def _is_network(text: str) -> bool:
 
 
 def _mirror_faults(mirror: MirrorTable) -> list[str]:
-    faults = _address_faults("mirror", mirror.addresses)
+    faults = _address_faults("mirror", mirror.addresses, mirror.tls)
     if mirror.addresses and bool(mirror.key) == bool(mirror.key_file):
         faults.append("mirror.key, mirror.key_file: give one of them, the mirror's public key or its file")
     if mirror.durability == "mirrored" and not mirror.addresses:
@@ -362,7 +381,7 @@ def _mirror_faults(mirror: MirrorTable) -> list[str]:
     return faults
 
 
-def _address_faults(where: str, addresses: tuple[PeerAddress, ...]) -> list[str]:
+def _address_faults(where: str, addresses: tuple[PeerAddress, ...], tls: OptionalClientTls) -> list[str]:
     faults: list[str] = []
     for field in ("url", "priority"):
         values = [getattr(address, field) for address in addresses]
@@ -372,6 +391,8 @@ def _address_faults(where: str, addresses: tuple[PeerAddress, ...]) -> list[str]
         for address in addresses
         if not has_port(address.url)
     ]
+    urls = (address.url for address in addresses if has_port(address.url))
+    faults += client_faults(tls, urls, option=f"{where}.addresses[].url", where=f"{where}.tls")
     return faults
 
 

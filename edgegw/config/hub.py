@@ -16,6 +16,7 @@ from edgegw.config.files import read_toml
 from edgegw.config.listen import Listen, faults_of
 from edgegw.config.options import SettingsError, read_table, with_paths
 from edgegw.core.site import TIME_PATTERN
+from edgegw.tls_tables import OptionalServerTls
 
 DATABASE_FILE: Final = "hub.db"
 URL_EXAMPLE: Final = "postgresql://role@host:5432/database"
@@ -108,6 +109,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             " each day until somebody has acted on it.",
         ),
     ] = 3
+    tls: OptionalServerTls = msgspec.UNSET
     log: LogTable = LogTable()
 
 
@@ -116,7 +118,7 @@ def load_hub(path: Path) -> HubSettings:
     faults: list[str] = []
     settings = read_table(HubSettings, read_toml(path), faults)
     if settings is not None:
-        faults += faults_of(settings.listen)
+        faults += faults_of(settings.listen, settings.tls)
         faults += _database_faults(settings)
     if settings is None or faults:
         raise SettingsError(str(path), faults)

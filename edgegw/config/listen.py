@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edgegw.config.options import repeated
+from edgegw.tls_tables import OptionalServerTls, server_faults
 
 ADDRESS_PATTERN: Final = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z"
 Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
@@ -25,8 +26,10 @@ def addresses(listen: Listen) -> tuple[tuple[str, int], ...]:
     return tuple((host.strip("[]"), int(port)) for host, _, port in split)
 
 
-def faults_of(listen: Listen) -> Iterator[str]:
-    """What is wrong with them, a line each."""
+def faults_of(listen: Listen, tls: OptionalServerTls) -> Iterator[str]:
+    """What is wrong with them and their `[tls]`, a line each; whoever comes to them has a certificate."""
+    hosts = (host for host, _ in addresses(listen))
+    yield from server_faults(tls, hosts, option="listen", where="tls", clients_certified=True)
     for host, port in addresses(listen):
         if port > PORT_MAX:
             yield f"listen = {host}:{port}: a port is at most {PORT_MAX}"

@@ -11,6 +11,7 @@ from edgegw.config.box import LogTable, Name
 from edgegw.config.files import read_toml
 from edgegw.config.listen import Listen, faults_of
 from edgegw.config.options import SettingsError, read_table, with_paths
+from edgegw.tls_tables import OptionalServerTls
 
 
 class MirrorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +42,7 @@ class MirrorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         str,
         msgspec.Meta(min_length=1, description="The mirror's private key; `edgegw keygen mirror` makes it."),
     ] = "secrets/mirror.pem"
+    tls: OptionalServerTls = msgspec.UNSET
     log: LogTable = LogTable()
 
 
@@ -49,7 +51,7 @@ def load_mirror(path: Path) -> MirrorSettings:
     faults: list[str] = []
     settings = read_table(MirrorSettings, read_toml(path), faults)
     if settings is not None:
-        faults += faults_of(settings.listen)
+        faults += faults_of(settings.listen, settings.tls)
         if bool(settings.hub_key) == bool(settings.hub_key_file):
             faults.append("hub_key, hub_key_file: give one of them, the hub's public key or its file")
         if not settings.boxes:

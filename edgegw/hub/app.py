@@ -32,6 +32,7 @@ from edgegw.core.messages import (
 from edgegw.exchange_http import (
     Metrics,
     NotPinned,
+    check_certificate,
     exchange_app,
     json_response,
     operators_only,
@@ -123,9 +124,12 @@ class Hub:
         except NotKept as problem:
             raise ExchangeError(f"a value of the message cannot be kept: {problem}") from None
 
-    async def exchange(self, data: bytes) -> bytes:
-        """The signed reply to a signed message; raises ExchangeError or NotPinned with nothing used."""
-        return await asyncio.get_running_loop().run_in_executor(self._database.threads, self._exchange, data)
+    async def exchange(self, data: bytes, certified: frozenset[str] | None = None) -> bytes:
+        """The signed reply to a signed message; raises ExchangeError, NotPinned or OtherBox with nothing
+        used."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._database.threads, self._exchange, data, certified
+        )
 
     async def advance_site(self) -> str:
         """Move a staged version of the site's settings on by itself; what was done, or ""."""
@@ -135,9 +139,10 @@ class Hub:
         """Let the running message finish, then let go of the database."""
         self._database.close()
 
-    def _exchange(self, data: bytes) -> bytes:
+    def _exchange(self, data: bytes, certified: frozenset[str] | None) -> bytes:
         with self.metrics.seconds.time():
             envelope = read_envelope(data)
+            check_certificate(envelope, certified)
             key = self._keyring.boxes.get(envelope.box)
             if key is None or envelope.bank != self._keyring.bank:
                 raise NotPinned(envelope)

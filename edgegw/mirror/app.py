@@ -23,6 +23,7 @@ from edgegw.exchange_http import (
     Busy,
     Metrics,
     NotPinned,
+    check_certificate,
     exchange_app,
     json_response,
     operators_only,
@@ -78,9 +79,11 @@ class Mirror:
         self._token = token
         self._places = {box: _Place(keeper, boxes[box], box) for box, keeper in keepers.items()}
 
-    async def exchange(self, data: bytes) -> bytes:
-        """The signed reply to a signed message; raises ExchangeError, NotPinned, Busy or OperatingError."""
+    async def exchange(self, data: bytes, certified: frozenset[str] | None = None) -> bytes:
+        """The signed reply to a signed message; raises ExchangeError, NotPinned, OtherBox, Busy or
+        OperatingError."""
         envelope = read_envelope(data)
+        check_certificate(envelope, certified)
         place = self._places.get(envelope.box)
         if place is None or envelope.bank != self._bank:
             raise NotPinned(envelope)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, NoReturn, Protocol, TypeVar
@@ -84,7 +83,6 @@ class Line:
         pen: Pen,
         keeper: ClosedLedger | None = None,
         link_waits: Callable[[], str] = lambda: "",
-        tls: ssl.SSLContext | None = None,
         sources: Sources | None = None,
         site_faults: SiteFaults = lambda _: (),
     ) -> None:
@@ -98,7 +96,7 @@ class Line:
         self._keeper = keeper
         self._link_waits = link_waits
         self._sources = sources or Sources()
-        self._wire = Wire(identity, settings, self._sources, tls)
+        self._wire = Wire(identity, settings, self._sources)
         self._inbox = Inbox(identity, self._wire.transport, kept=self._kept_site, faults=site_faults)
         self._asks = Asks(boot=identity.boot, timeout_ms=settings.centre_timeout_ms)
         self._addresses = self._wire.addresses

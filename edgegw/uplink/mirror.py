@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -93,7 +92,6 @@ class Mirror:
         line: Trust,
         keep_note: Callable[[int, str], Awaitable[None]],
         keeper: Keeper | None = None,
-        tls: ssl.SSLContext | None = None,
         sources: Sources | None = None,
     ) -> None:
         """identity: with the mirror's pinned key in the place of the hub's. keep_note: takes (epoch, cosigned
@@ -106,7 +104,7 @@ class Mirror:
         self._keep_note = keep_note
         self._keeper = keeper
         self._sources = sources or Sources()
-        self._wire = Wire(identity, settings, self._sources, tls)
+        self._wire = Wire(identity, settings, self._sources)
         self._turn = 0
         self._rounds = 0
         self._moved = asyncio.Event()

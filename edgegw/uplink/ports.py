@@ -5,6 +5,7 @@ The ledger and its pen are other people's; the line knows them by these methods 
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -129,6 +130,8 @@ class Identity(NamedTuple):
     """The one-line text of a public key to the key; raises ValueError."""
     epoch_key: str
     """The text of the checkpoint key with which this boot would sign an epoch given to it now."""
+    tls: ssl.SSLContext | None = None
+    """How the line is encrypted and by which certificate the box is known there; None where it is plain."""
 
 
 class LineSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import ssl
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -56,15 +55,13 @@ class Sources(NamedTuple):
 class Wire:
     """Signed messages to an address of the hub, or the mirror, and its signed answers; counts bytes."""
 
-    def __init__(
-        self, identity: Identity, settings: LineSettings, sources: Sources, tls: ssl.SSLContext | None
-    ) -> None:
+    def __init__(self, identity: Identity, settings: LineSettings, sources: Sources) -> None:
         if not settings.addresses:
             raise ValueError("there is no address; name at least one with its priority")
         self.identity = identity
         self.addresses = [address for _, address in sorted(settings.addresses)]
         """The best priority first."""
-        self.transport = Transport(settings, tls=tls)
+        self.transport = Transport(settings, tls=identity.tls)
         self.sent_bytes = 0
         """As they went over the wire, compressed."""
         self.sent_bytes_raw = 0

@@ -41,7 +41,7 @@ class Sent(NamedTuple):
 
 
 class Transport:
-    """HTTP to the hub's addresses. `tls` serves https addresses; None is the system's own trust."""
+    """HTTP to the hub's addresses; `tls` is for https addresses."""
 
     def __init__(self, settings: LineSettings, *, tls: ssl.SSLContext | None = None) -> None:
         self._answer_s = settings.answer_timeout_ms / 1_000

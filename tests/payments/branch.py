@@ -45,6 +45,7 @@ from edgegw.payments.protocols.http import HttpOptions, HttpServer
 from edgegw.payments.protocols.http import start as start_http
 from edgegw.payments.service import Gateway
 from edgegw.sm.sm2 import PrivateKey
+from edgegw.tls_tables import is_encrypted
 
 BANK, BOX = "demo-bank", "branch-1"
 BAKER, PUPIL, ELSEWHERE = "baker", "pupil", "far-away"
@@ -145,7 +146,8 @@ class Branch:
         self._wake = asyncio.create_task(self.pen.run())
         await self.use_site(self.site())
         await self.pen.change_mode(Mode.ACTIVE, "test")
-        self.server = await start_http(self.gateway, options or HttpOptions(port=0))
+        self._options = options or HttpOptions(port=0)
+        self.server = await start_http(self.gateway, self._options)
 
     async def close(self) -> None:
         if self.server is not None:
@@ -259,7 +261,8 @@ class Branch:
     @property
     def url(self) -> str:
         assert self.server is not None
-        return f"http://{self.server.addresses[0]}"
+        scheme = "https" if is_encrypted(self._options.tls) else "http"
+        return f"{scheme}://{self.server.addresses[0]}"
 
 
 @asynccontextmanager

@@ -41,10 +41,21 @@ LAYERS: dict[str, frozenset[str]] = {
     "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
     "pinned": frozenset({"config", "access"}),
+    "encryption": frozenset({"config", "access", "tls_tables"}),
     "mirrored": frozenset(
-        {"core", "errors", "config", "access", "ledger", "pinned", "ledger_source", "uplink"}
+        {
+            "core",
+            "errors",
+            "config",
+            "access",
+            "ledger",
+            "pinned",
+            "encryption",
+            "ledger_source",
+            "uplink",
+        }
     ),
-    "own": frozenset({"core", "errors", "config", "access", "ledger", "pinned", "mirrored"}),
+    "own": frozenset({"core", "errors", "config", "access", "ledger", "pinned", "mirrored", "encryption"}),
     "mirror": frozenset({"core", "errors", "access", "ledger", "exchange_http"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
     "audit": frozenset({"core", "errors", "ledger"}),

@@ -8,7 +8,9 @@ import msgspec
 from aiohttp import web
 
 from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.access.tls import TransportContext
 from edgegw.app import MachineClock
+from edgegw.commands.serving import site_of
 from edgegw.core import journal
 from edgegw.core.decide import Funding
 from edgegw.core.journal import Checkpoint
@@ -34,17 +36,22 @@ from tests.waiting import until
 class Port:
     """The hub's HTTP on a port of its own, taken away and given back."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, tls: TransportContext | None = None) -> None:
         self._world = world
         self._runner: web.AppRunner | None = None
+        self._tls = tls
         self.number = 0
+
+    @property
+    def url(self) -> str:
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.number}"
 
     async def open(self) -> None:
         app = make_app(self._world.hub)
         app.cleanup_ctx.clear()
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.number).start()
+        await site_of(self._runner, "127.0.0.1", self.number, name="hub", tls=self._tls).start()
         self.number = self._runner.addresses[0][1]
 
     async def close(self) -> None:
@@ -67,12 +74,13 @@ class RealBox:
         key: SigningKey,
         boot: str,
         behind: str = "",
+        tls: TransportContext | None = None,
     ) -> None:
         directory.mkdir(exist_ok=True)
         self.path = directory / "ledger.db"
         self.store = Store.open(self.path, create=True)
         self.store.own(bank=BANK, box=NORTH)
-        self.world, self.port, self.key = world, port, key
+        self.world, self.port, self.key, self.tls = world, port, key, tls
 
         def sign(epoch: int, size: int, root: bytes) -> str:
             origin = journal.journal_origin(bank=BANK, box=NORTH, epoch=epoch)
@@ -126,9 +134,16 @@ class RealBox:
         device, hub = self.world.devices[NORTH], self.world.hub_key.public
         return Line(
             identity=Identity(
-                BANK, NORTH, self.own.boot, device, hub, VerifyingKey.parse, epoch_key=self.own.key_text
+                BANK,
+                NORTH,
+                self.own.boot,
+                device,
+                hub,
+                VerifyingKey.parse,
+                epoch_key=self.own.key_text,
+                tls=self.tls,
             ),
-            settings=msgspec.structs.replace(FAST, addresses=((0, f"http://127.0.0.1:{self.port.number}"),)),
+            settings=msgspec.structs.replace(FAST, addresses=((0, self.port.url),)),
             source=LedgerSource(self.reader),
             pen=pen,
             keeper=keeper,

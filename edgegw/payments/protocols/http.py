@@ -19,6 +19,7 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
+from edgegw.access.arrivals import arrivals_of
 from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
 from edgegw.access.tokens import Client, TokenError, Tokens
 from edgegw.payments.http_api.bodies import CloseBody
@@ -30,6 +31,7 @@ from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Gateway
 from edgegw.payments.site_health import FAILED_EVENT, TURNED_AWAY_EVENT
+from edgegw.tls_tables import OptionalServerTls
 
 _log = structlog.get_logger("edgegw.http")
 _peer_log = logging.getLogger("edgegw.http.peer")
@@ -46,6 +48,14 @@ _BUSY: Final = (
     b'{"type":"urn:edgegw:problem:overloaded","title":"Too much at once","status":429,"code":"overloaded",'
     b'"message":"the box has as many connections as it takes","trace_id":"00000000000000000000000000000000",'
     b'"hint":"Close idle connections, wait, then ask again with the same id.","transient":true}'
+)
+
+
+_TLS_ONLY: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nConnection: close\r\n\r\n"
+    b'{"type":"urn:edgegw:problem:malformed_http","title":"Not HTTP as it is spoken here","status":400,'
+    b'"code":"malformed_http","message":"this port speaks TLS only",'
+    b'"trace_id":"00000000000000000000000000000000","hint":"Use https://.","transient":false}'
 )
 
 
@@ -74,6 +84,7 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     client_requests_max: Annotated[
         int, msgspec.Meta(ge=1, le=100_000, description="Requests that one client may have in hand at once.")
     ] = 512
+    tls: OptionalServerTls = msgspec.UNSET
 
 
 class _Peer(web.RequestHandler):
@@ -119,8 +130,9 @@ class _Peer(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Some clients send, shut their half and read: what is under way is still answered."""
-        if self._waiter is not None and not self._waiter.done():
-            return False
+        encrypted = self.transport is None or self.transport.get_extra_info("ssl_object") is not None
+        if encrypted or (self._waiter is not None and not self._waiter.done()):
+            return False  # asyncio's TLS has no half of a connection to keep open
         self.close()
         self._loop.call_later(_CUT_OFF_S, self._cut_off)
         return True
@@ -153,6 +165,7 @@ class HttpServer:
             "auto_decompress": False,
         }
         self._runner = web.AppRunner(self._application(), shutdown_timeout=5.0)
+        self._arrivals = arrivals_of(options.tls, name="http", plain_answer=_TLS_ONLY, counted=self._count)
         self._server: asyncio.Server | None = None
         self.addresses: tuple[str, ...] = ()
 
@@ -183,6 +196,8 @@ class HttpServer:
             connections_max=self._options.connections_max,
             answer=_BUSY,
         )
+        if self._arrivals is not None:
+            accept = self._arrivals.protocol(accept)
         self._server = await loop.create_server(accept, self._options.host, self._options.port, backlog=1024)
         names = [socket.getsockname() for socket in self._server.sockets]
         self.addresses = tuple(f"{name[0]}:{name[1]}" for name in names)
@@ -191,6 +206,8 @@ class HttpServer:
         """Take no new connections, answer what is under way for up to 5 s, close."""
         if self._server is not None:
             self._server.close()
+        if self._arrivals is not None:
+            self._arrivals.end()
         await self._runner.cleanup()
 
     # -- one request --------------------

@@ -56,6 +56,7 @@ from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 
+from edgegw.access.arrivals import arrivals_of
 from edgegw.access.shield import Rates
 from edgegw.core.book import Book
 from edgegw.core.records import Kind, Request, WindowClosed
@@ -70,6 +71,7 @@ from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Decided
 from edgegw.payments.site_health import FAILED_EVENT, TURNED_AWAY_EVENT
 from edgegw.payments.vault import Vault
+from edgegw.tls_tables import OptionalServerTls
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     replay_horizon_days: Annotated[
         int, msgspec.Meta(ge=1, le=180, description="An older message that comes again is 94, not approved.")
     ] = 7
+    tls: OptionalServerTls = msgspec.UNSET
 
 
 class History(Protocol):
@@ -543,6 +546,7 @@ class Iso8583Server:
         self._options = options
         self._serving: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._arrivals = arrivals_of(options.tls, name="iso8583", counted=self._terminals.count)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -553,7 +557,13 @@ class Iso8583Server:
 
     async def open(self) -> None:
         """Listen; raises OSError when the address is taken."""
-        self._server = await asyncio.start_server(self._accept, self._options.host, self._options.port)
+        loop = asyncio.get_running_loop()
+
+        def accept() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), self._accept, loop=loop)
+
+        arriving = accept if self._arrivals is None else self._arrivals.protocol(accept)
+        self._server = await loop.create_server(arriving, self._options.host, self._options.port)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._serving) >= self._options.connections_max:
@@ -573,6 +583,8 @@ class Iso8583Server:
         """Take no new connections, answer what is in flight, close the rest."""
         if self._server is not None:
             self._server.close()
+        if self._arrivals is not None:
+            self._arrivals.end()
         for task in self._serving:
             task.cancel()
         if self._serving:
