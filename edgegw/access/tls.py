@@ -253,10 +253,10 @@ def _state(files: _Files) -> tuple[object, ...]:
 def _made(files: _Files, *, is_server: bool) -> ssl.SSLContext | SSL.Context:
     """The context of files that were looked through first; raises TlsError."""
     chain = _certificates("certificate_file", files.certificate)
-    if files.authority:
-        _certificates(files.authority_option, files.authority)
     _check_key_file(files.key)
     _check_kind(files, chain[0])
+    if files.authority:
+        _check_authorities(files, _certificates(files.authority_option, files.authority))
     _tell_of_end(files.certificate, chain[0])
     if files.profile == "intl":
         return _of_library(files, is_server=is_server)
@@ -342,7 +342,7 @@ def _check_key_file(path: str) -> None:
 
 def _check_kind(files: _Files, certificate: x509.Certificate) -> None:
     """SM2's certificates belong to SM2's profiles and no other."""
-    is_sm2 = _SM2_KEY in certificate.tbs_certificate_bytes
+    is_sm2 = _is_sm2(certificate)
     if is_sm2 != (files.profile in SM2_PROFILES):
         has, fits = ("on the curve of SM2", "gm or gm-pq") if is_sm2 else ("not one of SM2", "intl or pq")
         raise TlsError(
@@ -354,6 +354,21 @@ def _check_kind(files: _Files, certificate: x509.Certificate) -> None:
             f"certificate_file = {files.certificate}: it is not signed with SM2 and SM3; profile ="
             f" {files.profile} needs a CA of SM2"
         )
+
+
+def _check_authorities(files: _Files, authorities: list[x509.Certificate]) -> None:
+    """One of another kind certifies nobody whom the profile takes."""
+    of_sm2 = files.profile in SM2_PROFILES
+    if all(_is_sm2(authority) != of_sm2 for authority in authorities):
+        has = "no CA with a key of SM2" if of_sm2 else "no CA but with a key of SM2"
+        raise TlsError(
+            f"{files.authority_option} = {files.authority}: it holds {has}, and profile = {files.profile};"
+            " give the CA that certifies by this profile"
+        )
+
+
+def _is_sm2(certificate: x509.Certificate) -> bool:
+    return _SM2_KEY in certificate.tbs_certificate_bytes
 
 
 def _tell_of_end(path: str, certificate: x509.Certificate) -> None:
@@ -392,12 +407,15 @@ def expiry_faults(option: str, path: str) -> list[str]:
 
 def _key_fault(files: _Files, reason: str) -> str:
     said = reason.lower().replace("_", " ")
-    if "mismatch" in said:
+    if "mismatch" in said or "no certificate assigned" in said:
         return (
             f"key_file = {files.key}: it is not the key of {files.certificate}; put the two that were made"
             " together side by side"
         )
-    return f"key_file = {files.key}: it holds no private key in PEM ({said}); give the certificate's own"
+    return (
+        f"key_file = {files.key}: it holds no private key in PEM that profile = {files.profile} can use"
+        f" ({said}); give the certificate's own"
+    )
 
 
 def _reason(problem: Exception) -> str:

@@ -323,6 +323,20 @@ def _table_of_faults(folder: Path) -> dict[str, tuple[str, Files, Path, str]]:
         "the certificate is none": ("intl", Files(garbage, good.key), p256.ca, "it holds no certificate"),
         "the CA is none": ("pq", good, garbage, "client_ca_file = .*it holds no certificate"),
         "the key is none": ("pq", Files(good.certificate, secret), p256.ca, "it holds no private key"),
+        "the CA is of SM2": ("pq", good, sm2.ca, "client_ca_file = .*no CA but with a key of SM2"),
+        "the CA is not of SM2": (
+            "gm-pq",
+            sm2.server("s"),
+            p256.ca,
+            "client_ca_file = .*no CA with a key of SM2",
+        ),
+        "the key is of SM2": ("pq", Files(good.certificate, sm2.server("s").key), p256.ca, "not the key of"),
+        "the key is of SM2, library": (
+            "intl",
+            Files(good.certificate, sm2.server("s").key),
+            p256.ca,
+            "no private key in PEM that profile = intl can use",
+        ),
         "the key has a passphrase": (
             "gm",
             Files(sm2.server("s").certificate, locked),
