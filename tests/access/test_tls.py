@@ -278,86 +278,61 @@ def _shaken(server: TransportContext, client: SSL.Connection) -> int:
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def _table_of_faults(folder: Path) -> dict[str, tuple[str, Files, Path, str]]:
-    """Harm to (profile, files, CA, what the error must say)."""
+Fault = tuple[str, str, Files, Path, str]
+"""The harm, the profile, files, CA, and what the error must say."""
+
+
+def _file(folder: Path, name: str, text: str) -> Path:
+    """A file for its owner alone."""
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def _unusable_files(folder: Path) -> list[Fault]:
     p256, sm2 = authority(folder, "p256"), authority(folder, "sm2")
-    good, other = p256.server("good"), p256.server("other")
+    good, gm = p256.server("good"), sm2.server("gm")
+    other = Files(good.certificate, p256.server("other").key)
     open_key = p256.server("open")
     open_key.key.chmod(0o644)
-    garbage = folder / "garbage.pem"
-    garbage.write_text("no certificate\n")
-    secret = folder / "garbage.key"
-    secret.write_text("no key\n")
-    secret.chmod(0o600)
+    garbage = _file(folder, "garbage.pem", "neither a key nor a certificate\n")
+    locked = _file(folder, "locked.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     nothing = folder / "nothing.pem"
-    locked = folder / "locked.key"
-    locked.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
-    locked.chmod(0o600)
-    return {
-        "the key is another certificate's": (
-            "intl",
-            Files(good.certificate, other.key),
-            p256.ca,
-            "key_file = .*not the key of",
-        ),
-        "the key is another one, pyOpenSSL": (
-            "pq",
-            Files(good.certificate, other.key),
-            p256.ca,
-            "key_file = .*not the key of",
-        ),
-        "others may read the key": ("intl", open_key, p256.ca, "key_file = .*0644.*chmod 600"),
-        "the certificate is not there": (
-            "pq",
-            Files(nothing, good.key),
-            p256.ca,
-            "certificate_file = .*nothing.pem: it cannot be read",
-        ),
-        "the key is not there": (
-            "gm",
-            Files(sm2.server("s").certificate, nothing),
-            sm2.ca,
-            "key_file = .*read",
-        ),
-        "the CA is not there": ("intl", good, nothing, "client_ca_file = .*cannot be read"),
-        "the certificate is none": ("intl", Files(garbage, good.key), p256.ca, "it holds no certificate"),
-        "the CA is none": ("pq", good, garbage, "client_ca_file = .*it holds no certificate"),
-        "the key is none": ("pq", Files(good.certificate, secret), p256.ca, "it holds no private key"),
-        "the CA is of SM2": ("pq", good, sm2.ca, "client_ca_file = .*no CA but with a key of SM2"),
-        "the CA is not of SM2": (
-            "gm-pq",
-            sm2.server("s"),
-            p256.ca,
-            "client_ca_file = .*no CA with a key of SM2",
-        ),
-        "the key is of SM2": ("pq", Files(good.certificate, sm2.server("s").key), p256.ca, "not the key of"),
-        "the key is of SM2, library": (
-            "intl",
-            Files(good.certificate, sm2.server("s").key),
-            p256.ca,
-            "no private key in PEM that profile = intl can use",
-        ),
-        "the key has a passphrase": (
-            "gm",
-            Files(sm2.server("s").certificate, locked),
-            sm2.ca,
-            "a passphrase",
-        ),
-        "the key is none, library": (
-            "intl",
-            Files(good.certificate, secret),
-            p256.ca,
-            "holds no private key",
-        ),
-        "a certificate of P-256 for gm": ("gm", good, p256.ca, "not one of SM2.*intl or pq"),
-        "a certificate of SM2 for intl": ("intl", sm2.server("s"), sm2.ca, "curve of SM2.*gm or gm-pq"),
-        "a certificate of SM2 for pq": ("pq", sm2.server("s"), sm2.ca, "curve of SM2.*gm or gm-pq"),
-    }
+    no_key, no_chain = Files(good.certificate, garbage), Files(garbage, good.key)
+    return [
+        ("another key", "intl", other, p256.ca, "key_file = .*not the key of"),
+        ("another key, pyOpenSSL", "pq", other, p256.ca, "key_file = .*not the key of"),
+        ("an open key", "intl", open_key, p256.ca, "key_file = .*0644.*chmod 600"),
+        ("no certificate", "pq", Files(nothing, good.key), p256.ca, "certificate_file = .*cannot be read"),
+        ("no key", "gm", Files(gm.certificate, nothing), sm2.ca, "key_file = .*cannot be read"),
+        ("no CA", "intl", good, nothing, "client_ca_file = .*cannot be read"),
+        ("rubbish for a certificate", "intl", no_chain, p256.ca, "certificate_file = .*holds no certificate"),
+        ("rubbish for a CA", "pq", good, garbage, "client_ca_file = .*it holds no certificate"),
+        ("rubbish for a key", "intl", no_key, p256.ca, "key_file = .*holds no private key"),
+        ("rubbish for a key, pyOpenSSL", "pq", no_key, p256.ca, "key_file = .*holds no private key"),
+        ("a passphrase", "gm", Files(gm.certificate, locked), sm2.ca, "key_file = .*a passphrase"),
+    ]
+
+
+def _wrong_kinds(folder: Path) -> list[Fault]:
+    p256, sm2 = authority(folder, "p256"), authority(folder, "sm2")
+    good, gm = p256.server("good"), sm2.server("gm")
+    mixed = Files(good.certificate, gm.key)
+    return [
+        ("a CA of SM2", "pq", good, sm2.ca, "client_ca_file = .*no CA but with a key of SM2"),
+        ("a CA of P-256", "gm-pq", gm, p256.ca, "client_ca_file = .*no CA with a key of SM2"),
+        ("a key of SM2", "pq", mixed, p256.ca, "key_file = .*not the key of"),
+        ("a key of SM2, library", "intl", mixed, p256.ca, "private key in PEM that profile = intl can use"),
+        ("a certificate of P-256", "gm", good, sm2.ca, "not one of SM2.*intl or pq"),
+        ("a certificate of SM2", "intl", gm, p256.ca, "curve of SM2.*gm or gm-pq"),
+        ("a certificate of SM2, pq", "pq", gm, p256.ca, "curve of SM2.*gm or gm-pq"),
+    ]
 
 
 def test_files_that_cannot_be_used_are_named_with_their_mend(folder: Path) -> None:
     """A technician reads which option, which file and what to do, not a number of OpenSSL's."""
-    for harm, (profile, files, ca, said) in _table_of_faults(folder).items():
+    for harm, profile, files, ca, said in (*_unusable_files(folder), *_wrong_kinds(folder)):
         with pytest.raises(TlsError, match=f"(?s){said}"):
             pytest.fail(f"{harm}: taken, {server_context(serving(profile, files, ca))}")
 
