@@ -187,6 +187,16 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     """What the hub has for the box."""
 
 
+class Coming(msgspec.Struct, frozen=True, kw_only=True):
+    """The site's settings that a directive is to name once the box has them, long lists and all: so they hold
+    up no directive behind it. The fields are those of `records.SiteDirective`."""
+
+    version: int
+    digest: str
+    note: str = ""
+    restores: str = ""
+
+
 class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     """The one message of an open session: what the hub lacks, what the box wants, how far it is.
     Counter 1, 2, 3, ..."""
@@ -208,6 +218,9 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     """Directives that the hub has signed and lost, in order, for a hub that says HUB_BEHIND."""
     package_bytes_max: Number = PACKAGE_BYTES_MAX
     """The hub sends no larger package back, but always one directive: so much did the line carry lately."""
+    ready: str | None = None
+    """The digest of `Beaten.coming` once nothing of it is lacking, or nothing will make it usable; "" before;
+    None from a box that fetches nothing ahead."""
 
 
 class PackageVerdict(enum.StrEnum):
@@ -244,6 +257,8 @@ class Beaten(msgspec.Struct, frozen=True, kw_only=True, tag="beaten"):
     """Other boxes are asked for what this one wants: come back after so long. 0: nothing is under way."""
     incarnation: LogHead | None = None
     """After `Beat.handed_back`: the directives that the hub holds now."""
+    coming: Coming | None = None
+    """To be fetched now; the directive that names it comes after `Beat.ready`."""
 
 
 Message = Open | Opened | Beat | Beaten

@@ -23,6 +23,7 @@ from edgegw.core.messages import (
     Ask,
     Beat,
     Beaten,
+    Coming,
     ExchangeError,
     LogHead,
     Package,
@@ -51,7 +52,7 @@ from edgegw.hub.limit_orders import announce_lifted, announce_limits
 from edgegw.hub.recalls import AGAIN_MS, IDLE_LOOK_NS, Recalls, follows_use, note_seen, recall_idle
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED, BoxRow, adopt_from, find_forked
 from edgegw.hub.site import Sites, announce_freezes
-from edgegw.hub.stages import announce, given_to, is_due, note_words
+from edgegw.hub.stages import announce, given_to, is_due, note_words, to_fetch
 from edgegw.hub.stand_ins import (
     StandIn,
     decide_stand_in,
@@ -255,6 +256,8 @@ class _Beat:
         self._keyring = keyring
         self._given = given_to(connection, row, keyring.boxes.keys())
         """The site's settings that the box is to have."""
+        self._coming: Coming | None = None
+        """The same, where the box is to fetch them before a directive names them."""
         self._site = site = sites.of_box(connection, row, self._given)
         self._row = row
         self._now_ns = now_ns
@@ -273,6 +276,7 @@ class _Beat:
 
     def take(self, beat: Beat, verdict: Verdict, pulled: Pulled) -> Taken:
         row, judgement, cosign, handed_back = self._row, None, None, None
+        self._coming = to_fetch(self._given, row, ready=beat.ready)
         if row.taking_back and beat.handed_back is not None:
             handed_back = take_handed_back(
                 self._connection, self._keyring, row, beat.handed_back, beat.directives, now_ns=self._now_ns
@@ -293,7 +297,7 @@ class _Beat:
         if verdict is Verdict.HUB_BEHIND and is_whole:
             self._begin_again(beat.directives)
             verdict = Verdict.REOPEN
-        grants_due = (row.allot_due or is_due(self._given, row)) and self._may_grant(verdict)
+        grants_due = (row.allot_due or self._announces) and self._may_grant(verdict)
         is_due_here = self._again or row.stand_ins_due or grants_due
         if self._items or fresh or is_due_here or self._is_asked(verdict):
             self._settle(fresh, verdict, epoch=pushed_epoch)
@@ -306,6 +310,10 @@ class _Beat:
     def _checkpoint(self, head: LogHead) -> Checkpoint:
         origin = journal.journal_origin(bank=self._keyring.bank, box=self._row.box, epoch=head.number)
         return Checkpoint(origin, head.size, head.root)
+
+    @property
+    def _announces(self) -> bool:
+        return self._coming is None and is_due(self._given, self._row)
 
     def _may_grant(self, verdict: Verdict) -> bool:
         return verdict is Verdict.OK and self._row.state == ACTIVE
@@ -400,8 +408,8 @@ class _Beat:
             wall_ns=self._now_ns,
         )
         if begins:
-            row.site_version, row.site_digest = 0, ""
-        if self._given is not None and is_due(self._given, row):
+            row.site_version, row.site_digest, self._coming = 0, "", None
+        if self._given is not None and self._announces:
             announce(log, row, self._given)
         if begins:
             announce_freezes(self._connection, log)
@@ -592,6 +600,7 @@ class _Beat:
             pulled=pulled.package,
             again_ms=AGAIN_MS if self._recalls.again else 0,
             incarnation=None if handed_back is None else handed_back.head,
+            coming=self._coming if self._may_grant(verdict) else None,
         )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Connection, Row, and_, case, func, or_, select, update
 
 from edgegw.core.journal import sm3
+from edgegw.core.messages import Coming
 from edgegw.core.records import (
     Directive,
     DirectiveApplied,
@@ -148,6 +149,14 @@ def is_due(given: Given | None, row: BoxRow) -> bool:
     """Whether this box's log of directives does not name yet what it is to have; a lower version is never
     named."""
     return given is not None and given.version >= row.site_version and given.digest != row.site_digest
+
+
+def to_fetch(given: Given | None, row: BoxRow, *, ready: str | None) -> Coming | None:
+    """What is due and still to be fetched by this box, which says what is `ready` there, before a directive
+    names it. None too for its first settings, which nothing waits behind."""
+    if given is None or not is_due(given, row) or not row.site_digest or ready in (None, given.digest):
+        return None
+    return Coming(version=given.version, digest=given.digest, note=given.note, restores=given.restores)
 
 
 def announce(log: DirectiveLog, row: BoxRow, given: Given) -> None:

@@ -1,9 +1,9 @@
 """What the hub directs: verified against its log so far, with the site bundles that it names, for the pen.
 
 Directives are applied in order; one that names a bundle which is not here yet holds back itself and what
-follows, while the bundle is fetched beside the beats, or made from one that the ledger has kept. A bundle
-that cannot be used is handed on without: the pen journals that directive as refused, and the log moves on
-(DESIGN §3.10).
+follows. So the hub says first what is coming, and names it once the bundle and its lists are here: they are
+fetched beside the beats, or made from what the ledger has kept. A bundle that cannot be used is handed on
+without: the pen journals that directive as refused, and the log moves on (DESIGN §3.10).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from edgegw.core import journal
 from edgegw.core.exchange import Directives, HeldLog, PackageJudgement, SiteBundle, judge_package
 from edgegw.core.lists import check_block
-from edgegw.core.messages import ExchangeError, Package, PackageVerdict
+from edgegw.core.messages import Coming, ExchangeError, Package, PackageVerdict
 from edgegw.core.records import (
     Directive,
     GrantDirective,
@@ -67,7 +67,8 @@ class Inbox:
         self._transport = transport
         self._kept = kept
         self._faults = faults
-        self._named: dict[str, SiteDirective] = {}
+        self._named: dict[str, SiteDirective | Coming] = {}
+        self._coming = ""
         self._bundles: dict[str, SiteBundle] = {}
         self._unusable: dict[str, str] = {}
         self._tries: Counter[str] = Counter()
@@ -118,13 +119,30 @@ class Inbox:
             missing,
         )
 
+    def expect(self, coming: Coming) -> str:
+        """The digest of what is coming where it is to be fetched ahead of its directive; "" where it is here,
+        or never will be. What was expected before it is given up."""
+        if coming.digest != self._coming:
+            self._forget(self._coming)
+            self._coming = coming.digest
+        self._named[coming.digest] = coming
+        return "" if self.ready else coming.digest
+
+    @property
+    def ready(self) -> str:
+        """The digest of what is coming, once its directive would hold up nothing; "" before."""
+        return self._coming if self._coming in self._bundles or self._coming in self._unusable else ""
+
     def applied(self, directives: Directives) -> None:
         """Forget the bundles that these needed."""
         for digest in map(site_digest, directives.bodies):
-            self._named.pop(digest, None)
-            self._bundles.pop(digest, None)
-            self._unusable.pop(digest, None)
-            self._tries.pop(digest, None)
+            self._forget(digest)
+
+    def _forget(self, digest: str) -> None:
+        self._named.pop(digest, None)
+        self._bundles.pop(digest, None)
+        self._unusable.pop(digest, None)
+        self._tries.pop(digest, None)
 
     async def fetch(self, address: str, digest: str) -> None:
         """Get a bundle, from the ledger or the hub, and keep it until its directive is applied; a fault is
@@ -151,7 +169,7 @@ class Inbox:
         self._unusable[digest] = problem[:FAULT_CHARS_MAX]
         self.fault = f"site bundle {digest}: {problem}"
 
-    async def _kept_bundle(self, digest: str, directive: SiteDirective | None) -> bytes | None:
+    async def _kept_bundle(self, digest: str, directive: SiteDirective | Coming | None) -> bytes | None:
         """The bundle, if the ledger has it, or the older one whose content it has again."""
         body = await self._kept(digest)
         if body is not None or directive is None or not directive.restores:
@@ -177,7 +195,7 @@ class Inbox:
             lists[rule.digest] = block
         return lists
 
-    def _open(self, body: bytes, digest: str, directive: SiteDirective | None) -> SiteBundle:
+    def _open(self, body: bytes, digest: str, directive: SiteDirective | Coming | None) -> SiteBundle:
         found = journal.sm3(body).hex()
         if found != digest:
             raise ExchangeError(f"the address gave a bundle with digest {found}")

@@ -19,6 +19,7 @@ from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
     Beat,
     Beaten,
+    Coming,
     ExchangeError,
     LogHead,
     Opened,
@@ -400,6 +401,7 @@ class Line:
             self._take_handed_back(session, beat.handed_back, beaten)
         self._again_ms = beaten.again_ms
         waits_for_bundle = await self._take_directives(session, beaten, held)
+        self._fetch_ahead(session, beaten.coming)
         self._failures = self._rounds = self._reopens = 0
         left = outgoing.waiting - (len(beat.push.records) if beat.push and continues else 0)
         self.status.waiting = left
@@ -483,6 +485,7 @@ class Line:
             mode=self.mode,
             waiting=outgoing.waiting,
             package_bytes_max=self._bytes_max,
+            ready=self._inbox.ready,
         )
 
     async def _to_cosign(self, session: Session) -> LogHead | None:
@@ -578,6 +581,12 @@ class Line:
         for request_id, outcome in answers(taken.directives):
             self._asks.resolve(request_id, outcome)
         return bool(taken.missing)
+
+    def _fetch_ahead(self, session: Session, coming: Coming | None) -> None:
+        """Get the site's settings that are coming, so that their directive holds up none behind it."""
+        digest = "" if coming is None or self._keeper is not None else self._inbox.expect(coming)
+        if digest:
+            self._start_fetch(session.address, digest)
 
     async def _kept_site(self, digest: str) -> bytes | None:
         return await self._read(lambda: self._source.site(digest))

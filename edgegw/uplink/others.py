@@ -154,7 +154,7 @@ class Others:
     async def _pull(self, head: LogHead, bytes_max: int) -> Package | None:
         directives = directives_head(await self._read(self._source.directives))
         beaten = await self._session.beat(
-            Beat(directives=directives, pull=head, mode=self._mode, package_bytes_max=bytes_max)
+            Beat(directives=directives, pull=head, mode=self._mode, package_bytes_max=bytes_max, ready="")
         )
         if beaten.verdict is Verdict.REOPEN:
             raise Reopen

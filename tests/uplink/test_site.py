@@ -11,6 +11,7 @@ import pytest
 from edgegw.core.records import Account, Mode, SiteReturned, decode_record
 from edgegw.core.site import LimitRule, Site
 from edgegw.errors import OperatingError, StorageFailed
+from edgegw.hub.operate import freeze
 from edgegw.hub.site import Staging, advance, publish, rollback
 from edgegw.ledger.store import SITES_KEPT, Bundle, Store
 from tests.core.authors import new_key
@@ -87,6 +88,32 @@ async def test_a_box_that_returns_is_as_tight_as_both_and_its_version_is_halted(
     with world.engine.begin() as connection:
         assert "unhealthy" in advance(connection, world.keyring, now_ns=3)
     assert (await in_force(again, 4)).limits == HIGH
+
+
+async def test_settings_on_their_way_hold_up_no_other_directive(
+    tmp_path: Path, world: World, port: Port, boxes: list[RealBox]
+) -> None:
+    """A long list takes its time on a thin line; a freeze, and money for a payer, must not wait behind it."""
+    box = RealBox(tmp_path, world, port, key=new_key("checkpoint"), boot="one")
+    boxes.append(box)
+    await in_force(box, 1)
+    transport = box.line._wire.transport
+    fetch, thin, fetching = transport.site, asyncio.Event(), asyncio.Event()
+
+    async def held_up(address: str, digest: str) -> bytes:
+        fetching.set()
+        await thin.wait()
+        return await fetch(address, digest)
+
+    transport.site = held_up  # type: ignore[method-assign]
+    world.publish(a_site(2, late_decline_liable="branch"))
+    await fetching.wait()
+    with world.engine.begin() as connection:
+        freeze(connection, world.keyring, account_id="A", frozen=True, reason="court", now_ns=1)
+    await until(lambda: "A" in box.pen.desk.book.frozen, "the freeze")
+    assert box.pen.desk.book.site_version == 1
+    thin.set()
+    assert (await in_force(box, 2)).late_decline_liable == "branch"
 
 
 def stage(world: World, site: Site) -> None:
