@@ -46,7 +46,7 @@ from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.ledger_source import LedgerSource
 from edgegw.mirrored import Mirrored, mirror_line
 from edgegw.observe.metrics import Metrics
-from edgegw.own import Keys, load_keys, own_of, replaced
+from edgegw.own import Keys, load_keys, own_of, replaced, tell_of_places
 from edgegw.payments import protocols, rules
 from edgegw.payments.backlog import Backlog
 from edgegw.payments.history import History
@@ -88,8 +88,8 @@ class Front:
     """The ways in, the gateway service and the metrics of a box, from its start to its stop, over all its
     epochs."""
 
-    def __init__(self, box: Box, store: Store, reserve: Reserve, copier: Copier, *, webhook_key: str) -> None:
-        self._webhook_key = webhook_key
+    def __init__(self, box: Box, store: Store, reserve: Reserve, copier: Copier, held: Keys) -> None:
+        self._held = held
         self.metrics = Metrics()
         self.health = SiteHealth(**msgspec.structs.asdict(box.settings.site_health))
         self._reads = store.reader()
@@ -132,7 +132,8 @@ class Front:
             version=__version__,
         )
         self._gateway.replica = self._announcement.copy
-        self._gateway.webhook_key = self._webhook_key
+        self._gateway.keystore = self._held.keystore
+        self._gateway.webhook_key = self._held.webhook.text
         self._copier.journal_size = lambda: self.gateway.book.seq + 1
         self._watch(self._gateway)
 
@@ -240,6 +241,7 @@ async def run_box(box: Box) -> None:
     _raise_descriptor_limit()
     settings = box.settings
     held = load_keys(settings)
+    tell_of_places(held.keystore)
     stop = _stop_signal()
     boot = secrets.token_hex(8)
     opened = open_ledger(
@@ -289,7 +291,7 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
         room_for_payments=reserve.room_for_payments,
         make_room=reserve.make_room,
     )
-    front = Front(box, opened.store, reserve, copier, webhook_key=held.webhook.text)
+    front = Front(box, opened.store, reserve, copier, held)
     trouble = opened.trouble or replaced(own, held, opened.store)
     begun: Pen | None = None
     try:

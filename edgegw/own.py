@@ -5,12 +5,13 @@ Leaves out the ledger's own word about that (`ledger.boot`) and the hub's (`core
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import structlog
 
 from edgegw import __version__
-from edgegw.access import keys
-from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.access.keys import SigningKey, VerifyingKey, make_signing_key, open_signing_key
+from edgegw.access.keystore import FILES, OPEN_FILES, Keystore
 from edgegw.access.tls import TransportContext
 from edgegw.access.webhook_key import WebhookKey, load_webhook_key
 from edgegw.config.box import Box, BoxSettings
@@ -19,11 +20,14 @@ from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import ExchangeError
 from edgegw.encryption import line_of
 from edgegw.errors import Behind, LedgerCorrupt
+from edgegw.key_places import checkpoint_key_file, device_key_file, keystore_of, webhook_key_file
 from edgegw.ledger.received import link_of
 from edgegw.ledger.start import Own
 from edgegw.ledger.store import Store
 from edgegw.mirrored import MirrorPeer, mirror_peer
 from edgegw.pinned import hub_key
+
+_log: Final = structlog.get_logger("edgegw")
 
 
 class Keys(NamedTuple):
@@ -36,21 +40,31 @@ class Keys(NamedTuple):
     mirror: MirrorPeer | None
     webhook: WebhookKey
     tls: TransportContext | None
+    keystore: Keystore = OPEN_FILES
+    """What opens the keys of the ways in."""
 
 
 def load_keys(settings: BoxSettings) -> Keys:
     """The keys that the settings name; those for checkpoints and webhooks are made if there are none. Raises
-    KeyFileError and SettingsError."""
-    name = f"{settings.bank}/{settings.box}"
-    device = keys.load_signing_key(Path(settings.device_key_file), name)
-    path = Path(settings.checkpoint_key_file)
-    if not path.exists():
-        made = keys.create_signing_key(path, f"{name}/checkpoint")
-        keys.store_verifying_key(path.with_suffix(".pub"), made.public)
-    checkpoint = keys.load_signing_key(path, f"{name}/checkpoint")
-    webhook = load_webhook_key(Path(settings.webhook_key_file))
+    KeyFileError, PlaceAway and SettingsError."""
+    keystore = keystore_of(settings)
+    device = open_signing_key(keystore, device_key_file(settings))
+    of_checkpoints = checkpoint_key_file(settings)
+    if not of_checkpoints.path.exists():
+        make_signing_key(keystore, of_checkpoints)
+    checkpoint = open_signing_key(keystore, of_checkpoints)
+    webhook = load_webhook_key(keystore, webhook_key_file(settings))
     tls = line_of(settings.hub.tls, "hub.tls")
-    return Keys(device, checkpoint, hub_key(settings), mirror_peer(settings), webhook, tls)
+    return Keys(device, checkpoint, hub_key(settings), mirror_peer(settings), webhook, tls, keystore)
+
+
+def tell_of_places(keystore: Keystore) -> None:
+    """Log what an operator should know of where the keys were found."""
+    if FILES in keystore.found:
+        _log.warning("keys_lie_open", hint="For the lab only: choose keys.place, then `edgegw keys seal`.")
+    for place in sorted(keystore.found - {FILES, keystore.place}):
+        hint = f"Set keys.place = {place} in the settings, or bring them back with `edgegw keys move`."
+        _log.warning("keys_elsewhere", place=place, settings=keystore.place, hint=hint)
 
 
 def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:

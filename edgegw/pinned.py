@@ -11,13 +11,23 @@ from pathlib import Path
 from typing import Final
 
 from edgegw.access.key_files import KeyFileError
-from edgegw.access.keys import VerifyingKey, load_signing_key, load_verifying_key
+from edgegw.access.keys import VerifyingKey, load_verifying_key, open_signing_key
+from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.access.operators import Operator, Operators
+from edgegw.access.places import PlaceAway
 from edgegw.access.webhook_key import load_webhook_key
 from edgegw.config.box import BoxSettings
 from edgegw.config.hub import HubSettings, OperatorTable
 from edgegw.config.mirror import MirrorSettings
 from edgegw.config.options import SettingsError
+from edgegw.key_places import (
+    checkpoint_key_file,
+    device_key_file,
+    hub_key_file,
+    keystore_of,
+    mirror_key_file,
+    webhook_key_file,
+)
 
 _SHOWN_CHARACTERS_MAX: Final = 80
 
@@ -76,19 +86,20 @@ def box_key_faults(settings: BoxSettings) -> Iterator[str]:
     yield from _pinned_faults("hub.key", text=hub.key, file=hub.key_file)
     if mirror.addresses:
         yield from _pinned_faults("mirror.key", text=mirror.key, file=mirror.key_file)
-    yield from _own_faults("device_key_file", settings.device_key_file)
+    keystore, webhook = keystore_of(settings), webhook_key_file(settings)
+    yield from _own_faults(keystore, device_key_file(settings))
     if Path(settings.checkpoint_key_file).exists():
-        yield from _own_faults("checkpoint_key_file", settings.checkpoint_key_file)
-    if Path(settings.webhook_key_file).exists():
+        yield from _own_faults(keystore, checkpoint_key_file(settings))
+    if webhook.path.exists():
         try:
-            load_webhook_key(Path(settings.webhook_key_file))
-        except KeyFileError as problem:
+            load_webhook_key(keystore, webhook)
+        except (KeyFileError, PlaceAway) as problem:
             yield f"webhook_key_file = {problem}; {problem.hint}"
 
 
 def hub_key_faults(settings: HubSettings) -> Iterator[str]:
     """What is wrong with the keys that a hub's settings name, a line each."""
-    yield from _own_faults("key_file", settings.key_file)
+    yield from _own_faults(keystore_of(settings), hub_key_file(settings))
     yield from _boxes_faults(settings.bank, settings.boxes)
     try:
         listed_operators(settings.operators)
@@ -98,7 +109,7 @@ def hub_key_faults(settings: HubSettings) -> Iterator[str]:
 
 def mirror_key_faults(settings: MirrorSettings) -> Iterator[str]:
     """What is wrong with the keys that a mirror's settings name, a line each."""
-    yield from _own_faults("key_file", settings.key_file)
+    yield from _own_faults(keystore_of(settings), mirror_key_file(settings))
     yield from _pinned_faults("hub_key", text=settings.hub_key, file=settings.hub_key_file)
     yield from _boxes_faults(settings.bank, settings.boxes)
 
@@ -113,11 +124,11 @@ def _pinned_faults(option: str, *, text: str, file: str) -> Iterator[str]:
         yield f"{option} = {shown}: {problem.faults[0]}; {mend}"
 
 
-def _own_faults(option: str, file: str) -> Iterator[str]:
+def _own_faults(keystore: Keystore, key: KeyFile) -> Iterator[str]:
     try:
-        load_signing_key(Path(file), option)
-    except KeyFileError as problem:
-        yield f"{option} = {problem}; {problem.hint}"
+        open_signing_key(keystore, key)
+    except (KeyFileError, PlaceAway) as problem:
+        yield f"{key.option} = {problem}; {problem.hint}"
 
 
 def _boxes_faults(bank: str, boxes: Mapping[str, str]) -> Iterator[str]:

@@ -6,13 +6,15 @@ Leaves out what the keys are (`sm.sm2`) and their names (`access.keys`).
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Final
 
 from edgegw.sm.sm2 import PrivateKey
 
-KEY_FILE_BYTES_MAX: Final = 4096
+KEY_FILE_BYTES_MAX: Final = 16_384
+_DRAFT: Final = re.compile(r"\.[0-9a-f]{16}")
 
 
 class KeyFileError(Exception):
@@ -24,22 +26,27 @@ class KeyFileError(Exception):
         self.hint = hint
 
 
-def load_private_key(path: Path) -> PrivateKey:
-    """The key in a PKCS#8 PEM file that only its owner can read; raises KeyFileError."""
+def read_key_file(path: Path) -> bytes:
+    """What stands in a secret's file, which only its owner can read; raises KeyFileError."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            pem = file.read(KEY_FILE_BYTES_MAX + 1)
+            content = file.read(KEY_FILE_BYTES_MAX + 1)
     except OSError as problem:
         raise KeyFileError(
             path, f"cannot be read ({problem.strerror})", hint="give the path of the key"
         ) from None
     if mode & 0o077:
         raise KeyFileError(path, f"others can read it (mode {mode & 0o777:o})", hint=f"chmod 600 {path}")
-    if len(pem) > KEY_FILE_BYTES_MAX:
+    if len(content) > KEY_FILE_BYTES_MAX:
         raise KeyFileError(path, f"more than {KEY_FILE_BYTES_MAX} bytes", hint="this is no key file")
+    return content
+
+
+def load_private_key(path: Path) -> PrivateKey:
+    """The key that lies open in a PKCS#8 PEM file which only its owner can read; raises KeyFileError."""
     try:
-        return PrivateKey.from_pem(pem)
+        return PrivateKey.from_pem(read_key_file(path))
     except ValueError as problem:
         raise KeyFileError(path, str(problem), hint="restore the key from its backup") from None
 
@@ -53,15 +60,11 @@ def write_new_file(path: Path, body: bytes, *, mode: int) -> None:
     """Create path with body, whole and fsynced, or raise KeyFileError; never replaces what is there."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_synced(draft, body, mode=mode)
             os.link(draft, path)  # unlike a rename, a link never replaces
         finally:
-            os.unlink(draft)
+            draft.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except FileExistsError:
         raise KeyFileError(
@@ -69,6 +72,42 @@ def write_new_file(path: Path, body: bytes, *, mode: int) -> None:
         ) from None
     except OSError as problem:
         raise KeyFileError(path, f"cannot be written ({problem.strerror})", hint="mend the folder") from None
+
+
+def replace_key_file(path: Path, body: bytes) -> None:
+    """Put body in the place of the file, mode 0600, whole and fsynced or not at all; raises KeyFileError."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        try:
+            _write_synced(draft, body, mode=0o600)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as problem:
+        raise KeyFileError(path, f"cannot be written ({problem.strerror})", hint="mend the folder") from None
+
+
+def drafts_of(path: Path) -> list[Path]:
+    """What was left half-written of this file by a process that was killed."""
+    return [one for one in path.parent.glob(f".{path.name}.*") if _DRAFT.fullmatch(one.suffix)]
+
+
+def remove_key_file(path: Path) -> None:
+    """Take the file away for good, if it is there; raises KeyFileError."""
+    try:
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as problem:
+        raise KeyFileError(path, f"cannot be removed ({problem.strerror})", hint="mend the folder") from None
+
+
+def _write_synced(path: Path, body: bytes, *, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from edgegw.access import key_files
 from edgegw.access.key_files import KEY_FILE_BYTES_MAX, KeyFileError
+from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.core import journal
 from edgegw.core.journal import Checkpoint, Cosignature
 from edgegw.sm import sm2
@@ -108,15 +109,34 @@ class SigningKey:
         return f"SigningKey({self.public.text()!r})"
 
 
+def make_signing_key(keystore: Keystore, key: KeyFile) -> SigningKey:
+    """A new key, under key.name, in a new file, its public line in `.pub` beside it; KeyFileError when either
+    is there already, PlaceAway where it cannot be sealed."""
+    private = sm2.PrivateKey.generate()
+    made = SigningKey(key.name, private)
+    keystore.create(key, private.to_pem())
+    store_verifying_key(key.path.with_suffix(".pub"), made.public)
+    return made
+
+
+def open_signing_key(keystore: Keystore, key: KeyFile) -> SigningKey:
+    """The key in its file, under key.name; raises KeyFileError and PlaceAway."""
+    try:
+        return SigningKey(key.name, sm2.PrivateKey.from_pem(keystore.read(key)))
+    except ValueError as problem:
+        raise KeyFileError(key.path, str(problem), hint="restore the key from its backup") from None
+
+
 def create_signing_key(path: Path, name: str) -> SigningKey:
-    """A new key in a new file (PKCS#8 PEM, mode 0600); KeyFileError when the file is there already."""
+    """A new key that lies open in a new file (PKCS#8 PEM, mode 0600); KeyFileError when the file is there
+    already."""
     key = SigningKey(name, sm2.PrivateKey.generate())
     key_files.store_private_key(path, key._private)
     return key
 
 
 def load_signing_key(path: Path, name: str) -> SigningKey:
-    """The key in the file, under this name; raises KeyFileError."""
+    """The key that lies open in the file, under this name; raises KeyFileError."""
     return SigningKey(name, key_files.load_private_key(path))
 
 

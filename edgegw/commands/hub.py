@@ -53,11 +53,12 @@ class HubBooks(NamedTuple):
 
 def load_keyring(settings: HubSettings) -> Keyring:
     """The hub's key and the boxes' pinned ones; raises KeyFileError and SettingsError."""
-    from edgegw.access.keys import load_signing_key
+    from edgegw.access.keys import open_signing_key
     from edgegw.hub.keyring import Keyring
+    from edgegw.key_places import hub_key_file, keystore_of
     from edgegw.pinned import listed_operators, pinned_boxes
 
-    key = load_signing_key(Path(settings.key_file), f"{settings.bank}/hub")
+    key = open_signing_key(keystore_of(settings), hub_key_file(settings))
     boxes = pinned_boxes(settings.bank, settings.boxes)
     return Keyring(settings.bank, key, boxes, listed_operators(settings.operators))
 

@@ -188,10 +188,11 @@ def card_token(ctx: click.Context, vault_key: Path) -> None:
 
     Example: edgegw card-token --vault-key secrets/vault.key < cards.txt
     """
+    from edgegw.access.keystore import OPEN_FILES
     from edgegw.payments import vault
 
     try:
-        safe = vault.Vault.open(vault_key)
+        safe = vault.Vault.open(OPEN_FILES, vault.vault_key_file(vault_key, option="--vault-key"))
     except vault.SecretFileError as problem:
         raise SettingsError(str(vault_key), [str(problem)]) from None
     for number, line in enumerate(sys.stdin, 1):

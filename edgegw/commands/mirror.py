@@ -35,16 +35,17 @@ def mirror(settings: Path) -> None:
 
 async def serve_mirror(settings: MirrorSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
-    from edgegw.access.keys import load_signing_key
+    from edgegw.access.keys import open_signing_key
     from edgegw.commands.serving import serve
     from edgegw.encryption import listener_of
+    from edgegw.key_places import keystore_of, mirror_key_file
     from edgegw.mirror.app import Mirror, make_app
     from edgegw.mirror.keeper import Keeper, Keys
     from edgegw.pinned import pinned_boxes, pinned_key
 
     boxes = pinned_boxes(settings.bank, settings.boxes)
     tls = listener_of(settings.tls)
-    key = load_signing_key(Path(settings.key_file), f"{settings.bank}/{settings.mirror}")
+    key = open_signing_key(keystore_of(settings), mirror_key_file(settings))
     hub = pinned_key("hub_key", text=settings.hub_key, file=settings.hub_key_file)
     with ExitStack() as opened:
         keepers = {}

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from edgegw.config.files import read_toml
+from edgegw.config.keys import KeysTable
 from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated, with_paths
 from edgegw.config.replica import ReplicaTable, faults_of
@@ -269,6 +270,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             description="The private Ed25519 key that signs posts to webhooks; made at the first start.",
         ),
     ] = "secrets/webhook.pem"
+    keys: KeysTable = KeysTable()
     line: LineTable = LineTable()
     mirror: MirrorTable = MirrorTable()
     replica: ReplicaTable = ReplicaTable()

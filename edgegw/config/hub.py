@@ -13,6 +13,7 @@ import msgspec
 
 from edgegw.config.box import LogTable, Name
 from edgegw.config.files import read_toml
+from edgegw.config.keys import KeysTable
 from edgegw.config.listen import Listen, faults_of
 from edgegw.config.options import SettingsError, read_table, with_paths
 from edgegw.core.site import TIME_PATTERN
@@ -95,6 +96,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     key_file: Annotated[
         str, msgspec.Meta(min_length=1, description="The hub's private key; `edgegw keygen hub` makes it.")
     ] = "secrets/hub.pem"
+    keys: KeysTable = KeysTable()
     operators: tuple[OperatorTable, ...] = ()
     """The people who give orders. With none, every order acts at once, on one person's word."""
     settlement_times: tuple[Annotated[str, msgspec.Meta(pattern=TIME_PATTERN)], ...] = ()

@@ -9,6 +9,7 @@ import msgspec
 
 from edgegw.config.box import LogTable, Name
 from edgegw.config.files import read_toml
+from edgegw.config.keys import KeysTable
 from edgegw.config.listen import Listen, faults_of
 from edgegw.config.options import SettingsError, read_table, with_paths
 from edgegw.tls_tables import OptionalServerTls
@@ -43,6 +44,7 @@ class MirrorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         msgspec.Meta(min_length=1, description="The mirror's private key; `edgegw keygen mirror` makes it."),
     ] = "secrets/mirror.pem"
     tls: OptionalServerTls = msgspec.UNSET
+    keys: KeysTable = KeysTable()
     log: LogTable = LogTable()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from edgegw.access.keystore import KeyFile
 from edgegw.payments.service import Gateway
 
 
@@ -21,6 +22,11 @@ class Server(Protocol):
         """Take no new requests, answer those in flight, close the connections."""
 
 
+def no_key_files(_options: Any) -> Iterable[KeyFile]:
+    """For a way in that keeps no keys."""
+    return ()
+
+
 class Adapter(NamedTuple):
     """One protocol: its name in the settings, its options, how it starts."""
 
@@ -30,3 +36,5 @@ class Adapter(NamedTuple):
     start: Callable[[Gateway, Any], Awaitable[Server]]
     """start(gateway, options) opens it; raises OSError when the address is taken."""
     documentation: str = ""
+    key_files: Callable[[Any], Iterable[KeyFile]] = no_key_files
+    """key_files(options) names the keys that it reads, from the gateway's keystore."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from edgegw.access.keystore import OPEN_FILES
 from edgegw.core.book import Book
 from edgegw.core.caps import CAP_PREFIX, ends_of, is_cap
 from edgegw.core.decide import Funding, Short
@@ -154,6 +155,8 @@ class Gateway:
         self._stopping = False
         self.replica: Callable[[], Replica | None] = lambda: None
         """How the copy of the ledger's file is."""
+        self.keystore = OPEN_FILES
+        """What opens the files of the keys that ways in need."""
         self.webhook_key = ""
         """The public key with which posts to webhooks are signed."""
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
+from edgegw.access.key_files import KeyFileError
+from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.sm.sm3 import hmac_sm3
 
 KEY_BYTES: Final = 32
 _PAN: Final = re.compile(r"[0-9]{8,19}")
-_KEY: Final = re.compile(rf"[0-9A-Fa-f]{{{2 * KEY_BYTES}}}")
+_KEY: Final = re.compile(rb"[0-9A-Fa-f]{%d}" % (2 * KEY_BYTES))
 _FULL_MASK_DIGITS: Final = 14
 """Shorter numbers show only their last four digits: six and four of them would leave too little to guess."""
 
@@ -28,20 +29,22 @@ class SecretFileError(ValueError):
     """A file of the secrets directory that cannot be used; the text names the file and the mend."""
 
 
-def read_key(path: Path) -> bytes:
-    """The 32 bytes of a key file (64 hex digits, readable by its owner alone); raises SecretFileError."""
+def vault_key_file(path: Path, *, option: str) -> KeyFile:
+    """The file of the bank's vault key, which option names."""
+    return KeyFile(option, path, "vault", "vault")
+
+
+def read_key(keystore: Keystore, key: KeyFile) -> bytes:
+    """The 32 bytes of a key's file, whose text is 64 hex digits; raises SecretFileError and PlaceAway."""
     try:
-        mode = path.stat().st_mode
-        text = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SecretFileError(f"{path}: {error}; put 64 hex digits there, mode 0600") from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise SecretFileError(
-            f"{path} has mode {stat.S_IMODE(mode):04o} and others may read it; run: chmod 600 {path}"
-        )
+        text = keystore.read(key).strip()
+    except KeyFileError as problem:
+        raise SecretFileError(f"{problem}; {problem.hint}; open, it is 64 hex digits, mode 0600") from None
     if not _KEY.fullmatch(text):
-        raise SecretFileError(f"{path} does not hold {2 * KEY_BYTES} hex digits; write exactly that, no more")
-    return bytes.fromhex(text)
+        raise SecretFileError(
+            f"{key.path} does not hold {2 * KEY_BYTES} hex digits; write exactly that, no more"
+        )
+    return bytes.fromhex(text.decode("ascii"))
 
 
 def create_key(path: Path) -> bytes:
@@ -65,9 +68,9 @@ class Vault:
         self._key = key
 
     @classmethod
-    def open(cls, path: Path) -> Vault:
-        """The vault whose key is in this file; raises SecretFileError."""
-        return cls(read_key(path))
+    def open(cls, keystore: Keystore, key: KeyFile) -> Vault:
+        """The vault whose key is in this file; raises SecretFileError and PlaceAway."""
+        return cls(read_key(keystore, key))
 
     def token(self, pan: str) -> str:
         """HMAC-SM3 of the PAN's ASCII digits, 64 lower-case hex digits; raises ValueError, which never quotes

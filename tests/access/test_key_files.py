@@ -46,6 +46,6 @@ def test_an_unusable_key_file_names_path_and_mend(tmp_path: Path) -> None:
     with pytest.raises(KeyFileError, match="libcrypto can read") as refusal:
         key_files.load_private_key(path)
     assert "backup" in refusal.value.hint
-    path.write_bytes(bytes(5000))
-    with pytest.raises(KeyFileError, match="4096"):
+    path.write_bytes(bytes(20_000))
+    with pytest.raises(KeyFileError, match="16384"):
         key_files.load_private_key(path)

@@ -1,4 +1,5 @@
-"""What a machine may lack, and how a test says so: the only reasons for which a crash test may be skipped.
+"""What a machine may lack, and how a test says so: the only reasons for which a test of crashes or of
+keys' places may be skipped.
 
 A skip for any other reason is a failure (`tests/crash/conftest.py`): a harness that does nothing looks like a
 ledger that loses nothing.
@@ -26,6 +27,9 @@ MAY_LACK = {
     "mkfs.ext4": "mkfs.ext4 is not installed",
     "loop": "this machine cannot mount a file as a disk",
     "shutdown": "this kernel's ext4 does not know FS_IOC_SHUTDOWN",
+    "swtpm": "swtpm or tpm2-tools is not installed",
+    "softhsm2": "softhsm2 is not installed",
+    "systemd-creds": "systemd-creds is not installed, or not run by root",
 }
 """What is lacking: the reason that a skip gives, word for word."""
 

@@ -6,10 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgegw.payments.vault import SecretFileError, Vault, create_key, mask, read_key
+from edgegw.access.keystore import OPEN_FILES, KeyFile
+from edgegw.payments.vault import SecretFileError, Vault, create_key, mask, read_key, vault_key_file
 from tests.payments.protocols.iso8583_branch import PAN, VAULT_KEY, hmac_sm3
 
 PANS = st.from_regex(r"[0-9]{8,19}", fullmatch=True)
+
+
+def key_file(path: Path) -> KeyFile:
+    """The vault key of a file that lies open."""
+    return vault_key_file(path, option="vault_key_file")
 
 
 @given(PANS, st.binary(min_size=32, max_size=32))
@@ -48,10 +54,10 @@ def test_a_new_key_file_is_private_and_never_replaces_one(tmp_path: Path) -> Non
     path = tmp_path / "vault.key"
     key = create_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert read_key(path) == key
+    assert read_key(OPEN_FILES, key_file(path)) == key
     with pytest.raises(FileExistsError):
         create_key(path)
-    assert Vault.open(path).token(PAN) == Vault(key).token(PAN)
+    assert Vault.open(OPEN_FILES, key_file(path)).token(PAN) == Vault(key).token(PAN)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +77,7 @@ def test_a_key_file_that_others_read_or_that_is_cut_is_refused(
     path.write_text(content)
     path.chmod(mode)
     with pytest.raises(SecretFileError, match=said) as caught:
-        read_key(path)
+        read_key(OPEN_FILES, key_file(path))
     assert str(path) in str(caught.value)
     assert content not in str(caught.value)
 
@@ -79,4 +85,4 @@ def test_a_key_file_that_others_read_or_that_is_cut_is_refused(
 def test_a_missing_key_file_says_what_to_put_there(tmp_path: Path) -> None:
     """The first start of a box must tell its technician what is missing."""
     with pytest.raises(SecretFileError, match="64 hex digits"):
-        read_key(tmp_path / "none.key")
+        read_key(OPEN_FILES, key_file(tmp_path / "none.key"))

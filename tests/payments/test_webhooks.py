@@ -13,6 +13,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from structlog.testing import capture_logs
 
+from edgegw.access.keystore import OPEN_FILES, KeyFile
 from edgegw.access.webhook_key import WebhookKey, load_webhook_key
 from edgegw.core.records import Acknowledgement, decode_record
 from edgegw.core.site import WebhookRule
@@ -117,6 +118,12 @@ async def webhooks(branch: Branch, key: WebhookKey, **urls: str) -> AsyncIterato
         reader.close()
 
 
+def webhook_key(folder: Path) -> WebhookKey:
+    """The key in a folder, made if there is none."""
+    key = KeyFile("webhook_key_file", folder / "webhook.pem", "webhook", "testbank/branch-1/webhook")
+    return load_webhook_key(OPEN_FILES, key)
+
+
 async def stand_in(branch: Branch, client: str = "till", amount_minor: int = 100) -> str:
     """A payment at the branch's risk; its record."""
     branch.centre.up = False
@@ -154,7 +161,7 @@ def newest(branch: Branch) -> int:
 
 async def test_late_words_are_posted_signed_and_acknowledged_once(branch: Branch, tmp_path: Path) -> None:
     """The receiver checks them with the public key alone; after a restart nothing comes again."""
-    key = load_webhook_key(tmp_path / "webhook.pem")
+    key = webhook_key(tmp_path)
     places = [await stand_in(branch) for _ in range(3)]
     async with receiver() as shop:
         async with webhooks(branch, key, till=shop.url):
@@ -174,7 +181,7 @@ async def test_late_words_are_posted_signed_and_acknowledged_once(branch: Branch
             signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
             public.verify(signature, signed)
         assert acknowledgements(branch)[-1].up_to == said[-1]["record"]
-        async with webhooks(branch, load_webhook_key(tmp_path / "webhook.pem")):
+        async with webhooks(branch, webhook_key(tmp_path)):
             last = await stand_in(branch)
             await branch.confirm(last, 100)
             await until(lambda: len(shop.taken) == 4, "the receiver")
@@ -184,7 +191,7 @@ async def test_late_words_are_posted_signed_and_acknowledged_once(branch: Branch
 
 async def test_a_dead_and_a_silent_webhook_hold_up_nobody(branch: Branch, tmp_path: Path) -> None:
     """Each client has a connection and a pace of its own; the pen waits for none."""
-    key = load_webhook_key(tmp_path / "webhook.pem")
+    key = webhook_key(tmp_path)
     names = ("till", "other", "clerk")
     async with receiver() as shop, receiver() as silent:
         silent.silent = True
@@ -199,7 +206,7 @@ async def test_a_notice_that_is_refused_stands_apart_and_the_next_ones_come(
     branch: Branch, tmp_path: Path
 ) -> None:
     """Its receiver chokes on one: that one is tried again by itself, and is listed until it is taken."""
-    key = load_webhook_key(tmp_path / "webhook.pem")
+    key = webhook_key(tmp_path)
     places = [await stand_in(branch) for _ in range(4)]
     async with receiver() as shop:
         poison = places[1]
@@ -233,7 +240,7 @@ async def test_the_line_that_comes_back_amid_what_stands_apart_is_no_fault(
         await branch.confirm(place, 100)
     async with receiver() as shop:
         shop.status = lambda _: 422
-        async with webhooks(branch, load_webhook_key(tmp_path / "webhook.pem"), till=shop.url) as at_work:
+        async with webhooks(branch, webhook_key(tmp_path), till=shop.url) as at_work:
             await until(lambda: len(noted(branch).apart) == 2, "both to be refused")
             [(delivery, _)] = at_work._deliveries.values()
 
@@ -340,7 +347,7 @@ async def test_a_reversal_that_was_kept_and_took_effect_is_told(branch: Branch) 
 
 async def test_no_webhook_reaches_a_barred_network(tmp_path: Path) -> None:
     """The site's settings name the address; the box's say where none may lie."""
-    key = load_webhook_key(tmp_path / "webhook.pem")
+    key = webhook_key(tmp_path)
     postman = Postman(key.sign, networks_barred=("127.0.0.0/8", "::1/128"))
     async with receiver() as shop:
         for url in (shop.url, shop.url.replace("127.0.0.1", "localhost")):
@@ -364,7 +371,7 @@ async def test_the_path_of_a_webhook_stays_out_of_the_log(branch: Branch, tmp_pa
     await branch.decline(await stand_in(branch), 100)
     async with server:
         with capture_logs() as lines:
-            async with webhooks(branch, load_webhook_key(tmp_path / "webhook.pem"), till=url):
+            async with webhooks(branch, webhook_key(tmp_path), till=url):
                 await until(lambda: any(line["event"] == "webhook_away" for line in lines), "the line")
     [told, *_] = [line for line in lines if line["event"] == "webhook_away"]
     assert (told["client"], told["host"]) == ("till", url.split("/")[2])

@@ -22,6 +22,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection
 
+from edgegw.access.keystore import OPEN_FILES
 from edgegw.access.webhook_key import WebhookKey
 from edgegw.core.journal import sm3
 from edgegw.core.site import Site
@@ -92,6 +93,7 @@ class World:
                 "device": devices[name],
                 "checkpoint": key_of(f"{BANK}/{name}/checkpoint", f"{seed}/{name}/checkpoint".encode()),
                 "hub": self.hub_key.public,
+                "keystore": OPEN_FILES,
                 "webhook": WebhookKey(Ed25519PrivateKey.from_private_bytes(sm3(f"{seed}/{name}".encode()))),
             }
             keys = Keys(*(held.get(field) for field in Keys._fields))  # type: ignore[arg-type]

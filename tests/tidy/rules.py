@@ -31,7 +31,8 @@ LAYERS: dict[str, frozenset[str]] = {
     "uplink": frozenset({"core", "errors", "zones"}),
     # The file, not the records: what moves the WAL is the ledger's.
     "replica": frozenset({"core", "errors", "config", "ledger"}),
-    "payments": frozenset({"core", "errors", "ledger", "sm"}),
+    # A way in says which keys it reads, and reads them from the keystore.
+    "payments": frozenset({"core", "errors", "ledger", "access", "sm"}),
     # An adapter asks who speaks before it asks for anything to be decided.
     "payments.protocols": frozenset({"core", "errors", "ledger", "payments", "access", "tls_tables"}),
     "payments.rules": frozenset({"core", "errors", "payments"}),
@@ -40,7 +41,8 @@ LAYERS: dict[str, frozenset[str]] = {
     "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
     "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
-    "pinned": frozenset({"config", "access"}),
+    "key_places": frozenset({"config", "access"}),
+    "pinned": frozenset({"config", "access", "key_places"}),
     "encryption": frozenset({"config", "access", "tls_tables"}),
     "mirrored": frozenset(
         {
@@ -55,7 +57,9 @@ LAYERS: dict[str, frozenset[str]] = {
             "uplink",
         }
     ),
-    "own": frozenset({"core", "errors", "config", "access", "ledger", "pinned", "mirrored", "encryption"}),
+    "own": frozenset(
+        {"core", "errors", "config", "access", "ledger", "key_places", "pinned", "mirrored", "encryption"}
+    ),
     "mirror": frozenset({"core", "errors", "access", "ledger", "exchange_http"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
     "audit": frozenset({"core", "errors", "ledger"}),
@@ -78,6 +82,7 @@ LAYERS: dict[str, frozenset[str]] = {
         | {
             "payments.protocols",
             "payments.rules",
+            "key_places",
             "ledger_source",
             "mirrored",
             "own",

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.payments.iso8583.fields import Codec, Message
 from edgegw.payments.vault import SecretFileError, read_key
 from edgegw.sm.sm3 import hmac_sm3
@@ -23,20 +25,22 @@ MAC_BYTES: Final = 8
 _KEY_FILE: Final = re.compile(r"([A-Za-z0-9]{1,8})\.key")
 
 
-def terminal_keys(directory: Path) -> dict[str, bytes]:
-    """The keys of `<terminal>.key` files (64 hex digits, mode 0600) by terminal; none where there is no
-    directory.
+def terminal_key_files(directory: Path) -> Iterator[KeyFile]:
+    """The `<terminal>.key` files, by terminal's name; none where there is no directory.
 
-    Raises SecretFileError for a file that is no key, so that a mistyped name does not switch a terminal's MAC
+    Raises SecretFileError for a file of another name, so that a mistyped one does not switch a terminal's MAC
     off.
     """
-    keys: dict[str, bytes] = {}
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
         matched = _KEY_FILE.fullmatch(path.name)
         if matched is None:
             raise SecretFileError(f"{path} is not named <terminal>.key; rename it or take it away")
-        keys[matched[1]] = read_key(path)
-    return keys
+        yield KeyFile("iso8583.terminal_keys_directory", path, "terminal", matched[1])
+
+
+def terminal_keys(directory: Path, keystore: Keystore) -> dict[str, bytes]:
+    """The terminals' keys (64 hex digits each) by terminal; raises SecretFileError and PlaceAway."""
+    return {key.name: read_key(keystore, key) for key in terminal_key_files(directory)}
 
 
 def mac_of(key: bytes, covered: bytes) -> bytes:

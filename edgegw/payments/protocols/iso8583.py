@@ -50,13 +50,14 @@ import logging
 import socket
 import time
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 
 from edgegw.access.arrivals import arrivals_of
+from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.access.shield import Rates
 from edgegw.core.book import Book
 from edgegw.core.records import Kind, Request, WindowClosed
@@ -64,13 +65,13 @@ from edgegw.core.site import Site, TerminalRule
 from edgegw.payments.answer import Answer, Outcome
 from edgegw.payments.iso8583 import messages
 from edgegw.payments.iso8583.fields import Bitmap, Codec, FrameError, Message, is_well_formed
-from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic, terminal_keys
+from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic, terminal_key_files, terminal_keys
 from edgegw.payments.iso8583.messages import Directory, Interpreter, Proposal, Rejection, Role
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Decided
 from edgegw.payments.site_health import FAILED_EVENT, TURNED_AWAY_EVENT
-from edgegw.payments.vault import Vault
+from edgegw.payments.vault import Vault, vault_key_file
 from edgegw.tls_tables import OptionalServerTls
 
 logger = logging.getLogger(__name__)
@@ -167,6 +168,10 @@ class Payments(Protocol):
         """Where events are counted."""
 
     @property
+    def keystore(self) -> Keystore:
+        """What opens the keys' files."""
+
+    @property
     def site(self) -> Site | None:
         """The settings in force."""
 
@@ -203,15 +208,25 @@ _STOP_SECONDS: Final = 5.0
 _DAY_NS: Final = 86_400 * 1_000_000_000
 
 
+def _vault_key(options: Options) -> KeyFile:
+    return vault_key_file(Path(options.vault_key_file), option="iso8583.vault_key_file")
+
+
+def key_files(options: Options) -> Iterator[KeyFile]:
+    """The bank's vault key and the terminals' keys; raises SecretFileError."""
+    yield _vault_key(options)
+    yield from terminal_key_files(Path(options.terminal_keys_directory))
+
+
 class Terminals:
     """What all connections share: settings, keys, and asking the gateway."""
 
     def __init__(self, payments: Payments, options: Options) -> None:
         self.options = options
         self.codec = Codec(options.bitmap)
-        self.keys = terminal_keys(Path(options.terminal_keys_directory))
+        self.keys = terminal_keys(Path(options.terminal_keys_directory), payments.keystore)
         self._interpreter = Interpreter(
-            Vault.open(Path(options.vault_key_file)), hold_timeout_s=options.hold_timeout_s
+            Vault.open(payments.keystore, _vault_key(options)), hold_timeout_s=options.hold_timeout_s
         )
         self._payments = payments
         self._directory: Directory | None = None
@@ -608,4 +623,4 @@ async def start(gateway: Payments, options: Options) -> Iso8583Server:
     return server
 
 
-ADAPTER = Adapter(name="iso8583", options=Options, start=start)
+ADAPTER = Adapter(name="iso8583", options=Options, start=start, key_files=key_files)

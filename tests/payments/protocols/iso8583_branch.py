@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gmssl import func, sm3
 
+from edgegw.access.keystore import OPEN_FILES
 from edgegw.core.apply import own_accounts
 from edgegw.core.book import Book, centre_account
 from edgegw.core.decide import Context, Funding, Short, Stamp, decide
@@ -87,6 +88,7 @@ class MemoryGateway:
         self.book.use_site(self.site)
         self.book.open_accounts((*own_accounts("box-1", "CNY"), *self.site.accounts))
         self.history = self
+        self.keystore = OPEN_FILES
         self.meter = self
         self.events: Counter[str] = Counter()
         self.requests: list[tuple[str, Request]] = []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgegw.access.keystore import OPEN_FILES
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Kind
 from edgegw.core.site import TerminalRule
@@ -197,8 +198,8 @@ def test_a_key_file_with_a_wrong_name_stops_the_start(tmp_path: Path) -> None:
     """Ignored, it would switch its terminal's MAC off without a word."""
     (tmp_path / "T0000001.kye").write_text("00" * 32)
     with pytest.raises(SecretFileError, match=r"<terminal>\.key"):
-        terminal_keys(tmp_path)
-    assert terminal_keys(tmp_path / "none") == {}
+        terminal_keys(tmp_path, OPEN_FILES)
+    assert terminal_keys(tmp_path / "none", OPEN_FILES) == {}
 
 
 # -- identities ----------------------------------------------------------------

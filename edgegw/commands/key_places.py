@@ -1,0 +1,206 @@
+"""`edgegw keys`: where a machine's own private keys lie, and bringing them elsewhere."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import msgspec
+
+from edgegw.commands import ExitCode, json_option, print_json, settings_argument
+from edgegw.commands.settings import protocol_shapes
+from edgegw.config.box import Box, load_box
+from edgegw.config.files import read_toml
+from edgegw.config.hub import HubSettings, load_hub
+from edgegw.config.keys import PlaceName
+from edgegw.config.mirror import MirrorSettings, load_mirror
+from edgegw.config.options import SettingsError
+
+if TYPE_CHECKING:
+    from edgegw.access.keystore import KeyFile, Keystore
+
+SEALED_PLACES = tuple(name for name in typing.get_args(PlaceName) if name != "files")
+
+
+class _Machine(NamedTuple):
+    """A box, a hub or a mirror, as its keys see it."""
+
+    keystore: Keystore
+    own: tuple[KeyFile, ...]
+    """The SM2 keys that the machine makes for itself, the one that others pin first."""
+    others: tuple[KeyFile, ...]
+
+
+class KeyLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One key as `edgegw keys list` shows it; nothing secret."""
+
+    purpose: str
+    name: str
+    key_version: int
+    file: str
+    place: str
+    """Where the key lies that opens it; `files` for an open key, "" for one that is not there."""
+    kek: str = ""
+    public: str = ""
+    """Its public line, of a key that has one."""
+    problem: str = ""
+
+
+@click.group("keys")
+def keys() -> None:
+    """Where the private keys of a box, a hub or a mirror lie, and bringing them elsewhere.
+
+    \b
+    edgegw keys list box.toml
+    edgegw keys make box.toml
+    edgegw keys seal box.toml
+    edgegw keys move box.toml --to tpm2
+    """
+
+
+@keys.command("list")
+@settings_argument
+@json_option
+@click.pass_context
+def keys_list(ctx: click.Context, settings: Path, as_json: bool) -> None:
+    """Show every private key: what it is for, whose it is, its file and where the key lies that opens it.
+
+    Each is opened, and nothing secret is shown. Exit code 1 when one does not open.
+
+    Example: edgegw keys list box.toml
+    """
+    machine = _machine(settings)
+    lines = [_line(machine.keystore, key) for key in (*machine.own, *machine.others)]
+    if as_json:
+        print_json(lines)
+    else:
+        for line in lines:
+            shown = line.problem or line.public or "opens"
+            click.echo(f"{line.purpose:11} {line.name:32} {line.place or '-':11} {line.file}\n    {shown}")
+    if any(line.problem for line in lines):
+        ctx.exit(ExitCode.FOUND)
+
+
+@keys.command("make")
+@settings_argument
+def keys_make(settings: Path) -> None:
+    """Make the machine's own keys that are not there yet, sealed from their first moment, and print the
+    public line that others pin.
+
+    Example: edgegw keys make box.toml
+    """
+    from edgegw.access.keys import make_signing_key, open_signing_key
+
+    machine = _machine(settings)
+    for key in machine.own:
+        key.path.parent.mkdir(parents=True, exist_ok=True)
+        if not key.path.exists():
+            make_signing_key(machine.keystore, key)
+    click.echo(open_signing_key(machine.keystore, machine.own[0]).public.text())
+
+
+@keys.command("seal")
+@settings_argument
+def keys_seal(settings: Path) -> None:
+    """Seal the keys that lie open, in the place that the settings name.
+
+    What lay open may still be read from the disk: better, let a machine make its keys sealed (`keys make`).
+
+    Example: edgegw keys seal box.toml
+    """
+    machine = _machine(settings)
+    if machine.keystore.place not in SEALED_PLACES:
+        raise SettingsError(str(settings), [f"keys.place = files: choose {', '.join(SEALED_PLACES)}"])
+    sealed = machine.keystore.seal((*machine.own, *machine.others))
+    click.echo(f"{len(sealed)} keys sealed in {machine.keystore.place}")
+
+
+@keys.command("move")
+@settings_argument
+@click.option("--to", required=True, type=click.Choice(SEALED_PLACES), help="The place.")
+def keys_move(settings: Path, to: str) -> None:
+    """Seal every key anew, under a new key-encryption key in a place whose options are in the settings.
+
+    The old one is given up at the end. Killed at any moment, the machine starts, and the same command goes
+    on. With the place that the keys are in already, only the key-encryption key is a new one.
+
+    Example: edgegw keys move box.toml --to tpm2
+    """
+    machine = _machine(settings)
+    moved = machine.keystore.move((*machine.own, *machine.others), to=to)
+    click.echo(f"{len(moved)} keys lie in {to}")
+    if machine.keystore.place != to:
+        click.echo(f'now set place = "{to}" in [keys] of {settings}', err=True)
+
+
+def _line(keystore: Keystore, key: KeyFile) -> KeyLine:
+    from edgegw.access.key_files import KeyFileError
+    from edgegw.access.places import PlaceAway
+
+    head, public, problem = None, "", ""
+    try:
+        head = keystore.head(key.path)
+        public = _public(keystore, key)
+    except (KeyFileError, PlaceAway) as wrong:
+        problem = f"{wrong}; {wrong.hint}"
+    return KeyLine(
+        purpose=key.purpose,
+        name=key.name,
+        key_version=head.key_version if head else 1,
+        file=str(key.path),
+        place=head.place if head else "files" if key.path.exists() else "",
+        kek=head.kek if head else "",
+        public=public,
+        problem=problem,
+    )
+
+
+def _public(keystore: Keystore, key: KeyFile) -> str:
+    """The public line of a key that opens, "" for one that has none; raises KeyFileError and PlaceAway."""
+    from edgegw.access.keys import open_signing_key
+    from edgegw.access.webhook_key import load_webhook_key
+
+    if key.purpose in ("vault", "terminal"):
+        keystore.read(key)
+        return ""
+    if key.purpose == "webhook":
+        return load_webhook_key(keystore, key).text
+    return open_signing_key(keystore, key).public.text()
+
+
+def _machine(path: Path) -> _Machine:
+    """The keys of the box, the hub or the mirror whose settings these are; raises SettingsError."""
+    from edgegw import key_places
+
+    loaded = _loaded(path)
+    if isinstance(loaded, Box):
+        settings = loaded.settings
+        own = (key_places.device_key_file(settings), key_places.checkpoint_key_file(settings))
+        webhook = key_places.webhook_key_file(settings)
+        others = (*([webhook] if webhook.path.exists() else []), *_keys_of_ways(loaded))
+        return _Machine(key_places.keystore_of(settings), own, others)
+    if isinstance(loaded, HubSettings):
+        return _Machine(key_places.keystore_of(loaded), (key_places.hub_key_file(loaded),), ())
+    return _Machine(key_places.keystore_of(loaded), (key_places.mirror_key_file(loaded),), ())
+
+
+def _loaded(path: Path) -> Box | HubSettings | MirrorSettings:
+    table: dict[str, Any] = read_toml(path)
+    if isinstance(table.get("mirror"), str):
+        return load_mirror(path)
+    return load_box(path, protocol_shapes()) if "box" in table or "hub" in table else load_hub(path)
+
+
+def _keys_of_ways(box: Box) -> Iterator[KeyFile]:
+    from edgegw.payments import protocols
+    from edgegw.payments.vault import SecretFileError
+
+    known = protocols.discover()
+    for name, options in box.protocols.items():
+        try:
+            yield from known[name].key_files(options)
+        except SecretFileError as problem:
+            raise SettingsError(f"[{name}]", [str(problem)]) from None

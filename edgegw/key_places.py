@@ -1,0 +1,77 @@
+"""The keys that settings name, and the keystore that opens them.
+
+Leaves out what a keystore does (`access.keystore`) and public keys that settings pin (`edgegw.pinned`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgegw.access.keystore import KeyFile, Keystore
+from edgegw.access.places.passphrase import Passphrase
+from edgegw.access.places.pkcs11 import Pkcs11
+from edgegw.access.places.systemd import SystemdCredential
+from edgegw.access.places.tpm2 import Tpm2
+from edgegw.config.box import BoxSettings
+from edgegw.config.hub import HubSettings
+from edgegw.config.keys import KeysTable
+from edgegw.config.mirror import MirrorSettings
+
+
+def keystore_of(settings: BoxSettings | HubSettings | MirrorSettings) -> Keystore:
+    """The keystore of one machine's settings; nothing is opened yet."""
+    table: KeysTable = settings.keys
+    pkcs11 = table.pkcs11
+    return Keystore(
+        owner=owner_of(settings),
+        place=table.place,
+        directory=Path(table.kek_dir),
+        places={
+            "tpm2": Tpm2(tcti=table.tpm2.tcti, pcrs=table.tpm2.pcrs),
+            "pkcs11": Pkcs11(
+                module_file=pkcs11.module_file,
+                token=pkcs11.token,
+                pin_file=pkcs11.pin_file,
+                key_label=pkcs11.key_label,
+            ),
+            "systemd": SystemdCredential(table.systemd.credential, with_key=table.systemd.with_key),
+            "passphrase": Passphrase(table.passphrase.passphrase_file),
+        },
+    )
+
+
+def owner_of(settings: BoxSettings | HubSettings | MirrorSettings) -> str:
+    """The machine's name within its bank, which its slots carry."""
+    if isinstance(settings, HubSettings):
+        return "hub"
+    return settings.box if isinstance(settings, BoxSettings) else settings.mirror
+
+
+def device_key_file(settings: BoxSettings) -> KeyFile:
+    """The box's device key."""
+    return KeyFile(
+        "device_key_file", Path(settings.device_key_file), "device", f"{settings.bank}/{settings.box}"
+    )
+
+
+def checkpoint_key_file(settings: BoxSettings) -> KeyFile:
+    """The key that signs a box's checkpoints."""
+    name = f"{settings.bank}/{settings.box}/checkpoint"
+    return KeyFile("checkpoint_key_file", Path(settings.checkpoint_key_file), "checkpoint", name)
+
+
+def webhook_key_file(settings: BoxSettings) -> KeyFile:
+    """The key that signs a box's posts to webhooks."""
+    name = f"{settings.bank}/{settings.box}/webhook"
+    return KeyFile("webhook_key_file", Path(settings.webhook_key_file), "webhook", name)
+
+
+def hub_key_file(settings: HubSettings) -> KeyFile:
+    """The hub's own key."""
+    return KeyFile("key_file", Path(settings.key_file), "hub", f"{settings.bank}/hub")
+
+
+def mirror_key_file(settings: MirrorSettings) -> KeyFile:
+    """A mirror's own key."""
+    name = f"{settings.bank}/{settings.mirror}"
+    return KeyFile("key_file", Path(settings.key_file), "mirror", name)
