@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 import msgspec
 import psutil
 
+from tests.ports import free_ports
 from tests.waiting import wait_until
 
 URL_OF_ANOTHER: Final = "EDGEGW_TESTS_POSTGRESQL"
@@ -190,7 +191,7 @@ def _started(place: Path) -> tuple[subprocess.Popen[bytes], Server]:
         ],
         user,
     )
-    port = _free_port()
+    [port] = free_ports(1)
     options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
     server = subprocess.Popen(
         [programs / "postgres", "-D", data, "-p", str(port), *options],
@@ -215,12 +216,6 @@ def _packages() -> Path:
 
 def _run(words: list[str | Path], user: str | None) -> None:
     subprocess.run(words, check=True, user=user, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

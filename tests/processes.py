@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from click.testing import CliRunner, Result
 
 from edgegw.__main__ import main
+from tests.ports import free_ports
 from tests.waiting import wait_until
 
 START_SECONDS = 60.0
@@ -83,12 +84,15 @@ class Process:
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
             )
 
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The events of this name in the log so far; its last line may be half written."""
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True)
+        told = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+        return [one for one in told if one["event"] == name]
+
     def event(self, name: str) -> dict[str, Any] | None:
         """The first event of this name in the log so far."""
-        for line in self.log.read_text(encoding="utf-8").splitlines():
-            if line.startswith("{") and json.loads(line)["event"] == name:
-                return json.loads(line)
-        return None
+        return next(iter(self.events(name)), None)
 
     def opened(self) -> dict[str, Any]:
         """Wait until it listens; its `open` event."""
@@ -132,7 +136,7 @@ class Branch:
         site = {**SITE, "clients": [{"name": "till", "public_key": public, "scopes": scopes}]}
         (self.folder / "site.json").write_text(json.dumps(site))
         (self.folder / "balances.csv").write_text(BALANCES)
-        self._write_hub(("127.0.0.1:0", "127.0.0.1:0"))
+        self._write_hub(tuple(f"127.0.0.1:{port}" for port in free_ports(2)))
         self.run("site", "publish", self.path("site.json"), "--hub", self.path("hub.toml"))
         self.run("post", self.path("balances.csv"), "--hub", self.path("hub.toml"))
         self.token = self.run("token", "--client", "till", "--box", "box-1", "--key", till).strip()

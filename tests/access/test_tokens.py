@@ -139,16 +139,16 @@ def test_remembered_tokens_are_bounded_and_quick(place: Place) -> None:
     """A flood of good tokens must not eat the memory; a known token must not cost a signature check."""
     first = minted()
     place.tokens.client_of(f"Bearer {first}")
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(1000):
         place.tokens.client_of(f"Bearer {first}")
-    remembered_seconds = (time.perf_counter() - began) / 1000
+    remembered_seconds = (time.thread_time() - began) / 1000
     for number in range(REMEMBERED_MAX + 10):
         place.tokens._remembered[f"{number}"] = place.tokens._remembered[first]  # filled without the signing
         if len(place.tokens._remembered) > REMEMBERED_MAX:
             break
-    began = time.perf_counter()
+    began = time.thread_time()
     for number in range(20):
         place.tokens.client_of(f"Bearer {minted(lifetime_seconds=100 + number)}")
     assert len(place.tokens._remembered) <= REMEMBERED_MAX + 1
-    assert remembered_seconds < (time.perf_counter() - began) / 20
+    assert remembered_seconds < (time.thread_time() - began) / 20

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
@@ -13,19 +12,11 @@ import pytest
 
 from tests.docs.readme import Block, block_of
 from tests.docs.test_readme import BIN
+from tests.ports import free_ports
 from tests.processes import Process
 from tests.waiting import wait_until
 
 README_PORTS = {8600, 8601, 8443}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def play(block: Block, folder: Path, ports: dict[int, int]) -> str:

@@ -69,7 +69,7 @@ class ForkedProcess(Process):
         """Send a signal and wait; the exit code."""
         if self._process.is_alive() and self._process.pid is not None:
             os.kill(self._process.pid, number)
-        self._process.join(20)
+        self._process.join(60)
         assert self._process.exitcode is not None
         return self._process.exitcode
 

@@ -35,6 +35,7 @@ from tests.hub.fleet import Fleet
 from tests.hub.places import Place, PostgresPlace, SqlitePlace, make_database, own_engine
 from tests.hub.simulated_box import BANK, SimulatedBox
 from tests.hub.world import check_books
+from tests.ports import free_ports
 from tests.postgres_server import end_server, the_server
 from tests.waiting import wait_until
 
@@ -73,7 +74,7 @@ class Hubs:
     def __init__(self, folder: Path, fleet: Fleet, place: Place, count: int) -> None:
         key_files.store_private_key(folder / "hub.pem", fleet.hub_key._private)
         boxes = "".join(f'{name} = "{key.public.text()}"\n' for name, key in fleet.devices.items())
-        self.ports = [_free_port() for _ in range(count)]
+        self.ports = free_ports(count)
         self.processes = []
         for number, port in enumerate(self.ports):
             settings = folder / f"hub-{number}.toml"
@@ -135,12 +136,6 @@ def _database(place: Place) -> str:
         return f'database_url = "{place.url}"\ndatabase_password_file = "{place.password_file}"\n'
     assert isinstance(place, SqlitePlace)
     return f'database_file = "{place.path}"\n'
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 def _is_open(port: int) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgegw import verifier
+from tests.ports import free_ports
 from tests.processes import Branch, Process
 from tests.waiting import wait_until
 
@@ -37,7 +38,8 @@ class MirroredBranch(Branch):
             *("--out", self.path("secrets/mirror.pem")),
         )
         self._rule = f'durability = "{durability}"\nwhen_away = "{when_away}"\ntimeout_ms = {timeout_ms}\n'
-        self._write_mirror("127.0.0.1:0")
+        [port] = free_ports(1)
+        self._write_mirror(f"127.0.0.1:{port}")
 
     def _write_mirror(self, address: str) -> None:
         device = (self.folder / "secrets/device.pub").read_text().strip()
