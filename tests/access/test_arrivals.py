@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -37,6 +38,10 @@ async def _said(port: int, sent: bytes, *, ends: bool = True) -> bytes:
         writer.close()
 
 
+def _told(logs: Sequence[Mapping[str, object]]) -> list[object]:
+    return [line["problem"] for line in logs if line["event"] == "handshake_refused"]
+
+
 @pytest.mark.parametrize("profile", ["intl", "gm-pq"])
 async def test_rubbish_costs_nobody_else_anything(profile: str, folder: Path) -> None:
     """HTTP without TLS hears so, rubbish is cut off with TLS's word or none, and the next peer is served."""
@@ -52,8 +57,8 @@ async def test_rubbish_costs_nobody_else_anything(profile: str, folder: Path) ->
             ):
                 said = await _said(echo.port, rubbish)
                 assert said[:1] in (b"", b"\x15"), rubbish
-        told = [line["problem"] for line in logs if line["event"] == "handshake_refused"]
-        assert len(told) == 5
+            await until(lambda: len(_told(logs)) == 5, "all five to be told")
+        told = _told(logs)
         assert told[0] == "it spoke HTTP without TLS"
         assert (await posted(echo.url, client))[0] == b"hello"
         await until(lambda: echo.arrivals.under_way == 0, "no handshake is left")
@@ -84,8 +89,9 @@ async def test_a_peer_that_says_nothing_is_ended_in_time(
         with capture_logs() as logs:
             assert await _said(echo.port, b"", ends=False) == b""
             assert await _said(echo.port, HELLO_BEGINS, ends=False) == b""
+            await until(lambda: len(logs) == 2, "both to be told")
         assert [line["problem"] for line in logs] == ["its handshake was not done after 0.1 s"] * 2
-        assert echo.arrivals.under_way == 0
+        await until(lambda: echo.arrivals.under_way == 0, "no handshake is left")
 
 
 async def _silent(echo: EchoServer, count: int, host: str) -> list[socket.socket]:
@@ -117,7 +123,7 @@ async def test_a_flood_from_one_address_does_not_shut_out_another(
                 with pytest.raises(OSError):
                     await _from(echo.port, "127.0.0.9", client)
             assert (await posted(echo.url, client))[0] == b"hello"
-            assert echo.arrivals.under_way == 4
+            await until(lambda: echo.arrivals.under_way == 4, "the silent ones alone to be left")
         assert 3 <= Counter(line["event"] for line in logs)["handshake_refused"] <= 6
         for peer in peers:
             peer.close()
