@@ -113,6 +113,7 @@ async def test_a_flood_from_one_address_does_not_shut_out_another(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One address has few places, and the log few lines, however many connections it opens."""
+    monkeypatch.setattr(arrivals, "HANDSHAKE_S_MAX", 300.0)
     monkeypatch.setattr(arrivals, "HANDSHAKES_EACH_MAX", 4)
     monkeypatch.setattr(arrivals, "LINES_EACH_MINUTE", 3)
     server, client = contexts("pq", folder)
@@ -140,6 +141,7 @@ async def test_who_speaks_takes_the_place_of_who_is_silent_longest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Silent peers from many addresses fill all places, and an honest one still gets in."""
+    monkeypatch.setattr(arrivals, "HANDSHAKE_S_MAX", 300.0)
     monkeypatch.setattr(arrivals, "HANDSHAKES_MAX", 6)
     server, client = contexts("pq", folder)
     async with echo_server(server) as echo:
