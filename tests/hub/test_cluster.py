@@ -52,7 +52,7 @@ def world(postgres: PostgresPlace) -> Iterator[World]:
 @pytest.fixture
 def other(world: World, postgres: PostgresPlace) -> Iterator[Hub]:
     """A second hub on the same database, with connections and memory of its own."""
-    hub = Hub(postgres.open(), world.keyring)
+    hub = Hub(postgres.open(), world.keyring, clock_ns=world.now_ns)
     yield hub
     hub.close()
 
@@ -157,7 +157,7 @@ def test_a_box_waits_for_nobody_who_draws_on_other_accounts(
     world.box(NORTH)
     south = world.box(SOUTH)
     patient = PostgresDatabase(postgres.target(), workers=1, patience_s=PATIENCE_S)
-    hub = Hub(patient, world.keyring)
+    hub = Hub(patient, world.keyring, clock_ns=world.now_ns)
     south.talk = hub._exchange
     with world.engine.connect() as holder, holder.begin() as held:
         holder.execute(text("SELECT box FROM box WHERE box = 'north' FOR UPDATE"))

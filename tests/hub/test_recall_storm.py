@@ -3,6 +3,7 @@ another in a circle."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -92,7 +93,7 @@ def ends(request: pytest.FixtureRequest) -> Iterator[tuple[World, Hub]]:
             place = SqlitePlace(request.getfixturevalue("tmp_path") / "hub.db")
         else:
             place = request.getfixturevalue("postgres")
-        world = World(place)
+        world = World(place, clock_ns=time.time_ns)
         rule = AllowanceRule(
             currency=CNY,
             share_percent=40,

@@ -267,7 +267,7 @@ PRUNED: Final = 256
 def make_pruned(folder: Path) -> Sides:
     """A box that has given most of its journal away: its hub and the core know all of it."""
     (folder / "live").mkdir(parents=True)
-    world = World(SqlitePlace(folder / "live" / "hub.db"))
+    world = World(SqlitePlace(folder / "live" / "hub.db"), clock_ns=time.time_ns)
     lines = asyncio.run(_a_long_day(world, folder / "live" / "north"))
     world.back_up(folder / "hub.db")
     world.hub.close()
@@ -360,7 +360,7 @@ def make_sides(folder: Path, *, twice: bool = False, forked: bool = False) -> Si
     """
     live = folder / "live"
     live.mkdir(parents=True)
-    world = World(SqlitePlace(live / "hub.db"))
+    world = World(SqlitePlace(live / "hub.db"), clock_ns=time.time_ns)
     lines, south = asyncio.run(_a_day(world, live / "north"))
     if twice:
         first = next(line for line in lines if line.credit == "SHOP")

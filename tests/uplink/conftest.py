@@ -1,6 +1,7 @@
 """A real hub with its books, its port, and the boxes of a test."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.uplink.real_box import Port, RealBox
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A hub with the plain site published and 1 000 on A."""
-    world = World(SqlitePlace(tmp_path / "hub.db"))
+    world = World(SqlitePlace(tmp_path / "hub.db"), clock_ns=time.time_ns)
     world.publish(a_site())
     world.fund("A", 1_000)
     yield world
