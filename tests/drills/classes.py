@@ -12,6 +12,7 @@ from typing import Final
 
 from tests.drills.audit import check_answers, rows
 from tests.drills.branch import Bank, MirroredBank
+from tests.mirror.branch import TIMEOUT_MS
 
 Drill = Callable[[Bank], None]
 
@@ -312,6 +313,7 @@ def _wait_for_mirror(bank: MirroredBank) -> None:
 def _mirrored(bank: Bank) -> MirroredBank:
     """Hub, mirror and box in step, and answers that wait for the mirror."""
     assert isinstance(bank, MirroredBank)
+    bank.wait_for_mirror(60_000)  # a busy machine is no mirror that is away
     bank.start_mirror()
     _in_step(bank)
     _wait_for_mirror(bank)
@@ -364,6 +366,7 @@ def fork_found_by_the_mirror(bank: Bank) -> None:
     _offline_sales(bank, _some(bank))
     bank.stop_box()
     bank.stop_mirror()
+    bank.wait_for_mirror(TIMEOUT_MS)
     bank.put_back(image, anchor=True)
     bank.start_box(ready=False)
     bank.wait_until_ready()

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from tests.drills.branch import Bank, MirroredBank
 from tests.drills.classes import CLASSES, MIRRORED
+from tests.postgres_server import fast_folder
 
 
 def run(name: str, seed: int) -> str:
     """One drill in a folder of its own; what was wrong, "" for nothing."""
-    with tempfile.TemporaryDirectory(prefix="edgegw-drill-") as folder:
+    with tempfile.TemporaryDirectory(prefix="edgegw-drill-", dir=fast_folder()) as folder:
         bank = (MirroredBank if name in MIRRORED else Bank)(Path(folder), random.Random(seed))
         try:
             CLASSES[name](bank)

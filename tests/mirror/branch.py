@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import secrets
 import shutil
 import signal
@@ -40,6 +41,19 @@ class MirroredBranch(Branch):
         self._rule = f'durability = "{durability}"\nwhen_away = "{when_away}"\ntimeout_ms = {timeout_ms}\n'
         [port] = free_ports(1)
         self._write_mirror(f"127.0.0.1:{port}")
+
+    def wait_for_mirror(self, timeout_ms: int) -> None:
+        """From the box's next start on a mirror that is silent for so long is away."""
+        self._rule, self.more = (
+            re.sub(r"timeout_ms = \d+", f"timeout_ms = {timeout_ms}", text)
+            for text in (self._rule, self.more)
+        )
+        settings = self.folder / "box.toml"
+        if settings.exists():
+            table, mirror, rest = settings.read_text().partition("[mirror]")
+            settings.write_text(
+                table + mirror + re.sub(r"timeout_ms = \d+", f"timeout_ms = {timeout_ms}", rest, count=1)
+            )
 
     def _write_mirror(self, address: str) -> None:
         device = (self.folder / "secrets/device.pub").read_text().strip()

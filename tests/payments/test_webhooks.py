@@ -26,7 +26,7 @@ from edgegw.payments.webhooks import Webhooks
 from tests.payments.branch import BAKER, PUPIL, Branch, HttpClient, open_branch, payment, payment_id
 from tests.waiting import until
 
-WAIT_S = 10
+WAIT_S = 30
 
 
 class Receiver:
