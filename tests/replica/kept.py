@@ -13,7 +13,7 @@ import apsw
 from edgegw.config.replica import ReplicaTable, ReplicaTarget
 from edgegw.ledger import schema
 from edgegw.ledger.checkpoints import Checkpoints
-from edgegw.replica.copies import Ledger
+from edgegw.replica.copies import CopyError, Ledger
 from edgegw.replica.generations import Generations
 from edgegw.replica.keeper import Keeper
 from edgegw.replica.status import State
@@ -89,6 +89,15 @@ class Kept:
             timeout_seconds=60.0,
         )
 
+    async def until_follows(self) -> None:
+        """Wait until litestream is well and knows of nothing that waits."""
+        status = self.keeper.status
+        await until(
+            lambda: (status.state, status.lag_seconds, status.lag_bytes) == (State.WELL, 0.0, 0),
+            f"the copy to follow, it is {status}",
+            timeout_seconds=90.0,
+        )
+
     async def copied_rows(self, target: int = 0) -> int:
         """How many rows the newest state at a target has, once SQLite has found it whole."""
         return await asyncio.to_thread(self._copied_rows, target)
@@ -100,7 +109,10 @@ class Kept:
         output = self.data / "restored.db"
         for suffix in ("", "-wal", "-shm"):
             Path(f"{output}{suffix}").unlink(missing_ok=True)
-        copies.restore(copies.txids()[0], output)
+        states = copies.txids()
+        if not states:
+            raise CopyError("nothing is copied yet")
+        copies.restore(states[0], output)
         connection = apsw.Connection(str(output))
         try:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
