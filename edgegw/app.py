@@ -59,7 +59,7 @@ from edgegw.payments.webhook_post import Postman
 from edgegw.payments.webhooks import Webhooks
 from edgegw.replica.copier import Copier
 from edgegw.retention import Retention
-from edgegw.running import RUNNING_NAME, Announcement
+from edgegw.running import RUNNING_NAME, Announcement, KeptWatch
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity, LineSettings
 from edgegw.uplink.status import LineStatus
@@ -92,6 +92,8 @@ class Front:
         self._held = held
         self.metrics = Metrics()
         self.health = SiteHealth(**msgspec.structs.asdict(box.settings.site_health))
+        self.watched = KeptWatch(Path(box.settings.data_dir))
+        self.health.resume(self.watched.read())
         self._reads = store.reader()
         self._reserve = reserve
         disk = box.settings.disk
@@ -607,15 +609,16 @@ async def _tick(pen: Pen, opened: Opened, front: Front) -> None:
             _log.error("anchor_not_written", problem=str(failure), hint="Check the medium of anchor_dir.")
         said = failure
         await _carry_on("tick", pen.tick())
-        await _carry_on("site_health", _watch_site(pen, front.health))
+        await _carry_on("site_health", _watch_site(pen, front.health, front.watched))
         await asyncio.sleep(TICK_S)
         front.announce()
 
 
-async def _watch_site(pen: Pen, health: SiteHealth) -> None:
+async def _watch_site(pen: Pen, health: SiteHealth, watched: KeptWatch) -> None:
     """Leave settings of the site that are not well, for those before them."""
     digest = pen.desk.book.site_digest
     reason = health.second(digest)
+    watched.keep(health.watch)
     if reason and await pen.return_site(left=digest, reason=reason):
         _log.error("site_returned", version=pen.desk.book.site_version, reason=reason, hint=SITE_HINT)
 

@@ -1,4 +1,5 @@
-"""What a running box says of itself beside its ledger, for `edgegw status` and who looks for its ways in."""
+"""What a running box says of itself beside its ledger: to `edgegw status`, to who looks for its ways in, and
+to the process that runs after it."""
 
 from __future__ import annotations
 
@@ -13,11 +14,15 @@ import structlog
 from edgegw.config.box import BoxSettings
 from edgegw.payments.http_api.bodies import Replica
 from edgegw.payments.protocols import Server
+from edgegw.payments.site_health import Watch
 from edgegw.uplink.line import Line
 from edgegw.uplink.status import MirrorWord
 
 RUNNING_NAME: Final = "running.json"
 """Beside the ledger while a box runs: its process and where it listens."""
+
+WATCH_NAME: Final = "site_health.json"
+"""Beside the ledger: how the settings of the site are doing in their first minutes."""
 
 _log = structlog.get_logger("edgegw.app")
 
@@ -89,3 +94,30 @@ class Announcement:
             fresh.replace(self._path)
         except OSError as problem:
             _log.warning("not_announced", path=str(self._path), problem=str(problem))
+
+
+class KeptWatch:
+    """How the site's settings are doing, kept for the next process: they may be why this one ends."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / WATCH_NAME
+        self._kept: Watch | None = None
+
+    def read(self) -> Watch:
+        """What the process before kept; nothing where there is none, or it cannot be read."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Watch)
+        except (OSError, msgspec.MsgspecError):
+            return Watch()
+
+    def keep(self, watch: Watch) -> None:
+        """Write it down if it changed; a disk that takes no file is no reason to stop."""
+        if watch == self._kept:
+            return
+        self._kept = watch
+        fresh = self._path.with_suffix(".new")
+        try:
+            fresh.write_bytes(msgspec.json.encode(watch))
+            fresh.replace(self._path)
+        except OSError as problem:
+            _log.warning("not_kept", path=str(self._path), problem=str(problem))

@@ -1,8 +1,9 @@
 """Whether the site's settings are well in their first minutes: judged here, by what the box itself has seen.
 
-Three things count, each against the time before: payments of clients that are let in and are refused because
-an account or currency of theirs is not known any more; requests on which the program itself fails; and that
-nobody is let in while somebody is turned away as unknown. What limits and lists refuse does not count: it may
+Four things count, the first three against the time before: payments of clients that are let in and are
+refused because an account or currency of theirs is not known any more; requests on which the program itself
+fails; that nobody is let in while somebody is turned away as unknown; and that the process ends again and
+again. What limits and lists refuse does not count: it may
 be just what was wanted. Nobody outside can bring it about: a stranger's requests alone do not count while one
 known client is served. Leaves out going back (`ledger.writer.Pen.return_site`).
 """
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 from typing import Final, NamedTuple
+
+import msgspec
 
 from edgegw.core.reasons import Reason
 from edgegw.payments.service import Meter
@@ -31,6 +34,8 @@ BEFORE_S: Final = 600
 """So much of the time before is compared with."""
 FAILURES_MAX: Final = 2
 """So many failures of the program may happen to anybody."""
+ENDS_MAX: Final = 2
+"""So often the process may end in the first minutes: a technician starts it anew, the power goes."""
 PERCENT: Final = 100
 
 
@@ -47,6 +52,17 @@ class Counts(NamedTuple):
         return Counts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
+class Watch(msgspec.Struct, frozen=True):
+    """How far the watching is, for the process after this one."""
+
+    digest: str = ""
+    before: Counts = Counts()
+    since: Counts = Counts()
+    seconds_left: int = 0
+    ends: int = 0
+    """Processes that have ended while these settings were watched."""
+
+
 class SiteHealth:
     """Counts, and compares the settings' first probation_s with the time before them."""
 
@@ -56,10 +72,12 @@ class SiteHealth:
         self._refused_percent_more = refused_percent_more
         self._now = Counts()
         self._past: deque[Counts] = deque(maxlen=BEFORE_S)
-        self._before = Counts()
-        self._since = Counts()
-        self._digest = ""
-        self._seconds_left = 0
+        self.watch = Watch()
+
+    def resume(self, watch: Watch) -> None:
+        """Go on from where the process before this one was."""
+        ends = watch.ends + 1 if watch.seconds_left else 0
+        self.watch = msgspec.structs.replace(watch, ends=ends)
 
     def decided(self, code: str) -> None:
         """A client's request was decided; code is its refusal's, "" where it was cleared."""
@@ -79,20 +97,23 @@ class SiteHealth:
     def second(self, digest: str) -> str:
         """Once a second, with the digest of the settings in force: why they are not well, or ""."""
         counts, self._now = self._now, Counts()
-        if digest != self._digest:
-            is_first = not self._digest
-            self._digest = digest
-            self._before, self._since = _sum(self._past), Counts()
-            self._seconds_left = 0 if is_first else self._probation_s
+        if digest != self.watch.digest:
+            before = _sum(self._past) if self._past else self.watch.before
+            seconds = self._probation_s if self.watch.digest else 0
+            self.watch = Watch(digest, before, Counts(), seconds)
         self._past.append(counts)
-        if not self._seconds_left:
+        watch = self.watch
+        if not watch.seconds_left:
             return ""
-        self._seconds_left -= 1
-        self._since = self._since.plus(counts)
+        self.watch = msgspec.structs.replace(
+            watch, since=watch.since.plus(counts), seconds_left=watch.seconds_left - 1
+        )
         return self._judged()
 
     def _judged(self) -> str:
-        before, since = self._before, self._since
+        before, since = self.watch.before, self.watch.since
+        if self.watch.ends > ENDS_MAX:
+            return f"the process ended {self.watch.ends} times in their first {self._probation_s} s"
         if since.failed > max(FAILURES_MAX, before.failed):
             return f"the program failed on {since.failed} requests, {before.failed} before"
         if since.decided >= self._requests_min:

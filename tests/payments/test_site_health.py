@@ -1,9 +1,10 @@
 """Settings that are not well in their first minutes are left again; what was wanted, or what a stranger
 sends, is no reason."""
 
+import msgspec
 import pytest
 
-from edgegw.payments.site_health import SiteHealth
+from edgegw.payments.site_health import SiteHealth, Watch
 
 OLD, NEW = "11" * 32, "22" * 32
 UNKNOWN, LIMITED = "debit_account_not_found", "exceeds_payment_limit"
@@ -98,3 +99,43 @@ def test_a_start_is_no_change_of_settings() -> None:
     for _ in range(50):
         health.decided(UNKNOWN)
     assert health.second(OLD) == ""
+
+
+def test_a_watch_goes_on_in_the_next_process() -> None:
+    """What was seen before and since counts on, and so does the time."""
+    health = a_health(probation_s=10)
+    for _ in range(3):
+        health.failed()
+        health.failed()
+        said = health.second(NEW)
+    first = health.watch
+    assert "failed on 6" in said
+    health = SiteHealth(probation_s=10, requests_min=20, refused_percent_more=20)
+    health.resume(msgspec.json.decode(msgspec.json.encode(first), type=Watch))
+    assert "failed on 6" in health.second(NEW)
+    for _ in range(first.seconds_left - 1):
+        assert health.second(NEW)
+    assert health.second(NEW) == ""
+
+
+def test_settings_under_which_the_process_ends_again_and_again_are_left() -> None:
+    """It dies of them at each start; nothing else would ever be seen."""
+    watch = a_health().watch
+    said = []
+    for _ in range(5):
+        health = SiteHealth(probation_s=120, requests_min=20, refused_percent_more=20)
+        health.resume(watch)
+        said.append(health.second(NEW))
+        watch = health.watch
+    assert said[:3] == ["", "", ""]
+    assert "ended 3 times" in said[3]
+
+
+def test_a_restart_later_on_is_no_reason() -> None:
+    """The watch is over: a technician may start the box as often as it takes."""
+    health = a_health(probation_s=1)
+    health.second(NEW)
+    for _ in range(5):
+        watch, health = health.watch, SiteHealth(probation_s=1, requests_min=20, refused_percent_more=20)
+        health.resume(watch)
+        assert health.second(NEW) == ""
