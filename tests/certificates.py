@@ -5,6 +5,7 @@ the signature and the signature: those three are exchanged, and `sm.sm2` signs a
 """
 
 import datetime
+import hashlib
 import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,9 @@ class Authority:
             .not_valid_before(min(AT, ends - datetime.timedelta(days=1)))
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
+            .add_extension(_usage(is_ca=is_ca), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier(_identifier(key)), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier(_identifier(self._key), None, None), critical=False)
         )
         if not is_ca:
             usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -104,6 +108,29 @@ class Authority:
             der = _resigned(made.tbs_certificate_bytes, key.public.point, self._key)
             made = x509.load_der_x509_certificate(der)
         return made.public_bytes(serialization.Encoding.PEM)
+
+
+def _identifier(key: sm2.PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    if isinstance(key, sm2.PrivateKey):
+        point = key.public.point
+    else:
+        encoding, shape = serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+        point = key.public_key().public_bytes(encoding, shape)
+    return hashlib.sha256(point).digest()[:20]
+
+
+def _usage(*, is_ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_ca,
+        crl_sign=is_ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _host(name: str) -> x509.GeneralName:

@@ -6,6 +6,7 @@ import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from edgegw.access.tls import client_context
 from edgegw.commands.box import ask
 from tests.encrypted import authority, connecting, kind_of
 from tests.processes import LINE, Branch, Reply, edgegw
+from tests.waiting import wait_until
 
 
 class EncryptedBranch(Branch):
@@ -51,6 +53,11 @@ class EncryptedBranch(Branch):
         status, said = asyncio.run(ask(address, method, path, token=self.token, body=body, tls=till))
         return Reply(status, {}, json.dumps(said).encode())
 
+    def status(self) -> dict[str, Any]:
+        """What `edgegw status` says."""
+        said = edgegw("status", self.path("box.toml"), "--token", self.token, "--json")
+        return json.loads(said.stdout)
+
 
 @pytest.fixture
 def branch(tmp_path: Path) -> Iterator[EncryptedBranch]:
@@ -76,10 +83,9 @@ def test_a_branch_whose_lines_are_all_encrypted_pays_and_is_looked_at(branch: En
     assert branch.pay("bob", 2_500, id=central).status == 201
     branch.start_hub()
     branch.wait_for_mode("active")
-    said = edgegw("status", branch.path("box.toml"), "--token", branch.token, "--json")
-    assert said.exit_code == 0, said.output
-    report = json.loads(said.stdout)
-    assert (report["running"], report["ready"], report["mode"]) == (True, True, "active")
+    wait_until(lambda: branch.status()["mode"] == "active", "the box to say so beside its ledger")
+    report = branch.status()
+    assert (report["running"], report["ready"]) == (True, True)
     assert report["box_says"]["mode"] == "active"
     assert branch.box is not None
     assert branch.box.end(signal.SIGTERM) == 0

@@ -81,6 +81,7 @@ class Arrivals:
             self._counted("handshake_crowded")
             oldest = next(iter(self._under_way))
             self._under_way.pop(oldest).cancel()
+            self._tell(_host_of(oldest), "it was the longest without a handshake, and its place was needed")
         self._of_host[host] += 1
         task = asyncio.get_running_loop().create_task(self._shake(transport, host, accept))
         self._under_way[transport] = task
@@ -117,7 +118,11 @@ class Arrivals:
         except asyncio.CancelledError:
             transport.abort()
             raise
-        if secured is None:
+        except Exception:  # noqa: BLE001 - the edge: logged with its trace, the listener lives on
+            _log.exception("handshake_failed", listener=self._name, remote=host)
+            transport.abort()
+            return
+        if secured is None or waiting.is_lost:
             self._counted("handshake_refused")
             self._tell(host, "it left before the handshake was done")
             return
@@ -172,7 +177,8 @@ class _Waiting(asyncio.Protocol):
     def __init__(self) -> None:
         self._received: list[bytes] = []
         self._has_ended = False
-        self._lost: list[Exception | None] = []
+        self.is_lost = False
+        """Whether the connection is gone."""
 
     def data_received(self, data: bytes) -> None:
         self._received.append(data)
@@ -181,7 +187,8 @@ class _Waiting(asyncio.Protocol):
         self._has_ended = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost.append(exc)
+        del exc
+        self.is_lost = True
 
     def hand_over(self, transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
         """Give the connection and what came of it to the application."""
@@ -192,8 +199,6 @@ class _Waiting(asyncio.Protocol):
                 protocol.data_received(data)
             if self._has_ended:
                 protocol.eof_received()
-        for exc in self._lost:
-            protocol.connection_lost(exc)
 
 
 def _host_of(transport: asyncio.Transport) -> str:

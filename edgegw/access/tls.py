@@ -92,6 +92,7 @@ class TransportContext(ssl.SSLContext):
     _server_name: str
     _made: ssl.SSLContext | SSL.Context
     _seen: tuple[object, ...]
+    _day: int
 
     def __new__(cls, files: _Files, *, is_server: bool, server_name: str = "") -> TransportContext:
         """Read the files; raises TlsError."""
@@ -99,6 +100,7 @@ class TransportContext(ssl.SSLContext):
         self._files, self._is_server, self._server_name = files, is_server, server_name
         self._seen = _state(files)
         self._made = _made(files, is_server=is_server)
+        self._day = _today()
         return self
 
     @property
@@ -136,8 +138,14 @@ class TransportContext(ssl.SSLContext):
         return wrapped
 
     def _current(self) -> ssl.SSLContext | SSL.Context:
-        """Made of the files as they are; while new ones cannot be used, of those before."""
+        """Made of the files as they are; while new ones cannot be used, of those before. Once a day their end
+        is looked at again."""
         state = _state(self._files)
+        if state == self._seen and self._day != _today():
+            self._day = _today()
+            _tell_of_end(
+                self._files.certificate, _certificates("certificate_file", self._files.certificate)[0]
+            )
         if state != self._seen:
             self._seen = state
             try:
@@ -274,7 +282,10 @@ def _of_library(files: _Files, *, is_server: bool) -> ssl.SSLContext:
     except OSError as problem:
         raise TlsError(_unreadable("key_file", files.key, problem)) from None
     if files.authority:
-        context.load_verify_locations(files.authority)
+        try:
+            context.load_verify_locations(files.authority)
+        except OSError as problem:
+            raise TlsError(_authority_fault(files, str(problem))) from None
         context.verify_mode = ssl.CERT_REQUIRED
     elif files.is_own:
         context.check_hostname = False
@@ -303,7 +314,10 @@ def _of_pyopenssl(files: _Files, *, is_server: bool) -> SSL.Context:
     except SSL.Error as problem:
         raise TlsError(_key_fault(files, _reason(problem))) from None
     if files.authority:
-        context.load_verify_locations(files.authority)
+        try:
+            context.load_verify_locations(files.authority)
+        except SSL.Error as problem:
+            raise TlsError(_authority_fault(files, _reason(problem))) from None
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
         context.set_verify_depth(CHAIN_DEPTH_MAX)
     if is_server:
@@ -416,6 +430,16 @@ def _key_fault(files: _Files, reason: str) -> str:
         f"key_file = {files.key}: it holds no private key in PEM that profile = {files.profile} can use"
         f" ({said}); give the certificate's own"
     )
+
+
+def _authority_fault(files: _Files, reason: str) -> str:
+    return (
+        f"{files.authority_option} = {files.authority}: OpenSSL cannot use it ({reason}); give the CA's own"
+    )
+
+
+def _today() -> int:
+    return int(time.time() // 86_400)
 
 
 def _reason(problem: Exception) -> str:

@@ -204,7 +204,7 @@ AGED_DAYS: Final = web.AppKey("aged_days", int)
 
 
 def make_app(hub: Hub, *, settlement_times: Sequence[str] = (), aged_days: int = 3) -> web.Application:
-    """The application; bind it to loopback or behind the bank's own TLS. It settles at these local times
+    """The application, for loopback or a listener that encrypts. It settles at these local times
     (HH:MM) of the site's calendar, and reminds of what waits for a person for aged_days."""
     app = exchange_app(hub, name="hub", compressed=True)
     app[HUB] = hub

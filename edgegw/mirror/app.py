@@ -144,7 +144,7 @@ MIRROR: Final = web.AppKey("mirror", Mirror)
 
 
 def make_app(mirror: Mirror) -> web.Application:
-    """The application; bind it to the branch's own network."""
+    """The application, for loopback or a listener that encrypts."""
     app = exchange_app(mirror, name="mirror", compressed=False)
     app[MIRROR] = mirror
     app.router.add_get("/healthz", _healthz)

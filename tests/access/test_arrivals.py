@@ -42,7 +42,7 @@ def _told(logs: Sequence[Mapping[str, object]]) -> list[object]:
     return [line["problem"] for line in logs if line["event"] == "handshake_refused"]
 
 
-@pytest.mark.parametrize("profile", ["intl", "gm-pq"])
+@pytest.mark.parametrize("profile", ["intl", pytest.param("gm-pq", marks=pytest.mark.slow)])
 async def test_rubbish_costs_nobody_else_anything(profile: str, folder: Path) -> None:
     """HTTP without TLS hears so, rubbish is cut off with TLS's word or none, and the next peer is served."""
     server, client = contexts(profile, folder)

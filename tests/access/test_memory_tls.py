@@ -134,7 +134,7 @@ def _carried(profile: str, folder: Path, seed: int, sizes: list[int], piece: int
     assert server.step(server.line.unwrap)
 
 
-@pytest.mark.parametrize("profile", ["pq", "gm-pq"])
+@pytest.mark.parametrize("profile", ["pq", pytest.param("gm-pq", marks=pytest.mark.slow)])
 async def test_a_kept_connection_carries_large_bodies_whole(profile: str, folder: Path) -> None:
     """Bodies of megabytes go both ways on one connection, one after the other and unmixed."""
     server, client = contexts(profile, folder)
@@ -146,7 +146,7 @@ async def test_a_kept_connection_carries_large_bodies_whole(profile: str, folder
                 assert await answer.read() == body
 
 
-@pytest.mark.parametrize("profile", ["pq", "gm-pq"])
+@pytest.mark.parametrize("profile", ["pq", pytest.param("gm-pq", marks=pytest.mark.slow)])
 async def test_an_abrupt_end_or_a_cancelled_request_harms_nobody_else(profile: str, folder: Path) -> None:
     """A peer that vanishes amid a body is no request, and the next one is answered."""
     server, client = contexts(profile, folder)
@@ -173,7 +173,7 @@ async def test_an_abrupt_end_or_a_cancelled_request_harms_nobody_else(profile: s
     assert echo.taken == [5]
 
 
-@pytest.mark.parametrize("profile", ["intl", "gm-pq"])
+@pytest.mark.parametrize("profile", [pytest.param("intl", marks=pytest.mark.slow), "gm-pq"])
 async def test_what_was_sent_before_the_end_of_sending_is_read(profile: str, folder: Path) -> None:
     """A peer that says goodbye right behind its last bytes loses none of them, and gets a goodbye."""
     server, client = contexts(profile, folder)

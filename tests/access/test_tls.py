@@ -25,6 +25,7 @@ from tests.encrypted import (
 )
 
 YESTERDAY = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+SLOW = pytest.mark.slow
 NEGOTIATED = {
     "intl": "TLSv1.3 TLS_AES_256_GCM_SHA384",
     "pq": "TLSv1.3 TLS_AES_256_GCM_SHA384 X25519MLKEM768",
@@ -92,7 +93,7 @@ SERVER_REFUSES = {
 }
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["intl", "pq", pytest.param("gm", marks=SLOW), "gm-pq"])
 async def test_a_certificate_that_does_not_fit_is_refused(profile: str, folder: Path) -> None:
     """Nobody speaks with a stranger, with another host, or by a certificate whose time is over; the side that
     refuses says why."""
@@ -116,7 +117,7 @@ async def test_a_certificate_that_does_not_fit_is_refused(profile: str, folder: 
         assert echo.taken == []
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", ["intl", pytest.param("pq", marks=SLOW), "gm", "gm-pq"])
 async def test_a_client_without_a_certificate_is_refused_and_told(profile: str, folder: Path) -> None:
     """A listener that wants certificates lets nobody in without, and the client hears TLS's word for it."""
     server, client = contexts(profile, folder)
@@ -353,6 +354,26 @@ def test_an_expired_certificate_stops_no_start(folder: Path) -> None:
         server_context(serving("intl", old, ours.ca))
     assert [line["event"] for line in logs] == ["certificate_expired"]
     assert str(old.certificate) in logs[0]["problem"]
+
+
+def test_a_certificate_that_ends_during_a_long_run_is_told_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box runs for years without a start: its log says each day that a certificate ends soon, or has."""
+    ours = authority(folder, "p256")
+    begun_s = 1_800_000_000
+    ends = datetime.datetime.fromtimestamp(begun_s, datetime.UTC) + datetime.timedelta(days=20)
+    monkeypatch.setattr("edgegw.access.tls.time.time", lambda: begun_s)
+    server = server_context(serving("intl", ours.issue("brief", ours.names("localhost"), ends=ends), ours.ca))
+    told = []
+    for days in (0, 0, 1, 10, 10, 11, 21):
+        now_s = begun_s + days * 86_400
+        monkeypatch.setattr("edgegw.access.tls.time.time", lambda now_s=now_s: now_s)
+        with capture_logs() as logs:
+            server.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+        told.append([line["event"] for line in logs])
+    soon, ended = ["certificate_ends_soon"], ["certificate_expired"]
+    assert told == [[], [], [], soon, [], soon, ended]
 
 
 @pytest.mark.parametrize("profile", ["intl", "gm-pq"])

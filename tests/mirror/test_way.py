@@ -11,6 +11,8 @@ import pytest
 from aiohttp import web
 
 from edgegw.access.keys import SigningKey, VerifyingKey
+from edgegw.access.tls import TransportContext, client_context, server_context
+from edgegw.commands.serving import site_of
 from edgegw.core import journal
 from edgegw.core.exchange import Event
 from edgegw.core.messages import LogHead
@@ -25,6 +27,7 @@ from edgegw.uplink.outbox import EditedRecord
 from edgegw.uplink.ports import Head, Identity
 from edgegw.uplink.session import Sources
 from tests.core.authors import BANK, BOX, new_key
+from tests.encrypted import authority, connecting, serving
 from tests.mirror.boxes import DEVICE_KEY, HUB_KEY, MIRROR_KEY, Epoch
 from tests.uplink.box import FAST
 from tests.waiting import until
@@ -34,11 +37,17 @@ class MirrorPort:
     """A real mirror on a port of its own, that can be stopped and started on the same files."""
 
     def __init__(
-        self, directory: Path, *, key: SigningKey = MIRROR_KEY, cosigner: SigningKey | None = None
+        self,
+        directory: Path,
+        *,
+        key: SigningKey = MIRROR_KEY,
+        cosigner: SigningKey | None = None,
+        tls: TransportContext | None = None,
     ) -> None:
         self.directory = directory
         self.key = key
         self.cosigner = cosigner or key
+        self.tls = tls
         self.port = 0
         self.keeper: Keeper | None = None
         self._runner: web.AppRunner | None = None
@@ -49,7 +58,7 @@ class MirrorPort:
         server = MirrorServer(self.key, {BOX: self.keeper}, {BOX: DEVICE_KEY.public}, bank=BANK)
         self._runner = web.AppRunner(make_app(server), shutdown_timeout=0.01)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await site_of(self._runner, "127.0.0.1", self.port, name="mirror", tls=self.tls).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -129,12 +138,22 @@ class BoxHere:
     async def keep_note(self, epoch: int, note: str) -> None:
         self.notes.append(note)
 
-    def way(self, port: int, *, boot: str = "boot-1", key: SigningKey = MIRROR_KEY) -> Mirror:
+    def way(
+        self,
+        port: int,
+        *,
+        boot: str = "boot-1",
+        key: SigningKey = MIRROR_KEY,
+        tls: TransportContext | None = None,
+    ) -> Mirror:
         """The task that keeps the mirror at this port up to date."""
-        identity = Identity(BANK, BOX, boot, DEVICE_KEY, key.public, VerifyingKey.parse, epoch_key="")
+        identity = Identity(
+            BANK, BOX, boot, DEVICE_KEY, key.public, VerifyingKey.parse, epoch_key="", tls=tls
+        )
+        scheme = "http" if tls is None else "https"
         return Mirror(
             identity=identity,
-            settings=msgspec.structs.replace(FAST, addresses=((0, f"http://127.0.0.1:{port}"),)),
+            settings=msgspec.structs.replace(FAST, addresses=((0, f"{scheme}://127.0.0.1:{port}"),)),
             source=self,
             coverage=self,
             line=self,
@@ -188,6 +207,24 @@ async def test_each_commit_is_covered_and_proven_at_the_mirror(port: MirrorPort,
     assert port.keeper._store.signed_note(1) is not None
     assert box.log.key.public.open(port.keeper._store.signed_note(1) or "").size == 349
     assert MIRROR_KEY.public.check_cosignature(box.notes[0]).checkpoint.origin == box.log.origin
+
+
+async def test_over_tls_the_mirror_takes_the_box_that_its_certificate_names(tmp_path: Path, run: Run) -> None:
+    """Records of a branch go encrypted to its mirror, and another box's certificate covers nothing."""
+    ours = authority(tmp_path, "sm2")
+    port = MirrorPort(tmp_path, tls=server_context(serving("gm-pq", ours.server("mirror"), ours.ca)))
+    await port.start()
+    other = client_context(connecting("gm-pq", ours.box("box-99", bank=BANK), ours.ca))
+    stranger = BoxHere(Epoch())
+    run(stranger.way(port.port, tls=other))
+    await until(lambda: "other_certificate" in stranger.said, "the refusal")
+    assert not stranger.sizes
+    box = BoxHere(Epoch())
+    way = box.way(port.port, tls=client_context(connecting("gm-pq", ours.box(BOX, bank=BANK), ours.ca)))
+    run(way)
+    box.write(way, 40)
+    await until(lambda: box.sizes[-1:] == [41], "all to be covered")
+    await port.stop()
 
 
 async def test_a_mirror_that_starts_again_goes_on_where_it_was(port: MirrorPort, run: Run) -> None:

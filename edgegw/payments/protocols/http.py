@@ -4,7 +4,10 @@ metrics, OpenAPI.
 Clients send `Authorization: Bearer <token>`, a short-lived JWT signed with their own Ed25519 key. A first
 answer is 201, a repeat is the same status and bytes with `Idempotent-Replay: true`. Errors are RFC 9457
 problem documents, also for bytes that are no HTTP request at all; a body is read whole, within a limit of
-bytes and seconds, before anything is decided. The routes come from `payments.http_api.operations`."""
+bytes and seconds, before anything is decided. The routes come from `payments.http_api.operations`.
+
+With `[http.tls]` it is HTTPS alone. Inside TLS the end of sending is the end of the connection: who says it
+before the answer asks again with the same id."""
 
 from __future__ import annotations
 

@@ -12,6 +12,9 @@ takes the hold of the 0100 that it names; with code 20 or 21 it is a refund of t
 parts or whole, and never more than that. 0500 and 0520 close the terminal's batch. Answers come as they are
 decided, not in the order of the questions.
 
+**Encryption.** With `[iso8583.tls]` the frames go inside TLS alone. There the end of sending is the end of
+the connection, and what is not answered yet is repeated or reversed, as after any silence.
+
 **Who may speak.** Field 41 names a terminal of the site's settings, field 42 (if sent) its merchant. It signs
 on once per connection; a sign-on without field 41 signs on every terminal that has no key. A terminal with a
 key file must send a MAC in its last field (64, or 128), and gets one: the first 8 bytes of HMAC-SM3 over all
