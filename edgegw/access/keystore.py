@@ -142,7 +142,8 @@ class Keystore:
         if held and any(head is None or (head.place, head.kek) != (to, kek_id(held[-1])) for head in heads):
             return held[-1]
         made = secrets.token_bytes(sm4_gcm.KEY_BYTES)
-        self._write_slot(to, (*held, made))
+        # Of older ones a move that was killed at its end may have left some that open nothing any more.
+        self._write_slot(to, (*held[-1:], made))
         return made
 
     def _unlisted(self, known: set[Path]) -> Iterator[KeyFile]:

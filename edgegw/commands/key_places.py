@@ -31,7 +31,16 @@ class _Machine(NamedTuple):
     keystore: Keystore
     own: tuple[KeyFile, ...]
     """The SM2 keys that the machine makes for itself, the one that others pin first."""
+    webhook: KeyFile | None
+    """A box's Ed25519 key, which it makes for itself, too."""
     others: tuple[KeyFile, ...]
+    """What was given to it."""
+
+    @property
+    def keys(self) -> tuple[KeyFile, ...]:
+        """All of them, but for a webhook key that is not there yet."""
+        webhook = (self.webhook,) if self.webhook is not None and self.webhook.path.exists() else ()
+        return (*self.own, *webhook, *self.others)
 
 
 class KeyLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +82,7 @@ def keys_list(ctx: click.Context, settings: Path, as_json: bool) -> None:
     Example: edgegw keys list box.toml
     """
     machine = _machine(settings)
-    lines = [_line(machine.keystore, key) for key in (*machine.own, *machine.others)]
+    lines = [_line(machine.keystore, key) for key in machine.keys]
     if as_json:
         print_json(lines)
     else:
@@ -93,12 +102,15 @@ def keys_make(settings: Path) -> None:
     Example: edgegw keys make box.toml
     """
     from edgegw.access.keys import make_signing_key, open_signing_key
+    from edgegw.access.webhook_key import load_webhook_key
 
     machine = _machine(settings)
     for key in machine.own:
         key.path.parent.mkdir(parents=True, exist_ok=True)
         if not key.path.exists():
             make_signing_key(machine.keystore, key)
+    if machine.webhook is not None:
+        load_webhook_key(machine.keystore, machine.webhook)
     click.echo(open_signing_key(machine.keystore, machine.own[0]).public.text())
 
 
@@ -114,7 +126,7 @@ def keys_seal(settings: Path) -> None:
     machine = _machine(settings)
     if machine.keystore.place not in SEALED_PLACES:
         raise SettingsError(str(settings), [f"keys.place = files: choose {', '.join(SEALED_PLACES)}"])
-    sealed = machine.keystore.seal((*machine.own, *machine.others))
+    sealed = machine.keystore.seal(machine.keys)
     click.echo(f"{len(sealed)} keys sealed in {machine.keystore.place}")
 
 
@@ -130,7 +142,7 @@ def keys_move(settings: Path, to: str) -> None:
     Example: edgegw keys move box.toml --to tpm2
     """
     machine = _machine(settings)
-    moved = machine.keystore.move((*machine.own, *machine.others), to=to)
+    moved = machine.keystore.move(machine.keys, to=to)
     click.echo(f"{len(moved)} keys lie in {to}")
     if machine.keystore.place != to:
         click.echo(f'now set place = "{to}" in [keys] of {settings}', err=True)
@@ -180,11 +192,10 @@ def _machine(path: Path) -> _Machine:
         settings = loaded.settings
         own = (key_places.device_key_file(settings), key_places.checkpoint_key_file(settings))
         webhook = key_places.webhook_key_file(settings)
-        others = (*([webhook] if webhook.path.exists() else []), *_keys_of_ways(loaded))
-        return _Machine(key_places.keystore_of(settings), own, others)
+        return _Machine(key_places.keystore_of(settings), own, webhook, tuple(_keys_of_ways(loaded)))
     if isinstance(loaded, HubSettings):
-        return _Machine(key_places.keystore_of(loaded), (key_places.hub_key_file(loaded),), ())
-    return _Machine(key_places.keystore_of(loaded), (key_places.mirror_key_file(loaded),), ())
+        return _Machine(key_places.keystore_of(loaded), (key_places.hub_key_file(loaded),), None, ())
+    return _Machine(key_places.keystore_of(loaded), (key_places.mirror_key_file(loaded),), None, ())
 
 
 def _loaded(path: Path) -> Box | HubSettings | MirrorSettings:

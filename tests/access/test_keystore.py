@@ -232,6 +232,28 @@ def test_a_move_may_be_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.
     assert read_all(folder, "systemd") == SECRETS
 
 
+def test_moves_that_are_killed_at_their_end_do_not_pile_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot holds a few keys at most; the one too many shut the box for ever."""
+    folder = tmp_path / "secrets"
+    keys = filled(folder)
+    slot, real = "box-1.kek.passphrase", os.replace
+
+    def dying(draft: Path, path: Path) -> None:
+        if path.name == slot and len(keystore(folder)._secrets("passphrase")) > 1:
+            raise Killed
+        real(draft, path)
+
+    for _ in range(6):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", dying)
+            with pytest.raises(Killed):
+                keystore(folder).move(keys.values(), to="passphrase")
+        assert len(keystore(folder)._secrets("passphrase")) == 2
+        assert read_all(folder) == SECRETS
+
+
 def test_a_move_leaves_nothing_that_the_old_place_opens(tmp_path: Path) -> None:
     """Who has the old passphrase and the new disk must have nothing."""
     folder = tmp_path / "secrets"

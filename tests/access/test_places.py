@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from edgegw.access.places.pkcs11 import Pkcs11
 from edgegw.access.places.systemd import SystemdCredential
 from edgegw.access.places.tpm2 import Tpm2
 from tests.crash.machine import lacks
-from tests.waiting import wait_until
+from tests.software_tpm import SoftwareTpm, need_tpm
 
 SECRET = bytes(range(16))
 TWO_SECRETS = bytes(range(32))
@@ -25,58 +24,10 @@ PIN = "4711"
 SOFTHSM = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so")
 
 
-def two_ports() -> tuple[int, int]:
-    """Two free ports side by side: tpm2-tools look for a TPM's second one behind its first."""
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as one:
-            first: int = one.getsockname()[1]
-            try:
-                socket.create_server(("127.0.0.1", first + 1)).close()
-            except OSError:
-                continue
-            return first, first + 1
-
-
-class SoftwareTpm:
-    """One TPM, in software: its chip is the folder, its bus a port of this machine."""
-
-    def __init__(self, chip: Path) -> None:
-        self.chip = chip
-        chip.mkdir(exist_ok=True)
-        ports = two_ports()
-        self.tcti = f"swtpm:host=127.0.0.1,port={ports[0]}"
-        self._process = subprocess.Popen(
-            [
-                *("swtpm", "socket", "--tpm2", "--tpmstate", f"dir={chip}"),
-                *("--server", f"type=tcp,port={ports[0]},bindaddr=127.0.0.1"),
-                *("--ctrl", f"type=tcp,port={ports[1]},bindaddr=127.0.0.1"),
-                *("--flags", "not-need-init,startup-clear"),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_until(lambda: self._listens(ports[1]), "swtpm to listen", timeout_seconds=30)
-
-    @staticmethod
-    def _listens(port: int) -> bool:
-        with socket.socket() as one:
-            return one.connect_ex(("127.0.0.1", port)) == 0
-
-    def place(self, *pcrs: int) -> Tpm2:
-        """The place, sealing to these PCRs."""
-        return Tpm2(tcti=self.tcti, pcrs=pcrs)
-
-    def stop(self) -> None:
-        """Switch it off."""
-        self._process.terminate()
-        self._process.wait()
-
-
 @pytest.fixture
 def tpms(tmp_path: Path) -> Iterator[Callable[[str], SoftwareTpm]]:
     """Makes TPMs by name, or skips."""
-    if not shutil.which("swtpm") or not shutil.which("tpm2_unseal"):
-        lacks("swtpm")
+    need_tpm()
     made: list[SoftwareTpm] = []
 
     def make(name: str) -> SoftwareTpm:
