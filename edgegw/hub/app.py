@@ -139,7 +139,7 @@ class Hub:
         """Let the running message finish, then let go of the database."""
         self._database.close()
 
-    def _exchange(self, data: bytes, certified: frozenset[str] | None) -> bytes:
+    def _exchange(self, data: bytes, certified: frozenset[str] | None = None) -> bytes:
         with self.metrics.seconds.time():
             envelope = read_envelope(data)
             check_certificate(envelope, certified)
