@@ -11,7 +11,7 @@ from edgegw.access.tls import TransportContext, client_context
 from edgegw.payments.protocols.http import HttpOptions
 from edgegw.tls_tables import ServerTls
 from tests.encrypted import authority, connecting, kind_of, serving
-from tests.payments.branch import BAKER, PUPIL, HttpClient, open_branch, payment
+from tests.payments.branch import BAKER, PUPIL, Branch, HttpClient, open_branch, payment
 from tests.payments.protocols.iso8583_branch import FUNDS_MINOR, PAYMENT, SIGN_ON, Terminal, branch
 from tests.waiting import until
 
@@ -24,6 +24,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _table(profile: str, folder: Path, *, mutual: bool = True) -> ServerTls:
     ours = authority(folder, kind_of(profile))
     return serving(profile, ours.server(), ours.ca if mutual else None)
+
+
+def _is_reading(opened: Branch) -> bool:
+    assert opened.server is not None
+    return any(peer._current_request is not None for peer in opened.server._peers)
 
 
 def _client(profile: str, folder: Path, *, ca: str = "ca") -> TransportContext:
@@ -76,7 +81,10 @@ async def test_what_does_not_speak_tls_takes_no_place_of_a_client(
             _, writer = await asyncio.open_connection(
                 "127.0.0.1", port, ssl=_client("gm", folder), server_hostname="localhost"
             )
-            writer.write(b"POST /v1/payments HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\nhalf")
+            writer.write(b"POST /v1/payments HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n")
+            writer.write(b"Content-Type: application/json\r\nAuthorization: ")
+            writer.write(till.headers["Authorization"].encode() + b"\r\n\r\nhalf")
+            await until(lambda: _is_reading(opened), "the body to be waited for")
             writer.close()
             await writer.wait_closed()
             assert (await till.send("GET", "/readyz", ssl=_client("gm", folder))).status == 200
