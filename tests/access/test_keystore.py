@@ -132,6 +132,19 @@ def test_every_changed_byte_of_a_sealed_key_is_found(tmp_path: Path) -> None:
             store.read(key)
 
 
+def test_a_head_that_was_rewritten_is_found(tmp_path: Path) -> None:
+    """An older key must not pass for the newer one."""
+    folder = tmp_path / "secrets"
+    key = filled(folder)["vault"]
+    raw = base64.b64decode(b"".join(key.path.read_bytes().splitlines()[1:-1]))
+    assert b'"key_version":1' in raw
+    forged = base64.b64encode(raw.replace(b'"key_version":1', b'"key_version":2'))
+    key.path.write_bytes(sealed_key.BEGIN + forged + b"\n" + sealed_key.END)
+    assert sealed_key.parse(key.path.read_bytes()).head.key_version == 2
+    with pytest.raises(KeyFileError, match="altered since it was sealed"):
+        keystore(folder).read(key)
+
+
 def test_one_key_never_stands_in_for_another(tmp_path: Path) -> None:
     """A terminal's key under the vault's name would make tokens that a terminal's owner can compute."""
     folder = tmp_path / "secrets"
@@ -238,14 +251,17 @@ def test_moves_that_are_killed_at_their_end_do_not_pile_up(
     """A slot holds a few keys at most; the one too many shut the box for ever."""
     folder = tmp_path / "secrets"
     keys = filled(folder)
-    slot, real = "box-1.kek.passphrase", os.replace
+    real, written = os.replace, 0
 
     def dying(draft: Path, path: Path) -> None:
-        if path.name == slot and len(keystore(folder)._secrets("passphrase")) > 1:
+        nonlocal written
+        written += path.name == "box-1.kek.passphrase"
+        if written == 2:  # the new key is in, all is sealed under it, the old one is to go
             raise Killed
         real(draft, path)
 
     for _ in range(6):
+        written = 0
         with monkeypatch.context() as patched:
             patched.setattr(os, "replace", dying)
             with pytest.raises(Killed):
