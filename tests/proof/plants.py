@@ -238,10 +238,11 @@ PLANTS: Final[tuple[Plant, ...]] = (
         "cosigned-whatever-commit-says",
         "the hub says that it holds what a failed COMMIT has thrown away",
         "hub/sqlite.py",
-        "        with self.engine.begin() as connection:\n            return work(connection)\n",
-        "        connection = self.engine.connect()\n        result = work(connection)\n"
-        "        try:\n            connection.commit()\n        except Exception:\n"
-        "            connection.invalidate()\n        connection.close()\n        return result\n",
+        "            with self.engine.begin() as connection:\n                return work(connection)\n",
+        "            connection = self.engine.connect()\n            result = work(connection)\n"
+        "            try:\n                connection.commit()\n            except Exception:\n"
+        "                connection.invalidate()\n            connection.close()\n"
+        "            return result\n",
         "tests/hub/test_cosigning.py",
     ),
     plant(
