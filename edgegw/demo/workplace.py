@@ -169,7 +169,8 @@ key = "{hub_key}"
 {addresses}
 [line]
 heartbeat_ms = 250
-answer_timeout_ms = 1500
+answer_timeout_ms = 2500
+centre_timeout_ms = 5000
 backoff_ms_max = 1000
 failback_ms = 1000
 
