@@ -182,5 +182,5 @@ def settle(box: SimulatedBox, applied: int) -> None:
 
 def test_the_books_hold_under_every_order_of_events(place: Place) -> None:
     """Whatever comes first, twice or never: no money is made, lost or spent twice."""
-    few = settings(max_examples=10, stateful_step_count=25, suppress_health_check=list(HealthCheck))
+    few = settings(max_examples=6, stateful_step_count=25, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(lambda: Branches(place), settings=few)  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from edgegw.core.records import Account
 from tests.payments.branch import BOX, open_branch
 
 CASES_MIN = 1_000
-EXAMPLES = "12"
+EXAMPLES = "8"
 # The accounts of the document's examples, so that payments are cleared, not only refused.
 ACCOUNTS = ("alice", "shop-1")
 

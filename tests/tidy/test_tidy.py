@@ -53,25 +53,15 @@ def report(findings: list[str]) -> str:
     return f"{len(findings)} findings:\n" + "\n".join(findings)
 
 
-@pytest.mark.parametrize("rule", PACKAGE_RULES, ids=rule_name)
-def test_the_package_breaks_no_rule_of_the_house(rule: TreeRule) -> None:
-    """A layer that leaks or an impure core is seen on the day it is written."""
-    findings = [finding for path, _, tree in parsed("edgegw/") for finding in rule(path, tree)]
-    assert not findings, report(findings)
-
-
-@pytest.mark.parametrize("rule", TEST_RULES, ids=rule_name)
-def test_the_tests_break_no_rule_of_the_house(rule: TreeRule) -> None:
-    """A test that sleeps, or that cannot fail, hides the fault that it was written for."""
-    findings = [finding for path, _, tree in parsed("tests/") for finding in rule(path, tree)]
-    assert not findings, report(findings)
-
-
-def test_nothing_is_too_long_to_be_read() -> None:
-    """Files and functions grow one line at a time, so nobody notices without a limit."""
-    files = [*parsed("edgegw/"), *parsed("tests/")]
-    findings = [finding for path, source, tree in files for finding in rules.lengths(path, source, tree)]
-    found = [length for path, _, tree in files for length, _ in rules.function_lengths(path, tree)]
+@pytest.mark.parametrize(("prefix", "held_to"), [("edgegw/", PACKAGE_RULES), ("tests/", TEST_RULES)])
+def test_no_file_breaks_a_rule_of_the_house(prefix: str, held_to: list[TreeRule]) -> None:
+    """A layer that leaks, an impure core, a test that cannot fail, a function too long: all of them
+    are seen on the day they are written."""
+    findings, found = [], []
+    for path, source, tree in parsed(prefix):
+        findings += [finding for rule in held_to for finding in rule(path, tree)]
+        findings += rules.lengths(path, source, tree)
+        found += [length for length, _ in rules.function_lengths(path, tree)]
     print(f"{len(found)} functions, median {statistics.median(found)} lines, longest {max(found)}")
     assert not findings, report(findings)
 
