@@ -24,7 +24,9 @@ from aiohttp import hdrs, web
 
 from edgegw.access.arrivals import arrivals_of
 from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
-from edgegw.access.tokens import Client, TokenError, Tokens
+from edgegw.access.speakers import Shown, Speakers, Stranger
+from edgegw.access.tls import certified_uris
+from edgegw.access.tokens import Client
 from edgegw.payments.http_api.bodies import CloseBody
 from edgegw.payments.http_api.handlers import Call, Handlers, Reply
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE, build_document
@@ -153,7 +155,7 @@ class HttpServer:
     def __init__(self, gateway: Gateway, options: HttpOptions) -> None:
         self._gateway = gateway
         self._options = options
-        self._tokens = Tokens(box=gateway.box, site=lambda: gateway.site)
+        self._speakers = Speakers(box=gateway.box, site=lambda: gateway.site)
         self._shares = Shares(each_max=options.client_requests_max)
         self._rates = Rates(site=lambda: gateway.site)
         document = _encode(build_document(OPERATIONS, version=gateway.version))
@@ -229,8 +231,9 @@ class HttpServer:
             client: Client | None = None
             shared = False
             try:
+                read = self._reader(request, operation)
                 if operation.scope:
-                    client = self._client(request, operation.scope)
+                    client = await self._client(request, operation.scope, read)
                     shared = self._shares.take(client.name)
                     if not shared:
                         raise Unanswered("overloaded", f"{client.name} has too many requests in hand")
@@ -238,7 +241,7 @@ class HttpServer:
                         raise Unanswered("rate_exceeded", f"{client.name} asks faster than the site allows")
                 path = decode_text(request.match_info, no_path) if has_path else None
                 query = decode_text(_query(request), no_query) if request.query_string else no_query()
-                body = None if decoder is None else await self._body(request, operation, decoder)
+                body = None if decoder is None else await self._body(request, decoder, read)
                 name = "" if client is None else client.name
                 second = self._second(operation, body)
                 reply = await handler(Call(name, body, path, query, second))
@@ -257,33 +260,73 @@ class HttpServer:
     def _count(self, event: str) -> None:
         self._gateway.meter.protocol_event(protocol="http", event=event)
 
-    def _client(self, request: web.Request, scope: str) -> Client:
+    async def _client(self, request: web.Request, scope: str, read: Callable[[], Awaitable[bytes]]) -> Client:
         if self._gateway.site is None:
-            # Whose token it is nobody here can say yet: to call it invalid would make a till give up.
+            # Whose request it is nobody here can say yet: to call it invalid would make a till give up.
             why, hint = self._gateway.why_not_ready or ("", "")
             raise Unanswered("not_clearing", f"the box knows no clients yet: {why}", hint=hint)
-        return self._trusted(request.headers.get(hdrs.AUTHORIZATION), scope, field="Authorization")
+        path, _, query = request.raw_path.partition("?")
+        shown = Shown(
+            method=request.method,
+            path=path,
+            query=query,
+            headers=request.headers,
+            body=read,
+            peer=request.remote or "",
+            certified=lambda: certified_uris(request.transport),
+        )
+        return self._trusted(await self._speakers.client_of(shown), scope)
 
     def _second(self, operation: Operation, body: Any) -> str:
         """The second client behind an order, by the token in its body; "" where there is none."""
         if not isinstance(body, CloseBody) or not body.second_token:
             return ""
-        return self._trusted(f"Bearer {body.second_token}", operation.scope, field="second_token").name
+        second = self._speakers.client_of_token(f"Bearer {body.second_token}", field="second_token")
+        return self._trusted(second, operation.scope).name
 
-    def _trusted(self, authorization: str | None, scope: str, *, field: str) -> Client:
-        """The client of a token, if it may do this."""
-        try:
-            client = self._tokens.client_of(authorization)
-        except TokenError as error:
-            if error.code == "token_invalid":
+    def _trusted(self, speaker: Client | Stranger, scope: str) -> Client:
+        """The client, if it is one and may do this."""
+        if isinstance(speaker, Stranger):
+            if speaker.counts:
                 self._count(TURNED_AWAY_EVENT)
-            raise Unanswered(error.code, str(error), field=field) from None
-        if scope not in client.scopes:
-            raise Unanswered("scope_missing", f"{client.name} does not have the scope `{scope}`")
-        return client
+            raise Unanswered(speaker.code, speaker.message, field=speaker.field)
+        if scope not in speaker.scopes:
+            raise Unanswered("scope_missing", f"{speaker.name} does not have the scope `{scope}`")
+        return speaker
+
+    def _reader(self, request: web.Request, operation: Operation) -> Callable[[], Awaitable[bytes]]:
+        """What reads the body of a request once, when it is first wanted."""
+        whole: bytes | None = b"" if operation.body is None else None
+
+        async def read() -> bytes:
+            nonlocal whole
+            if whole is None:
+                whole = await self._whole(request, operation.body_bytes_max)
+            return whole
+
+        return read
+
+    async def _whole(self, request: web.Request, bytes_max: int) -> bytes:
+        try:
+            return await read_whole(
+                request.content,
+                length=request.content_length,
+                bytes_max=bytes_max,
+                timeout_seconds=self._options.body_timeout_ms / 1000,
+            )
+        except BodyTooLarge as error:
+            length = request.content_length or ""
+            raise Unanswered("body_too_large", str(error), field="Content-Length", value=length) from None
+        except BodyTooSlow as error:
+            raise Unanswered("request_timeout", str(error)) from None
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise Unanswered("malformed_json", f"the body did not arrive whole: {error}") from None
 
     async def _body(
-        self, request: web.Request, operation: Operation, decoder: msgspec.json.Decoder[Any]
+        self,
+        request: web.Request,
+        decoder: msgspec.json.Decoder[Any],
+        read: Callable[[], Awaitable[bytes]],
     ) -> Any:
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         if not _JSON.fullmatch(content_type):
@@ -295,21 +338,7 @@ class HttpServer:
         if encoding.lower() != "identity":
             message = "Content-Encoding is not accepted"
             raise Unanswered("unsupported_media_type", message, field="Content-Encoding", value=encoding)
-        try:
-            raw = await read_whole(
-                request.content,
-                length=request.content_length,
-                bytes_max=operation.body_bytes_max,
-                timeout_seconds=self._options.body_timeout_ms / 1000,
-            )
-        except BodyTooLarge as error:
-            length = request.content_length or ""
-            raise Unanswered("body_too_large", str(error), field="Content-Length", value=length) from None
-        except BodyTooSlow as error:
-            raise Unanswered("request_timeout", str(error)) from None
-        except (web.RequestPayloadError, ConnectionError) as error:
-            raise Unanswered("malformed_json", f"the body did not arrive whole: {error}") from None
-        return decode_body(raw, decoder, known_account=self._known_account)
+        return decode_body(await read(), decoder, known_account=self._known_account)
 
     def _known_account(self, account_id: str) -> bool:
         return account_id in self._gateway.book.accounts
