@@ -10,9 +10,7 @@ the ways in stay open over it. Leaves out everything that the parts do, and the 
 from __future__ import annotations
 
 import asyncio
-import resource
 import secrets
-import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +42,7 @@ from edgegw.ledger.start import Own, Ways, begin_epoch, prepare, read_book, take
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.ledger_source import LedgerSource
+from edgegw.machine import MachineClock, raise_descriptor_limit, stop_signal
 from edgegw.mirrored import Mirrored, mirror_line
 from edgegw.observe.metrics import Metrics
 from edgegw.own import Keys, load_keys, own_of, replaced, tell_of_places
@@ -65,7 +64,6 @@ from edgegw.uplink.ports import Identity, LineSettings
 from edgegw.uplink.status import LineStatus
 from edgegw.uplink.threads import in_thread
 
-DESCRIPTORS_MAX: Final = 65_536
 TICK_S: Final = 1.0
 LINE_PAUSE_S: Final = 2.0
 """Before the line is taken up again when the world, or a fault of ours, has ended it."""
@@ -216,35 +214,16 @@ class Front:
 # --- a running box ------------------------------------------------------------------------------------------
 
 
-class MachineClock:
-    """The machine's clocks."""
-
-    def wall_ns(self) -> int:
-        """Nanoseconds since 1970."""
-        return time.time_ns()
-
-    def mono_ns(self) -> int:
-        """Nanoseconds of the monotonic clock that goes on while the machine sleeps."""
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-    def boot_id(self) -> str:
-        """The kernel's name for this boot."""
-        try:
-            return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        except OSError:
-            return ""
-
-
 async def run_box(box: Box) -> None:
     """Run a box until SIGTERM or SIGINT.
 
     Raises what must end the process otherwise: OperatingError, BrokenInvariant, KeyFileError, SettingsError.
     """
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     settings = box.settings
     held = load_keys(settings)
     tell_of_places(held.keystore)
-    stop = _stop_signal()
+    stop = stop_signal()
     boot = secrets.token_hex(8)
     opened = open_ledger(
         Path(settings.data_dir),
@@ -350,29 +329,6 @@ def _begin(own: Own, held: Keys, opened: Opened, ways: Ways, note: str) -> Pen:
     _note_anchor(opened, pen)
     _log.info("epoch_begun", epoch=epoch)
     return pen
-
-
-def _raise_descriptor_limit() -> None:
-    """Take what the system allows: the usual first 1,024 are fewer than the connections of the ways in, and
-    without one the line and the ledger's readers fail, too."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _stop_signal() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(
-        signal.SIGHUP,
-        lambda: _log.warning(
-            "hangup_ignored", hint="Box settings are read at the start; site settings come from the hub."
-        ),
-    )
-    return stop
 
 
 async def _serve(

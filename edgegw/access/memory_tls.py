@@ -112,6 +112,11 @@ class Connected(ssl.SSLObject):
             return None if certificate is None else {}
         return None if certificate is None else certificate.public_bytes(Encoding.DER)
 
+    def verified_chain(self) -> list[bytes]:
+        """DER, from the peer's certificate to its CA; none before the handshake."""
+        chain = self._connection.get_verified_chain(as_cryptography=True) or []
+        return [one.public_bytes(Encoding.DER) for one in chain]
+
     def cipher(self) -> tuple[str, str, int] | None:
         """Name, version and bits of the cipher in use."""
         name = self._connection.get_cipher_name()

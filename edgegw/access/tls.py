@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import math
 import os
 import ssl
 import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import structlog
@@ -36,6 +38,10 @@ FILE_BYTES_MAX: Final = 1 << 20
 SOON_S: Final = 14 * 86_400
 """A certificate that ends so soon is told of at every start and renewal."""
 CHAIN_DEPTH_MAX: Final = 5
+_NO_CHECK_TIME: Final = 0x200000
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME."""
+_DER: Final = 2
+"""`_ssl.ENCODING_DER`."""
 
 _log = structlog.get_logger("edgegw.tls")
 
@@ -79,6 +85,9 @@ class _Files(NamedTuple):
 
     is_own: bool = False
     """The server is this machine's own, and the certificate is its own too: a client takes no other."""
+
+    now_s: Callable[[], float] | None = None
+    """The time that ends of certificates are held against; None: the machine's clock, as OpenSSL does."""
 
     def paths(self) -> tuple[str, ...]:
         return tuple(path for path in (self.certificate, self.key, self.authority) if path)
@@ -133,6 +142,7 @@ class TransportContext(ssl.SSLContext):
         else:
             wrapped = _Memory(made, incoming, outgoing, server_side=server_side, server_hostname=host)
         wrapped.expected = _own_certificate(self._files) if self._files.is_own else b""
+        wrapped.now_s = self._files.now_s
         wrapped.last_words = LAST_WORDS.get()
         wrapped.leaving = outgoing
         return wrapped
@@ -141,10 +151,12 @@ class TransportContext(ssl.SSLContext):
         """Made of the files as they are; while new ones cannot be used, of those before. Once a day their end
         is looked at again."""
         state = _state(self._files)
-        if state == self._seen and self._day != _today():
+        if self._files.certificate and state == self._seen and self._day != _today():
             self._day = _today()
             _tell_of_end(
-                self._files.certificate, _certificates("certificate_file", self._files.certificate)[0]
+                self._files.certificate,
+                _certificates("certificate_file", self._files.certificate)[0],
+                now_s=_now_s(self._files),
             )
         if state != self._seen:
             self._seen = state
@@ -161,15 +173,24 @@ class TransportContext(ssl.SSLContext):
 
 
 class _Failing:
-    """What both kinds of connections do when a handshake fails, and where only one certificate is taken."""
+    """What both kinds of connections do when a handshake fails, where only one certificate is taken, and
+    where another clock than the machine's says which have ended."""
 
     expected: bytes = b""
+    now_s: Callable[[], float] | None = None
     last_words: LastWords | None = None
     leaving: ssl.MemoryBIO
 
     def _check(self, certificate: object) -> None:
         if self.expected and certificate != self.expected:
             raise ssl.SSLCertVerificationError(1, "another server than the one of these settings answers")
+
+    def _check_ends(self, chain: list[bytes]) -> None:
+        """One that has not begun is taken: its CA has signed it, and a machine's clock may be years late."""
+        if self.now_s is not None and any(_end_s(der) <= self.now_s() for der in chain):
+            raise ssl.SSLCertVerificationError(
+                1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired"
+            )
 
     def _fail(self, problem: ssl.SSLError) -> None:
         if self.last_words is not None and not isinstance(problem, ssl.SSLWantReadError):
@@ -186,6 +207,8 @@ class _Plain(ssl.SSLObject, _Failing):
             self._fail(problem)
             raise
         self._check(self.getpeercert(binary_form=True) if self.expected else b"")
+        if self.now_s is not None:
+            self._check_ends(_verified_chain(self))
 
 
 class _Memory(Connected, _Failing):
@@ -198,6 +221,8 @@ class _Memory(Connected, _Failing):
             self._fail(problem)
             raise
         self._check(self.getpeercert(binary_form=True) if self.expected else b"")
+        if self.now_s is not None:
+            self._check_ends(self.verified_chain())
 
 
 def server_context(table: ServerTls) -> TransportContext:
@@ -208,10 +233,20 @@ def server_context(table: ServerTls) -> TransportContext:
     return TransportContext(files, is_server=True)
 
 
-def client_context(table: ClientTls) -> TransportContext:
-    """The context of what connects, by a profile that encrypts; raises TlsError."""
-    files = _Files(table.profile, table.certificate_file, table.key_file, table.ca_file, "ca_file")
+def client_context(table: ClientTls, *, now_s: Callable[[], float] | None = None) -> TransportContext:
+    """The context of what connects, by a profile that encrypts; raises TlsError. now_s: what says which of
+    the server's certificates have ended (Unix seconds) where that is not the machine's clock."""
+    files = _Files(
+        table.profile, table.certificate_file, table.key_file, table.ca_file, "ca_file", now_s=now_s
+    )
     return TransportContext(files, is_server=False, server_name=table.server_name)
+
+
+def timeless_context(*, profile: str, ca_file: Path, server_name: str) -> TransportContext:
+    """The context of what connects without a certificate of its own and without a clock: for what is signed
+    besides, by a key that is pinned. Raises TlsError."""
+    files = _Files(profile, "", "", str(ca_file), "ca_file", now_s=lambda: -math.inf)
+    return TransportContext(files, is_server=False, server_name=server_name)
 
 
 def own_context(table: ServerTls) -> TransportContext:
@@ -239,6 +274,20 @@ def _uris(der: bytes) -> frozenset[str]:
     return frozenset(names.value.get_values_for_type(x509.UniformResourceIdentifier))
 
 
+@functools.lru_cache(maxsize=64)
+def _end_s(der: bytes) -> float:
+    return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
+
+
+def _verified_chain(connection: ssl.SSLObject) -> list[bytes]:
+    """From the peer's certificate to its CA; public in the standard library from 3.13 on."""
+    public = getattr(connection, "get_verified_chain", None)
+    if public is not None:
+        return list(public())
+    chain = connection._sslobj.get_verified_chain()  # type: ignore[attr-defined]
+    return [one.public_bytes(_DER) for one in chain]
+
+
 def _own_certificate(files: _Files) -> bytes:
     return _certificates("certificate_file", files.certificate)[0].public_bytes(Encoding.DER)
 
@@ -260,12 +309,13 @@ def _state(files: _Files) -> tuple[object, ...]:
 
 def _made(files: _Files, *, is_server: bool) -> ssl.SSLContext | SSL.Context:
     """The context of files that were looked through first; raises TlsError."""
-    chain = _certificates("certificate_file", files.certificate)
-    _check_key_file(files.key)
-    _check_kind(files, chain[0])
+    if files.certificate:
+        chain = _certificates("certificate_file", files.certificate)
+        _check_key_file(files.key)
+        _check_kind(files, chain[0])
+        _tell_of_end(files.certificate, chain[0], now_s=_now_s(files))
     if files.authority:
         _check_authorities(files, _certificates(files.authority_option, files.authority))
-    _tell_of_end(files.certificate, chain[0])
     if files.profile == "intl":
         return _of_library(files, is_server=is_server)
     return _of_pyopenssl(files, is_server=is_server)
@@ -276,7 +326,8 @@ def _of_library(files: _Files, *, is_server: bool) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.sslobject_class = _Plain
     try:
-        context.load_cert_chain(files.certificate, files.key)
+        if files.certificate:
+            context.load_cert_chain(files.certificate, files.key)
     except ssl.SSLError as problem:
         raise TlsError(_key_fault(files, problem.reason or str(problem))) from None
     except OSError as problem:
@@ -287,6 +338,8 @@ def _of_library(files: _Files, *, is_server: bool) -> ssl.SSLContext:
         except OSError as problem:
             raise TlsError(_authority_fault(files, str(problem))) from None
         context.verify_mode = ssl.CERT_REQUIRED
+        if files.now_s is not None:
+            context.verify_flags |= _NO_CHECK_TIME
     elif files.is_own:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE  # the certificate itself is compared
@@ -308,9 +361,10 @@ def _of_pyopenssl(files: _Files, *, is_server: bool) -> SSL.Context:
         )
     context.set_tls13_ciphersuites(suite.ciphers)
     try:
-        context.use_certificate_chain_file(files.certificate)
-        context.use_privatekey_file(files.key)
-        context.check_privatekey()
+        if files.certificate:
+            context.use_certificate_chain_file(files.certificate)
+            context.use_privatekey_file(files.key)
+            context.check_privatekey()
     except SSL.Error as problem:
         raise TlsError(_key_fault(files, _reason(problem))) from None
     if files.authority:
@@ -319,6 +373,8 @@ def _of_pyopenssl(files: _Files, *, is_server: bool) -> SSL.Context:
         except SSL.Error as problem:
             raise TlsError(_authority_fault(files, _reason(problem))) from None
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+        if files.now_s is not None and (store := context.get_cert_store()) is not None:
+            store.set_flags(_NO_CHECK_TIME)
         context.set_verify_depth(CHAIN_DEPTH_MAX)
     if is_server:
         context.set_session_id(b"edgegw")
@@ -385,10 +441,9 @@ def _is_sm2(certificate: x509.Certificate) -> bool:
     return _SM2_KEY in certificate.tbs_certificate_bytes
 
 
-def _tell_of_end(path: str, certificate: x509.Certificate) -> None:
+def _tell_of_end(path: str, certificate: x509.Certificate, *, now_s: float) -> None:
     """An end, or a beginning that is still to come, is said and stops nothing: the box pays on without its
     line, its clock may be wrong, and a renewed file is taken up by itself."""
-    now_s = time.time()
     ends, begins = certificate.not_valid_after_utc, certificate.not_valid_before_utc
     if now_s >= ends.timestamp():
         _log.error(
@@ -405,6 +460,10 @@ def _tell_of_end(path: str, certificate: x509.Certificate) -> None:
 
 
 _RENEW: Final = "Renew it: put the new certificate and key in the same files; no restart is needed."
+
+
+def _now_s(files: _Files) -> float:
+    return time.time() if files.now_s is None else files.now_s()
 
 
 def expiry_faults(option: str, path: str) -> list[str]:

@@ -61,11 +61,11 @@ def _report(box: Box) -> Report:
 
 def _prune(box: Box, *, vacuum: bool) -> Report:
     """Prune with a pen of its own; raises LedgerInUse while the box runs, and what a start raises."""
-    from edgegw.app import MachineClock
     from edgegw.ledger.boot import open_ledger
     from edgegw.ledger.outcomes import Budget
     from edgegw.ledger.start import Ways, start
     from edgegw.ledger.writer import take_snapshot
+    from edgegw.machine import MachineClock
     from edgegw.own import load_keys, own_of
     from edgegw.retention import prune_now
 

@@ -42,6 +42,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
     "key_places": frozenset({"config", "access"}),
+    "machine": frozenset(),
     "pinned": frozenset({"config", "access", "key_places"}),
     "encryption": frozenset({"config", "access", "tls_tables"}),
     "mirrored": frozenset(
@@ -84,6 +85,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "payments.rules",
             "key_places",
             "ledger_source",
+            "machine",
             "mirrored",
             "own",
             "retention",

@@ -9,7 +9,6 @@ from aiohttp import web
 
 from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.access.tls import TransportContext
-from edgegw.app import MachineClock
 from edgegw.commands.serving import site_of
 from edgegw.core import journal
 from edgegw.core.decide import Funding
@@ -24,6 +23,7 @@ from edgegw.ledger.start import Own, Ways, begin_epoch, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
 from edgegw.ledger_source import LedgerSource
+from edgegw.machine import MachineClock
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity
 from edgegw.uplink.session import Sources
