@@ -256,10 +256,16 @@ def own_context(table: ServerTls) -> TransportContext:
     return TransportContext(files, is_server=False)
 
 
-def certified_uris(connection: asyncio.BaseTransport | None) -> frozenset[str] | None:
-    """The URIs in the certificate of a transport's peer; None where the line is plain or it showed none."""
+def certificate_shown(connection: asyncio.BaseTransport | None) -> bytes | None:
+    """The DER of the certificate of a transport's peer; None where the line is plain or it showed none."""
     wrapped = None if connection is None else connection.get_extra_info("ssl_object")
     der = None if wrapped is None else wrapped.getpeercert(binary_form=True)
+    return der if isinstance(der, bytes) else None
+
+
+def certified_uris(connection: asyncio.BaseTransport | None) -> frozenset[str] | None:
+    """The URIs in the certificate of a transport's peer; None where the line is plain or it showed none."""
+    der = certificate_shown(connection)
     return None if der is None else _uris(der)
 
 

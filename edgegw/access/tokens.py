@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import jwt
 import msgspec
@@ -29,6 +29,8 @@ REMEMBERED_MAX: Final = 4096
 """Tokens remembered at once: a client needs one, a fleet of tills a few hundred; a flood only costs the
 memory of these."""
 KEY_BYTES: Final = 32
+X5T_S256: Final = "x5t#S256"
+"""RFC 8705's name for the SHA-256 of a certificate, in base64url."""
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -37,6 +39,8 @@ class Client(msgspec.Struct, frozen=True):
     name: str
     scopes: frozenset[str]
     expires_at_s: int
+    certificate: str = ""
+    """SHA-256, in base64url, of the only certificate with which its token is good; "" with any or none."""
 
 
 class TokenError(Exception):
@@ -91,9 +95,9 @@ class Tokens:
         if rule is None:
             raise TokenError("token_invalid", "sub names no client of the site's settings")
         claims = self._claims(token, rule.name, public_key_from(rule.public_key))
-        return Client(rule.name, frozenset(rule.scopes), claims["exp"])
+        return Client(rule.name, frozenset(rule.scopes), claims["exp"], certificate=_bound_to(claims))
 
-    def _claims(self, token: str, name: str, key: Ed25519PublicKey) -> dict[str, int]:
+    def _claims(self, token: str, name: str, key: Ed25519PublicKey) -> dict[str, Any]:
         options: Options = {
             "require": ["exp", "iss", "sub", "aud"],
             "verify_exp": False,
@@ -130,6 +134,18 @@ class Tokens:
         return TokenError("token_expired", f"{text}; exp lies at most {LIFETIME_SECONDS_MAX} s ahead")
 
 
+def _bound_to(claims: Mapping[str, Any]) -> str:
+    """The certificate that a token is bound to (RFC 8705); raises TokenError for other bindings, which nobody
+    here would check."""
+    if "cnf" not in claims:
+        return ""
+    bound = claims["cnf"]
+    thumbprint = bound.get(X5T_S256) if isinstance(bound, dict) and len(bound) == 1 else None
+    if not isinstance(thumbprint, str) or not thumbprint:
+        raise TokenError("token_invalid", f"cnf is not an object of {X5T_S256} alone")
+    return thumbprint
+
+
 def _unverified_subject(token: str) -> str:
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
@@ -157,7 +173,19 @@ def public_key_text(key: Ed25519PrivateKey) -> str:
     return base64.b64encode(key.public_key().public_bytes_raw()).decode()
 
 
-def mint_token(key: Ed25519PrivateKey, *, client: str, box: str, lifetime_seconds: int, now_s: int) -> str:
-    """A token that lets `client` speak to `box` for lifetime_seconds from now_s on (a day at most)."""
-    claims = {"iss": client, "sub": client, "aud": box, "iat": now_s, "exp": now_s + lifetime_seconds}
+def mint_token(
+    key: Ed25519PrivateKey, *, client: str, box: str, lifetime_seconds: int, now_s: int, certificate: str = ""
+) -> str:
+    """A token that lets `client` speak to `box` for lifetime_seconds from now_s on (a day at most).
+
+    certificate: SHA-256, in base64url, of the one with which alone it is good; "" with any or none."""
+    claims: dict[str, object] = {
+        "iss": client,
+        "sub": client,
+        "aud": box,
+        "iat": now_s,
+        "exp": now_s + lifetime_seconds,
+    }
+    if certificate:
+        claims["cnf"] = {X5T_S256: certificate}
     return jwt.encode(claims, key, algorithm=ALGORITHM)

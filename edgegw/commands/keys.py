@@ -166,7 +166,13 @@ def keygen_vault(out: Path) -> None:
     type=click.IntRange(1, 24 * 60),
     help="How long it is good for; a day at most.",
 )
-def token(client: str, box: str, key: Path, minutes: int) -> None:
+@click.option(
+    "--certificate",
+    type=KeyPath,
+    help="PEM: the certificate with which alone the token is good (RFC 8705), so that a copy of it is"
+    " worth nothing.",
+)
+def token(client: str, box: str, key: Path, minutes: int, certificate: Path | None) -> None:
     """Print a bearer token with which a client speaks to one box over HTTP.
 
     Example: edgegw token --client till --box branch-1 --key till.pem
@@ -174,8 +180,34 @@ def token(client: str, box: str, key: Path, minutes: int) -> None:
     from edgegw.access import tokens
 
     private = ed25519_key(key)
-    now_s = int(time.time())
-    click.echo(tokens.mint_token(private, client=client, box=box, lifetime_seconds=minutes * 60, now_s=now_s))
+    minted = tokens.mint_token(
+        private,
+        client=client,
+        box=box,
+        lifetime_seconds=minutes * 60,
+        now_s=int(time.time()),
+        certificate="" if certificate is None else _thumbprint(certificate),
+    )
+    click.echo(minted)
+
+
+def _thumbprint(path: Path) -> str:
+    """The SHA-256 of a file's first certificate, as RFC 8705 writes it; raises SettingsError."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from edgegw.access.client_certificates import certificate_of
+
+    try:
+        der = x509.load_pem_x509_certificates(path.read_bytes())[0].public_bytes(Encoding.DER)
+    except (OSError, ValueError) as problem:
+        raise SettingsError(
+            str(path), [f"no certificate can be read: {problem}; give the client's own, in PEM"]
+        ) from None
+    certificate = certificate_of(der)
+    if certificate is None:
+        raise SettingsError(str(path), ["its certificate cannot be read; give the client's own"])
+    return certificate.x5t_s256
 
 
 @click.command("card-token")

@@ -22,7 +22,7 @@ from edgegw.config.site_limits import limit_faults, list_faults
 from edgegw.core.book import BANK
 from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
-from edgegw.core.site import PARTICIPANT_PATTERN, WEEKDAYS, Site, decode_site
+from edgegw.core.site import PARTICIPANT_PATTERN, WEEKDAYS, CertificateRule, Site, decode_site
 from edgegw.zones import UnknownZone, load_zone
 
 PUBLIC_KEY_BYTES: Final = 32
@@ -77,6 +77,7 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
     return [
         *_own_faults(site, bank),
         *_webhook_faults(site),
+        *_certificate_faults(site),
         *_account_faults(site, boxes),
         *_reference_faults(site),
         *_rule_faults(site),
@@ -118,6 +119,28 @@ def _webhook_faults(site: Site) -> Iterator[str]:
                 f"clients[{client.name}].webhook.url = {webhook.url}: its host or port cannot be read; write"
                 " https://host:port/path with a port from 1 to 65535"
             )
+
+
+def _certificate_faults(site: Site) -> Iterator[str]:
+    tied = [(f"clients[{one.name}]", one.certificates) for one in site.clients]
+    tied += [(f"terminals[{one.id}]", one.certificates) for one in site.terminals]
+    for where, rules in tied:
+        for rule in rules or ():
+            if not (rule.uri or rule.dns or rule.sha256):
+                yield f"{where}.certificates[]: one names nothing; give it a uri, dns or sha256"
+    alone: dict[CertificateRule, str] = {}
+    for client in site.clients:
+        if client.certificate_is_enough is not True:
+            continue
+        if not client.certificates:
+            yield f"clients[{client.name}].certificate_is_enough = true: it has no certificates; list them"
+        for rule in client.certificates or ():
+            other = alone.setdefault(rule, client.name)
+            if other != client.name:
+                yield (
+                    f"clients[{client.name}].certificates[]: one is that of {other}, too, and enough for"
+                    " both; give each its own"
+                )
 
 
 def _account_faults(site: Site, boxes: Collection[str] | None) -> Iterator[str]:

@@ -44,6 +44,21 @@ class WebhookRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 5_000
 
 
+class CertificateRule(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A certificate by what is in it; all that is given must be so. The listener's `client_ca_file` says who
+    may have certified it."""
+
+    uri: Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[!-~]*\Z")] = ""
+    """A URI among its subject's alternative names, as in `edgegw://BANK/NAME`."""
+    dns: Annotated[str, msgspec.Meta(max_length=253, pattern=r"^[A-Za-z0-9._-]*\Z")] = ""
+    """A DNS name among them, letter for letter: no wildcards."""
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
+    """SHA-256 of its DER in hex, as `openssl x509 -fingerprint -sha256` says it, without colons and in lower
+    case: this one certificate and not the next."""
+
+
 class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A program that may call the box's API with tokens that it signs with its own Ed25519 key."""
 
@@ -54,6 +69,11 @@ class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What it may do: `pay`, `read`, `operate` (close windows)."""
     webhook: WebhookRule | msgspec.UnsetType = msgspec.UNSET
     """Without it the client asks for its notices."""
+    certificates: tuple[CertificateRule, ...] | msgspec.UnsetType = msgspec.UNSET
+    """The client is heard only over TLS with one of these certificates, whatever else it shows; several for
+    a change from one to the next."""
+    certificate_is_enough: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether one of `certificates` is all that the client needs to show (RFC 8705)."""
 
 
 class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,6 +86,9 @@ class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     credit_account_id: AccountId
     """The merchant's account."""
     currency: Currency
+    certificates: tuple[CertificateRule, ...] | msgspec.UnsetType = msgspec.UNSET
+    """The terminal is heard only over TLS with one of these certificates, its own or that of the switch in
+    front of it; several for a change from one to the next."""
 
 
 class StandInRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -68,6 +68,25 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "The token's time is not now",
         "Mint a new token; compare the clocks if it is new.",
     ),
+    Problem(
+        "certificate_missing",
+        401,
+        "No client certificate",
+        "Connect over TLS with the client's certificate; the box's [http.tls] must have a client_ca_file.",
+    ),
+    Problem(
+        "certificate_wrong",
+        403,
+        "Another client's certificate",
+        "Connect with a certificate that the site's settings name for this client, or have them name this"
+        " one.",
+    ),
+    Problem(
+        "token_of_other_certificate",
+        401,
+        "The token is bound to another certificate",
+        "Connect with the certificate of the token's cnf, or mint a token for this one.",
+    ),
     Problem("scope_missing", 403, "The client may not do this", "Ask the bank to give the client the scope."),
     Problem(
         "second_person_needed",

@@ -18,7 +18,8 @@ the connection, and what is not answered yet is repeated or reversed, as after a
 **Who may speak.** Field 41 names a terminal of the site's settings, field 42 (if sent) its merchant. It signs
 on once per connection; a sign-on without field 41 signs on every terminal that has no key. A terminal with a
 key file must send a MAC in its last field (64, or 128), and gets one: the first 8 bytes of HMAC-SM3 over all
-bytes before it.
+bytes before it. One with `certificates` in the site's settings is heard only on a connection that has shown
+one of them in TLS, its own or that of the switch in front of it; others are answered 63.
 
 **Repeats.** A message with the same fields 32, 41, 42, 11, 37, 12 and 13 as an earlier one gets the first
 answer again; with other content, or after the replay horizon, 94. A reversal names its original by STAN and
@@ -60,8 +61,10 @@ from typing import Annotated, Final, Literal, Protocol
 import msgspec
 
 from edgegw.access.arrivals import arrivals_of
+from edgegw.access.client_certificates import foreign, rules_of
 from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.access.shield import Rates
+from edgegw.access.tls import certificate_shown
 from edgegw.core.book import Book
 from edgegw.core.records import Kind, Request, WindowClosed
 from edgegw.core.site import Site, TerminalRule
@@ -487,7 +490,8 @@ class _Connection:
             self._terminals.count(TURNED_AWAY_EVENT)
             return self._rejected(message, terminal)
         proposal = (
-            self._not_authentic(raw, message, terminal.id)
+            self._not_certified(terminal)
+            or self._not_authentic(raw, message, terminal.id)
             or self._not_signed_on(terminal.id)
             or self._terminals.too_fast(terminal.id)
             or await self._terminals.proposal(message, role, terminal, directory)
@@ -512,7 +516,7 @@ class _Connection:
             terminal = messages.terminal_of(message, directory)
             if isinstance(terminal, Rejection):
                 return self._rejected(message, terminal)
-            rejection = self._not_authentic(raw, message, name)
+            rejection = self._not_certified(terminal) or self._not_authentic(raw, message, name)
             if rejection is not None:
                 return self._rejected(message, rejection)
         code = message.get(70)
@@ -533,6 +537,14 @@ class _Connection:
             self._signed_on.clear()
         self._signed_on.discard(name)
         self._signed_off.add(name)
+
+    def _not_certified(self, terminal: TerminalRule) -> Rejection | None:
+        rules = rules_of(terminal)
+        wrong = foreign(certificate_shown(self._writer.transport), terminal.id, rules) if rules else None
+        if wrong is None:
+            return None
+        self._terminals.count(TURNED_AWAY_EVENT)
+        return Rejection(messages.SECURITY_VIOLATION, wrong.code.replace("_", " "), wrong.message)
 
     def _not_authentic(self, raw: bytes, message: Message, terminal: str) -> Rejection | None:
         key = self._terminals.keys.get(terminal)
