@@ -122,15 +122,22 @@ class CertifiedClients:
         self._tied: dict[str, tuple[CertificateRule, ...]] = {}
         self._enough: tuple[ClientRule, ...] = ()
 
-    def client_of(self, der: bytes | None) -> Client | None:
-        """The client for which this certificate is enough; None where it is nobody's, or not just one's."""
+    def client_of(self, certified: Callable[[], bytes | None]) -> Client | Foreign | None:
+        """The client for which this connection's certificate is enough, or why it is for none; None where
+        that is no question: it has shown none, or no client of the site goes by its certificate alone."""
         self._look()
-        if der is None or not self._enough or (certificate := certificate_of(der)) is None:
+        der = certified() if self._enough else None
+        certificate = None if der is None else certificate_of(der)
+        if certificate is None:
             return None
         found = [rule for rule in self._enough if is_one_of(certificate, rules_of(rule))]
-        if len(found) != 1:
-            return None
-        return Client(found[0].name, frozenset(found[0].scopes), certificate.ends_at_s)
+        if len(found) == 1:
+            return Client(found[0].name, frozenset(found[0].scopes), certificate.ends_at_s)
+        whose = "no client" if not found else "several clients: " + ", ".join(rule.name for rule in found)
+        text = (
+            f"there is no Authorization header, and the certificate {certificate.text()} is that of {whose}"
+        )
+        return Foreign("token_missing", text)
 
     def foreign(self, client: Client, certified: Callable[[], bytes | None]) -> Foreign | None:
         """Why this client is not heard on a connection that has shown `certified`; None where it is."""

@@ -152,3 +152,13 @@ def test_remembered_tokens_are_bounded_and_quick(place: Place) -> None:
         place.tokens.client_of(f"Bearer {minted(lifetime_seconds=100 + number)}")
     assert len(place.tokens._remembered) <= REMEMBERED_MAX + 1
     assert remembered_seconds < (time.thread_time() - began) / 20
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [None, "x", {}, {"x5t#S256": 7}, {"x5t#S256": ""}, {"jkt": "a"}, {"x5t#S256": "a", "jkt": "b"}, [1]],
+)
+def test_a_binding_that_nobody_checks_lets_nobody_in(place: Place, bound: object) -> None:
+    """A token bound to something else than one certificate is refused, not taken for one that is free."""
+    claims = {"iss": "till", "sub": "till", "aud": "branch-1", "exp": NOW + 600, "cnf": bound}
+    assert place.code(jwt.encode(claims, KEY, algorithm="EdDSA")) == "token_invalid"

@@ -1,7 +1,9 @@
 """HTTP/JSON: payments, holds, reversals, batches, accounts, receipts, windows, notices, status, health,
 metrics, OpenAPI.
 
-Clients send `Authorization: Bearer <token>`, a short-lived JWT signed with their own Ed25519 key. A first
+Clients send `Authorization: Bearer <token>`, a short-lived JWT signed with their own Ed25519 key. One with
+`certificates` in the site's settings is heard only over a connection that has shown one of them in TLS; with
+`certificate_is_enough` that is all it needs, without an Authorization header. A first
 answer is 201, a repeat is the same status and bytes with `Idempotent-Replay: true`. Errors are RFC 9457
 problem documents, also for bytes that are no HTTP request at all; a body is read whole, within a limit of
 bytes and seconds, before anything is decided. The routes come from `payments.http_api.operations`.
@@ -25,7 +27,7 @@ from aiohttp import hdrs, web
 from edgegw.access.arrivals import arrivals_of
 from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
 from edgegw.access.speakers import Shown, Speakers, Stranger
-from edgegw.access.tls import certified_uris
+from edgegw.access.tls import certificate_shown
 from edgegw.access.tokens import Client
 from edgegw.payments.http_api.bodies import CloseBody
 from edgegw.payments.http_api.handlers import Call, Handlers, Reply
@@ -243,7 +245,7 @@ class HttpServer:
                 query = decode_text(_query(request), no_query) if request.query_string else no_query()
                 body = None if decoder is None else await self._body(request, decoder, read)
                 name = "" if client is None else client.name
-                second = self._second(operation, body)
+                second = self._second(request, operation, body)
                 reply = await handler(Call(name, body, path, query, second))
                 return _response(request, reply)
             except Unanswered as unanswered:
@@ -273,15 +275,19 @@ class HttpServer:
             headers=request.headers,
             body=read,
             peer=request.remote or "",
-            certified=lambda: certified_uris(request.transport),
+            certified=lambda: certificate_shown(request.transport),
         )
         return self._trusted(await self._speakers.client_of(shown), scope)
 
-    def _second(self, operation: Operation, body: Any) -> str:
+    def _second(self, request: web.Request, operation: Operation, body: Any) -> str:
         """The second client behind an order, by the token in its body; "" where there is none."""
         if not isinstance(body, CloseBody) or not body.second_token:
             return ""
-        second = self._speakers.client_of_token(f"Bearer {body.second_token}", field="second_token")
+        second = self._speakers.client_of_token(
+            f"Bearer {body.second_token}",
+            field="second_token",
+            certified=lambda: certificate_shown(request.transport),
+        )
         return self._trusted(second, operation.scope).name
 
     def _trusted(self, speaker: Client | Stranger, scope: str) -> Client:

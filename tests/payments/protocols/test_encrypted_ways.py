@@ -5,9 +5,11 @@ import logging
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from edgegw.access.tls import TransportContext, client_context
+from edgegw.core.site import CertificateRule, Site
 from edgegw.payments.protocols.http import HttpOptions
 from edgegw.tls_tables import ServerTls
 from tests.encrypted import authority, connecting, kind_of, serving
@@ -133,3 +135,75 @@ async def test_tls_at_a_plain_terminal_port_is_closed(tmp_path: Path, folder: Pa
                 "127.0.0.1", port, ssl=_client("gm", folder), server_hostname="localhost"
             )
         assert (await (await here.signed_on()).ask(PAYMENT)).fields[39] == "00"
+
+
+async def test_a_till_without_its_certificate_pays_nothing(tmp_path: Path, folder: Path) -> None:
+    """Over real connections: the token counts with the client's certificate alone, the certificate where the
+    settings say so, and new settings count on a connection that is open already."""
+    tied = (CertificateRule(uri="edgegw://bank/till"),)
+    async with open_branch(tmp_path, options=HttpOptions(port=0, tls=_table("intl", folder))) as opened:
+        await opened.grant(BAKER, 10_000)
+        till = HttpClient(opened)
+        own, body = _client("intl", folder), payment(100)
+        assert (await till.send("GET", "/v1/status", ssl=own)).status == 200
+
+        def tying(certificates: tuple[CertificateRule, ...], version: int, *, enough: bool) -> Site:
+            clients = [
+                msgspec.structs.replace(one, certificates=certificates, certificate_is_enough=enough)
+                if one.name == "till"
+                else one
+                for one in opened.site().clients
+            ]
+            return opened.site(version=version, clients=tuple(clients))
+
+        await opened.use_site(tying((CertificateRule(dns="another.example"),), 2, enough=False))
+        refused = await till.send("POST", "/v1/payments", body, ssl=own)
+        assert (refused.status, refused.code) == (403, "certificate_wrong")
+        assert "edgegw://bank/till" in refused.json["message"]
+        await opened.use_site(tying(tied, 3, enough=True))
+        assert (await till.send("POST", "/v1/payments", body, ssl=own)).status == 201
+        clerk = client_context(
+            connecting("intl", authority(folder, "p256").box("clerk"), authority(folder, "p256").ca)
+        )
+        till.headers = {}
+        assert (await till.send("POST", "/v1/payments", payment(1), ssl=own)).status == 201
+        refused = await till.send("POST", "/v1/payments", payment(1), ssl=clerk)
+        assert (refused.status, refused.code) == (401, "token_missing")
+        assert opened.book.available(PUPIL) == 101
+        await till.close()
+
+
+async def test_a_terminal_is_heard_only_with_its_certificate(tmp_path: Path, folder: Path) -> None:
+    """Its own, or that of the switch in front of it; another's sign-on and payment are answered 63."""
+    async with branch(tmp_path, tls=_table("gm", folder)) as here:
+        port = int(here.server.addresses[0].rpartition(":")[2])
+
+        async def pays(rule: CertificateRule) -> tuple[str, str]:
+            site = here.gateway.site
+            assert site is not None
+            first, *others = site.terminals
+            tied = msgspec.structs.replace(first, certificates=(rule,))
+            here.gateway.site = msgspec.structs.replace(site, terminals=(tied, *others))
+            terminal = Terminal(
+                *await asyncio.open_connection(
+                    "127.0.0.1", port, ssl=_client("gm", folder), server_hostname="localhost"
+                )
+            )
+            said = [(await terminal.ask(raw)).fields[39] for raw in (SIGN_ON, PAYMENT)]
+            terminal.writer.close()
+            return said[0], said[1]
+
+        assert await pays(CertificateRule(uri="edgegw://bank/switch")) == ("63", "63")
+        assert await pays(CertificateRule(uri="edgegw://bank/till")) == ("00", "00")
+
+
+async def test_a_terminal_with_a_certificate_is_not_heard_in_the_clear(tmp_path: Path) -> None:
+    """At a port without TLS nothing is shown, so a terminal that is tied to a certificate is refused."""
+    async with branch(tmp_path) as here:
+        site = here.gateway.site
+        assert site is not None
+        first, *others = site.terminals
+        tied = msgspec.structs.replace(first, certificates=(CertificateRule(uri="edgegw://bank/till"),))
+        here.gateway.site = msgspec.structs.replace(site, terminals=(tied, *others))
+        answer = await (await here.connect()).ask(SIGN_ON)
+        assert (answer.fields[39], answer.fields[44]) == ("63", "certificate missing")
