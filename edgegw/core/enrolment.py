@@ -115,6 +115,10 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """The transport profile there."""
     server_name: str = ""
     """What the hub's certificate must name; "": the address's host."""
+    line: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ()
+    """URLs of the hub's exchange, for a box that has no settings yet: it writes them from the claim."""
+    line_profile: str = ""
+    """The transport profile there; "": the same."""
     hub_key: KeyText
     """The hub's verifying key as its one line."""
     authorities: Annotated[tuple[str, ...], msgspec.Meta(max_length=2)] = ()
