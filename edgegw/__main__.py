@@ -26,6 +26,7 @@ from edgegw.commands import (
     site,
     site_list,
     suspense,
+    terminal_keys,
     windows,
 )
 
@@ -80,6 +81,7 @@ for command in (
 ):
     main.add_command(command)
 
+key_places.keys.add_command(terminal_keys.keys_terminal)
 ledger.ledger.add_command(prune.ledger_prune)
 site.site.add_command(site_list.site_list)
 hub.order.add_command(limit_orders.order_block)

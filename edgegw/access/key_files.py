@@ -102,6 +102,15 @@ def remove_key_file(path: Path) -> None:
         raise KeyFileError(path, f"cannot be removed ({problem.strerror})", hint="mend the folder") from None
 
 
+def rename_key_file(path: Path, to: Path) -> None:
+    """Give the file another name in its folder, whole and for good; raises KeyFileError."""
+    try:
+        path.rename(to)
+        _sync_folder(to.parent)
+    except OSError as problem:
+        raise KeyFileError(path, f"cannot be renamed ({problem.strerror})", hint="mend the folder") from None
+
+
 def _write_synced(path: Path, body: bytes, *, mode: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as file:

@@ -26,6 +26,7 @@ from edgegw.access.key_files import (
     drafts_of,
     read_key_file,
     remove_key_file,
+    rename_key_file,
     replace_key_file,
     write_new_file,
 )
@@ -88,6 +89,14 @@ class Keystore:
                 write_new_file(key.path, sealed, mode=0o600)
         else:
             write_new_file(key.path, content, mode=0o600)
+
+    def rename(self, path: Path, to: Path) -> None:
+        """Give a key's file another name in its directory, on disk when this returns; raises KeyFileError."""
+        if self.place != FILES:
+            with self._alone():
+                rename_key_file(path, to)
+        else:
+            rename_key_file(path, to)
 
     def head(self, path: Path) -> Head | None:
         """What a file says of its key without being opened; None for an open key. Raises KeyFileError."""

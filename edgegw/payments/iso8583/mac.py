@@ -3,44 +3,48 @@ with two bitmaps).
 
 It covers every byte of the message (without the length in front of the frame) before the MAC's own value. A
 MAC in field 64 of a message with fields behind it would leave those open to change, so it does not count.
-Leaves out: who has a key (the secrets directory) and what a wrong MAC is answered with (`messages`).
+Leaves out: who has which key (`terminal_keys`) and what a wrong MAC is answered with (`messages`).
 """
 
 from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterator
-from pathlib import Path
+import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.payments.iso8583.fields import Codec, Message
-from edgegw.payments.vault import SecretFileError, read_key
 from edgegw.sm.sm3 import hmac_sm3
 
 MAC_BYTES: Final = 8
-_KEY_FILE: Final = re.compile(r"([A-Za-z0-9]{1,8})\.key")
+WRONG_MAX: Final = 10
+WRONG_WITHIN_S: Final = 600.0
+"""So many wrong ones of one terminal within this time are an alarm: somebody tries, or the keys differ."""
+ALARM_EACH_S: Final = 3_600.0
 
 
-def terminal_key_files(directory: Path) -> Iterator[KeyFile]:
-    """The `<terminal>.key` files, by terminal's name; none where there is no directory.
+class WrongMacs:
+    """Counts the wrong MACs of each terminal, and says when they are an alarm."""
 
-    Raises SecretFileError for a file of another name, so that a mistyped one does not switch a terminal's MAC
-    off.
-    """
-    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
-        matched = _KEY_FILE.fullmatch(path.name)
-        if matched is None:
-            raise SecretFileError(f"{path} is not named <terminal>.key; rename it or take it away")
-        yield KeyFile("iso8583.terminal_keys_directory", path, "terminal", matched[1])
+    def __init__(self, *, mono_s: Callable[[], float] = time.monotonic) -> None:
+        self._mono_s = mono_s
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._told: dict[str, float] = {}
 
-
-def terminal_keys(directory: Path, keystore: Keystore) -> dict[str, bytes]:
-    """The terminals' keys (64 hex digits each) by terminal; raises SecretFileError and PlaceAway."""
-    return {key.name: read_key(keystore, key) for key in terminal_key_files(directory)}
+    def note(self, terminal: str) -> bool:
+        """Count one of a terminal that the site's settings know; whether it makes an alarm, one an hour."""
+        now_s = self._mono_s()
+        begun_s, count = self._begun.get(terminal, (now_s, 0))
+        if now_s - begun_s > WRONG_WITHIN_S:
+            begun_s, count = now_s, 0
+        self._begun[terminal] = begun_s, count + 1
+        if count + 1 < WRONG_MAX or now_s - self._told.get(terminal, -ALARM_EACH_S) < ALARM_EACH_S:
+            return False
+        self._told[terminal] = now_s
+        return True
 
 
 def mac_of(key: bytes, covered: bytes) -> bytes:

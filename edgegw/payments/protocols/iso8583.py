@@ -21,6 +21,12 @@ key file must send a MAC in its last field (64, or 128), and gets one: the first
 bytes before it. One with `certificates` in the site's settings is heard only on a connection that has shown
 one of them in TLS, its own or that of the switch in front of it; others are answered 63.
 
+**Keys.** The last four digits of field 53 may say which version of its key a terminal uses; with 0000 or
+without the field the box tries those that are good. 0800 with field 70 = 161 asks for the next key, which
+comes in field 48 of the answer, under the terminal's master key; the box asks for that by an 0800 with 162.
+`payments/iso8583/key_change.py` has the bytes. The first message under the new key ends the one before it,
+`terminal_key_grace_s` later; what is in flight is answered under the key it came with.
+
 **Repeats.** A message with the same fields 32, 41, 42, 11, 37, 12 and 13 as an earlier one gets the first
 answer again; with other content, or after the replay horizon, 94. A reversal names its original by STAN and
 acquirer of field 90 (else its own fields) and by fields 12 and 13, which it keeps from the original; failing
@@ -56,7 +62,7 @@ import time
 import traceback
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -69,10 +75,13 @@ from edgegw.core.book import Book
 from edgegw.core.records import Kind, Request, WindowClosed
 from edgegw.core.site import Site, TerminalRule
 from edgegw.payments.answer import Answer, Outcome
-from edgegw.payments.iso8583 import messages
-from edgegw.payments.iso8583.fields import Bitmap, Codec, FrameError, Message, is_well_formed
-from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic, terminal_key_files, terminal_keys
+from edgegw.payments.iso8583 import key_change, messages
+from edgegw.payments.iso8583.authenticity import Authenticity
+from edgegw.payments.iso8583.fields import Codec, FrameError, Message, is_well_formed
+from edgegw.payments.iso8583.mac import encode_with_mac
 from edgegw.payments.iso8583.messages import Directory, Interpreter, Proposal, Rejection, Role
+from edgegw.payments.iso8583.options import TerminalOptions
+from edgegw.payments.iso8583.terminal_keys import LOOK_EACH_S, TerminalKeys, terminal_key_files
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Decided
@@ -83,61 +92,9 @@ from edgegw.tls_tables import OptionalServerTls
 logger = logging.getLogger(__name__)
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Options(TerminalOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[iso8583]` table of the box's settings."""
 
-    host: Annotated[str, msgspec.Meta(description="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[
-        int, msgspec.Meta(ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    ] = 8583
-    length_header: Annotated[
-        Literal["binary", "ascii"],
-        msgspec.Meta(description="Length in front of a frame: 2 bytes big-endian, or 4 ASCII digits."),
-    ] = "binary"
-    bitmap: Annotated[
-        Bitmap, msgspec.Meta(description="Bitmaps and binary fields as ASCII hex digits, or as bytes.")
-    ] = "hex"
-    vault_key_file: Annotated[
-        str, msgspec.Meta(description="File with the bank's vault key: 64 hex digits, mode 0600.")
-    ] = "secrets/vault.key"
-    terminal_keys_directory: Annotated[
-        str, msgspec.Meta(description="Directory of MAC keys, `<terminal>.key` each; others send no MAC.")
-    ] = "secrets/terminals"
-    frame_bytes_max: Annotated[
-        int,
-        msgspec.Meta(
-            ge=64, le=9_999, description="Longest message taken; a longer one closes the connection."
-        ),
-    ] = 4_096
-    connections_max: Annotated[
-        int, msgspec.Meta(ge=1, le=10_000, description="Connections at once; one more is closed at once.")
-    ] = 512
-    in_flight_max: Annotated[
-        int,
-        msgspec.Meta(
-            ge=1, le=10_000, description="Unanswered messages of one connection; then reading waits."
-        ),
-    ] = 256
-    idle_timeout_ms: Annotated[
-        int,
-        msgspec.Meta(
-            ge=10, le=86_400_000, description="A connection that says nothing for this long is closed."
-        ),
-    ] = 900_000
-    frame_timeout_ms: Annotated[
-        int,
-        msgspec.Meta(ge=10, le=600_000, description="From the first byte of a frame to its last, at most."),
-    ] = 10_000
-    write_timeout_ms: Annotated[
-        int,
-        msgspec.Meta(ge=10, le=600_000, description="A peer that takes no answer for this long is cut off."),
-    ] = 10_000
-    hold_timeout_s: Annotated[
-        int, msgspec.Meta(ge=1, le=31_536_000, description="How long the hold of a 0100 lasts.")
-    ] = 604_800
-    replay_horizon_days: Annotated[
-        int, msgspec.Meta(ge=1, le=180, description="An older message that comes again is 94, not approved.")
-    ] = 7
     tls: OptionalServerTls = msgspec.UNSET
 
 
@@ -204,9 +161,13 @@ _SILENT: Final = frozenset({"outcome_unknown", "internal_error"})
 """It may have been cleared: any answer would be a lie, and silence makes the terminal repeat or reverse."""
 
 _SIGN_ON, _SIGN_OFF, _ECHO = "001", "002", "301"
+_INVITED: Final = "0810"
+"""What terminals answer to the box's own 0800; their question, if one follows, says all."""
 _ALL_KEYLESS: Final = ""
 _LOGGED_PER_CONNECTION_MAX: Final = 100
 """A peer that sends rubbish for ever is counted for ever, but does not fill the disk with log lines."""
+_LOGGED_EACH_MINUTE_MAX: Final = 300
+"""Of all connections together, so that a peer which comes again and again fills it neither."""
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 _SEND_BUFFER_BYTES: Final = 65_536
 """The answers to some 256 messages; the kernel's own choice is megabytes for each peer that does not read."""
@@ -221,7 +182,8 @@ def _vault_key(options: Options) -> KeyFile:
 def key_files(options: Options) -> Iterator[KeyFile]:
     """The bank's vault key and the terminals' keys; raises SecretFileError."""
     yield _vault_key(options)
-    yield from terminal_key_files(Path(options.terminal_keys_directory))
+    for found in terminal_key_files(Path(options.terminal_keys_directory)):
+        yield found.file
 
 
 class Terminals:
@@ -230,7 +192,11 @@ class Terminals:
     def __init__(self, payments: Payments, options: Options) -> None:
         self.options = options
         self.codec = Codec(options.bitmap)
-        self.keys = terminal_keys(Path(options.terminal_keys_directory), payments.keystore)
+        directory = Path(options.terminal_keys_directory)
+        keys = TerminalKeys(directory, payments.keystore, grace_s=options.terminal_key_grace_s)
+        self.authenticity = Authenticity(keys, self.codec, self.count)
+        self._minute = 0
+        self._lines = 0
         self._interpreter = Interpreter(
             Vault.open(payments.keystore, _vault_key(options)), hold_timeout_s=options.hold_timeout_s
         )
@@ -242,6 +208,17 @@ class Terminals:
     def count(self, event: str) -> None:
         """Count something that happened."""
         self._payments.meter.protocol_event(protocol="iso8583", event=event)
+
+    def may_log(self) -> bool:
+        """Whether one more line about a peer's bytes may be written this minute, of all connections."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._minute:
+            if self._lines > _LOGGED_EACH_MINUTE_MAX:
+                left_out = self._lines - _LOGGED_EACH_MINUTE_MAX
+                logger.warning("iso8583: %s more lines were left out a minute ago", left_out)
+            self._minute, self._lines = minute, 0
+        self._lines += 1
+        return self._lines <= _LOGGED_EACH_MINUTE_MAX
 
     def directory(self) -> Directory | None:
         """The site's settings in force, or None before the first."""
@@ -338,6 +315,14 @@ class Terminals:
         return Decided(first, True)
 
 
+class _Asked:
+    """One message as it came, and the key under which it was right."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw: Final = raw
+        self.key: bytes | None = None
+
+
 class _Connection:
     """One TCP connection: reads frames, answers them as they are decided, ends with a reason."""
 
@@ -353,6 +338,7 @@ class _Connection:
         self._writing = asyncio.Lock()
         self._signed_on: set[str] = set()
         self._signed_off: set[str] = set()
+        self._invited: dict[str, float] = {}
         self._logged = 0
         peer = writer.get_extra_info("peername")
         self._peer = f"{peer[0]}:{peer[1]}" if peer else "?"
@@ -449,12 +435,14 @@ class _Connection:
         return size
 
     async def _answer(self, raw: bytes) -> None:
-        reply = await self._reply(raw)
-        if reply is None:
-            return
-        key = self._terminals.keys.get(reply.get(41))
+        asked = _Asked(raw)
+        reply = await self._reply(asked)
+        if reply is not None:
+            await self._send(reply, asked.key or self._terminals.authenticity.own_key(reply.get(41)))
+
+    async def _send(self, message: Message, key: bytes | None) -> None:
         codec = self._terminals.codec
-        body = codec.encode(reply) if key is None else encode_with_mac(key, reply, codec)
+        body = codec.encode(message) if key is None else encode_with_mac(key, message, codec)
         size = len(body)
         header = size.to_bytes(2, "big") if self._header_bytes == 2 else b"%04d" % size
         async with self._writing:
@@ -466,12 +454,14 @@ class _Connection:
 
     # -- messages ----------------------------------------------------------------------------------
 
-    async def _reply(self, raw: bytes) -> Message | None:
+    async def _reply(self, asked: _Asked) -> Message | None:
         self._terminals.count("received")
         try:
-            message = self._terminals.codec.decode(raw)
+            message = self._terminals.codec.decode(asked.raw)
         except FrameError as error:
             return self._rejected(error.partial, Rejection(messages.FORMAT_ERROR, error.word, str(error)))
+        if message.mti == _INVITED:
+            return None
         role = messages.role_of(message.mti)
         if role is None:
             text = f"message type {message.mti!r} is not served; see the reference of this protocol"
@@ -484,14 +474,14 @@ class _Connection:
             text = "the box has no settings of its site yet; connect it to the centre once"
             return self._rejected(message, Rejection(messages.CENTRE_UNAVAILABLE, "no site settings", text))
         if role is Role.NETWORK:
-            return self._network(raw, message, directory)
+            return await self._network(asked, message, directory)
         terminal = messages.terminal_of(message, directory)
         if isinstance(terminal, Rejection):
             self._terminals.count(TURNED_AWAY_EVENT)
             return self._rejected(message, terminal)
         proposal = (
             self._not_certified(terminal)
-            or self._not_authentic(raw, message, terminal.id)
+            or self._not_authentic(asked, message, terminal.id)
             or self._not_signed_on(terminal.id)
             or self._terminals.too_fast(terminal.id)
             or await self._terminals.proposal(message, role, terminal, directory)
@@ -510,27 +500,37 @@ class _Connection:
         self._log(f"STAN {stan}: {what}" if answerable else what, rejection.text)
         return messages.reply(message, code=rejection.code, word=rejection.word) if answerable else None
 
-    def _network(self, raw: bytes, message: Message, directory: Directory) -> Message | None:
-        name = message.get(41)
+    async def _network(self, asked: _Asked, message: Message, directory: Directory) -> Message | None:
+        name, code = message.get(41), message.get(70)
         if name:
             terminal = messages.terminal_of(message, directory)
             if isinstance(terminal, Rejection):
                 return self._rejected(message, terminal)
-            rejection = self._not_certified(terminal) or self._not_authentic(raw, message, name)
+            rejection = self._not_certified(terminal) or self._not_authentic(asked, message, name)
             if rejection is not None:
                 return self._rejected(message, rejection)
-        code = message.get(70)
+        if code == key_change.ASK_KEY:
+            given = await self._terminals.authenticity.next_key(message)
+            return self._rejected(message, given) if isinstance(given, Rejection) else given
         if code == _SIGN_ON:
             self._signed_on.add(name)
             self._signed_off.discard(name)
         elif code == _SIGN_OFF:
             self._sign_off(name)
         elif code != _ECHO:
-            text = f"field 70 (network management code) is {code!r}; 001, 002 and 301 are served"
+            text = f"field 70 (network management code) is {code!r}; 001, 002, 161 and 301 are served"
             return self._rejected(
                 message, Rejection(messages.INVALID_REQUEST, f"F70 {code} not served", text)
             )
         return messages.reply(message, code=messages.APPROVED)
+
+    async def invite(self) -> None:
+        """Ask each terminal that has signed on here, and for which a key waits, to ask for it."""
+        if self._slots.locked():
+            return  # it has enough to do, or takes nothing
+        for said, key in self._terminals.authenticity.invitations(self._signed_on, self._invited):
+            await self._slots.acquire()
+            self._start(self._send(said, key))
 
     def _sign_off(self, name: str) -> None:
         if name == _ALL_KEYLESS:
@@ -546,15 +546,16 @@ class _Connection:
         self._terminals.count(TURNED_AWAY_EVENT)
         return Rejection(messages.SECURITY_VIOLATION, wrong.code.replace("_", " "), wrong.message)
 
-    def _not_authentic(self, raw: bytes, message: Message, terminal: str) -> Rejection | None:
-        key = self._terminals.keys.get(terminal)
-        if key is None or is_authentic(key, raw, message, self._terminals.codec):
-            return None
-        text = f"terminal {terminal} has a key, and the last field is no right MAC; check key and algorithm"
-        return Rejection(messages.SECURITY_VIOLATION, "MAC missing or wrong", text)
+    def _not_authentic(self, asked: _Asked, message: Message, terminal: str) -> Rejection | None:
+        """Why a terminal with keys is not believed; else asked has the key that the answer is signed with."""
+        checked = self._terminals.authenticity.checked(asked.raw, message, terminal)
+        if isinstance(checked, Rejection):
+            return checked
+        asked.key = checked
+        return None
 
     def _not_signed_on(self, terminal: str) -> Rejection | None:
-        by_all = _ALL_KEYLESS in self._signed_on and terminal not in self._terminals.keys
+        by_all = _ALL_KEYLESS in self._signed_on and not self._terminals.authenticity.has_keys(terminal)
         if terminal in self._signed_on or (by_all and terminal not in self._signed_off):
             return None
         text = f"terminal {terminal} has not signed on on this connection; send a 0800 with field 70 = 001"
@@ -562,6 +563,8 @@ class _Connection:
 
     def _log(self, what: str, text: str) -> None:
         self._logged += 1
+        if not self._terminals.may_log():
+            return
         if self._logged <= _LOGGED_PER_CONNECTION_MAX:
             logger.warning("iso8583 %s: %s: %s", self._peer, what, text)
         elif self._logged == _LOGGED_PER_CONNECTION_MAX + 1:
@@ -575,6 +578,8 @@ class Iso8583Server:
         self._terminals = Terminals(payments, options)
         self._options = options
         self._serving: set[asyncio.Task[None]] = set()
+        self._connections: set[_Connection] = set()
+        self._keeping: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
         self._arrivals = arrivals_of(options.tls, name="iso8583", counted=self._terminals.count)
 
@@ -594,6 +599,18 @@ class Iso8583Server:
 
         arriving = accept if self._arrivals is None else self._arrivals.protocol(accept)
         self._server = await loop.create_server(arriving, self._options.host, self._options.port)
+        self._keeping = loop.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Follow the files of keys, and offer keys that wait, until it is cancelled."""
+        while True:
+            try:
+                await self._terminals.authenticity.keys.keep()
+                for connection in list(self._connections):
+                    await connection.invite()
+            except Exception:
+                logger.exception("iso8583: the terminals' keys were not looked after")
+            await asyncio.sleep(LOOK_EACH_S)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._serving) >= self._options.connections_max:
@@ -603,7 +620,10 @@ class Iso8583Server:
             )
             writer.transport.abort()
             return
-        task = asyncio.ensure_future(_Connection(self._terminals, reader, writer).serve())
+        connection = _Connection(self._terminals, reader, writer)
+        self._connections.add(connection)
+        task = asyncio.ensure_future(connection.serve())
+        task.add_done_callback(lambda _: self._connections.discard(connection))
         self._serving.add(task)
         self._terminals.count("connected")
         _bound(writer)
@@ -615,6 +635,8 @@ class Iso8583Server:
             self._server.close()
         if self._arrivals is not None:
             self._arrivals.end()
+        if self._keeping is not None:
+            self._keeping.cancel()
         for task in self._serving:
             task.cancel()
         if self._serving:

@@ -470,8 +470,8 @@ async def test_a_malformed_message_is_answered_with_the_field_at_fault(
         assert (answer.mti, answer.fields[39], answer.fields[44]) == ("0230", "30", "missing F32")
         answer = await terminal.ask(changed(PAYMENT, {}, mti="0300"))
         assert (answer.mti, answer.fields[39], answer.fields[44]) == ("0310", "12", "MTI not served")
-        answer = await terminal.ask(changed(SIGN_ON, {70: "161"}))
-        assert (answer.fields[39], answer.fields[44]) == ("12", "F70 161 not served")
+        answer = await terminal.ask(changed(SIGN_ON, {70: "101"}))
+        assert (answer.fields[39], answer.fields[44]) == ("12", "F70 101 not served")
         assert here.gateway.requests == []
 
 

@@ -1,20 +1,18 @@
 """Messages as bytes, their identities and what they ask for: literal vectors, computed by hand."""
 
 import datetime
-from pathlib import Path
 
 import pytest
 
-from edgegw.access.keystore import OPEN_FILES
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Kind
 from edgegw.core.site import TerminalRule
 from edgegw.payments.iso8583 import messages
 from edgegw.payments.iso8583.fields import Codec, FrameError, Message, problems
 from edgegw.payments.iso8583.identity import Family, Trace, nearest_date
-from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic, terminal_keys
+from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic
 from edgegw.payments.iso8583.messages import Directory, Interpreter, Proposal, Rejection, Role
-from edgegw.payments.vault import SecretFileError, Vault
+from edgegw.payments.vault import Vault
 from tests.payments.protocols.iso8583_branch import (
     CODEC,
     PAN,
@@ -192,14 +190,6 @@ def test_a_mac_before_other_fields_does_not_count() -> None:
     raw = CODEC.encode(Message("0200", signed.fields | {90: "0" * 42}))
     assert not is_authentic(TERMINAL_KEY, raw, CODEC.decode(raw), CODEC)
     assert not is_authentic(TERMINAL_KEY, PAYMENT, CODEC.decode(PAYMENT), CODEC)
-
-
-def test_a_key_file_with_a_wrong_name_stops_the_start(tmp_path: Path) -> None:
-    """Ignored, it would switch its terminal's MAC off without a word."""
-    (tmp_path / "T0000001.kye").write_text("00" * 32)
-    with pytest.raises(SecretFileError, match=r"<terminal>\.key"):
-        terminal_keys(tmp_path, OPEN_FILES)
-    assert terminal_keys(tmp_path / "none", OPEN_FILES) == {}
 
 
 # -- identities ----------------------------------------------------------------
