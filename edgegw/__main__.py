@@ -63,6 +63,7 @@ for command in (
     restore.drill,
     keys.keygen,
     keys.token,
+    keys.sign,
     keys.card_token,
     crypto.crypto,
     key_places.keys,

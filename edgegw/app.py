@@ -133,7 +133,7 @@ class Front:
         )
         self._gateway.replica = self._announcement.copy
         self._gateway.keystore = self._held.keystore
-        self._gateway.webhook_key = self._held.webhook.text
+        self._gateway.webhook = self._held.webhook
         self._copier.journal_size = lambda: self.gateway.book.seq + 1
         self._watch(self._gateway)
 

@@ -1,6 +1,7 @@
 """The command line: exit codes that scripts rely on, help that a stranger understands, no traceback for
 what an operator mends."""
 
+import base64
 import json
 import re
 import shutil
@@ -11,15 +12,19 @@ from typing import Any
 import asyncssh
 import click
 import pytest
+from multidict import CIMultiDict
 from sqlalchemy import insert
 
 from edgegw.__main__ import main
+from edgegw.access.signatures import digest_fits, parse, signature_base
+from edgegw.access.signers import keyid_of
 from edgegw.commands import ExitCode, exit_code_of
 from edgegw.config.hub import load_hub
 from edgegw.config.options import SettingsError
 from edgegw.errors import Behind, BrokenInvariant, HeadMoved, StorageFull
 from edgegw.hub import schema
 from edgegw.hub.sqlite import SqliteDatabase
+from edgegw.sm.sm2 import PublicKey
 from tests.processes import Branch, edgegw
 
 TOO_MANY = "9" * 25
@@ -385,6 +390,35 @@ def test_a_key_is_never_overwritten(branch: Branch) -> None:
     vault = branch.path("vault.key")
     branch.run("keygen", "vault", "--out", vault)
     branch.run("keygen", "vault", "--out", vault, code=2)
+
+
+def test_a_request_is_signed_by_hand(branch: Branch) -> None:
+    """What is printed is what the box checks: the key of keygen verifies the signature over the base."""
+    pem, body = branch.path("till-sm2.pem"), Path(branch.path("pay.json"))
+    body.write_bytes(b"{}")
+    public = PublicKey(base64.b64decode(edgegw("keygen", "client", "--sm2", "--out", pem).output))
+    asked = ("--client", "till", "--box", "b-1", "--key", pem)
+    address = "http://127.0.0.1:8443/v1/payments?x=1"
+    for options, challenge in (((), ""), (("--challenge", "box.abc"), "box.abc")):
+        done = edgegw("sign", *asked, "--body", str(body), *options, "POST", address)
+        headers = CIMultiDict(line.split(": ", 1) for line in done.output.splitlines())
+        signed = parse(headers, has_body=True)
+        assert signed is not None
+        assert (signed.keyid, signed.tag) == (keyid_of("till", public), "edgegw:b-1")
+        assert not challenge or signed.nonce == challenge
+        base = signature_base(
+            signed.components,
+            signed.parameters,
+            method="POST",
+            authority="127.0.0.1:8443",
+            path="/v1/payments",
+            query="x=1",
+            headers=headers,
+        )
+        assert public.verify(base, signed.signature)
+        assert digest_fits(headers, b"{}")
+    assert "Content-Digest" not in edgegw("sign", *asked, "GET", address).output
+    assert edgegw("sign", *asked, "GET", "127.0.0.1:8443").exit_code == ExitCode.USAGE
 
 
 def test_a_key_pinned_under_another_box_is_refused(branch: Branch) -> None:

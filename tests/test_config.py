@@ -212,7 +212,7 @@ ACCOUNT = {"id": "alice", "currency": "CNY"}
         ({"blocked": ["carol"]}, "blocked = carol: it is no account and no card"),
         ({"cards": {"6222020000000000006": "alice"}}, "cards[622202…]: it looks like a card number"),
         ({"clients": [{"name": "till", "public_key": "x"}]}, "clients[till].public_key = x: it is not 32"),
-        ({"clients": [{"name": "till"}]}, "clients[0].public_key: it is missing"),
+        ({"clients": [{"name": "till"}]}, "clients[till].public_key = : it is not 32"),
         (
             {"clients": [{"name": "till", "public_key": KEY, "webhook": {"url": "http://shop:99999/"}}]},
             "clients[till].webhook.url = http://shop:99999/: its host or port cannot be read; write https://",

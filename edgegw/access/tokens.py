@@ -41,6 +41,8 @@ class Client(msgspec.Struct, frozen=True):
     expires_at_s: int
     certificate: str = ""
     """SHA-256, in base64url, of the only certificate with which its token is good; "" with any or none."""
+    signed_by: str = ""
+    """The keyid of the SM2 key that signed this one request; "" where another way showed who it is."""
 
 
 class TokenError(Exception):

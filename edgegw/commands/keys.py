@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import secrets
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -27,6 +30,7 @@ def keygen() -> None:
     edgegw keygen box --bank mybank --box branch-1 --out secrets/device.pem
     edgegw keygen mirror --bank mybank --mirror branch-1-mirror --out secrets/mirror.pem
     edgegw keygen client --out till.pem
+    edgegw keygen client --sm2 --out till-sm2.pem
     edgegw keygen operator --out mei.pem
     edgegw keygen vault --out secrets/vault.key
     """
@@ -85,12 +89,29 @@ def keygen_mirror(bank: str, mirror: str, out: Path) -> None:
 
 @keygen.command("client")
 @click.option("--out", required=True, type=KeyPath, help="File for the private key.")
-def keygen_client(out: Path) -> None:
+@click.option("--sm2", is_flag=True, help="An SM2 key, to sign requests with; print it for sm2_public_keys.")
+def keygen_client(out: Path, sm2: bool) -> None:
     """Make an Ed25519 key for a program that sends payments; print its public_key for the site's settings.
 
-    Example: edgegw keygen client --out till.pem
+    \b
+    edgegw keygen client --out till.pem
+    edgegw keygen client --sm2 --out till-sm2.pem
     """
-    _person_key(out)
+    if sm2:
+        _signing_key(out)
+    else:
+        _person_key(out)
+
+
+def _signing_key(out: Path) -> None:
+    """Make a client's SM2 key and print its public one."""
+    from edgegw.access import key_files
+    from edgegw.sm.sm2 import PrivateKey
+
+    key = PrivateKey.generate()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    key_files.store_private_key(out, key)
+    click.echo(base64.b64encode(key.public.point).decode())
 
 
 @keygen.command("operator")
@@ -208,6 +229,55 @@ def _thumbprint(path: Path) -> str:
     if certificate is None:
         raise SettingsError(str(path), ["its certificate cannot be read; give the client's own"])
     return certificate.x5t_s256
+
+
+@click.command()
+@click.option("--client", required=True, help="The client's name in the site's settings.")
+@click.option("--box", required=True, help="The box that is spoken to.")
+@click.option(
+    "--key", required=True, type=KeyPath, help="The client's SM2 key (`edgegw keygen client --sm2`)."
+)
+@click.option(
+    "--body", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="File of the body to send."
+)
+@click.option("--challenge", default="", help="A refusal's challenge: sign with it instead of this clock.")
+@click.argument("method")
+@click.argument("url")
+def sign(client: str, box: str, key: Path, body: Path | None, challenge: str, method: str, url: str) -> None:
+    """Sign one HTTP request and print its headers, one a line, as `curl -H @file` takes them.
+
+    \b
+    edgegw sign --client till --box branch-1 --key till-sm2.pem --body pay.json \\
+        POST http://127.0.0.1:8443/v1/payments > headers
+    curl -H @headers --data-binary @pay.json http://127.0.0.1:8443/v1/payments
+    """
+    from edgegw.access import key_files
+    from edgegw.access.key_files import KeyFileError
+    from edgegw.access.signatures import draft
+    from edgegw.access.signers import keyid_of
+
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.netloc or "@" in address.netloc:
+        raise SettingsError("URL", [f"{url}: it is no address; write http://host:port/path"])
+    try:
+        private = key_files.load_private_key(key)
+    except KeyFileError as problem:
+        raise SettingsError(str(key), [str(problem)]) from None
+    drafted = draft(
+        method=method,
+        scheme=address.scheme,
+        host=address.netloc,
+        path=address.path,
+        query=address.query,
+        body=None if body is None else body.read_bytes(),
+        box=box,
+        keyid=keyid_of(client, private.public),
+        nonce=challenge or secrets.token_urlsafe(18),
+        created_s=int(time.time()),
+    )
+    for name, value in drafted.signed(private.sign(drafted.base)).items():
+        if name != "Host":  # that is the address's own
+            click.echo(f"{name}: {value}")
 
 
 @click.command("card-token")

@@ -22,10 +22,14 @@ from edgegw.config.site_limits import limit_faults, list_faults
 from edgegw.core.book import BANK
 from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
-from edgegw.core.site import PARTICIPANT_PATTERN, WEEKDAYS, CertificateRule, Site, decode_site
+from edgegw.core.site import PARTICIPANT_PATTERN, SIGNED, WEEKDAYS, CertificateRule, Site, decode_site
 from edgegw.zones import UnknownZone, load_zone
 
 PUBLIC_KEY_BYTES: Final = 32
+SM2_POINT_BYTES: Final = 65
+_SM2_P: Final = 2**256 - 2**224 - 2**96 + 2**64 - 1
+_SM2_B: Final = 0x28E9FA9E9D9F5E344D5A9E4BCF6509A7F39789F515AB8F92DDBCBD414D940E93
+"""y² = x³ - 3 x + b modulo p."""
 
 
 def load_site_bundle(
@@ -78,6 +82,7 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
         *_own_faults(site, bank),
         *_webhook_faults(site),
         *_certificate_faults(site),
+        *_signature_faults(site),
         *_account_faults(site, boxes),
         *_reference_faults(site),
         *_rule_faults(site),
@@ -104,7 +109,8 @@ def _own_faults(site: Site, bank: str) -> Iterator[str]:
     ):
         yield from repeated(field, values)
     for client in site.clients:
-        if not _is_public_key(client.public_key):
+        signs = client.sm2_public_keys is not msgspec.UNSET
+        if not _is_public_key(client.public_key) and (client.public_key or not signs):
             yield (
                 f"clients[{client.name}].public_key = {client.public_key}: it is not"
                 f" {PUBLIC_KEY_BYTES} bytes in base64; copy the line that `edgegw keygen client` printed"
@@ -261,6 +267,32 @@ def _is_public_key(text: str) -> bool:
         return len(base64.b64decode(text, validate=True)) == PUBLIC_KEY_BYTES
     except (binascii.Error, ValueError):
         return False
+
+
+def _signature_faults(site: Site) -> Iterator[str]:
+    for client in site.clients:
+        where = f"clients[{client.name}]"
+        keys = () if client.sm2_public_keys is msgspec.UNSET else client.sm2_public_keys
+        yield from repeated(f"{where}.sm2_public_keys", keys)
+        for text in keys:
+            if not _is_sm2_point(text):
+                yield (
+                    f"{where}.sm2_public_keys = {text}: it is no SM2 public key, 65 bytes in base64; copy the"
+                    " line that `edgegw keygen client --sm2` printed"
+                )
+        if client.profile == SIGNED and not keys:
+            yield f"{where}.profile = signed: it has no sm2_public_keys; give it one to sign with"
+
+
+def _is_sm2_point(text: str) -> bool:
+    """Whether it is an uncompressed point of the curve of GB/T 32918.5."""
+    try:
+        point = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    x, y = int.from_bytes(point[1:33], "big"), int.from_bytes(point[33:], "big")
+    on_curve = (y * y - x * x * x + 3 * x - _SM2_B) % _SM2_P == 0
+    return len(point) == SM2_POINT_BYTES and point[0] == 4 and max(x, y) < _SM2_P and on_curve
 
 
 def _rate_faults(site: Site) -> Iterator[str]:

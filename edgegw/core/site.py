@@ -19,6 +19,10 @@ PARTICIPANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,33}\Z"
 """What a settlement report can name as an account; a BIC and an LEI fit."""
 
 
+SIGNED: Final = "signed"
+"""The profile of a client that must sign."""
+
+
 class CurrencyRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A currency of the site."""
 
@@ -64,7 +68,12 @@ class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
     """The client's name, in its tokens and in the records of its payments."""
-    public_key: Annotated[str, msgspec.Meta(description="Raw Ed25519 public key, 32 bytes in base64.")]
+    public_key: Annotated[
+        str,
+        msgspec.Meta(
+            description="Raw Ed25519 public key, 32 bytes in base64; who signs with SM2 can do without."
+        ),
+    ] = ""
     scopes: tuple[Annotated[str, msgspec.Meta(pattern=r"^(pay|read|operate)\Z")], ...] = ("pay", "read")
     """What it may do: `pay`, `read`, `operate` (close windows)."""
     webhook: WebhookRule | msgspec.UnsetType = msgspec.UNSET
@@ -74,6 +83,17 @@ class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     a change from one to the next."""
     certificate_is_enough: bool | msgspec.UnsetType = msgspec.UNSET
     """Whether one of `certificates` is all that the client needs to show (RFC 8705)."""
+    sm2_public_keys: (
+        Annotated[
+            tuple[Annotated[str, msgspec.Meta(description="Raw SM2 public key, 65 bytes in base64.")], ...],
+            msgspec.Meta(max_length=2),
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    """The keys that it signs requests with; two while it goes over to the next."""
+    profile: Annotated[str, msgspec.Meta(pattern=r"^(token|signed)\Z")] | msgspec.UnsetType = msgspec.UNSET
+    """`signed`: whatever changes something must be signed, by one of sm2_public_keys or in a session that one
+    opened; what is not signed only reads. `token`, or without it: both will do."""
 
 
 class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -40,6 +40,8 @@ ADDED: Final = (
     Added("clients[].certificates", 2, needed=True),
     Added("clients[].certificate_is_enough", 2, needed=False),
     Added("terminals[].certificates", 2, needed=True),
+    Added("clients[].sm2_public_keys", 2, needed=False),
+    Added("clients[].profile", 2, needed=True, unused="token"),
     Added("allowances[].lease_seconds", 2, needed=True),
     Added("allowances[].lease_margin_seconds", 2, needed=True),
     Added("allowances[].headroom_percent", 2, needed=False),  # the hub's alone, as the next four

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -80,6 +81,11 @@ class History:
         self._records = store
         self._epoch = epoch
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reads")
+
+    @property
+    def folder(self) -> Path:
+        """Where the ledger lies."""
+        return self._records.path.parent
 
     def close(self) -> None:
         """End the thread of reads."""

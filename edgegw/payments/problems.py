@@ -87,6 +87,48 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "The token is bound to another certificate",
         "Connect with the certificate of the token's cnf, or mint a token for this one.",
     ),
+    Problem(
+        "signature_missing",
+        401,
+        "No signature",
+        "Sign the request with the client's SM2 key, as the client's profile asks.",
+    ),
+    Problem(
+        "signature_malformed",
+        401,
+        "The signature is not written as it is spoken here",
+        "Write Signature-Input and Signature as the message says; `edgegw sign` shows a right one.",
+    ),
+    Problem(
+        "signature_key_unknown",
+        401,
+        "The signature's key is not known",
+        "Name the keyid that `edgegw keygen client --sm2` printed, and give the key to the site's settings.",
+    ),
+    Problem(
+        "signature_invalid",
+        401,
+        "The signature is not this request's",
+        "Sign what is sent: method, authority, path, query, headers and the digest of the body.",
+    ),
+    Problem(
+        "signature_stale",
+        401,
+        "The signature's time is not now",
+        "Sign again, with server_time_s as created, or with challenge as the nonce, which asks no clock.",
+    ),
+    Problem(
+        "signature_replayed",
+        401,
+        "The signature came before",
+        "Sign every request anew, also one that is sent again, with a nonce that was never used.",
+    ),
+    Problem(
+        "session_unknown",
+        401,
+        "The session is not open",
+        "Open another one: POST /v1/sessions, signed with the client's SM2 key.",
+    ),
     Problem("scope_missing", 403, "The client may not do this", "Ask the bank to give the client the scope."),
     Problem(
         "second_person_needed",
@@ -232,6 +274,10 @@ class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """What was sent in that field, shortened; never anything that looks like a card number."""
     first_value: str = ""
     """For `id_reused`: what the first request said in that field."""
+    server_time_s: int = 0
+    """For signatures: the box's clock, seconds since 1970."""
+    challenge: str = ""
+    """For signatures: a nonce to sign with that takes the place of a time, for five minutes."""
     instance: str = ""
     """For a stored refusal: `urn:edgegw:record:<box>/<epoch>/<seq>`."""
 
@@ -248,6 +294,8 @@ class Unanswered(Exception):
         value: object = "",
         first_value: object = "",
         hint: str = "",
+        server_time_s: int = 0,
+        challenge: str = "",
     ) -> None:
         super().__init__(message)
         self.problem = PROBLEMS[code]
@@ -256,6 +304,8 @@ class Unanswered(Exception):
         self.value = shown(value)
         self.first_value = shown(first_value)
         self.hint = hint or self.problem.mend
+        self.server_time_s = server_time_s
+        self.challenge = challenge
 
     @property
     def code(self) -> str:
@@ -277,6 +327,8 @@ class Unanswered(Exception):
             field=self.field,
             value=self.value,
             first_value=self.first_value,
+            server_time_s=self.server_time_s,
+            challenge=self.challenge,
         )
 
 

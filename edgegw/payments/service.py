@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from edgegw.access.keystore import OPEN_FILES
+from edgegw.access.webhook_key import WebhookKey
 from edgegw.core.book import Book
 from edgegw.core.caps import CAP_PREFIX, ends_of, is_cap
 from edgegw.core.decide import Funding, Short
@@ -157,8 +158,8 @@ class Gateway:
         """How the copy of the ledger's file is."""
         self.keystore = OPEN_FILES
         """What opens the files of the keys that ways in need."""
-        self.webhook_key = ""
-        """The public key with which posts to webhooks are signed."""
+        self.webhook: WebhookKey | None = None
+        """Signs posts to webhooks and the shares of sessions; None before the box's own is given."""
 
     @property
     def site(self) -> Site | None:

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from multidict import CIMultiDict
 
 from edgegw.access.client_certificates import Certificate, certificate_of
-from edgegw.access.speakers import Shown, Speakers, Stranger
+from edgegw.access.shown import Shown, Stranger
+from edgegw.access.speakers import Speakers
 from edgegw.access.tokens import Client, mint_token, public_key_text
 from edgegw.config.site import site_faults
 from edgegw.core.site import CertificateRule, ClientRule, CurrencyRule, Site
@@ -62,8 +63,8 @@ async def _said(site: Site, der: bytes | None, *, bound: str = "", token: bool =
             KEY, client="till", box="branch-1", lifetime_seconds=600, now_s=NOW, certificate=bound
         )
         headers["Authorization"] = f"Bearer {minted}"
-    shown = Shown("POST", "/v1/payments", "", headers, body, "127.0.0.1", lambda: der)
-    return await Speakers(box="branch-1", site=lambda: site).client_of(shown)
+    shown = Shown("POST", "/v1/payments", "", "https", headers, True, body, "127.0.0.1", lambda: der)
+    return await Speakers(box="branch-1", site=lambda: site, folder=Path("nowhere")).client_of(shown)
 
 
 def _code(said: Client | Stranger) -> str:

@@ -329,6 +329,33 @@ class BatchesQuery(Sent, frozen=True, kw_only=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=100, description="At most so many.")] = 20
 
 
+class SessionBody(Sent, frozen=True, kw_only=True):
+    """Open a session. The request is signed with the client's SM2 key, and so is the share in it."""
+
+    share: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=44,
+            max_length=44,
+            description="The base64 of an X25519 public key that the client made for this session.",
+        ),
+    ]
+
+
+class SessionOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """A session. Its key is HKDF-SM3 of what the two shares have in common."""
+
+    keyid: str
+    """What the session's signatures name as keyid; it ends with the box's process."""
+    share: str
+    """The box's X25519 public key, base64."""
+    lifetime_s: int
+    """How long it lasts from now on."""
+    signature: str
+    """The box's Ed25519 signature over the session's transcript, base64, by the webhook key of GET
+    /v1/status; "" where the box has none."""
+
+
 class CloseBody(Sent, frozen=True, kw_only=True):
     """Close the open window. Its number makes a retry safe."""
 

@@ -3,10 +3,12 @@ of its own."""
 
 from __future__ import annotations
 
+import base64
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from edgegw.access.sessions import Sessions
 from edgegw.core.book import Book
 from edgegw.core.card_numbers import holds_card_number
 from edgegw.core.merchants import first_batch
@@ -33,6 +35,8 @@ class Call(NamedTuple):
     query: Any
     second: str = ""
     """Another client that stands behind it, by a token of its own."""
+    signed_by: str = ""
+    """The keyid of the client's SM2 key, where that has signed this request."""
 
 
 class Reply(NamedTuple):
@@ -47,8 +51,9 @@ class Reply(NamedTuple):
 class Handlers:
     """The operations of one gateway."""
 
-    def __init__(self, gateway: Gateway, document: bytes) -> None:
+    def __init__(self, gateway: Gateway, document: bytes, sessions: Sessions) -> None:
         self._gateway = gateway
+        self._sessions = sessions
         self._document = document
 
     # -- deciding --------------------
@@ -271,6 +276,25 @@ class Handlers:
         )
         return Reply(200, _encode(bodies.Acknowledged(up_to=body.up_to, record=noted.record)))
 
+    async def create_session(self, call: Call) -> Reply:
+        """A session of a client that has signed for it."""
+        if not call.signed_by:
+            message = "a session is opened by a request that the client's SM2 key has signed"
+            raise Unanswered("signature_missing", message, field="Signature")
+        try:
+            opened = self._sessions.open(client=call.client, opened_by=call.signed_by, share=call.body.share)
+        except ValueError as problem:
+            raise Unanswered("invalid_field", f"share: {problem}", field="share") from None
+        webhook = self._gateway.webhook
+        signature = b"" if webhook is None else base64.b64encode(webhook.sign(opened.transcript))
+        answer = bodies.SessionOpened(
+            keyid=opened.keyid,
+            share=opened.share,
+            lifetime_s=opened.lifetime_s,
+            signature=signature.decode(),
+        )
+        return Reply(201, _encode(answer))
+
     def _whose(self, call: Call, asked: str | msgspec.UnsetType) -> str:
         """Whose notices a client is told and notes: its own, or, with the scope `operate`, anybody's."""
         if asked is msgspec.UNSET or asked == call.client:
@@ -320,7 +344,7 @@ class Handlers:
             window_transfers=book.window_transfers,
             site_version=book.site_version,
             queue_depth=gateway.queue_depth,
-            webhook_key=gateway.webhook_key,
+            webhook_key="" if gateway.webhook is None else gateway.webhook.text,
             replica=gateway.replica(),
         )
         return Reply(200, _encode(status))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from edgegw.core.reasons import Reason
-from edgegw.payments.http_api.operations import Operation, Response, camel
+from edgegw.payments.http_api.operations import ANY_SCOPE, Operation, Response, camel
 from edgegw.payments.problems import PROBLEMS, REFUSED_STATUS, ProblemDocument
 
 PROBLEM_TYPE: Final = "application/problem+json"
@@ -36,6 +36,16 @@ _DESCRIPTION: Final = (
     " id and content is always safe and gives the first answer, byte for byte. 2xx is cleared (or kept), 409"
     " is a no for good under this id; 429, 503 and 507 mean that nothing was decided, or that the outcome is"
     " unknown: ask again with the same id."
+)
+
+_SIGNATURE: Final = (
+    "RFC 9421, with the parameters in Signature-Input. Covered: @method, @authority, @path, @query; with a"
+    " body also content-digest (RFC 9530, sm3 or sha-256) and content-type. Parameters: keyid, nonce, tag"
+    ' ("edgegw:" and the box), created unless the nonce begins with a challenge. By SM2: keyid is'
+    " <client>/<first 8 hex digits of the SM3 of the key's point>, the signature SM2 with SM3 under the user"
+    " id 1234567812345678, r || s, 64 bytes; the nonce has at least 16 characters and was never used before."
+    " In a session (POST /v1/sessions): the keyid that it got, HMAC-SM3, the nonce the request's number, no"
+    " created. Clients of the profile `signed` must sign whatever is not GET."
 )
 
 
@@ -74,7 +84,13 @@ def build_document(operations: Sequence[Operation], *, version: str) -> Json:
                     "bearerFormat": "JWT",
                     "description": "A JWT (EdDSA) signed with the client's Ed25519 key: iss and sub the"
                     " client, aud the box, exp at most a day ahead.",
-                }
+                },
+                "signature": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Signature",
+                    "description": _SIGNATURE,
+                },
             },
         },
     }
@@ -104,8 +120,11 @@ def _operation(operation: Operation, schemas: Json, names: Mapping[type, str]) -
         "responses": _responses(operation, names),
     }
     if operation.scope:
-        document["security"] = [{"token": []}]
-        document["description"] = f"The client needs the scope `{operation.scope}`."
+        document["security"] = [{"token": []}, {"signature": []}]
+        every = operation.scope == ANY_SCOPE
+        document["description"] = (
+            "For every client." if every else f"The client needs the scope `{operation.scope}`."
+        )
     else:
         document["security"] = []
     if operation.body is not None:

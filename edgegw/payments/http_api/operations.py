@@ -20,6 +20,7 @@ from edgegw.payments.notices import Notices
 
 BODY_BYTES_MAX: Final = 1 << 20
 BATCH_BYTES_MAX: Final = 16 << 20
+ANY_SCOPE: Final = "any"
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -67,7 +68,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     summary: str
     scope: str
-    """`pay`, `read` or `operate`; "" is open to everyone."""
+    """`pay`, `read` or `operate`; `any`: every client; "" is open to everyone."""
     responses: Mapping[int, Response]
     body: type[msgspec.Struct] | None = None
     example: msgspec.Struct | None = None
@@ -115,6 +116,14 @@ _SCOPED: Final = (
     "token_missing",
     "token_invalid",
     "token_expired",
+    "signature_missing",
+    "signature_malformed",
+    "signature_key_unknown",
+    "signature_invalid",
+    "signature_stale",
+    "signature_replayed",
+    "session_unknown",
+    "storage_full",
     "scope_missing",
     "overloaded",
     "rate_exceeded",
@@ -414,6 +423,16 @@ OPERATIONS: Final = (
             "outcome_unknown",
             "storage_full",
         ),
+    ),
+    Operation(
+        name="create_session",
+        method="POST",
+        path="/v1/sessions",
+        summary="Open a session, whose requests carry an HMAC-SM3 in the place of a signature",
+        scope=ANY_SCOPE,
+        body=bodies.SessionBody,
+        example=bodies.SessionBody(share="3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="),
+        responses={201: Response("Opened.", bodies.SessionOpened)},
     ),
     Operation(
         name="list_notices",

@@ -26,13 +26,14 @@ from aiohttp import hdrs, web
 
 from edgegw.access.arrivals import arrivals_of
 from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
-from edgegw.access.speakers import Shown, Speakers, Stranger
+from edgegw.access.shown import Shown, Stranger
+from edgegw.access.speakers import Speakers
 from edgegw.access.tls import certificate_shown
 from edgegw.access.tokens import Client
 from edgegw.payments.http_api.bodies import CloseBody
 from edgegw.payments.http_api.handlers import Call, Handlers, Reply
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE, build_document
-from edgegw.payments.http_api.operations import OPERATIONS, Operation
+from edgegw.payments.http_api.operations import ANY_SCOPE, OPERATIONS, Operation
 from edgegw.payments.http_api.strict import decode_body, decode_text
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocol import Adapter
@@ -157,11 +158,11 @@ class HttpServer:
     def __init__(self, gateway: Gateway, options: HttpOptions) -> None:
         self._gateway = gateway
         self._options = options
-        self._speakers = Speakers(box=gateway.box, site=lambda: gateway.site)
+        self._speakers = Speakers(box=gateway.box, site=lambda: gateway.site, folder=gateway.history.folder)
         self._shares = Shares(each_max=options.client_requests_max)
         self._rates = Rates(site=lambda: gateway.site)
         document = _encode(build_document(OPERATIONS, version=gateway.version))
-        self._handlers = Handlers(gateway, document)
+        self._handlers = Handlers(gateway, document, self._speakers.sessions)
         self._peers: set[_Peer] = set()
         self._peer: dict[str, Any] = {
             "access_log": None,
@@ -216,6 +217,7 @@ class HttpServer:
         if self._arrivals is not None:
             self._arrivals.end()
         await self._runner.cleanup()
+        self._speakers.close()
 
     # -- one request --------------------
 
@@ -235,7 +237,7 @@ class HttpServer:
             try:
                 read = self._reader(request, operation)
                 if operation.scope:
-                    client = await self._client(request, operation.scope, read)
+                    client = await self._client(request, operation, read)
                     shared = self._shares.take(client.name)
                     if not shared:
                         raise Unanswered("overloaded", f"{client.name} has too many requests in hand")
@@ -244,9 +246,9 @@ class HttpServer:
                 path = decode_text(request.match_info, no_path) if has_path else None
                 query = decode_text(_query(request), no_query) if request.query_string else no_query()
                 body = None if decoder is None else await self._body(request, decoder, read)
-                name = "" if client is None else client.name
+                name, signed_by = ("", "") if client is None else (client.name, client.signed_by)
                 second = self._second(request, operation, body)
-                reply = await handler(Call(name, body, path, query, second))
+                reply = await handler(Call(name, body, path, query, second, signed_by))
                 return _response(request, reply)
             except Unanswered as unanswered:
                 return _problem(request, unanswered)
@@ -262,7 +264,9 @@ class HttpServer:
     def _count(self, event: str) -> None:
         self._gateway.meter.protocol_event(protocol="http", event=event)
 
-    async def _client(self, request: web.Request, scope: str, read: Callable[[], Awaitable[bytes]]) -> Client:
+    async def _client(
+        self, request: web.Request, operation: Operation, read: Callable[[], Awaitable[bytes]]
+    ) -> Client:
         if self._gateway.site is None:
             # Whose request it is nobody here can say yet: to call it invalid would make a till give up.
             why, hint = self._gateway.why_not_ready or ("", "")
@@ -272,19 +276,21 @@ class HttpServer:
             method=request.method,
             path=path,
             query=query,
+            scheme=request.scheme,
             headers=request.headers,
+            has_body=operation.body is not None,
             body=read,
             peer=request.remote or "",
             certified=lambda: certificate_shown(request.transport),
         )
-        return self._trusted(await self._speakers.client_of(shown), scope)
+        return self._trusted(await self._speakers.client_of(shown), operation.scope)
 
     def _second(self, request: web.Request, operation: Operation, body: Any) -> str:
         """The second client behind an order, by the token in its body; "" where there is none."""
         if not isinstance(body, CloseBody) or not body.second_token:
             return ""
-        second = self._speakers.client_of_token(
-            f"Bearer {body.second_token}",
+        second = self._speakers.second_of_token(
+            body.second_token,
             field="second_token",
             certified=lambda: certificate_shown(request.transport),
         )
@@ -295,8 +301,14 @@ class HttpServer:
         if isinstance(speaker, Stranger):
             if speaker.counts:
                 self._count(TURNED_AWAY_EVENT)
-            raise Unanswered(speaker.code, speaker.message, field=speaker.field)
-        if scope not in speaker.scopes:
+            raise Unanswered(
+                speaker.code,
+                speaker.message,
+                field=speaker.field,
+                server_time_s=speaker.server_time_s,
+                challenge=speaker.challenge,
+            )
+        if scope != ANY_SCOPE and scope not in speaker.scopes:
             raise Unanswered("scope_missing", f"{speaker.name} does not have the scope `{scope}`")
         return speaker
 
@@ -393,7 +405,8 @@ def _problem(request: web.BaseRequest, unanswered: Unanswered, **extra: str) -> 
     if problem.retry_after_s:
         headers["Retry-After"] = str(problem.retry_after_s)
     if problem.status == web.HTTPUnauthorized.status_code:
-        headers["WWW-Authenticate"] = 'Bearer realm="edgegw"'
+        is_signed = unanswered.code.startswith(("signature_", "session_"))
+        headers["WWW-Authenticate"] = f'{"Signature" if is_signed else "Bearer"} realm="edgegw"'
     response = web.Response(
         body=_encode(unanswered.document(trace_id=trace_id)), status=problem.status, headers=headers
     )
