@@ -27,6 +27,7 @@ from edgegw.commands import (
     site_list,
     suspense,
     terminal_keys,
+    vault,
     windows,
 )
 
@@ -64,7 +65,7 @@ for command in (
     keys.keygen,
     keys.token,
     keys.sign,
-    keys.card_token,
+    keys.card_lookup,
     crypto.crypto,
     key_places.keys,
     site.site,
@@ -79,6 +80,7 @@ for command in (
     windows.settlement,
     suspense.suspense,
     suspense.receivables,
+    vault.vault,
 ):
     main.add_command(command)
 

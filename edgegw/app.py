@@ -24,6 +24,7 @@ import structlog
 from edgegw import __version__
 from edgegw.access.keys import VerifyingKey
 from edgegw.access.tls import TlsError
+from edgegw.card_vault import CardVault
 from edgegw.config.box import Box, BoxSettings
 from edgegw.config.options import SettingsError
 from edgegw.config.site import site_faults
@@ -93,6 +94,7 @@ class Front:
         self.watched = KeptWatch(Path(box.settings.data_dir))
         self.health.resume(self.watched.read())
         self._reads = store.reader()
+        self.vault = CardVault(box.settings, held.keystore)
         self._reserve = reserve
         disk = box.settings.disk
         self._space = Space(Path(box.settings.data_dir), payments_bytes_min=disk.payments_bytes_min)
@@ -119,6 +121,7 @@ class Front:
     ) -> None:
         """Decide, read and ask by these from now on; now_ns is the box's own time."""
         self._line, self._mirrored, self._now_ns = line, mirrored, now_ns
+        self.vault.use(book)
         if self._gateway is not None:
             self._gateway.use(pen, book, line)
             return
@@ -134,6 +137,7 @@ class Front:
         self._gateway.replica = self._announcement.copy
         self._gateway.keystore = self._held.keystore
         self._gateway.webhook = self._held.webhook
+        self._gateway.cards = self.vault.cards
         self._copier.journal_size = lambda: self.gateway.book.seq + 1
         self._watch(self._gateway)
 
@@ -161,6 +165,7 @@ class Front:
         if self._gateway is not None:
             self._gateway.history.close()
         self._reads.close()
+        self.vault.close()
 
     def _watch(self, gateway: Gateway) -> None:
         """Fill the gauges; each is read at a scrape."""
@@ -204,6 +209,7 @@ class Front:
             "edgegw_window": lambda: gateway.book.window,
             "edgegw_site_version": lambda: gateway.book.site_version,
             "edgegw_disk_free_bytes": lambda: self._reserve.free_bytes,
+            "edgegw_vault_open": lambda: int(self.vault.is_open),
         }
         for name, read in (gauges | self._copier.gauges).items():
             self.metrics.watch(name, read)
@@ -566,6 +572,7 @@ async def _tick(pen: Pen, opened: Opened, front: Front) -> None:
         said = failure
         await _carry_on("tick", pen.tick())
         await _carry_on("site_health", _watch_site(pen, front.health, front.watched))
+        front.vault.look(pen.desk.book)
         await asyncio.sleep(TICK_S)
         front.announce()
 

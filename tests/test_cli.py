@@ -458,9 +458,9 @@ def test_card_numbers_become_tokens_and_are_not_repeated_in_errors(branch: Branc
     """The site's settings hold tokens; a number that is mistyped must not end in a terminal's scrollback."""
     vault = branch.path("vault.key")
     branch.run("keygen", "vault", "--out", vault)
-    done = edgegw("card-token", "--vault-key", vault, text="6222020000000000006\n")
+    done = edgegw("card-lookup", "--vault-key", vault, text="6222020000000000006\n")
     assert re.fullmatch(r"[0-9a-f]{64}\n", done.stdout)
-    wrong = edgegw("card-token", "--vault-key", vault, text="62220200x00000000006\n")
+    wrong = edgegw("card-lookup", "--vault-key", vault, text="62220200x00000000006\n")
     assert wrong.exit_code == ExitCode.USAGE
     assert "62220200" not in wrong.output
 

@@ -236,7 +236,7 @@ class Keystore:
         """The KEKs of a place's slot; raises KeyFileError and PlaceAway."""
         if place not in self._keks:
             slot = self._slot(place)
-            _stay_out_of_core_dumps()
+            stay_out_of_core_dumps()
             content = read_key_file(slot)
             try:
                 secret = self._places[place].open(content)
@@ -253,7 +253,7 @@ class Keystore:
     def _write_slot(self, place: str, keks: tuple[bytes, ...]) -> None:
         """Seal these KEKs in the place; the slot is there only once the place has opened it again."""
         slot = self._slot(place)
-        _stay_out_of_core_dumps()
+        stay_out_of_core_dumps()
         try:
             sealed = self._places[place].seal(b"".join(keks))
             if self._places[place].open(sealed) != b"".join(keks):
@@ -294,7 +294,7 @@ def _parsed(path: Path, content: bytes) -> SealedKey:
         ) from None
 
 
-def _stay_out_of_core_dumps() -> None:
+def stay_out_of_core_dumps() -> None:
     """A dump of this process is a copy of its keys: the kernel writes none, to a file or to a program."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -2,7 +2,7 @@
 
 Every column of a table but `record.body` says again, plainly, what the record's bytes say; the verifier
 checks each against them. Nothing is here that is not in the journal: no settings, no vault, no card number.
-A record carries a card as a vault token and a mask; they stay in its bytes and get no column.
+A record carries a card as a token of the box's vault and a mask; they stay in its bytes and get no column.
 """
 
 from __future__ import annotations

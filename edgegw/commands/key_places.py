@@ -175,7 +175,7 @@ def _public(keystore: Keystore, key: KeyFile) -> str:
     from edgegw.access.keys import open_signing_key
     from edgegw.access.webhook_key import load_webhook_key
 
-    if key.purpose in ("vault", "terminal"):
+    if key.purpose in ("vault", "vault-version", "terminal"):
         keystore.read(key)
         return ""
     if key.purpose == "webhook":
@@ -185,14 +185,16 @@ def _public(keystore: Keystore, key: KeyFile) -> str:
 
 def _machine(path: Path) -> _Machine:
     """The keys of the box, the hub or the mirror whose settings these are; raises SettingsError."""
-    from edgegw import key_places
+    from edgegw import card_vault, key_places
 
     loaded = _loaded(path)
     if isinstance(loaded, Box):
         settings = loaded.settings
         own = (key_places.device_key_file(settings), key_places.checkpoint_key_file(settings))
         webhook = key_places.webhook_key_file(settings)
-        return _Machine(key_places.keystore_of(settings), own, webhook, tuple(_keys_of_ways(loaded)))
+        keystore = key_places.keystore_of(settings)
+        others = (*_keys_of_ways(loaded), *card_vault.vault_keys(settings, keystore).files())
+        return _Machine(keystore, own, webhook, others)
     if isinstance(loaded, HubSettings):
         return _Machine(key_places.keystore_of(loaded), (key_places.hub_key_file(loaded),), None, ())
     return _Machine(key_places.keystore_of(loaded), (key_places.mirror_key_file(loaded),), None, ())

@@ -1,4 +1,4 @@
-"""Keys and tokens, made by hand: `edgegw keygen`, `edgegw token`, `edgegw card-token`."""
+"""Keys and tokens, made by hand: `edgegw keygen`, `edgegw token`, `edgegw card-lookup`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from edgegw.commands import ExitCode
+from edgegw.commands import ExitCode, SettingsPath
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from edgegw.access.keystore import KeyFile, Keystore
 
 KeyPath = click.Path(dir_okay=False, path_type=Path)
 
@@ -161,7 +163,7 @@ def ed25519_key(path: Path) -> Ed25519PrivateKey:
 @keygen.command("vault")
 @click.option("--out", required=True, type=KeyPath, help="File for the key.")
 def keygen_vault(out: Path) -> None:
-    """Make the bank's vault key, which turns card numbers into tokens; all boxes of the bank share it.
+    """Make the bank's vault key, which turns card numbers into lookups; all boxes of the bank share it.
 
     Example: edgegw keygen vault --out secrets/vault.key
     """
@@ -280,26 +282,47 @@ def sign(client: str, box: str, key: Path, body: Path | None, challenge: str, me
             click.echo(f"{name}: {value}")
 
 
-@click.command("card-token")
-@click.option(
-    "--vault-key", required=True, type=KeyPath, help="The bank's vault key (`edgegw keygen vault`)."
-)
+@click.command("card-lookup")
+@click.option("--vault-key", type=KeyPath, help="The bank's vault key (`edgegw keygen vault`), lying open.")
+@click.option("--box", type=SettingsPath, help="A box's settings instead: its vault key, sealed or not.")
 @click.pass_context
-def card_token(ctx: click.Context, vault_key: Path) -> None:
-    """Read card numbers from standard input, one a line, and print each one's token for the site's cards.
+def card_lookup(ctx: click.Context, vault_key: Path | None, box: Path | None) -> None:
+    """Read card numbers from standard input, one a line, and print each one's lookup, by which the site's
+    cards, lists, limits and orders name it at all boxes of the bank.
 
-    Example: edgegw card-token --vault-key secrets/vault.key < cards.txt
+    Example: edgegw card-lookup --vault-key secrets/vault.key < cards.txt
     """
-    from edgegw.access.keystore import OPEN_FILES
     from edgegw.payments import vault
 
+    keystore, key = _vault_key(vault_key, box)
     try:
-        safe = vault.Vault.open(OPEN_FILES, vault.vault_key_file(vault_key, option="--vault-key"))
+        lookups = vault.Lookups.open(keystore, key)
     except vault.SecretFileError as problem:
-        raise SettingsError(str(vault_key), [str(problem)]) from None
+        raise SettingsError(str(key.path), [str(problem)]) from None
     for number, line in enumerate(sys.stdin, 1):
         try:
-            click.echo(safe.token(line.strip()))
+            click.echo(lookups.lookup(line.strip()))
         except ValueError as problem:
             click.echo(f"edgegw: line {number}: {problem}", err=True)
             ctx.exit(ExitCode.USAGE)
+
+
+def _vault_key(open_file: Path | None, settings: Path | None) -> tuple[Keystore, KeyFile]:
+    """The bank's vault key, and what opens it."""
+    from edgegw import key_places
+    from edgegw.access.keystore import OPEN_FILES
+    from edgegw.commands.settings import protocol_shapes
+    from edgegw.config.box import load_box
+    from edgegw.payments import protocols, vault
+
+    if (open_file is None) == (settings is None):
+        raise click.UsageError("give one of --vault-key and --box")
+    if open_file is not None:
+        return OPEN_FILES, vault.vault_key_file(open_file, option="--vault-key")
+    box = load_box(Path(str(settings)), protocol_shapes())
+    known = protocols.discover()
+    keys = (key for name, options in box.protocols.items() for key in known[name].key_files(options))
+    key = next((key for key in keys if key.purpose == "vault"), None)
+    if key is None:
+        raise SettingsError(str(settings), ["no way in takes card numbers, so it names no vault key"])
+    return key_places.keystore_of(box.settings), key

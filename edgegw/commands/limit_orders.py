@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 BLOCKED: Final = ("account", "card", "terminal", "merchant")
 """What can be blocked."""
 ID_LENGTH_MAX: Final = 64
-CARD_TOKEN: Final = re.compile("[0-9a-f]{64}")
+CARD_LOOKUP: Final = re.compile("[0-9a-f]{64}")
 _MINOR = click.IntRange(min=0, max=2**63 - 1)
 
 
 def id_fault(of: str, whose: str) -> str:
     """Why an id cannot be kept, "" where it can; what looks like a card number is not repeated."""
-    if of == "card" and CARD_TOKEN.fullmatch(whose):
+    if of == "card" and CARD_LOOKUP.fullmatch(whose):
         return ""
     if not 1 <= len(whose) <= ID_LENGTH_MAX or not (whose.isascii() and whose.isprintable()):
         return f"an id is 1 to {ID_LENGTH_MAX} printable ASCII characters"
     is_number = of == "card" and whose.isdigit()
     if is_number or (of != "account" and holds_card_number(whose)):
-        return "it looks like a card number; write its token (`edgegw card-token`)"
+        return "it looks like a card number; write its lookup (`edgegw card-lookup`)"
     return ""
 
 
@@ -44,15 +44,15 @@ def id_fault(of: str, whose: str) -> str:
 def order_block(of: str, whose: str, reason: str, off: bool, person: Person, hub_settings: Path) -> None:
     """Let an account, card, terminal or merchant pay nothing, at each box when it hears of it.
 
-    A card is its vault token (`edgegw card-token`). The order holds until it is taken back with --off.
+    A card is named by its lookup (`edgegw card-lookup`). The order holds until it is taken back with --off.
 
     Example: edgegw order block terminal T0000017 --reason "stolen" --hub hub.toml
     """
     from edgegw.hub.order_actions import Block
 
     fault = id_fault(of, whose)
-    if not fault and of == "card" and not CARD_TOKEN.fullmatch(whose):
-        fault = "it is no card's token, 64 hex digits in lower case; write that (`edgegw card-token`)"
+    if not fault and of == "card" and not CARD_LOOKUP.fullmatch(whose):
+        fault = "it is no card's lookup, 64 hex digits in lower case; write that (`edgegw card-lookup`)"
     if fault:
         raise click.BadParameter(fault, param_hint="ID")
     action = Block(of=of, whose=whose, blocked=not off, reason=reason)

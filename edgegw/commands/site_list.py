@@ -23,7 +23,7 @@ from edgegw.core.site import ListRule
     "--of",
     type=click.Choice(BLOCKED),
     required=True,
-    help="What the ids are; of a card its vault token.",
+    help="What the ids are; of a card its lookup.",
 )
 @click.option(
     "--effect",

@@ -270,6 +270,13 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             description="The private Ed25519 key that signs posts to webhooks; made at the first start.",
         ),
     ] = "secrets/webhook.pem"
+    vault_keys_dir: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="Directory of the vault's own key versions; the first is made at the first start.",
+        ),
+    ] = "secrets/vault"
     keys: KeysTable = KeysTable()
     line: LineTable = LineTable()
     mirror: MirrorTable = MirrorTable()

@@ -185,7 +185,7 @@ def _reference_faults(site: Site) -> Iterator[str]:
         if account_id not in accounts:
             yield f"{where} = {account_id}: it is not in accounts; add it there"
         if token.isdigit():
-            yield f"{where}: it looks like a card number; write its token (`edgegw card-token`)"
+            yield f"{where}: it looks like a card number; write its lookup (`edgegw card-lookup`)"
     known = accounts.keys() | site.cards.keys()
     for one in site.blocked:
         if one not in known:

@@ -76,9 +76,10 @@ def refuses_payment(book: Book, request: Request, *, at_ns: int) -> Refused | No
 def _exceeded(book: Book, limit: Limit, request: Request, *, at_ns: int, percent: int) -> Refused | None:
     rule = limit.rule
     whose = subject(rule.of, request, book.box)
-    if not whose or (limit.only and whose not in limit.only):
+    name = book.settings_name(rule.of, whose)
+    if not whose or (limit.only and name not in limit.only):
         return None
-    limits = _in_force(book, rule, whose)
+    limits = _in_force(book, rule, name or "")
     amount_minor = request.amount_minor
     if limits.payment_minor is not None and amount_minor * 100 > limits.payment_minor * percent:
         most = limits.payment_minor * percent // 100

@@ -2,7 +2,7 @@
 one is looked up. Pure.
 
 A list is one block of bytes: of each id the first half of an SM3 over what it is and the id itself, sorted.
-So whoever reads a list learns no card token from it, and a lookup is a search by halves in 16 bytes an entry.
+So whoever reads a list learns no name of a card from it, and one is found by halves in 16 bytes an entry.
 It is named by its SM3 and travels by that name, never inside the site's settings. Leaves out where the blocks
 lie.
 """

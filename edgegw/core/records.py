@@ -152,7 +152,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
     stand_in: bool = True
     """Whether the client accepts that the branch stands in while the line is down."""
     card: str = ""
-    """A vault token, never a PAN."""
+    """The token that the box's vault has given the card, never a PAN."""
     card_mask: str = ""
     """What of the card's number may be shown."""
     terminal: str = ""

@@ -203,7 +203,7 @@ class ListRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z", description="How refusals name it; each once."),
     ]
     of: Annotated[str, msgspec.Meta(pattern=r"^(account|card|terminal|merchant)\Z")]
-    """What its ids are; of a merchant as in `limits[].of`, of a card its vault token."""
+    """What its ids are; of a merchant as in `limits[].of`, of a card its lookup."""
     effect: Annotated[str, msgspec.Meta(pattern=r"^(block|allow)\Z")] = "block"
     """`block`: who is on it pays nothing; `allow`: who is not on it pays nothing."""
     digest: Annotated[
@@ -313,9 +313,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     clients: tuple[ClientRule, ...] = ()
     terminals: tuple[TerminalRule, ...] = ()
     cards: dict[str, AccountId] = {}
-    """Vault token of a PAN to the account behind the card."""
+    """Lookup of a PAN to the account behind the card."""
     blocked: tuple[str, ...] = ()
-    """Account ids and card tokens that pay nothing."""
+    """Account ids and lookups of cards that pay nothing."""
     limits: tuple[LimitRule, ...] = ()
     stand_in: tuple[StandInRule, ...] = ()
     allowances: tuple[AllowanceRule, ...] = ()

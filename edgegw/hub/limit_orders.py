@@ -19,7 +19,7 @@ from edgegw.hub.keyring import Keyring
 from edgegw.hub.operate import OrderError, logs_of_all
 
 ID_LENGTH_MAX: Final = 64
-"""A card's token, the longest."""
+"""A card's lookup, the longest."""
 
 
 def block(
@@ -32,8 +32,8 @@ def block(
     reason: str,
     now_ns: int,
 ) -> bool:
-    """Let an account, card (its token), terminal or merchant pay nothing at any box; or let it again. Whether
-    it was blocked before. Raises OrderError for an account that nobody has."""
+    """Let an account, card (its lookup), terminal or merchant pay nothing at any box; or let it again.
+    Whether it was blocked before. Raises OrderError for an account that nobody has."""
     if blocked and of == "account":
         account = schema.account.c.account_id
         if connection.execute(select(account).where(account == whose)).first() is None:
@@ -119,7 +119,7 @@ def _check(site: Site | None, name: str, change: LimitChange, *, whose: str) -> 
     if len(whose) > ID_LENGTH_MAX:
         raise OrderError(f"id {whose[:16]}… has {len(whose)} characters; {ID_LENGTH_MAX} are the most")
     if rule.of == "card" and whose.isdigit() and len(whose) < ID_LENGTH_MAX:
-        raise OrderError(f"limit {name} is on cards and the id is a number; give the card's token")
+        raise OrderError(f"limit {name} is on cards and the id is a number; give the card's lookup")
 
 
 def announce_limits(connection: Connection, log: DirectiveLog) -> None:

@@ -46,6 +46,7 @@ GAUGES: Final[dict[str, str]] = {
     "edgegw_replica_drill_well": "1 if the last restore drill found the copy well, else 0.",
     "edgegw_replica_drill_age_seconds": "How long ago the copy was last restored and checked; NaN for never.",
     "edgegw_disk_free_bytes": "Free bytes on the ledger's disk.",
+    "edgegw_vault_open": "1 while payments with a card are decided, 0 while the vault is lost or failed.",
 }
 """Gauges that the app fills by `watch`: name to help."""
 

@@ -247,6 +247,13 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "outcome_unknown", 503, "The outcome is unknown", "Ask again with the same id: it is decided once.", 5
     ),
     Problem("stopping", 503, "The box is stopping", "Ask again with the same id when it is back.", 5),
+    Problem(
+        "vault_unavailable",
+        503,
+        "No payment with a card is decided now",
+        "`edgegw vault status` at the box says why; payments without a card go on.",
+        30,
+    ),
     Problem("storage_full", 507, "The disk is full", "Ask the operator for space; the id is still free.", 60),
 )
 

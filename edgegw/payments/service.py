@@ -28,6 +28,7 @@ from edgegw.ledger.outcomes import Conflict, Decision, Outcome, Recalled, Undeci
 from edgegw.ledger.windows import NotClosed
 from edgegw.payments import answer as answers
 from edgegw.payments.answer import Answer, answer_from, answer_from_pruned
+from edgegw.payments.cards import CardVault, NoVault
 from edgegw.payments.history import History
 from edgegw.payments.notices import position
 from edgegw.payments.problems import Unanswered
@@ -156,6 +157,8 @@ class Gateway:
         self._stopping = False
         self.replica: Callable[[], Replica | None] = lambda: None
         """How the copy of the ledger's file is."""
+        self.cards: CardVault = NoVault()
+        """What gives cards their tokens."""
         self.keystore = OPEN_FILES
         """What opens the files of the keys that ways in need."""
         self.webhook: WebhookKey | None = None
@@ -269,11 +272,24 @@ class Gateway:
             raise Unanswered("overloaded", f"{self._admitted} payments wait; the box takes {WAITING_MAX}")
         self._admitted += len(requests)
         try:
+            if any(request.card for request in requests):
+                requests = await self._with_tokens(requests)
             if linked:
                 return await self._decide_group(client, requests)
             return await self._decide_each(client, requests)
         finally:
             self._admitted -= len(requests)
+
+    async def _with_tokens(self, requests: Sequence[Request]) -> list[Request]:
+        """The same with each card's lookup, as ways in have it, turned into its token, as records do."""
+        try:
+            tokens = await self.cards.tokens({request.card for request in requests if request.card})
+        except OperatingError as error:
+            raise undecided_by(error) from error
+        return [
+            msgspec.structs.replace(request, card=tokens[request.card]) if request.card else request
+            for request in requests
+        ]
 
     async def _decide_each(self, client: str, requests: Sequence[Request]) -> list[Decided | Unanswered]:
         own: list[tuple[int, Request, _Waiting]] = []
@@ -303,6 +319,7 @@ class Gateway:
     async def _through_pen(self, client: str, requests: list[Request]) -> list[Decided | Unanswered]:
         try:
             decisions = await self._pen.decide(client, requests, self._funding())
+            requests, decisions = await self._with_cards_before(client, requests, decisions)
         except (OperatingError, BrokenInvariant) as error:
             return [undecided_by(error)] * len(requests)
         results = [
@@ -314,6 +331,21 @@ class Gateway:
             for (index, _), result in zip(short, await asyncio.gather(*asked), strict=True):
                 results[index] = result
         return results
+
+    async def _with_cards_before(
+        self, client: str, requests: list[Request], decisions: list[Outcome]
+    ) -> tuple[list[Request], list[Outcome]]:
+        """Ask again for what differs from its first request by the card alone, where the vault can no longer
+        say whose the first token was: a card that was shredded must not turn a repeat into a conflict."""
+        requests, decisions = list(requests), list(decisions)
+        for index, (request, outcome) in enumerate(zip(requests, decisions, strict=True)):
+            if not isinstance(outcome, Conflict) or outcome.first is None or outcome.field != "card":
+                continue
+            first = outcome.first.card
+            if first and outcome.first.card_mask == request.card_mask and self.cards.lookup(first) is None:
+                requests[index] = msgspec.structs.replace(request, card=first)
+                [decisions[index]] = await self._pen.decide(client, [requests[index]], self._funding())
+        return requests, decisions
 
     def _funding(self) -> Funding:
         return Funding(line_up=True) if self._line.up else _LINE_DOWN
@@ -511,6 +543,7 @@ _CODES: Final = {
     "fenced": "not_clearing",
     "not_enrolled": "not_clearing",
     "mirror_away": "mirror_away",
+    "vault_unavailable": "vault_unavailable",
 }
 
 

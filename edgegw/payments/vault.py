@@ -1,9 +1,8 @@
-"""Card numbers at the edge: a PAN comes in, a token and a mask go on; nothing behind this module ever sees a
-PAN.
+"""Card numbers at the edge: a PAN comes in, a lookup and a mask go on.
 
-The token is HMAC-SM3 under a key that all boxes of a bank share, because the site's settings map tokens to
-accounts. It cannot be turned back and nothing is stored. Leaves out: which account a token stands for
-(`core.site.Site.cards`).
+The lookup is HMAC-SM3 under a key that all boxes of a bank share, because the site's settings map lookups to
+accounts; nothing is stored for it. It stays inside the process: records carry the box's own token
+(`payments.cards`). Leaves out: which account a lookup stands for (`core.site.Site.cards`).
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ def create_key(path: Path) -> bytes:
     return key
 
 
-class Vault:
-    """Turns card numbers into tokens under one key."""
+class Lookups:
+    """Turns card numbers into lookups under one key."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -68,11 +67,11 @@ class Vault:
         self._key = key
 
     @classmethod
-    def open(cls, keystore: Keystore, key: KeyFile) -> Vault:
-        """The vault whose key is in this file; raises SecretFileError and PlaceAway."""
+    def open(cls, keystore: Keystore, key: KeyFile) -> Lookups:
+        """The lookups under the key in this file; raises SecretFileError and PlaceAway."""
         return cls(read_key(keystore, key))
 
-    def token(self, pan: str) -> str:
+    def lookup(self, pan: str) -> str:
         """HMAC-SM3 of the PAN's ASCII digits, 64 lower-case hex digits; raises ValueError, which never quotes
         the PAN."""
         if not _PAN.fullmatch(pan):

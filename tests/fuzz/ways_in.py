@@ -22,7 +22,7 @@ from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic
 from edgegw.payments.iso8583.messages import Directory, Interpreter, Rejection, Role
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocols import iso8583 as protocol
-from edgegw.payments.vault import Vault
+from edgegw.payments.vault import Lookups
 from tests.fuzz.target import Target
 from tests.payments.protocols.iso8583_branch import ECHO, PAYMENT, SIGN_ON, VAULT_KEY, changed, site
 
@@ -118,7 +118,7 @@ def token(data: bytes) -> None:
 
 CODECS: Final = (Codec("hex"), Codec("binary"))
 DIRECTORY: Final = Directory(site())
-INTERPRETER: Final = Interpreter(Vault(VAULT_KEY), hold_timeout_s=60)
+INTERPRETER: Final = Interpreter(Lookups(VAULT_KEY), hold_timeout_s=60)
 DATE: Final = datetime.date(2026, 11, 21)
 ORIGINAL: Final = "020000012311210930150000012345600000000000"
 

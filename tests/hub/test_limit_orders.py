@@ -94,7 +94,7 @@ def test_a_change_that_no_box_could_hold_is_refused(
         ordered_change(world, name, change)
 
 
-@pytest.mark.parametrize(("whose", "fault"), [("x" * 65, "64 are the most"), ("4" * 16, "the card's token")])
+@pytest.mark.parametrize(("whose", "fault"), [("x" * 65, "64 are the most"), ("4" * 16, "the card's lookup")])
 def test_an_id_that_no_payment_can_have_gets_no_limit(world: World, whose: str, fault: str) -> None:
     """A card number would stand in every box's journal, and the longer one in no database's column."""
     with pytest.raises(OrderError, match=fault) as caught:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgegw.access.keystore import OPEN_FILES, KeyFile
-from edgegw.payments.vault import SecretFileError, Vault, create_key, mask, read_key, vault_key_file
+from edgegw.payments.vault import Lookups, SecretFileError, create_key, mask, read_key, vault_key_file
 from tests.payments.protocols.iso8583_branch import PAN, VAULT_KEY, hmac_sm3
 
 PANS = st.from_regex(r"[0-9]{8,19}", fullmatch=True)
@@ -21,7 +21,7 @@ def key_file(path: Path) -> KeyFile:
 @given(PANS, st.binary(min_size=32, max_size=32))
 def test_a_token_is_what_another_implementation_of_hmac_sm3_gives(pan: str, key: bytes) -> None:
     """The hub computes tokens too; one bit of difference and every card is unknown."""
-    assert Vault(key).token(pan) == hmac_sm3(key, pan.encode()).hex()
+    assert Lookups(key).lookup(pan) == hmac_sm3(key, pan.encode()).hex()
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_mask_leaves_too_little_to_guess(pan: str, shown: str) -> None:
 def test_what_is_no_card_number_gets_no_token_and_is_not_quoted(pan: str) -> None:
     """An error with the number in it would be the leak that the vault prevents."""
     with pytest.raises(ValueError, match="8 to 19 digits") as caught:
-        Vault(VAULT_KEY).token(pan)
+        Lookups(VAULT_KEY).lookup(pan)
     assert not pan or pan not in str(caught.value)
 
 
@@ -57,7 +57,7 @@ def test_a_new_key_file_is_private_and_never_replaces_one(tmp_path: Path) -> Non
     assert read_key(OPEN_FILES, key_file(path)) == key
     with pytest.raises(FileExistsError):
         create_key(path)
-    assert Vault.open(OPEN_FILES, key_file(path)).token(PAN) == Vault(key).token(PAN)
+    assert Lookups.open(OPEN_FILES, key_file(path)).lookup(PAN) == Lookups(key).lookup(PAN)
 
 
 @pytest.mark.parametrize(

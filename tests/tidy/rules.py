@@ -43,6 +43,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
     "key_places": frozenset({"config", "access"}),
     "machine": frozenset(),
+    "card_vault": frozenset({"core", "errors", "config", "access", "payments"}),
     "pinned": frozenset({"config", "access", "key_places"}),
     "encryption": frozenset({"config", "access", "tls_tables"}),
     "mirrored": frozenset(
@@ -83,6 +84,7 @@ LAYERS: dict[str, frozenset[str]] = {
         | {
             "payments.protocols",
             "payments.rules",
+            "card_vault",
             "key_places",
             "ledger_source",
             "machine",

@@ -42,11 +42,11 @@ Place = Annotated[
 ]
 
 
-CardToken = Annotated[
+CardLookup = Annotated[
     str,
     msgspec.Meta(
         pattern=r"^([0-9a-f]{64})?\Z",
-        description="The card's vault token, 64 hex digits, for limits and lists of cards; never its number.",
+        description="The card's lookup (`edgegw card-lookup`), for limits and lists; never its number.",
     ),
 ]
 
@@ -69,7 +69,7 @@ class PaymentBody(Sent, frozen=True, kw_only=True):
             description="Whether the branch may stand in while the line is down and no allowance covers it."
         ),
     ] = True
-    card: CardToken = ""
+    card: CardLookup = ""
     terminal: ShortText = ""
     merchant: ShortText = ""
     reference: ShortText = ""
@@ -109,7 +109,7 @@ class HoldBody(Sent, frozen=True, kw_only=True):
     timeout_s: Annotated[
         int, msgspec.Meta(ge=0, le=HOLD_SECONDS_MAX, description="Seconds until it expires; 0 is never.")
     ] = 0
-    card: CardToken = ""
+    card: CardLookup = ""
     terminal: ShortText = ""
     merchant: ShortText = ""
     reference: ShortText = ""

@@ -43,7 +43,7 @@ MENDS: Final[Mapping[str, str]] = {
     "payment_id": _ID,
     "totals": "Send one object for each currency, or leave it out.",
     "before": "Send what the page before gave as next_before.",
-    "card": "Send the card's vault token, 64 lower-case hex digits, never its number; or leave it out.",
+    "card": "Send the card's lookup, 64 lower-case hex digits, never its number; or leave it out.",
     "terminal": _TEXT,
     "merchant": "Send 1 to 64 letters, digits, blanks or ._:- and a letter or digit first.",
     "reference": _TEXT,

@@ -28,7 +28,7 @@ from edgegw.payments.iso8583.identity import (
     original_traces,
     trace_of,
 )
-from edgegw.payments.vault import Vault, mask
+from edgegw.payments.vault import Lookups, mask
 
 WORD_CHARACTERS_MAX: Final = 25
 """Field 44 is an..25."""
@@ -256,7 +256,7 @@ def _card_fields(message: Message) -> bool:
     return any(message.get(number) for number in (2, 35, 45))
 
 
-def _pan_of(message: Message) -> str | Rejection:
+def number_of(message: Message) -> str | Rejection:
     """The card number of fields 2, 35 and 45, which must agree; "" when none of them is there."""
     found: set[str] = set()
     for number, pattern in ((2, _PAN), (35, _TRACK_2), (45, _TRACK_1)):
@@ -281,8 +281,8 @@ def _pan_of(message: Message) -> str | Rejection:
 class Interpreter:
     """Turns well-formed messages of registered terminals into requests."""
 
-    def __init__(self, vault: Vault, *, hold_timeout_s: int) -> None:
-        self._vault = vault
+    def __init__(self, lookups: Lookups, *, hold_timeout_s: int) -> None:
+        self._lookups = lookups
         self._hold_timeout_s = hold_timeout_s
 
     def proposal(
@@ -304,7 +304,7 @@ class Interpreter:
         if role in (Role.RECONCILIATION, Role.RECONCILIATION_ADVICE):
             wrong = _wrong_currency(message, terminal, directory)
             return Proposal(request=_close(message, trace, terminal)) if wrong is None else wrong
-        pan = _pan_of(message)
+        pan = number_of(message)
         if isinstance(pan, Rejection):
             return pan
         amount_minor = _amount_minor(message)
@@ -318,7 +318,7 @@ class Interpreter:
             id=trace.id(Family.ORIGINAL),
             amount_minor=amount_minor,
             advice=role.is_advice,
-            card=self._vault.token(pan) if pan else "",
+            card=self._lookups.lookup(pan) if pan else "",
             card_mask=mask(pan) if pan else "",
             terminal=terminal.id,
             merchant=terminal.merchant,
@@ -348,7 +348,7 @@ class Interpreter:
             return Rejection(INVALID_REQUEST, f"F3 {code} not served", text)
         account_id = directory.cards.get(base.card)
         if account_id is None:
-            text = f"card {base.card_mask} is not in the site's settings; the bank adds its token to `cards`"
+            text = f"card {base.card_mask} is not in the site's settings; the bank adds its lookup to `cards`"
             return Rejection(INVALID_CARD, "card not registered", text)
         debit, credit = account_id, terminal.credit_account_id
         if code in TERMINAL_PAYS:

@@ -75,6 +75,7 @@ from edgegw.core.book import Book
 from edgegw.core.records import Kind, Request, WindowClosed
 from edgegw.core.site import Site, TerminalRule
 from edgegw.payments.answer import Answer, Outcome
+from edgegw.payments.cards import CardVault
 from edgegw.payments.iso8583 import key_change, messages
 from edgegw.payments.iso8583.authenticity import Authenticity
 from edgegw.payments.iso8583.fields import Codec, FrameError, Message, is_well_formed
@@ -84,9 +85,10 @@ from edgegw.payments.iso8583.options import TerminalOptions
 from edgegw.payments.iso8583.terminal_keys import LOOK_EACH_S, TerminalKeys, terminal_key_files
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocol import Adapter
-from edgegw.payments.service import Decided
+from edgegw.payments.service import Decided, undecided_by
 from edgegw.payments.site_health import FAILED_EVENT, TURNED_AWAY_EVENT
-from edgegw.payments.vault import Vault, vault_key_file
+from edgegw.payments.vault import Lookups, vault_key_file
+from edgegw.payments.vault_file import VaultFailed
 from edgegw.tls_tables import OptionalServerTls
 
 logger = logging.getLogger(__name__)
@@ -121,6 +123,10 @@ class Payments(Protocol):
     @property
     def book(self) -> Book:
         """The box's state: its time and its open window."""
+
+    @property
+    def cards(self) -> CardVault:
+        """What keeps card numbers."""
 
     @property
     def history(self) -> History:
@@ -198,7 +204,7 @@ class Terminals:
         self._minute = 0
         self._lines = 0
         self._interpreter = Interpreter(
-            Vault.open(payments.keystore, _vault_key(options)), hold_timeout_s=options.hold_timeout_s
+            Lookups.open(payments.keystore, _vault_key(options)), hold_timeout_s=options.hold_timeout_s
         )
         self._payments = payments
         self._directory: Directory | None = None
@@ -273,6 +279,7 @@ class Terminals:
         """The gateway's answer as a message; None where silence is the only true answer."""
         client = messages.client_of(terminal.id)
         try:
+            await self._keep_number(message, proposal.request.card)
             decided = await self._decide(client, proposal)
         except Unanswered as error:
             self.count(f"unanswered_{error.code}")
@@ -285,6 +292,15 @@ class Terminals:
             self.count("replay")
             return messages.reply(message, code=messages.DUPLICATE, word="beyond replay horizon")
         return messages.answered(message, decided.answer, currency=terminal.currency)
+
+    async def _keep_number(self, message: Message, lookup: str) -> None:
+        """Let the vault have the card's number; raises Unanswered."""
+        number = messages.number_of(message)
+        if lookup and isinstance(number, str):
+            try:
+                await self._payments.cards.keep(lookup, number)
+            except VaultFailed as problem:
+                raise undecided_by(problem) from problem
 
     async def _decide(self, client: str, proposal: Proposal) -> Decided:
         """Ask; an advice whose identity belongs to an earlier request, or whose hold is gone, still has to be

@@ -1,7 +1,7 @@
 """Who pays nothing: by the site's `blocked`, by an order of the centre (`edgegw order block`), by a list.
 
-An account is the payer's, a card its token, a merchant the request's or, where it names none, the payee's
-account. Of a list to block whoever is on it is refused, of a list to allow whoever is not; a payment
+An account is the payer's, a card named by its lookup, a merchant the request's or, where it names none, the
+payee's account. Of a list to block whoever is on it is refused, of a list to allow whoever is not; a payment
 that names no card (terminal) is not held against lists of them.
 """
 
@@ -29,8 +29,12 @@ def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | 
     """A refusal when the payer, card, terminal or merchant is blocked."""
     if request.debit_account_id in book.blocked:
         return Reason.ACCOUNT_BLOCKED, f"{request.debit_account_id} is blocked"
-    if request.card in book.blocked:
-        return Reason.CARD_BLOCKED, f"{request.card} is blocked"
+    if request.card:
+        name = book.settings_name("card", request.card)
+        if name is None:
+            return Reason.CARD_BLOCKED, f"card {request.card} was shredded, so no list can be asked for it"
+        if name in book.blocked:
+            return Reason.CARD_BLOCKED, f"{request.card} is blocked"
     refused = _ordered(book, request) if book.tally.blocks else None
     return refused or (_listed(book, request) if book.policy.lists else None)
 
@@ -38,7 +42,7 @@ def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | 
 def _ordered(book: Book, request: Request) -> Refused | None:
     for of, reason in REASONS.items():
         whose = subject(of, request, book.box)
-        why = book.tally.blocked.get((of, whose))
+        why = book.tally.blocked.get((of, book.settings_name(of, whose) or ""))
         if why is not None:
             return reason, f"{of} {whose} is blocked: {why}"
     return None
@@ -47,7 +51,8 @@ def _ordered(book: Book, request: Request) -> Refused | None:
 def _listed(book: Book, request: Request) -> Refused | None:
     for rule, held in book.policy.lists:
         whose = subject(rule.of, request, book.box)
-        if whose and held.has(rule.of, whose) == (rule.effect == "block"):
+        name = book.settings_name(rule.of, whose)
+        if name and held.has(rule.of, name) == (rule.effect == "block"):
             if rule.effect == "block":
                 return REASONS[rule.of], f"{rule.of} {whose} is on list {rule.name}"
             return Reason.NOT_ON_LIST, f"{rule.of} {whose} is not on list {rule.name}"

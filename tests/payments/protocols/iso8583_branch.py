@@ -16,6 +16,7 @@ from edgegw.core.decide import Context, Funding, Short, Stamp, decide
 from edgegw.core.records import Account, Leg, Refusal, Request, Transfer, WindowClosed
 from edgegw.core.site import CurrencyRule, Site, TerminalRule
 from edgegw.payments.answer import Answer, answer_from
+from edgegw.payments.cards import NoVault
 from edgegw.payments.iso8583.fields import Codec, Message
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocols.iso8583 import Iso8583Server, Options, start
@@ -88,6 +89,7 @@ class MemoryGateway:
         self.book.use_site(self.site)
         self.book.open_accounts((*own_accounts("box-1", "CNY"), *self.site.accounts))
         self.history = self
+        self.cards = NoVault()
         self.keystore = OPEN_FILES
         self.meter = self
         self.events: Counter[str] = Counter()

@@ -12,7 +12,7 @@ from edgegw.payments.iso8583.fields import Codec, FrameError, Message, problems
 from edgegw.payments.iso8583.identity import Family, Trace, nearest_date
 from edgegw.payments.iso8583.mac import encode_with_mac, is_authentic
 from edgegw.payments.iso8583.messages import Directory, Interpreter, Proposal, Rejection, Role
-from edgegw.payments.vault import Vault
+from edgegw.payments.vault import Lookups
 from tests.payments.protocols.iso8583_branch import (
     CODEC,
     PAN,
@@ -254,7 +254,7 @@ def test_a_leap_day_without_a_leap_year_around_is_no_date() -> None:
 # -- what a message asks for ---------------------------------------------------
 
 DIRECTORY = Directory(site())
-INTERPRETER = Interpreter(Vault(VAULT_KEY), hold_timeout_s=604_800)
+INTERPRETER = Interpreter(Lookups(VAULT_KEY), hold_timeout_s=604_800)
 
 
 def proposed(raw: bytes) -> Proposal | Rejection:
