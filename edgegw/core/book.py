@@ -233,7 +233,7 @@ class Book:
         self.bank = bank
         self.box = box
         self.cards: CardNames = ONE_NAME if base is None else base.cards
-        """How settings name the cards of requests; whoever has a vault says so here."""
+        """Set by whoever has a vault."""
         self._base = base
         self._history = history
         self.fresh: dict[tuple[str, str], Record] = {}
@@ -332,11 +332,6 @@ class Book:
     def balance(self, account_id: str) -> Balance | None:
         """The four counters of an account here, or None when it is unknown."""
         return self.ledger.balances.get(account_key(account_id))
-
-    def settings_name(self, of: str, whose: str) -> str | None:
-        """How the site's settings and orders name it: a card by its lookup, None for one that was shredded;
-        all else as it is."""
-        return self.cards.lookup(whose) if of == "card" and whose else whose
 
     def available(self, account_id: str) -> int:
         """What an account may spend here, minor units: its allowance less what is held."""

@@ -24,3 +24,9 @@ class _OneName:
 
 ONE_NAME: Final = _OneName()
 """Where there is no vault: the name that came in stands for both."""
+
+
+def settings_name(cards: CardNames, *, of: str, whose: str) -> str | None:
+    """How the site's settings and orders name what a request names: a card by its lookup, None for one that
+    was shredded; all else as it is."""
+    return cards.lookup(whose) if of == "card" and whose else whose

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgegw.core.book import Book
+from edgegw.core.cards import settings_name
 from edgegw.core.counts import (
     OFFLINE,
     OUTAGE,
@@ -76,7 +77,7 @@ def refuses_payment(book: Book, request: Request, *, at_ns: int) -> Refused | No
 def _exceeded(book: Book, limit: Limit, request: Request, *, at_ns: int, percent: int) -> Refused | None:
     rule = limit.rule
     whose = subject(rule.of, request, book.box)
-    name = book.settings_name(rule.of, whose)
+    name = settings_name(book.cards, of=rule.of, whose=whose)
     if not whose or (limit.only and name not in limit.only):
         return None
     limits = _in_force(book, rule, name or "")

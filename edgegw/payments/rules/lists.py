@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from edgegw.core.book import Book
+from edgegw.core.cards import settings_name
 from edgegw.core.counts import subject
 from edgegw.core.limits import Refused
 from edgegw.core.reasons import Reason
@@ -30,7 +31,7 @@ def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | 
     if request.debit_account_id in book.blocked:
         return Reason.ACCOUNT_BLOCKED, f"{request.debit_account_id} is blocked"
     if request.card:
-        name = book.settings_name("card", request.card)
+        name = book.cards.lookup(request.card)
         if name is None:
             return Reason.CARD_BLOCKED, f"card {request.card} was shredded, so no list can be asked for it"
         if name in book.blocked:
@@ -42,7 +43,7 @@ def refuses(book: Book, client: str, request: Request, at_ns: int) -> Refused | 
 def _ordered(book: Book, request: Request) -> Refused | None:
     for of, reason in REASONS.items():
         whose = subject(of, request, book.box)
-        why = book.tally.blocked.get((of, book.settings_name(of, whose) or ""))
+        why = book.tally.blocked.get((of, settings_name(book.cards, of=of, whose=whose) or ""))
         if why is not None:
             return reason, f"{of} {whose} is blocked: {why}"
     return None
@@ -51,7 +52,7 @@ def _ordered(book: Book, request: Request) -> Refused | None:
 def _listed(book: Book, request: Request) -> Refused | None:
     for rule, held in book.policy.lists:
         whose = subject(rule.of, request, book.box)
-        name = book.settings_name(rule.of, whose)
+        name = settings_name(book.cards, of=rule.of, whose=whose)
         if name and held.has(rule.of, name) == (rule.effect == "block"):
             if rule.effect == "block":
                 return REASONS[rule.of], f"{rule.of} {whose} is on list {rule.name}"
