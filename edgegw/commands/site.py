@@ -77,8 +77,9 @@ def site_check(file: Path, hub_settings: Path) -> None:
     from edgegw.hub.site import SiteError, try_out
 
     hub = load_hub(hub_settings)
-    found, bundle = load_site_bundle(file, bank=hub.bank, boxes=hub.boxes)
-    if hub.database_url or Path(hub.database_file).exists():
+    has_books = bool(hub.database_url) or Path(hub.database_file).exists()
+    found, bundle = load_site_bundle(file, bank=hub.bank, boxes=None if has_books else hub.boxes)
+    if has_books:
         keyring = load_keyring(hub)
 
         def tried(connection: Connection) -> None:
@@ -121,7 +122,7 @@ def site_publish(
 
     staging = _staging(canaries, share_percent, bake_minutes)
     hub = load_hub(hub_settings)
-    found, bundle = load_site_bundle(file, bank=hub.bank, boxes=hub.boxes)
+    found, bundle = load_site_bundle(file, bank=hub.bank)
     action = Publish(version=found.version, staging=staging)
     give_order(hub_settings, action, person=person, attachment=bundle, what=str(file))
 
@@ -234,10 +235,11 @@ def site_versions(as_json: bool, hub_settings: Path) -> None:
     Example: edgegw site versions --hub hub.toml
     """
     from edgegw.commands.hub import open_books
+    from edgegw.hub.identities import live_boxes
     from edgegw.hub.stages import boxes_at, stages
 
     with open_books(hub_settings) as books:
-        fleet = books.keyring.boxes.keys()
+        fleet = books.database.transact(live_boxes)
         listed, boxes = books.database.transact(lambda c: (stages(c), boxes_at(c, fleet)))
     if as_json:
         print_json({"versions": [one._asdict() for one in listed], "boxes": boxes})

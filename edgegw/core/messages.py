@@ -46,6 +46,10 @@ class ExchangeError(ValueError):
     was used."""
 
 
+class NotSigned(ExchangeError):
+    """The key that was asked for has not signed these bytes."""
+
+
 class SigningKey(Protocol):
     """A key of our own: SM2, 64 bytes r and s."""
 
@@ -348,7 +352,7 @@ def open_envelope(
         direction, envelope.bank, envelope.box, envelope.session, envelope.counter, envelope.body
     )
     if not verify(text, envelope.signature):
-        raise ExchangeError(f"the envelope of {envelope.bank}/{envelope.box} is not signed by the pinned key")
+        raise NotSigned(f"the envelope of {envelope.bank}/{envelope.box} is not signed by the pinned key")
     return decode_message(envelope.body)
 
 

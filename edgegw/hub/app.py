@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -18,6 +19,8 @@ import structlog
 from aiohttp import web
 from sqlalchemy import Connection, func, select
 
+from edgegw.access.keys import VerifyingKey
+from edgegw.core.exchange import choose_version
 from edgegw.core.messages import (
     SESSION_BYTES,
     SITE_PATH,
@@ -25,8 +28,10 @@ from edgegw.core.messages import (
     Beaten,
     Envelope,
     ExchangeError,
+    NotSigned,
     Open,
     Opened,
+    Verdict,
     read_envelope,
 )
 from edgegw.exchange_http import (
@@ -44,10 +49,12 @@ from edgegw.hub.ageing import reminding
 from edgegw.hub.beats import Taken, keep_cosignature, take_beat
 from edgegw.hub.books import violations
 from edgegw.hub.database import Database, NotKept
+from edgegw.hub.identities import Identity, device_key, ended_identities, register_boxes
+from edgegw.hub.identity_log import note_ended_device
 from edgegw.hub.items import set_aside
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.lists import list_block
-from edgegw.hub.receive import open_session, register_boxes
+from edgegw.hub.receive import OtherDevice, open_session
 from edgegw.hub.rollout import watching
 from edgegw.hub.settling import settling
 from edgegw.hub.site import Sites, advance, bundle_of, lost_site
@@ -92,6 +99,15 @@ class HubMetrics(Metrics):
         self.receivables_aged = self.gauge(
             "receivables_aged", "Receivables that were not paid for longer than suspense_aged_days."
         )
+        self.enrolments = self.counter(
+            "enrolments",
+            "Requests to enrol, renew or leave, by path and what came of them.",
+            "path",
+            "outcome",
+        )
+        self.enrolment_alarms = self.counter(
+            "enrolment_alarms", "Of these, the ones that a person should look at, by cause.", "cause"
+        )
         self.retried = self.counter(
             "transactions_retried",
             "SQL transactions that were run again because others were in their way, by SQLSTATE.",
@@ -111,7 +127,10 @@ class Hub:
         self._sites = Sites()
         self.metrics = HubMetrics()
         database.on_retry = lambda cause: self.metrics.retried.labels(cause).inc()
-        database.transact(lambda c: register_boxes(c, keyring))
+        self._keys: dict[str, VerifyingKey] = {}
+        """The devices' keys that were asked for; each message's transaction finds out whether one still
+        counts."""
+        database.transact(lambda c: register_boxes(c, keyring, now_ns=clock_ns()))
 
     async def run(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in one of the database's threads, in one SQL transaction that is committed when it
@@ -135,6 +154,14 @@ class Hub:
         """Move a staged version of the site's settings on by itself; what was done, or ""."""
         return await self.run(lambda c: advance(c, self._keyring, now_ns=self._clock_ns()))
 
+    def now_ns(self) -> int:
+        """The hub's clock."""
+        return self._clock_ns()
+
+    def sign(self, text: bytes) -> bytes:
+        """The hub's signature over a text that names what it is for."""
+        return self._keyring.key.sign(text)
+
     def close(self) -> None:
         """Let the running message finish, then let go of the database."""
         self._database.close()
@@ -143,27 +170,81 @@ class Hub:
         with self.metrics.seconds.time():
             envelope = read_envelope(data)
             check_certificate(envelope, certified)
-            key = self._keyring.boxes.get(envelope.box)
-            if key is None or envelope.bank != self._keyring.bank:
+            if envelope.bank != self._keyring.bank:
                 raise NotPinned(envelope)
-            return signed_reply(
-                envelope,
-                key=self._keyring.key,
-                box_key=key,
-                opened=self._open,
-                beaten=lambda beat: self._beat(envelope, beat),
-            )
+            key = self._keys.get(envelope.box)
+            if key is not None:
+                with suppress(NotSigned, OtherDevice):
+                    return self._answered(envelope, key)
+            fresh, ended = self._transact(lambda c: _devices(c, envelope.box))
+            if fresh is None and not ended:
+                raise NotPinned(envelope)
+            return self._answered_afresh(envelope, fresh, ended, known=key)
 
-    def _open(self, message: Open) -> Opened:
+    def _answered_afresh(
+        self,
+        envelope: Envelope,
+        key: VerifyingKey | None,
+        ended: list[Identity],
+        *,
+        known: VerifyingKey | None,
+    ) -> bytes:
+        """The reply by the keys as the database has them; a device that has ended hears so."""
+        self._keys.pop(envelope.box, None)
+        if key is not None:
+            self._keys[envelope.box] = key
+            if key != known:
+                with suppress(NotSigned):
+                    return self._answered(envelope, key)
+        for one in ended:
+            with suppress(NotSigned):
+                return self._refused(envelope, one)
+        raise NotSigned(f"the envelope of {envelope.bank}/{envelope.box} is not signed by the box's key")
+
+    def _answered(self, envelope: Envelope, key: VerifyingKey) -> bytes:
+        """The reply to a box's device; raises NotSigned and OtherDevice."""
+        signer = key.text()
+        return signed_reply(
+            envelope,
+            key=self._keyring.key,
+            box_key=key,
+            opened=lambda message: self._open(message, signer),
+            beaten=lambda beat: self._beat(envelope, beat, signer),
+        )
+
+    def _refused(self, envelope: Envelope, ended: Identity) -> bytes:
+        """What a device hears that is revoked, or has been replaced: it clears nothing any more, and nothing
+        of it is taken. Raises NotSigned."""
+        reason = ended.why
+        reply = signed_reply(
+            envelope,
+            key=self._keyring.key,
+            box_key=ended.key,
+            opened=lambda message: Opened(
+                version=choose_version(oldest=message.version_oldest, newest=message.version),
+                verdict=Verdict.FENCED,
+                reason=reason,
+                session=os.urandom(SESSION_BYTES),
+            ),
+            beaten=lambda _: Beaten(verdict=Verdict.FENCED, reason=reason),
+        )
+        self.metrics.refused.labels("ended_device").inc()
+        if self._transact(lambda c: note_ended_device(c, ended, now_ns=self._clock_ns())):
+            _log.warning("ended_device_speaks", box=ended.box, device=ended.generation, problem=reason)
+        return reply
+
+    def _open(self, message: Open, signer: str) -> Opened:
         candidate = os.urandom(SESSION_BYTES)
-        opened = self._transact(lambda c: open_session(c, self._keyring, message, candidate=candidate))
+        opened = self._transact(
+            lambda c: open_session(c, self._keyring, message, signer=signer, candidate=candidate)
+        )
         self.metrics.messages.labels("open", opened.verdict.value).inc()
         _log.info(
             "opened", box=message.box, boot=message.boot, verdict=opened.verdict.value, reason=opened.reason
         )
         return opened
 
-    def _beat(self, envelope: Envelope, beat: Beat) -> Beaten:
+    def _beat(self, envelope: Envelope, beat: Beat, signer: str) -> Beaten:
         def taken_with(poisoned: Mapping[int, str]) -> Taken:
             return self._transact(
                 lambda c: take_beat(
@@ -172,6 +253,7 @@ class Hub:
                     self._sites,
                     beat,
                     box=envelope.box,
+                    signer=signer,
                     session=envelope.session,
                     counter=envelope.counter,
                     now_ns=self._clock_ns(),
@@ -197,6 +279,11 @@ class Hub:
             lambda c: keep_cosignature(c, box=envelope.box, epoch=taken.epoch, size=cosign.size, note=note)
         )
         return msgspec.structs.replace(beaten, cosignature=note)
+
+
+def _devices(connection: Connection, box: str) -> tuple[VerifyingKey | None, list[Identity]]:
+    """A box's device, and those before it."""
+    return device_key(connection, box), ended_identities(connection, box)
 
 
 HUB: Final = web.AppKey("hub", Hub)

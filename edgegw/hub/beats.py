@@ -88,16 +88,18 @@ def take_beat(
     beat: Beat,
     *,
     box: str,
+    signer: str,
     session: bytes,
     counter: int,
     now_ns: int,
     poisoned: Mapping[int, str] = NO_FAULTS,
 ) -> Taken:
-    """Take an authentic beat in one SQL transaction, which the caller commits. Raises ExchangeError,
-    HeadMoved, and Poisoned with the records that are to be set aside the next time."""
+    """Take an authentic beat in one SQL transaction, which the caller commits; signer is the text of the key
+    that it is of. Raises ExchangeError, OtherDevice, HeadMoved, and Poisoned with the records that are to be
+    set aside the next time."""
     if len(beat.asks) > ASKS_MAX or any(len(ask.request_id) > REQUEST_ID_CHARS_MAX for ask in beat.asks):
         raise ExchangeError(f"asks: {ASKS_MAX} at most, their ids {REQUEST_ID_CHARS_MAX} characters at most")
-    row = BoxRow.lock(connection, box)
+    row = BoxRow.lock_for(connection, box, signer)
     verdict = _enter(connection, row, session=session, counter=counter)
     if verdict is Verdict.REOPEN:
         return Taken(Beaten(verdict=verdict, reason="this session is not known here: open again"))
@@ -254,7 +256,7 @@ class _Beat:
         self._poisoned = poisoned
         self._connection = connection
         self._keyring = keyring
-        self._given = given_to(connection, row, keyring.boxes.keys())
+        self._given = given_to(connection, row)
         """The site's settings that the box is to have."""
         self._coming: Coming | None = None
         """The same, where the box is to fetch them before a directive names them."""
@@ -466,7 +468,7 @@ class _Beat:
         held = directives_held(self._connection, box=row.box, incarnation=row.incarnation)
         origin = journal.directives_origin(bank=self._keyring.bank, box=row.box, incarnation=row.incarnation)
         try:
-            said = self._keyring.boxes[row.box].check_cosignature(note).checkpoint
+            said = VerifyingKey.parse(row.device_key).check_cosignature(note).checkpoint
         except journal.NoteError:
             return
         if said.origin == origin and said.size <= held.size:

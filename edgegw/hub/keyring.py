@@ -1,5 +1,5 @@
-"""Whose word counts at the hub: its own signing key, the pinned key of every box of this bank, and the people
-who give orders."""
+"""What the hub's settings say of keys: its own signing key, the boxes' pinned ones, and the people who give
+orders. Whose word counts for a box stands in the database (`hub.identities`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edgegw.access.operators import Operators
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The hub's key and the boxes' device keys, by box."""
+    """The hub's key, and the device keys that `[boxes]` pins, by box."""
 
     bank: str
     key: SigningKey
-    boxes: Mapping[str, VerifyingKey]
+    pinned: Mapping[str, VerifyingKey]
     operators: Operators = field(default_factory=Operators)

@@ -50,7 +50,10 @@ def _lock(connection: Connection, box: str) -> BoxRow:
     """The row of the box that an order names; raises OrderError with the boxes that there are."""
     boxes = connection.execute(select(schema.box.c.box).order_by(schema.box.c.box)).scalars().all()
     if box not in boxes:
-        raise OrderError(f"box {box} is not in [boxes] of the hub's settings; there are {', '.join(boxes)}")
+        there = ", ".join(boxes)
+        raise OrderError(
+            f"box {box} is not in [boxes] of the hub's settings, nor enrolled; there are {there}"
+        )
     return BoxRow.lock(connection, box)
 
 

@@ -54,42 +54,8 @@ FORKED: Final = "forked"
 QUARANTINED: Final = "quarantined"
 
 
-def register_boxes(connection: Connection, keyring: Keyring) -> None:
-    """Give every pinned box its row."""
-    known = {
-        row.box: row.device_key
-        for row in connection.execute(select(schema.box.c.box, schema.box.c.device_key))
-    }
-    for name, key in sorted(keyring.boxes.items()):
-        if name not in known:
-            connection.execute(insert(schema.box).values(_new_box(name, key)))
-        elif known[name] != key.text():
-            connection.execute(
-                update(schema.box).where(schema.box.c.box == name).values(device_key=key.text())
-            )
-
-
-def _new_box(name: str, key: VerifyingKey) -> dict[str, str | int | bool]:
-    return {
-        "box": name,
-        "device_key": key.text(),
-        "epoch": 0,
-        "incarnation": 0,
-        "state": ACTIVE,
-        "reason": "",
-        "boot": "",
-        "release": False,
-        "taking_back": False,
-        "site_version": 0,
-        "site_digest": "",
-        "site_word": "",
-        "site_word_ns": 0,
-        "site_format": FIRST_FORMAT,
-        "allot_due": True,
-        "stand_ins_due": False,
-        "waiting": 0,
-        "beat_at_ns": 0,
-    }
+class OtherDevice(Exception):
+    """The box has another device than the one that signed: bound since, or revoked."""
 
 
 @dataclass(slots=True)
@@ -97,6 +63,7 @@ class BoxRow:
     """A box's row, locked for this transaction; `write` puts it back."""
 
     box: str
+    device_key: str
     epoch: int
     incarnation: int
     state: str
@@ -116,10 +83,18 @@ class BoxRow:
 
     @classmethod
     def lock(cls, connection: Connection, box: str) -> BoxRow:
-        """The row of a pinned box."""
+        """The row of a known box."""
         columns = [schema.box.c[name] for name in cls.__slots__]
         row = connection.execute(select(*columns).where(schema.box.c.box == box).with_for_update()).one()
         return cls(*row)
+
+    @classmethod
+    def lock_for(cls, connection: Connection, box: str, signer: str) -> BoxRow:
+        """The row of a box whose device is the signer (its key's text); raises OtherDevice."""
+        row = cls.lock(connection, box)
+        if row.device_key != signer:
+            raise OtherDevice(f"{box} has another device now")
+        return row
 
     def write(self, connection: Connection) -> None:
         """Write every column back."""
@@ -130,12 +105,14 @@ class BoxRow:
 # --- openings -----------------------------------------------------------------------------------------------
 
 
-def open_session(connection: Connection, keyring: Keyring, message: Open, *, candidate: bytes) -> Opened:
-    """Answer an authentic Open; candidate is the session (16 random bytes) that it gets. Raises
-    ExchangeError."""
+def open_session(
+    connection: Connection, keyring: Keyring, message: Open, *, signer: str, candidate: bytes
+) -> Opened:
+    """Answer an authentic Open; signer is the text of the key that it is of, candidate the session (16 random
+    bytes) that it gets. Raises ExchangeError and OtherDevice."""
     if not 0 < len(message.boot) <= BOOT_CHARS_MAX:
         raise ExchangeError(f"boot has {len(message.boot)} characters, not 1 to {BOOT_CHARS_MAX}")
-    row = BoxRow.lock(connection, message.box)
+    row = BoxRow.lock_for(connection, message.box, signer)
     note_told(connection, message.box, message.journals)
     row.site_format = message.site_format or FIRST_FORMAT
     view = _view(connection, row, message.boot)

@@ -62,7 +62,7 @@ box = Table(
     "box",
     metadata,
     Column("box", String(64), primary_key=True),
-    Column("device_key", Text, nullable=False),
+    Column("device_key", Text, nullable=False),  # of the device that speaks for it now; "": none does
     Column("epoch", Integer, nullable=False),  # 0 until the first link is issued
     Column("incarnation", Integer, nullable=False),  # of the directive log that the current epoch reads
     Column("state", String(16), nullable=False),  # active, behind, forked, fenced, quarantined
@@ -82,6 +82,96 @@ box = Table(
     Column("waiting", BigInteger, nullable=False),  # records that the box says it has and we lack
     Column("beat_at_ns", BigInteger, nullable=False),
 )
+
+identity = Table(
+    "identity",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),  # the how-manieth device of it
+    Column("device_key", Text, nullable=False),
+    Column("key_digest", String(64), nullable=False),  # of the key under any name
+    Column("branch", String(64), nullable=False),  # the place where it stands, in the bank's words
+    Column("origin", String(16), nullable=False),  # pinned, enrolled, replacement
+    Column("state", String(16), nullable=False),  # live (one a box at most), revoked, replaced, dropped
+    Column("reason", Text, nullable=False),
+    Column("claim", String(32), nullable=False),  # by which it was enrolled; "" for a pinned one
+    Column("hosts", Text, nullable=False),  # what its certificates may name, a JSON array
+    Column("bound_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger, nullable=False),
+    Column("heard_ns", BigInteger, nullable=False),  # when it first spoke after its end; 0: never
+    ForeignKeyConstraint(["box"], ["box.box"]),
+    Index("identity_key", "key_digest"),
+)
+
+claim = Table(
+    "claim",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("box", String(64), nullable=False),
+    Column("branch", String(64), nullable=False),
+    Column("public_key", String(64), nullable=False),  # Ed25519, hex: whoever has the seed may use it
+    Column("hosts", Text, nullable=False),  # a JSON array
+    Column("replaces", Boolean, nullable=False),  # the device before it ends with its use
+    Column("state", String(16), nullable=False),  # open, used, withdrawn, dead
+    Column("attempts", Integer, nullable=False),  # uses that were refused for what they said
+    Column("expires_s", BigInteger, nullable=False),
+    Column("made_ns", BigInteger, nullable=False),
+    Column("by", String(160), nullable=False),
+    Column("used_ns", BigInteger, nullable=False),
+    Column("used_by", String(64), nullable=False),  # digest of the keys that were bound by it
+    ForeignKeyConstraint(["box"], ["box.box"]),
+    Index("claim_box", "box"),
+)
+
+certificate = Table(
+    "certificate",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SM3 of its DER
+    Column("serial", String(40), nullable=False, unique=True),  # hex
+    Column("kind", String(8), nullable=False),
+    Column("box", String(64), nullable=False),  # "" for a server's
+    Column("generation", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("key_digest", String(64), nullable=False),
+    Column("der", LargeBinary, nullable=False),
+    Column("issued_ns", BigInteger, nullable=False),
+    Column("ends_s", BigInteger, nullable=False),
+    Column("renews", String(64), nullable=False),  # the digest of the one before it; "" for the first
+    Column("is_newest", Boolean, nullable=False),  # of its kind, of this device
+    Column("revoked_s", BigInteger, nullable=False),  # 0: it is not
+    Column("reason", Text, nullable=False),
+    Index("certificate_box", "box", "generation", "kind"),
+    Index("certificate_key", "key_digest"),
+    Index("certificate_revoked", "kind", "revoked_s"),
+)
+
+crl = Table(
+    "crl",
+    metadata,
+    Column("kind", String(8), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("made_s", BigInteger, nullable=False),
+    Column("entries", Integer, nullable=False),
+    Column("der", LargeBinary, nullable=False),
+)
+"""The newest list of revoked certificates of each CA."""
+
+identity_event = Table(
+    "identity_event",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("alarm", Boolean, nullable=False),
+    Column("box", String(64), nullable=False),
+    Column("claim", String(32), nullable=False),
+    Column("remote", String(64), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("refers", BigInteger, nullable=False),  # of `seen`: alarms up to here were looked at
+    Index("identity_event_alarm", "alarm", "number"),
+)
+"""What happened to claims, devices and certificates; nothing changes or deletes a row."""
 
 session = Table(
     "session",

@@ -38,6 +38,7 @@ from edgegw.hub.books import (
 )
 from edgegw.hub.caps import set_headroom
 from edgegw.hub.directives import DirectiveLog
+from edgegw.hub.identities import known_boxes, live_boxes
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.lists import lists_not_here
 from edgegw.hub.receive import BoxRow
@@ -235,7 +236,7 @@ def try_out(connection: Connection, keyring: Keyring, bundle: bytes) -> None:
     site = _checked(connection, bundle, keyring)
     newest = _newest(connection)
     _check_number(site, newest, is_found=newest is not None and newest.digest == sm3(bundle).hex())
-    _open(connection, site, keyring, None)
+    _open(connection, site, None)
 
 
 def _check_number(site: Site, newest: Row[int, str, bytes | None] | None, *, is_found: bool) -> None:
@@ -254,7 +255,7 @@ def rollback(
 
 
 def promote(
-    connection: Connection, keyring: Keyring, *, share_percent: int, canaries: Sequence[str] = (), now_ns: int
+    connection: Connection, *, share_percent: int, canaries: Sequence[str] = (), now_ns: int
 ) -> Stage:
     """Let more boxes have the version that is staged, 100 for all of them; how it is staged then. Raises
     SiteError."""
@@ -269,7 +270,7 @@ def promote(
             f"share: {share_percent} is less than the {stage.share_percent} that have it; halt it instead"
         )
     named = tuple(sorted({*stage.canaries, *canaries}))
-    _check_canaries(keyring, named)
+    _check_canaries(connection, named)
     after = stage._replace(
         stage=FLEET if share_percent == PERCENT else STAGED,
         stage_ns=now_ns,
@@ -277,7 +278,7 @@ def promote(
         canaries=named,
     )
     site = decode_site(bundle_of(connection, stage.digest) or b"")
-    _open(connection, site, keyring, None if after.stage == FLEET else after.boxes(keyring.boxes.keys()))
+    _open(connection, site, None if after.stage == FLEET else after.boxes(live_boxes(connection)))
     if after.stage == FLEET:
         set_headroom(connection, caps_of(site))
     _write_stage(connection, after)
@@ -321,13 +322,13 @@ def advance(connection: Connection, keyring: Keyring, *, now_ns: int) -> str:
         restored_as = halt(connection, keyring, reason=stage.reason, now_ns=now_ns)
         what = f"get {restored_as}" if restored_as else "keep what they have"
         return f"version {stage.version} is halted ({stage.reason}); its boxes {what}"
-    if not stage.bake_seconds or not _are_healthy(connection, keyring, stage, now_ns):
+    if not stage.bake_seconds or not _are_healthy(connection, stage, now_ns):
         return ""
-    promote(connection, keyring, share_percent=PERCENT, now_ns=now_ns)
+    promote(connection, share_percent=PERCENT, now_ns=now_ns)
     return f"version {stage.version} goes to the whole fleet"
 
 
-def _are_healthy(connection: Connection, keyring: Keyring, stage: Stage, now_ns: int) -> bool:
+def _are_healthy(connection: Connection, stage: Stage, now_ns: int) -> bool:
     """Whether every chosen box has had it for the time that was asked, and still speaks: one that is silent
     may have died of it."""
     columns = schema.box.c
@@ -339,7 +340,7 @@ def _are_healthy(connection: Connection, keyring: Keyring, stage: Stage, now_ns:
             columns.beat_at_ns > now_ns - SILENT_S_MAX * 1_000_000_000,
         )
     ).scalars()
-    boxes = stage.boxes(keyring.boxes.keys())
+    boxes = stage.boxes(live_boxes(connection))
     return bool(boxes) and boxes <= set(said)
 
 
@@ -373,10 +374,11 @@ def _check_said_before(connection: Connection, version: int, staging: Staging | 
         raise SiteError(f"version: {version} is halted ({stage.reason}); publish it with a higher number")
 
 
-def _check_canaries(keyring: Keyring, canaries: Iterable[str]) -> None:
-    unknown = sorted(set(canaries) - keyring.boxes.keys())
+def _check_canaries(connection: Connection, canaries: Iterable[str]) -> None:
+    boxes = known_boxes(connection)
+    unknown = sorted(set(canaries) - set(boxes))
     if unknown:
-        raise SiteError(f"canary: {unknown[0]} is no box of this hub; there are {', '.join(keyring.boxes)}")
+        raise SiteError(f"canary: {unknown[0]} is no box of this hub; there are {', '.join(boxes)}")
 
 
 def _restore(
@@ -403,7 +405,7 @@ def _keep(
 ) -> None:
     """Write a version down with what boxes need of it, and let its boxes be told."""
     digest = sm3(bundle).hex()
-    _open(connection, site, keyring, None if staging is None else _reached(keyring, site.version, staging))
+    _open(connection, site, None if staging is None else _reached(connection, site.version, staging))
     values = _row(
         FLEET if staging is None else STAGED,
         now_ns,
@@ -431,9 +433,9 @@ def _keep(
     connection.execute(update(schema.box).values(allot_due=True))
 
 
-def _reached(keyring: Keyring, version: int, staging: Staging) -> frozenset[str]:
-    _check_canaries(keyring, staging.canaries)
-    fleet = keyring.boxes.keys()
+def _reached(connection: Connection, version: int, staging: Staging) -> frozenset[str]:
+    _check_canaries(connection, staging.canaries)
+    fleet = live_boxes(connection)
     boxes = chosen(version, canaries=staging.canaries, share_percent=staging.share_percent, fleet=fleet)
     if not boxes:
         raise SiteError("no box is chosen: name canaries or give a share")
@@ -493,16 +495,27 @@ def _write_stage(connection: Connection, stage: Stage) -> None:
     connection.execute(update(schema.box).values(allot_due=True))
 
 
-def _open(connection: Connection, site: Site, keyring: Keyring, reached: Collection[str] | None) -> None:
+def _open(connection: Connection, site: Site, reached: Collection[str] | None) -> None:
     """Open the accounts of a version. What is known of an account that is homed at none of the boxes which
     the version has reached (None: all) stays: another box still counts by it."""
     known: dict[str, Opening] = {}
     if reached is not None:
         known = known_openings(connection, [account.id for account in site.accounts])
     try:
-        open_accounts(connection, _openings(site, keyring.boxes, reached, known))
+        open_accounts(connection, _openings(site, known_boxes(connection), reached, known))
     except BooksError as problem:
         raise SiteError(f"accounts: {problem}") from None
+
+
+def open_box(connection: Connection, box: str) -> None:
+    """Open the books' own accounts of a box that the newest versions were published without."""
+    for stage in stages(connection):
+        if stage.stage in (FLEET, STAGED):
+            site = decode_site(bundle_of(connection, stage.digest) or b"")
+            own = [(name, rule.code) for rule in site.currencies for name in box_accounts(box, rule.code)]
+            open_accounts(connection, (Opening(name, code, box, "", False) for name, code in own))
+        if stage.stage == FLEET:
+            return
 
 
 def _openings(
@@ -540,7 +553,7 @@ def _checked(connection: Connection, bundle: bytes, keyring: Keyring) -> Site:
         site = decode_site(bundle)
     except msgspec.MsgspecError as problem:
         raise SiteError(str(problem)) from None
-    faults = site_faults(site, bank=keyring.bank, boxes=keyring.boxes)
+    faults = site_faults(site, bank=keyring.bank, boxes=known_boxes(connection))
     faults += lists_not_here(connection, site)
     if faults:
         raise SiteError("\n".join(faults))

@@ -25,6 +25,7 @@ from edgegw.core.records import (
     decode_directive,
 )
 from edgegw.hub.directives import SITE_TYPE, DirectiveLog
+from edgegw.hub.identities import live_boxes
 from edgegw.hub.receive import BoxRow
 from edgegw.hub.schema import box as box_table
 from edgegw.hub.schema import directive, site, site_rendering
@@ -104,7 +105,7 @@ def _stage(row: Row[tuple[object, ...]]) -> Stage:
     return Stage(**fields, canaries=tuple(msgspec.json.decode(values["canaries"], type=list[str])))
 
 
-def given_to(connection: Connection, row: BoxRow, fleet: Collection[str]) -> Given | None:
+def given_to(connection: Connection, row: BoxRow) -> Given | None:
     """The newest version that this box is to have and that its program can read; None before the first."""
     reads = site.c.format <= row.site_format
     is_own = case((reads, True), else_=False)
@@ -136,13 +137,18 @@ def given_to(connection: Connection, row: BoxRow, fleet: Collection[str]) -> Giv
         .limit(2)  # a staged one, and the fleet's below it
     ).all()
     for one in rows:
-        canaries = msgspec.json.decode(one.canaries, type=list[str])
-        boxes = chosen(one.version, canaries=canaries, share_percent=one.share_percent, fleet=fleet)
-        if one.stage == FLEET or row.box in boxes:
+        if one.stage == FLEET or row.box in _chosen_of(
+            connection, one.version, canaries=one.canaries, share_percent=one.share_percent
+        ):
             if one.is_own:
                 return Given(one.version, one.digest, one.digest, one.bundle_bytes, one.note, one.restores)
             return Given(one.version, one.digest, one.other_digest, one.bundle_bytes, one.other_note, "")
     return None
+
+
+def _chosen_of(connection: Connection, version: int, *, canaries: str, share_percent: int) -> frozenset[str]:
+    named = msgspec.json.decode(canaries, type=list[str])
+    return chosen(version, canaries=named, share_percent=share_percent, fleet=live_boxes(connection))
 
 
 def is_due(given: Given | None, row: BoxRow) -> bool:

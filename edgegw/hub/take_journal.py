@@ -21,6 +21,7 @@ from edgegw.hub.beats import Taken, keep_cosignature, take_tail
 from edgegw.hub.branches import Branch, begin_branch, branch_leaf, branches_of, take_branch
 from edgegw.hub.database import Database
 from edgegw.hub.exported import Announced, Exported, ExportError, read_journal
+from edgegw.hub.identities import known_boxes
 from edgegw.hub.items import set_aside
 from edgegw.hub.journals import journal_head_of, mark_forked, same_head
 from edgegw.hub.keyring import Keyring
@@ -70,8 +71,8 @@ def take_journal(
 
 def _key(connection: Connection, keyring: Keyring, announced: Announced) -> VerifyingKey:
     """The key that signs this epoch's heads, by the hub's own word."""
-    if announced.bank != keyring.bank or announced.box not in keyring.boxes:
-        raise OrderError(f"{announced.bank}/{announced.box} is no box of this hub: no key of its is pinned")
+    if announced.bank != keyring.bank or announced.box not in known_boxes(connection):
+        raise OrderError(f"{announced.bank}/{announced.box} is no box of this hub: it never had a key here")
     head = journal_head_of(connection, announced.box, announced.epoch)
     if head is not None and head.sealed:
         raise OrderError(

@@ -28,7 +28,7 @@ class Fleet:
         self.hub_key = new_key(f"{BANK}/hub")
         self.devices = {name: new_key(f"{BANK}/{name}") for name in self.names}
         pinned = {name: VerifyingKey.parse(key.public.text()) for name, key in self.devices.items()}
-        self.keyring = Keyring(bank=BANK, key=self.hub_key, boxes=pinned)
+        self.keyring = Keyring(bank=BANK, key=self.hub_key, pinned=pinned)
         self._ids = itertools.count()
 
     def set_up(self, database: Database) -> None:

@@ -30,7 +30,7 @@ from sqlalchemy import text
 
 from edgegw.access import key_files
 from edgegw.core.messages import EXCHANGE_PATH, PackageVerdict, Verdict
-from edgegw.hub.receive import register_boxes
+from edgegw.hub.identities import register_boxes
 from tests.hub.fleet import Fleet
 from tests.hub.places import Place, PostgresPlace, SqlitePlace, make_database, own_engine
 from tests.hub.simulated_box import BANK, SimulatedBox
@@ -173,7 +173,7 @@ def storm(place: Place, folder: Path, *, boxes: int, hubs: int, records: int, ki
     there."""
     fleet = Fleet(boxes)
     database = place.open()
-    database.transact(lambda c: register_boxes(c, fleet.keyring))
+    database.transact(lambda c: register_boxes(c, fleet.keyring, now_ns=1))
     fleet.set_up(database)
     database.close()
     centre = Hubs(folder, fleet, place, hubs)

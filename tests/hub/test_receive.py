@@ -389,7 +389,7 @@ def test_an_unsigned_message_changes_nothing(world: World) -> None:
     """A message by another key is refused before anything of it is read."""
     box = funded(world, NORTH, "A", 100)
     box.device = world.devices[SOUTH]
-    with pytest.raises(ExchangeError, match="pinned"):
+    with pytest.raises(ExchangeError, match="not signed"):
         box.beat(Ask("forged", "A", CNY, 100))
     assert world.money("A") == (1_000, 900, 100)
 

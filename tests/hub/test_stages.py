@@ -13,6 +13,7 @@ from edgegw.core.site import RateRule, Site, decode_site
 from edgegw.core.site_file import check_site, restored
 from edgegw.hub.directives import DirectiveLog
 from edgegw.hub.findings import findings
+from edgegw.hub.identities import register_boxes
 from edgegw.hub.site import SiteError, Staging, advance, bundle_of, halt, promote, publish, rollback
 from edgegw.hub.stages import boxes_at, chosen, stages
 from tests.hub.simulated_box import CNY, SimulatedBox
@@ -40,7 +41,7 @@ def tick(world: World, *, seconds: int = 1) -> str:
 
 def words(world: World) -> dict[str, tuple[int, str]]:
     with world.engine.begin() as connection:
-        return {one.box: (one.version, one.word) for one in boxes_at(connection, world.keyring.boxes.keys())}
+        return {one.box: (one.version, one.word) for one in boxes_at(connection, world.keyring.pinned.keys())}
 
 
 def two_boxes(world: World) -> tuple[SimulatedBox, SimulatedBox]:
@@ -55,7 +56,7 @@ def test_a_canary_alone_gets_a_staged_version(world: World) -> None:
     assert sites(south.sync()) == []
     assert words(world) == {NORTH: (2, "applied"), SOUTH: (1, "applied")}
     with world.engine.begin() as connection:
-        promote(connection, world.keyring, share_percent=100, now_ns=2)
+        promote(connection, share_percent=100, now_ns=2)
     assert [one.version for one in sites(south.sync())] == [2]
     assert sites(north.sync()) == []
 
@@ -80,7 +81,7 @@ def test_a_version_may_be_numbered_by_its_date_and_a_box_that_never_spoke_is_not
     rates = (RateRule(per_second_count=5, burst_count=5),)
     stage(world, a_site(number, rates=rates), NORTH)
     with world.engine.begin() as connection:
-        boxes = {one.box: one for one in boxes_at(connection, world.keyring.boxes.keys())}
+        boxes = {one.box: one for one in boxes_at(connection, world.keyring.pinned.keys())}
     assert (boxes[NORTH].wanted, boxes[NORTH].format) == (number, 0)
 
 
@@ -119,7 +120,7 @@ def test_a_canary_that_returned_by_itself_stops_the_version(world: World) -> Non
     north.sync()
     assert words(world)[NORTH] == (2, "returned: unhealthy")
     with world.engine.begin() as connection, pytest.raises(SiteError, match="has failed"):
-        promote(connection, world.keyring, share_percent=100, now_ns=2)
+        promote(connection, share_percent=100, now_ns=2)
     assert "returned: unhealthy" in tick(world)
     assert [one.version for one in sites(north.sync())] == [3]
 
@@ -152,7 +153,8 @@ def test_a_version_that_no_box_has_is_halted_without_another_one(world: World) -
 def test_a_version_is_halted_though_the_one_before_cannot_be_given_back(world: World) -> None:
     """A box has left the hub's settings since: nothing could be published ever again."""
     box = world.box(NORTH)
-    world.keyring = replace(world.keyring, boxes={NORTH: world.keyring.boxes[NORTH]})
+    world.keyring = replace(world.keyring, pinned={NORTH: world.keyring.pinned[NORTH]})
+    world.database.transact(lambda c: register_boxes(c, world.keyring, now_ns=2))
     here = tuple(one for one in ACCOUNTS if one.home != SOUTH)
     stage(world, a_site(2, accounts=here), NORTH)
     box.beat()
@@ -240,7 +242,7 @@ def test_a_staged_version_moves_no_home_of_a_box_that_has_not_got_it(world: Worl
     homes = "SELECT account_id, home FROM account WHERE account_id IN ('HOME', 'FAR', 'NEW') ORDER BY 1"
     assert world.rows(homes) == [("FAR", NORTH), ("HOME", NORTH), ("NEW", "")]
     with world.engine.begin() as connection:
-        promote(connection, world.keyring, share_percent=100, now_ns=2)
+        promote(connection, share_percent=100, now_ns=2)
     assert world.rows(homes) == [("FAR", NORTH), ("HOME", SOUTH), ("NEW", SOUTH)]
 
 
@@ -263,7 +265,7 @@ def test_a_box_of_an_older_release_keeps_what_it_has_where_it_cannot_read_the_ne
     assert sites(north.sync()) == []
     assert [one.version for one in sites(south.sync())] == [2]
     with world.engine.begin() as connection:
-        waiting = {one.box: one.format for one in boxes_at(connection, world.keyring.boxes.keys())}
+        waiting = {one.box: one.format for one in boxes_at(connection, world.keyring.pinned.keys())}
     assert waiting == {NORTH: 1, SOUTH: 0}
     [held] = [one for one in findings(world.database) if one.kind == "site"]
     assert held.box == NORTH

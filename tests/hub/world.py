@@ -112,7 +112,7 @@ class World:
         self.hub_key = new_key("hub")
         self.devices = {name: new_key(name) for name in (NORTH, SOUTH)}
         pinned = {name: VerifyingKey.parse(key.public.text()) for name, key in self.devices.items()}
-        self.keyring = Keyring(bank=BANK, key=self.hub_key, boxes=pinned)
+        self.keyring = Keyring(bank=BANK, key=self.hub_key, pinned=pinned)
         self.ahead_ns = 0
         """How far the hub's clock is put on: a test lets time pass by it."""
         self.open()

@@ -75,7 +75,7 @@ class World:
         self.hub_key = key_of("hub", f"{seed}/hub".encode())
         devices = {name: key_of(name, f"{seed}/{name}".encode()) for name in names}
         self.keyring = Keyring(
-            bank=BANK, key=self.hub_key, boxes={name: key.public for name, key in devices.items()}
+            bank=BANK, key=self.hub_key, pinned={name: key.public for name, key in devices.items()}
         )
         self.centre = Centre(
             folder / "hub.db",
@@ -178,7 +178,7 @@ class World:
             if stage is None and version < len(self.sites) < SITES_MAX:
                 rollback(connection, self.keyring, self.sites[version - 1].version, now_ns=now_ns)
             elif stage is not None and stage.stage == STAGED and lets_out:
-                promote(connection, self.keyring, share_percent=100, now_ns=now_ns)
+                promote(connection, share_percent=100, now_ns=now_ns)
             elif stage is not None:
                 halt(connection, self.keyring, reason="ordered", now_ns=now_ns)
 
