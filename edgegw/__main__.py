@@ -13,6 +13,7 @@ from edgegw.commands import (
     box,
     crypto,
     hub,
+    hub_ca,
     key_places,
     keys,
     ledger,
@@ -86,6 +87,7 @@ for command in (
 
 key_places.keys.add_command(terminal_keys.keys_terminal)
 ledger.ledger.add_command(prune.ledger_prune)
+hub.hub.add_command(hub_ca.ca)
 site.site.add_command(site_list.site_list)
 hub.order.add_command(limit_orders.order_block)
 hub.order.add_command(limit_orders.order_limit)

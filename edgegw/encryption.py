@@ -22,9 +22,10 @@ from edgegw.config.options import SettingsError
 from edgegw.tls_tables import ClientTls, OptionalClientTls, OptionalServerTls, ServerTls, is_encrypted
 
 
-def listener_of(tls: OptionalServerTls) -> TransportContext | None:
-    """What the hub's or the mirror's listeners use, None where they are plain; raises SettingsError."""
-    return _context("tls", tls)
+def listener_of(tls: OptionalServerTls, where: str = "tls") -> TransportContext | None:
+    """What the hub's or the mirror's listeners use, None where they are plain; raises SettingsError. where:
+    the table's name."""
+    return _context(where, tls)
 
 
 def line_of(tls: OptionalClientTls, where: str) -> TransportContext | None:

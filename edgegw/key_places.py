@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.access.places.passphrase import Passphrase
 from edgegw.access.places.pkcs11 import Pkcs11
@@ -69,6 +71,13 @@ def webhook_key_file(settings: BoxSettings) -> KeyFile:
 def hub_key_file(settings: HubSettings) -> KeyFile:
     """The hub's own key."""
     return KeyFile("key_file", Path(settings.key_file), "hub", f"{settings.bank}/hub")
+
+
+def ca_key_file(settings: HubSettings, kind: str) -> KeyFile:
+    """The key of one of the hub's CAs."""
+    table = settings.enrolment
+    folder = Path("secrets" if table is msgspec.UNSET else table.ca_dir)
+    return KeyFile("enrolment.ca_dir", folder / f"ca-{kind}.pem", "ca", f"{settings.bank}/ca-{kind}")
 
 
 def mirror_key_file(settings: MirrorSettings) -> KeyFile:

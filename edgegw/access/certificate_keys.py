@@ -136,6 +136,16 @@ def has_signed(public: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
+def in_certificate(kind: Kind, signature: bytes) -> bytes:
+    """A signature as it stands in a certificate or a list of revoked ones: DER of either kind."""
+    return sm2.to_der(signature) if kind == "sm2" else signature
+
+
+def out_of_certificate(kind: Kind, signature: bytes) -> bytes:
+    """The signature of a certificate as `has_signed` takes it; ValueError where it is not strict DER."""
+    return sm2.from_der(signature) if kind == "sm2" else signature
+
+
 def claim_public(seed: bytes) -> bytes:
     """The public key (32 bytes) of a claim's Ed25519 seed (32 bytes)."""
     encoding, shape = serialization.Encoding.Raw, serialization.PublicFormat.Raw

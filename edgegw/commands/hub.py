@@ -9,7 +9,7 @@ import asyncio
 import csv
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,14 +19,16 @@ import click
 
 from edgegw.commands import RowNumber, SettingsPath, hub_settings_option, progress_bar, serve_until_end
 from edgegw.commands.orders import give_order, person_options
-from edgegw.config.hub import HubSettings, load_hub
+from edgegw.config.hub import EnrolmentTable, HubSettings, load_hub
 from edgegw.config.listen import addresses
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
+    from aiohttp import web
     from sqlalchemy import Connection
 
     from edgegw.access.operators import Person
+    from edgegw.hub.app import Hub
     from edgegw.hub.database import Database
     from edgegw.hub.findings import Finding
     from edgegw.hub.keyring import Keyring
@@ -40,6 +42,7 @@ POSTING_FORMS: Final = {
     "amount_minor": ("[0-9]{1,19}", "a whole number of minor units"),
 }
 """Of each column: what it must look like, and that in words."""
+DAY_S: Final = 86_400
 POSTINGS_EACH: Final = 500
 """Postings of one SQL transaction; a file that stops half-way is simply sent again."""
 
@@ -68,10 +71,10 @@ def open_books(path: Path) -> Iterator[HubBooks]:
     """The hub's books for one command; raises SettingsError, KeyFileError and OperatingError."""
     settings = load_hub(path)
     with open_database(settings, serves=False) as database:
-        from edgegw.hub.receive import register_boxes
+        from edgegw.hub.identities import register_boxes
 
         keyring = load_keyring(settings)
-        database.transact(lambda c: register_boxes(c, keyring))
+        database.transact(lambda c: register_boxes(c, keyring, now_ns=time.time_ns()))
         yield HubBooks(database, keyring)
 
 
@@ -99,10 +102,36 @@ def open_database(settings: HubSettings, *, serves: bool) -> Iterator[Database]:
         yield database
 
 
-@click.command()
+class _HubGroup(click.Group):
+    """`edgegw hub hub.toml` runs the hub; only a command's name behind it is something else."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let a settings file, or nothing, mean `run`."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; for any other word, which is a file, the one that runs the hub."""
+        return super().get_command(ctx, cmd_name) or self.commands["run"]
+
+
+@click.group(cls=_HubGroup)
+def hub() -> None:
+    """The hub, the centre that boxes speak to: run it, and its certificate authority.
+
+    `edgegw hub hub.toml` is short for `edgegw hub run hub.toml`.
+
+    \b
+    edgegw hub hub.toml
+    edgegw hub ca --help
+    """
+
+
+@hub.command("run")
 @click.argument("settings", default="hub.toml", type=SettingsPath)
-def hub(settings: Path) -> None:
-    """Run the hub, the centre that boxes speak to, until SIGTERM or Ctrl-C.
+def hub_run(settings: Path) -> None:
+    """Run the hub until SIGTERM or Ctrl-C.
 
     SETTINGS is the hub's TOML file (hub.toml here when it is not given). Its log is JSON lines
     on standard error.
@@ -127,12 +156,44 @@ async def serve_hub(settings: HubSettings) -> None:
     keyring = load_keyring(settings)
     tls = listener_of(settings.tls)
     with open_database(settings, serves=True) as database:
+        center = Hub(database, keyring)
         application = make_app(
-            Hub(database, keyring),
+            center,
             settlement_times=settings.settlement_times,
             aged_days=settings.suspense_aged_days,
         )
+        if isinstance(settings.enrolment, EnrolmentTable) and settings.enrolment.listen:
+            application.cleanup_ctx.append(_enrolling(center, settings, settings.enrolment))
         await serve(application, addresses(settings.listen), name="hub", bank=settings.bank, tls=tls)
+
+
+def _enrolling(
+    center: Hub, settings: HubSettings, table: EnrolmentTable
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """The enrolment's listeners, for as long as the hub serves; raises SettingsError and KeyFileError."""
+    import structlog
+
+    from edgegw.authorities import load_authorities
+    from edgegw.commands.serving import listening
+    from edgegw.encryption import listener_of
+    from edgegw.hub.enrolment_app import Enrolment
+    from edgegw.hub.enrolments import Desk
+    from edgegw.key_places import keystore_of
+
+    authorities = load_authorities(keystore_of(settings), settings)
+    life_s = int(table.certificate_days * DAY_S)
+    desk = Desk(bank=settings.bank, authorities=authorities, life_s=life_s)
+    tls = listener_of(table.tls, "enrolment.tls")
+    places = addresses(table.listen)
+
+    async def serving(_: web.Application) -> AsyncIterator[None]:
+        async with listening(
+            Enrolment(center, desk).app(), places, name="enrolment", option="enrolment.listen", tls=tls
+        ) as served:
+            structlog.get_logger("edgegw.enrolment").info("open", addresses=served, kinds=list(authorities))
+            yield
+
+    return serving
 
 
 @click.command()

@@ -18,6 +18,7 @@ from edgegw.config.hub import HubSettings, load_hub
 from edgegw.config.keys import PlaceName
 from edgegw.config.mirror import MirrorSettings, load_mirror
 from edgegw.config.options import SettingsError
+from edgegw.core.enrolment import KINDS
 
 if TYPE_CHECKING:
     from edgegw.access.keystore import KeyFile, Keystore
@@ -175,7 +176,7 @@ def _public(keystore: Keystore, key: KeyFile) -> str:
     from edgegw.access.keys import open_signing_key
     from edgegw.access.webhook_key import load_webhook_key
 
-    if key.purpose in ("vault", "vault-version", "terminal"):
+    if key.purpose in ("vault", "vault-version", "terminal", "ca"):
         keystore.read(key)
         return ""
     if key.purpose == "webhook":
@@ -196,7 +197,9 @@ def _machine(path: Path) -> _Machine:
         others = (*_keys_of_ways(loaded), *card_vault.vault_keys(settings, keystore).files())
         return _Machine(keystore, own, webhook, others)
     if isinstance(loaded, HubSettings):
-        return _Machine(key_places.keystore_of(loaded), (key_places.hub_key_file(loaded),), None, ())
+        authorities = (key_places.ca_key_file(loaded, kind) for kind in KINDS)
+        there = tuple(key for key in authorities if key.path.exists())
+        return _Machine(key_places.keystore_of(loaded), (key_places.hub_key_file(loaded),), None, there)
     return _Machine(key_places.keystore_of(loaded), (key_places.mirror_key_file(loaded),), None, ())
 
 

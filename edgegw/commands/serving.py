@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
@@ -39,28 +40,46 @@ async def serve(
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(application, access_log=None, shutdown_timeout=5.0)
-    await runner.setup()
     log = structlog.get_logger(f"edgegw.{name}")
     stopping = asyncio.create_task(stop.wait())
+    try:
+        async with listening(application, addresses, name=name, option="listen", tls=tls) as served:
+            log.info("open", bank=bank, pid=os.getpid(), addresses=served)
+            await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    if ended.done():
+        ended.result()
+    log.info("stopped", bank=bank)
+
+
+@asynccontextmanager
+async def listening(
+    application: web.Application,
+    addresses: Sequence[tuple[str, int]],
+    *,
+    name: str,
+    option: str,
+    tls: TransportContext | None,
+) -> AsyncIterator[list[str]]:
+    """Serve at each (host, port), which is told as it was got, until the block ends.
+
+    Raises OperatingError, which names the option, for an address that cannot be had.
+    """
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=5.0)
+    await runner.setup()
     try:
         for host, port in addresses:
             try:
                 await site_of(runner, host, port, name=name, tls=tls).start()
             except OSError as problem:
                 raise OperatingError(
-                    f"listen: {host}:{port} cannot be had: {problem.strerror or problem}",
-                    hint="Give listen another address, or stop the process that has this one.",
+                    f"{option}: {host}:{port} cannot be had: {problem.strerror or problem}",
+                    hint=f"Give {option} another address, or stop the process that has this one.",
                 ) from None
-        served = [f"{place[0]}:{place[1]}" for place in runner.addresses]
-        log.info("open", bank=bank, pid=os.getpid(), addresses=served)
-        await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+        yield [f"{place[0]}:{place[1]}" for place in runner.addresses]
     finally:
-        stopping.cancel()
         await runner.cleanup()
-    if ended.done():
-        ended.result()
-    log.info("stopped", bank=bank)
 
 
 def site_of(

@@ -5,6 +5,7 @@ The database is a SQLite file or a PostgreSQL server, never both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -14,10 +15,10 @@ import msgspec
 from edgegw.config.box import LogTable, Name
 from edgegw.config.files import read_toml
 from edgegw.config.keys import KeysTable
-from edgegw.config.listen import Listen, faults_of
+from edgegw.config.listen import Address, Listen, addresses, faults_of, has_port
 from edgegw.config.options import SettingsError, read_table, with_paths
 from edgegw.core.site import TIME_PATTERN
-from edgegw.tls_tables import OptionalServerTls
+from edgegw.tls_tables import HOST_PATTERN, OptionalServerTls, is_encrypted, server_faults
 
 DATABASE_FILE: Final = "hub.db"
 URL_EXAMPLE: Final = "postgresql://role@host:5432/database"
@@ -26,6 +27,10 @@ URL_EXAMPLE: Final = "postgresql://role@host:5432/database"
 ORDERS: Final = (
     "accept-window",
     "block",
+    "ca-claim",
+    "ca-replace",
+    "ca-revoke",
+    "ca-withdraw",
     "close-account",
     "declare-box-lost",
     "declare-loss",
@@ -56,6 +61,43 @@ class OperatorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     all."""
     revoked: bool = False
     """This person gives no orders any more. Leave the entry: what they have signed is checked by its key."""
+
+
+class EnrolmentTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[enrolment]`: the hub's CA, and the listener to which boxes bring their claims."""
+
+    listen: Annotated[
+        tuple[Address, ...],
+        msgspec.Meta(description="Where boxes enrol and renew, host:port each; none: nowhere."),
+    ] = ()
+    addresses: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(
+            max_length=8, description="The URLs of it that claims tell the boxes, https://host:port each."
+        ),
+    ] = ()
+    server_name: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=HOST_PATTERN,
+            description="What boxes must find in the listener's certificate; without it, the address's host.",
+        ),
+    ] = ""
+    ca_dir: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="Directory of the CAs' keys and certificates; `edgegw hub ca init` makes them.",
+        ),
+    ] = "secrets"
+    certificate_days: Annotated[
+        float, msgspec.Meta(gt=0, le=825, description="How long a box's certificate lives.")
+    ] = 90
+    claim_hours_max: Annotated[
+        int, msgspec.Meta(ge=1, le=720, description="The longest life that a claim may be given.")
+    ] = 72
+    tls: OptionalServerTls = msgspec.UNSET
+    """Without client_ca_file: a box that enrols has no certificate yet."""
 
 
 class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +154,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = 3
     tls: OptionalServerTls = msgspec.UNSET
+    enrolment: EnrolmentTable | msgspec.UnsetType = msgspec.UNSET
     log: LogTable = LogTable()
 
 
@@ -122,11 +165,32 @@ def load_hub(path: Path) -> HubSettings:
     if settings is not None:
         faults += faults_of(settings.listen, settings.tls)
         faults += _database_faults(settings)
+        faults += _enrolment_faults(settings.enrolment)
     if settings is None or faults:
         raise SettingsError(str(path), faults)
     if not settings.database_url and not settings.database_file:
         settings = msgspec.structs.replace(settings, database_file=DATABASE_FILE)
     return with_paths(settings, path.parent.absolute())
+
+
+def _enrolment_faults(table: EnrolmentTable | msgspec.UnsetType) -> Iterator[str]:
+    """What is wrong with the enrolment's listener and what claims say of it, a line each."""
+    if table is msgspec.UNSET:
+        return
+    where = "enrolment.tls"
+    hosts = (host for host, _ in addresses(table.listen))
+    yield from server_faults(
+        table.tls, hosts, option="enrolment.listen", where=where, clients_certified=False
+    )
+    if table.tls is not msgspec.UNSET and table.tls.client_ca_file:
+        file = table.tls.client_ca_file
+        yield f"{where}.client_ca_file = {file}: who enrols has no certificate yet; drop it"
+    scheme = "https" if is_encrypted(table.tls) else "http"
+    for url in table.addresses:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc or not has_port(url):
+            yield f"enrolment.addresses = {url}: it is no address; write {scheme}://host:port"
+        elif is_encrypted(table.tls) and urlsplit(url).scheme != "https":
+            yield f"enrolment.addresses = {url}: [{where}] encrypts; write https://{urlsplit(url).netloc}"
 
 
 def _database_faults(settings: HubSettings) -> list[str]:

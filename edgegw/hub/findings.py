@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, select, tuple_
 
 from edgegw.core.records import UNREADABLE
-from edgegw.hub import losses, orders, receivables, schema, suspense
+from edgegw.hub import identity_log, losses, orders, receivables, schema, suspense
 from edgegw.hub.database import Database
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
 from edgegw.hub.stages import APPLIED, FLEET
@@ -30,8 +30,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
 
     kind: str
-    """order, box, site, fork, unsealed, in_doubt, loss, declared_loss, suspense, parked, receivable or
-    late_decline."""
+    """order, identity, box, site, fork, unsealed, in_doubt, loss, declared_loss, suspense, parked,
+    receivable or late_decline."""
     box: str
     epoch: int
     reason: str
@@ -65,6 +65,7 @@ class _Record(msgspec.Struct):
 def findings(database: Database) -> Iterator[Finding]:
     """Everything that waits: orders for a second person, boxes, and the rest."""
     yield from _orders(database)
+    yield from _identity_alarms(database)
     yield from _boxes(database)
     yield from _sites(database)
     yield from _forks(database)
@@ -106,6 +107,23 @@ def _orders(database: Database) -> Iterator[Finding]:
             at_ns=one.wall_ns,
             reason=f"{one.action} by {one.by}: {one.reason}" if one.reason else f"{one.action} by {one.by}",
             next=f"edgegw orders show {one.number}, then edgegw orders approve or reject {one.number}",
+        )
+
+
+def _identity_alarms(database: Database) -> Iterator[Finding]:
+    """What somebody tried with a claim or an identity, until a person has looked at it; the newest."""
+    for one in database.transact(identity_log.unseen_alarms):
+        claim = f", claim {one.claim}" if one.claim else ""
+        remote = f", from {one.remote}" if one.remote else ""
+        yield Finding(
+            kind="identity",
+            box=one.box,
+            epoch=0,
+            log="identities",
+            seq=one.number,
+            at_ns=one.at_ns,
+            reason=f"{one.event}: {one.detail}{claim}{remote}",
+            next=f"edgegw hub ca log --alarms, then edgegw hub ca log --seen {one.number}",
         )
 
 

@@ -14,8 +14,9 @@ import msgspec
 from sqlalchemy import Connection
 
 from edgegw.core.counts import LimitChange
-from edgegw.hub import limit_orders, operate, settlement, site, suspense
+from edgegw.hub import claims, limit_orders, operate, revocations, settlement, site, suspense
 from edgegw.hub.books import BooksError
+from edgegw.hub.identities import live_boxes
 from edgegw.hub.keyring import Keyring
 
 
@@ -230,16 +231,14 @@ class Promote(Action, frozen=True, kw_only=True, tag="promote"):
 
     def run(self, scene: Scene) -> str:
         """A larger share, or all."""
-        keyring = scene.keyring
         stage = site.promote(
             scene.connection,
-            keyring,
             share_percent=self.share_percent,
             canaries=self.canaries,
             now_ns=scene.now_ns,
         )
-        boxes = stage.boxes(keyring.boxes.keys())
-        return f"version {stage.version} goes to {len(boxes)} of {len(keyring.boxes)} boxes"
+        fleet = live_boxes(scene.connection)
+        return f"version {stage.version} goes to {len(stage.boxes(fleet))} of {len(fleet)} boxes"
 
 
 class Halt(Action, frozen=True, kw_only=True, tag="halt"):
@@ -286,6 +285,90 @@ class AcceptWindow(Action, frozen=True, kw_only=True, tag="accept-window"):
         return f"window {self.window} of {self.box} is settled with the next cycle, by the hub's figures"
 
 
+class _Claiming(Action, frozen=True, kw_only=True):
+    """A claim for a box; its seed is in the maker's file alone."""
+
+    id: str
+    box: str
+    branch: str
+    public_key: str
+    hosts: tuple[str, ...]
+    expires_s: int
+
+    def make(self, scene: Scene, *, replaces: bool) -> None:
+        """Let it be good."""
+        claims.make_claim(
+            scene.connection,
+            id=self.id,
+            box=self.box,
+            branch=self.branch,
+            public_key=self.public_key,
+            hosts=self.hosts,
+            expires_s=self.expires_s,
+            replaces=replaces,
+            by=scene.by,
+            now_ns=scene.now_ns,
+        )
+
+
+class MakeClaim(_Claiming, frozen=True, kw_only=True, tag="ca-claim"):
+    """Let a box without a device be enrolled: it has nothing to spend yet, so one person may."""
+
+    takes_two: ClassVar[bool] = False
+
+    def run(self, scene: Scene) -> str:
+        """Once, until it expires."""
+        self.make(scene, replaces=False)
+        return f"claim {self.id} is good for the first device of {self.box}"
+
+
+class ReplaceDevice(_Claiming, frozen=True, kw_only=True, tag="ca-replace"):
+    """Let another device take a box's place, its branch and its next epoch."""
+
+    def run(self, scene: Scene) -> str:
+        """The device before it is fenced with the claim's use."""
+        self.make(scene, replaces=True)
+        return f"claim {self.id} is good for a device in the place of {self.box}'s, which is fenced then"
+
+
+class WithdrawClaim(Action, frozen=True, kw_only=True, tag="ca-withdraw"):
+    """Let a claim be good for nothing more, as one that was lost, so one person may."""
+
+    takes_two: ClassVar[bool] = False
+    id: str
+
+    def run(self, scene: Scene) -> str:
+        """Whoever uses it is refused, and that is an alarm."""
+        box = claims.withdraw_claim(
+            scene.connection, self.id, by=scene.by, reason="it was withdrawn", now_ns=scene.now_ns
+        )
+        return f"claim {self.id} for {box} is withdrawn"
+
+
+class RevokeDevice(Action, frozen=True, kw_only=True, tag="ca-revoke"):
+    """Let a device, or a certificate, count no more: it stops something, so one person may."""
+
+    takes_two: ClassVar[bool] = False
+    box: str
+    serial: str
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """At the exchange at once; for TLS with the next list of revoked certificates."""
+        if self.serial:
+            name = revocations.revoke_certificate(
+                scene.connection, self.serial, reason=self.reason, by=scene.by, now_ns=scene.now_ns
+            )
+            return f"certificate {self.serial} of {name} is revoked"
+        number = revocations.revoke_device(
+            scene.connection, self.box, reason=self.reason, by=scene.by, now_ns=scene.now_ns
+        )
+        return (
+            f"device {number} of {self.box} is revoked; another one takes its place with `edgegw hub ca claim"
+            f" {self.box} --replaces`"
+        )
+
+
 def recall_before(connection: Connection, action: Action, *, now_ns: int) -> bool:
     """Ask boxes for money that an order would decline for lack of; whether some of that may still come."""
     if isinstance(action, Seal | DeclareLoss):
@@ -308,7 +391,9 @@ REFUSED: Final = (
 """What an order raises that cannot be carried out."""
 
 ACTIONS: Final[dict[str, type[Action]]] = {
-    str(kind.__struct_config__.tag): kind for kind in Action.__subclasses__()
+    str(kind.__struct_config__.tag): kind
+    for kind in (*Action.__subclasses__(), *_Claiming.__subclasses__())
+    if kind is not _Claiming
 }
 """Every kind of order by its name in the records."""
 

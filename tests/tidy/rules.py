@@ -44,6 +44,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "key_places": frozenset({"config", "access"}),
     "machine": frozenset(),
     "card_vault": frozenset({"core", "errors", "config", "access", "payments"}),
+    "authorities": frozenset({"core", "config", "access", "key_places", "hub"}),
     "pinned": frozenset({"config", "access", "key_places"}),
     "encryption": frozenset({"config", "access", "tls_tables"}),
     "mirrored": frozenset(

@@ -1,0 +1,77 @@
+"""The hub's CAs on its disk: each a key, which the keystore opens, and its certificate beside it.
+
+Leaves out what a CA signs (`hub.certificates`) and for whom (`hub.enrolments`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from edgegw.access.certificate_keys import certificate_key_of, make_certificate_key
+from edgegw.access.key_files import KEY_FILE_BYTES_MAX, KeyFileError, write_new_file
+from edgegw.access.keystore import KeyFile, Keystore
+from edgegw.config.hub import EnrolmentTable, HubSettings
+from edgegw.config.options import SettingsError
+from edgegw.core.enrolment import KINDS, Kind
+from edgegw.hub.certificates import Authority, make_authority, pem_of
+from edgegw.key_places import ca_key_file
+
+CERTIFICATE_MODE = 0o644
+
+
+def enrolment_table(settings: HubSettings) -> EnrolmentTable:
+    """The settings' `[enrolment]`; raises SettingsError where there is none."""
+    if not isinstance(settings.enrolment, EnrolmentTable):
+        raise SettingsError("enrolment", ["the hub's settings have no [enrolment]; write that line there"])
+    return settings.enrolment
+
+
+def certificate_file(settings: HubSettings, kind: Kind) -> Path:
+    """Where a CA's certificate lies, PEM."""
+    return ca_key_file(settings, kind).path.with_suffix(".crt")
+
+
+def create_authority(
+    keystore: Keystore, settings: HubSettings, kind: Kind, *, at_s: int, ends_s: int
+) -> Authority:
+    """A new CA in new files; raises KeyFileError, PlaceAway and SettingsError."""
+    file = ca_key_file(settings, kind)
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    key = make_certificate_key(kind)
+    made = make_authority(key, name=f"{settings.bank} edgegw CA {kind}", at_s=at_s, ends_s=ends_s)
+    keystore.create(file, key.to_pem())
+    write_new_file(certificate_file(settings, kind), pem_of(made.der), mode=CERTIFICATE_MODE)
+    return made
+
+
+def load_authorities(keystore: Keystore, settings: HubSettings) -> dict[Kind, Authority]:
+    """The CAs that are there; raises KeyFileError, PlaceAway and SettingsError."""
+    enrolment_table(settings)
+    found: dict[Kind, Authority] = {}
+    for kind in KINDS:
+        file = ca_key_file(settings, kind)
+        if file.path.exists():
+            found[kind] = _loaded(keystore, file, certificate_file(settings, kind), kind)
+    return found
+
+
+def _loaded(keystore: Keystore, file: KeyFile, certificate: Path, kind: Kind) -> Authority:
+    try:
+        with certificate.open("rb") as content:
+            pem = content.read(KEY_FILE_BYTES_MAX)
+        der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    except OSError as problem:
+        raise KeyFileError(
+            certificate, f"cannot be read ({problem.strerror})", hint="restore it with its key"
+        ) from None
+    except ValueError:
+        raise KeyFileError(
+            certificate, "it holds no certificate in PEM", hint="restore it with its key"
+        ) from None
+    try:
+        return Authority(certificate_key_of(kind, keystore.read(file)), der)
+    except ValueError as problem:
+        raise KeyFileError(file.path, str(problem), hint="restore key and certificate together") from None
