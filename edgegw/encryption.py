@@ -48,8 +48,9 @@ def tls_faults(tables: Iterable[tuple[str, OptionalServerTls | OptionalClientTls
         if tls is msgspec.UNSET or not is_encrypted(tls):
             continue
         try:
-            _context(where, tls)
+            context = _context(where, tls)
             faults = expiry_faults("certificate_file", tls.certificate_file)
+            faults += [] if context is None else context.late()
         except SettingsError as problem:
             faults = list(problem.faults)
         yield from (f"{where}.{fault}" for fault in faults)

@@ -43,6 +43,13 @@ class ServerTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             " allowed, clients show no certificate."
         ),
     ] = ""
+    crl_file: Annotated[
+        str,
+        msgspec.Meta(
+            description="PEM: the lists of revoked certificates of those CAs, one of each; read again when it"
+            " changes. Without it nobody is refused for being revoked."
+        ),
+    ] = ""
 
 
 class ClientTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +58,13 @@ class ClientTls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     profile: Profile
     ca_file: Annotated[
         str, msgspec.Meta(description="PEM: the CAs one of which must have certified the server.")
+    ] = ""
+    crl_file: Annotated[
+        str,
+        msgspec.Meta(
+            description="PEM: the lists of revoked certificates of those CAs, one of each; read again when it"
+            " changes. Without it nobody is refused for being revoked."
+        ),
     ] = ""
     certificate_file: Annotated[
         str,
@@ -97,7 +111,9 @@ def server_faults(
     needed = {"certificate_file": tls.certificate_file, "key_file": tls.key_file}
     if clients_certified:
         needed["client_ca_file"] = tls.client_ca_file
-    given = needed | {"client_ca_file": tls.client_ca_file}
+    if tls.crl_file and not tls.client_ca_file:
+        yield f"{where}.crl_file = {tls.crl_file}: without client_ca_file nobody shows a certificate; give it"
+    given = needed | {"client_ca_file": tls.client_ca_file, "crl_file": tls.crl_file}
     yield from _files_faults(tls.profile, needed, given, where)
 
 
@@ -117,7 +133,8 @@ def client_faults(tls: OptionalClientTls, urls: Iterator[str], *, option: str, w
     if tls is msgspec.UNSET:
         return
     files = {"ca_file": tls.ca_file, "certificate_file": tls.certificate_file, "key_file": tls.key_file}
-    yield from _files_faults(tls.profile, files, files | {"server_name": tls.server_name}, where)
+    given = files | {"server_name": tls.server_name, "crl_file": tls.crl_file}
+    yield from _files_faults(tls.profile, files, given, where)
 
 
 def _files_faults(profile: str, needed: dict[str, str], given: dict[str, str], where: str) -> Iterator[str]:

@@ -70,6 +70,32 @@ class Authority:
         files.key.write_bytes(_pem_of(key))
         return files
 
+    def crl(
+        self,
+        *revoked: Path,
+        number: int = 1,
+        made: datetime.datetime = AT,
+        ends: datetime.datetime = AT + YEARS,
+        part: bool = False,
+    ) -> bytes:
+        """A list, in PEM, of the certificates in these files; part: it says that it is a part of another."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(made).next_update(ends)
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        if part:
+            builder = builder.add_extension(x509.DeltaCRLIndicator(1), critical=True)
+        for path in revoked:
+            serial = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(AT)
+            builder = builder.add_revoked_certificate(entry.build())
+        if isinstance(self._key, ec.EllipticCurvePrivateKey):
+            return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        tbs = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).tbs_certlist_bytes
+        fields = list(_elements(tbs[_head(tbs) :]))
+        fields[1] = SIGNED_BY_SM2
+        made_list = x509.load_der_x509_crl(_sm2_signed(fields, self._key))
+        return made_list.public_bytes(serialization.Encoding.PEM)
+
     def _signed(
         self,
         subject: x509.Name,
@@ -152,6 +178,10 @@ def _resigned(tbs: bytes, point: bytes, issuer: sm2.PrivateKey) -> bytes:
     """The certificate with these contents (DER), an SM2 key in it and the issuer's SM2 signature."""
     fields = list(_elements(tbs[_head(tbs) :]))
     fields[2], fields[6] = SIGNED_BY_SM2, SM2_KEY + point
+    return _sm2_signed(fields, issuer)
+
+
+def _sm2_signed(fields: list[bytes], issuer: sm2.PrivateKey) -> bytes:
     body = _sequence(b"".join(fields))
     signature = sm2.to_der(issuer.sign(body))
     return _sequence(body + SIGNED_BY_SM2 + _wrapped(0x03, b"\0" + signature))

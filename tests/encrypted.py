@@ -34,17 +34,18 @@ def _authority(folder: Path, kind: str, name: str) -> Authority:
     return Authority(folder, kind, name=name)
 
 
-def serving(profile: str, files: Files, ca: Path | None) -> ServerTls:
+def serving(profile: str, files: Files, ca: Path | None, *, crl: str = "") -> ServerTls:
     """The table of a listener; with a CA it wants its clients certified."""
     return ServerTls(
         profile=profile,
         certificate_file=str(files.certificate),
         key_file=str(files.key),
         client_ca_file="" if ca is None else str(ca),
+        crl_file=crl,
     )
 
 
-def connecting(profile: str, files: Files, ca: Path, *, server_name: str = "") -> ClientTls:
+def connecting(profile: str, files: Files, ca: Path, *, server_name: str = "", crl: str = "") -> ClientTls:
     """The table of what connects."""
     return ClientTls(
         profile=profile,
@@ -52,6 +53,7 @@ def connecting(profile: str, files: Files, ca: Path, *, server_name: str = "") -
         key_file=str(files.key),
         ca_file=str(ca),
         server_name=server_name,
+        crl_file=crl,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -28,6 +29,8 @@ HANDSHAKES_EACH_MAX: Final = 32
 """Of one address; it takes milliseconds, so an honest address has fewer."""
 GOODBYE_S_MAX: Final = 2.0
 """For the peer's end of a connection that is closed."""
+WATCH_EACH_S: Final = 5.0
+"""How often connections are held against the lists of revoked certificates; one that speaks, each second."""
 LINES_EACH_MINUTE: Final = 30
 _PLAIN_REQUEST: Final = "HTTP_REQUEST"
 
@@ -55,6 +58,8 @@ class Arrivals:
         self._of_host: Counter[str] = Counter()
         self._minute = 0
         self._lines = 0
+        self._secured: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def under_way(self) -> int:
@@ -69,6 +74,8 @@ class Arrivals:
         """End all handshakes."""
         for task in self._under_way.values():
             task.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
     def _begin(self, transport: asyncio.Transport, accept: Callable[[], asyncio.BaseProtocol]) -> None:
         host = _host_of(transport)
@@ -127,6 +134,24 @@ class Arrivals:
             self._tell(host, "it left before the handshake was done")
             return
         waiting.hand_over(secured, accept())
+        self._secured.add(secured)
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """End the connections of certificates that have ended or were revoked since, also those that say
+        nothing; while there are any."""
+        while self._secured:
+            await asyncio.sleep(WATCH_EACH_S)
+            for transport in list(self._secured):
+                wrapped = transport.get_extra_info("ssl_object")
+                if transport.is_closing() or wrapped is None:
+                    self._secured.discard(transport)
+                elif problem := wrapped.problem():
+                    self._counted("certificate_ended")
+                    _log.warning("connection_ended", listener=self._name, problem=problem)
+                    self._secured.discard(transport)
+                    transport.abort()
 
     def _tell(self, host: str, problem: str) -> None:
         minute = int(time.monotonic() // 60)

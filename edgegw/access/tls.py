@@ -18,7 +18,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 from cryptography import x509
@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
 from edgegw.access.memory_tls import Connected, allow_only
+from edgegw.access.revocations import LOOK_EACH_S, CrlError, Link, Revocations, links_of
 from edgegw.tls_tables import ClientTls, ServerTls
 
 SM2_PROFILES: Final = frozenset({"gm", "gm-pq"})
@@ -89,6 +90,8 @@ class _Files(NamedTuple):
     now_s: Callable[[], float] | None = None
     """The time that ends of certificates are held against; None: the machine's clock, as OpenSSL does."""
 
+    crl: str = ""
+
     def paths(self) -> tuple[str, ...]:
         return tuple(path for path in (self.certificate, self.key, self.authority) if path)
 
@@ -102,6 +105,7 @@ class TransportContext(ssl.SSLContext):
     _made: ssl.SSLContext | SSL.Context
     _seen: tuple[object, ...]
     _day: int
+    _revocations: Revocations | None
 
     def __new__(cls, files: _Files, *, is_server: bool, server_name: str = "") -> TransportContext:
         """Read the files; raises TlsError."""
@@ -110,6 +114,7 @@ class TransportContext(ssl.SSLContext):
         self._seen = _state(files)
         self._made = _made(files, is_server=is_server)
         self._day = _today()
+        self._revocations = _revocations(files)
         return self
 
     @property
@@ -142,10 +147,24 @@ class TransportContext(ssl.SSLContext):
         else:
             wrapped = _Memory(made, incoming, outgoing, server_side=server_side, server_hostname=host)
         wrapped.expected = _own_certificate(self._files) if self._files.is_own else b""
-        wrapped.now_s = self._files.now_s
+        wrapped.owner = self
         wrapped.last_words = LAST_WORDS.get()
         wrapped.leaving = outgoing
         return wrapped
+
+    def late(self) -> list[str]:
+        """What `edgegw config check` says of lists of revoked certificates that are late, a line each."""
+        return [] if self._revocations is None else self._revocations.late()
+
+    def problem(self, links: tuple[Link, ...]) -> str:
+        """Why a peer with these certificates is heard no more, "" while it is."""
+        if not links:
+            return ""
+        now_s = _now_s(self._files)
+        ended = next((link for link in links if link.ends_s <= now_s), None)
+        if ended is not None:
+            return f"certificate has expired: {ended.text}"
+        return "" if self._revocations is None else self._revocations.problem(links)
 
     def _current(self) -> ssl.SSLContext | SSL.Context:
         """Made of the files as they are; while new ones cannot be used, of those before. Once a day their end
@@ -172,32 +191,51 @@ class TransportContext(ssl.SSLContext):
         return self._made
 
 
-class _Failing:
-    """What both kinds of connections do when a handshake fails, where only one certificate is taken, and
-    where another clock than the machine's says which have ended."""
+class _Watched:
+    """What both kinds of connections do when a handshake fails, where only one certificate is taken, and when
+    the peer's has ended or was revoked since."""
 
     expected: bytes = b""
-    now_s: Callable[[], float] | None = None
+    owner: TransportContext
     last_words: LastWords | None = None
     leaving: ssl.MemoryBIO
+    _links: tuple[Link, ...] = ()
+    _looked_s: float = 0.0
 
-    def _check(self, certificate: object) -> None:
-        if self.expected and certificate != self.expected:
-            raise ssl.SSLCertVerificationError(1, "another server than the one of these settings answers")
+    def problem(self) -> str:
+        """Why the peer is heard no more, "" while it is."""
+        return self.owner.problem(self._links)
 
-    def _check_ends(self, chain: list[bytes]) -> None:
-        """One that has not begun is taken: its CA has signed it, and a machine's clock may be years late."""
-        if self.now_s is not None and any(_end_s(der) <= self.now_s() for der in chain):
-            raise ssl.SSLCertVerificationError(
-                1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired"
-            )
+    def _check(self, certificate: object, chain: Callable[[], list[bytes]]) -> None:
+        """Once the handshake is done. A certificate that has not begun is taken where another clock than the
+        machine's says so: its CA has signed it, and the clock may be years late."""
+        if self.expected:
+            if certificate != self.expected:
+                raise _refusal("another server than the one of these settings answers")
+            return
+        self._links = links_of(chain())
+        self._looked_s = time.monotonic()
+        problem = self.problem()
+        if problem:
+            raise _refusal(problem)
+
+    def _look(self) -> None:
+        """Before bytes are taken or given: what was good at the handshake may not be so any more."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s < LOOK_EACH_S:
+            return
+        self._looked_s = now_s
+        problem = self.problem()
+        if problem:
+            _log.warning("connection_ended", problem=problem)
+            raise _refusal(problem)
 
     def _fail(self, problem: ssl.SSLError) -> None:
         if self.last_words is not None and not isinstance(problem, ssl.SSLWantReadError):
             self.last_words(self.leaving.read(), problem)
 
 
-class _Plain(ssl.SSLObject, _Failing):
+class _Plain(ssl.SSLObject, _Watched):
     """The standard library's connection."""
 
     def do_handshake(self) -> None:
@@ -206,12 +244,19 @@ class _Plain(ssl.SSLObject, _Failing):
         except ssl.SSLError as problem:
             self._fail(problem)
             raise
-        self._check(self.getpeercert(binary_form=True) if self.expected else b"")
-        if self.now_s is not None:
-            self._check_ends(_verified_chain(self))
+        shown = self.getpeercert(binary_form=True)
+        self._check(shown, lambda: [] if shown is None else _verified_chain(self))
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002
+        self._look()
+        return super().read(len, buffer)
+
+    def write(self, data: Any) -> int:
+        self._look()
+        return super().write(data)
 
 
-class _Memory(Connected, _Failing):
+class _Memory(Connected, _Watched):
     """pyOpenSSL's connection."""
 
     def do_handshake(self) -> None:
@@ -220,15 +265,35 @@ class _Memory(Connected, _Failing):
         except ssl.SSLError as problem:
             self._fail(problem)
             raise
-        self._check(self.getpeercert(binary_form=True) if self.expected else b"")
-        if self.now_s is not None:
-            self._check_ends(self.verified_chain())
+        self._check(self.getpeercert(binary_form=True) if self.expected else b"", self.verified_chain)
+
+    def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002
+        self._look()
+        return super().read(len, buffer)
+
+    def write(self, data: Any) -> int:
+        self._look()
+        return super().write(data)
+
+
+def _refusal(problem: str) -> ssl.SSLCertVerificationError:
+    """The standard library's error for a certificate that is not taken."""
+    text = f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {problem}"
+    error = ssl.SSLCertVerificationError(1, text)
+    error.library, error.reason = "SSL", "CERTIFICATE_VERIFY_FAILED"
+    error.verify_message = problem
+    return error
 
 
 def server_context(table: ServerTls) -> TransportContext:
     """The context of a listener whose profile encrypts; raises TlsError."""
     files = _Files(
-        table.profile, table.certificate_file, table.key_file, table.client_ca_file, "client_ca_file"
+        table.profile,
+        table.certificate_file,
+        table.key_file,
+        table.client_ca_file,
+        "client_ca_file",
+        crl=table.crl_file,
     )
     return TransportContext(files, is_server=True)
 
@@ -237,7 +302,13 @@ def client_context(table: ClientTls, *, now_s: Callable[[], float] | None = None
     """The context of what connects, by a profile that encrypts; raises TlsError. now_s: what says which of
     the server's certificates have ended (Unix seconds) where that is not the machine's clock."""
     files = _Files(
-        table.profile, table.certificate_file, table.key_file, table.ca_file, "ca_file", now_s=now_s
+        table.profile,
+        table.certificate_file,
+        table.key_file,
+        table.ca_file,
+        "ca_file",
+        now_s=now_s,
+        crl=table.crl_file,
     )
     return TransportContext(files, is_server=False, server_name=table.server_name)
 
@@ -280,11 +351,6 @@ def _uris(der: bytes) -> frozenset[str]:
     return frozenset(names.value.get_values_for_type(x509.UniformResourceIdentifier))
 
 
-@functools.lru_cache(maxsize=64)
-def _end_s(der: bytes) -> float:
-    return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
-
-
 def _verified_chain(connection: ssl.SSLObject) -> list[bytes]:
     """From the peer's certificate to its CA; public in the standard library from 3.13 on."""
     public = getattr(connection, "get_verified_chain", None)
@@ -325,6 +391,27 @@ def _made(files: _Files, *, is_server: bool) -> ssl.SSLContext | SSL.Context:
     if files.profile == "intl":
         return _of_library(files, is_server=is_server)
     return _of_pyopenssl(files, is_server=is_server)
+
+
+def _revocations(files: _Files) -> Revocations | None:
+    """The lists of a table that has some; raises TlsError."""
+    if not files.crl:
+        return None
+    of_sm2 = files.profile in SM2_PROFILES
+
+    def authorities() -> list[x509.Certificate]:
+        try:
+            found = _certificates(files.authority_option, files.authority)
+        except TlsError as problem:
+            raise CrlError(str(problem)) from None
+        return [one for one in found if _is_sm2(one) == of_sm2]
+
+    try:
+        return Revocations(
+            files.crl, ca_file=files.authority, authorities=authorities, now_s=lambda: _now_s(files)
+        )
+    except CrlError as problem:
+        raise TlsError(f"crl_file = {files.crl}: {problem}") from None
 
 
 def _of_library(files: _Files, *, is_server: bool) -> ssl.SSLContext:
