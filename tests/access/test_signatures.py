@@ -1,12 +1,15 @@
 """HTTP message signatures: RFC 9421's own examples, what is not taken, the openssl command as the signer."""
 
 import base64
+import contextlib
 import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from edgegw.access.signatures import (
@@ -218,3 +221,17 @@ def test_what_the_openssl_command_signs_verifies_here(tmp_path: Path) -> None:
     )
     assert key.verify(drafted.base, from_der(signed))
     assert not key.verify(drafted.base[:-1], from_der(signed))
+
+
+_texts = st.text(
+    st.sampled_from(list('s=("@method" x-y);created=1keyidnonctag:/,AZ\\\té\udc80')), max_size=120
+)
+
+
+@given(given=_texts | st.just(f"s={GOOD}"), signature=_texts | st.just(MAC), digest=_texts)
+def test_whatever_stands_in_the_headers_is_read_or_refused(given: str, signature: str, digest: str) -> None:
+    """Nothing that a stranger writes there is a fault of ours."""
+    headers = CIMultiDict({"Signature-Input": given, "Signature": signature, "Content-Digest": digest})
+    for attempt in (lambda: parse(headers, has_body=True), lambda: digest_fits(headers, b"")):
+        with contextlib.suppress(SignatureProblem):
+            attempt()

@@ -2,7 +2,10 @@
 
 import asyncio
 import base64
+import json
+import os
 import random
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from edgegw.access.tokens import mint_token
 from edgegw.access.webhook_key import WebhookKey
 from edgegw.payments.protocols.http import HttpOptions, start
-from edgegw.sm.sm2 import PrivateKey
+from edgegw.sm.sm2 import PrivateKey, from_der, to_der
 from tests.payments.branch import BAKER, BOX, Branch, Reply, open_branch, payment
 from tests.signing import SessionSigner, Sm2Signer, signing_client
 from tests.waiting import until
@@ -228,6 +231,9 @@ async def test_keys_change_one_after_the_other(till: Till) -> None:
     assert (await newer.post(payment(1))).status == 201
     assert (await till.post(payment(1))).code == "signature_key_unknown"
     assert (await old_session.post(payment(1))).code == "session_unknown"
+    await use_keys(branch, till.signer.key, version=5)
+    assert (await till.post(payment(1))).status == 201
+    assert (await old_session.post(payment(1))).code == "session_unknown"
     for one in (newer, old_session):
         await one.close()
 
@@ -355,3 +361,54 @@ async def test_a_flood_of_bad_signatures_keeps_nobody_from_paying(till: Till) ->
         stop.set()
         await asyncio.gather(*floods)
     assert set(seen) <= {"signature_invalid", "overloaded"}
+
+
+BY_HAND = r"""
+set -eu
+key_id=$(openssl pkey -in till-sm2.pem -pubout -outform DER | tail -c 65 | openssl dgst -sm3 -r | cut -c1-8)
+digest="sm3=:$(openssl dgst -sm3 -binary pay.json | base64 -w0):"
+params='("@method" "@authority" "@path" "@query" "content-digest" "content-type")'
+params="$params;created=$(date +%s);keyid=\"signer/$key_id\""
+params="$params;nonce=\"$(openssl rand -hex 16)\";tag=\"edgegw:branch-1\""
+{
+    printf '"@method": POST\n"@authority": %s\n"@path": /v1/payments\n"@query": ?\n' "$box"
+    printf '"content-digest": %s\n"content-type": application/json\n' "$digest"
+    printf '"@signature-params": %s' "$params"
+} > base
+openssl dgst -sm3 -sign till-sm2.pem -sigopt distid:1234567812345678 -out der base
+signature=$(openssl asn1parse -inform DER -in der | sed -n 's/.*INTEGER *://p' |
+    while read -r number; do printf '%64s' "$number" | tr ' ' 0; done | basenc -d --base16 | base64 -w0)
+curl -sS -H 'Content-Type: application/json' -H "Content-Digest: $digest" -H "Signature-Input: sig=$params" \
+    -H "Signature: sig=:$signature:" --data-binary @pay.json "http://$box/v1/payments"
+"""
+
+
+async def test_a_client_of_openssl_and_curl_alone_pays(till: Till, tmp_path: Path) -> None:
+    """The page's worked example: nothing of ours signs, and the box takes it."""
+    (tmp_path / "till-sm2.pem").write_bytes(till.signer.key.to_pem())
+    for _ in range(3):  # r or s that begins with a zero comes by itself, now and then
+        (tmp_path / "pay.json").write_bytes(msgspec.json.encode(payment(100)))
+        process = await asyncio.create_subprocess_exec(
+            "bash",
+            "-c",
+            BY_HAND,
+            cwd=tmp_path,
+            env={**os.environ, "box": till.host},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await process.communicate()
+        assert json.loads(output)["outcome"] == "cleared", output
+
+
+def test_a_short_number_is_padded_in_the_worked_example(tmp_path: Path) -> None:
+    """DER drops zeros in front; r || s keeps them: 64 bytes always."""
+    der = to_der(bytes([0, 7]) + bytes(29) + b"\x01" + bytes(31) + b"\xff")
+    (tmp_path / "der").write_bytes(der)
+    line = BY_HAND[BY_HAND.index("signature=$(openssl asn1parse") : BY_HAND.index("curl -sS")]
+    done = subprocess.run(
+        ["bash", "-c", f'{line}printf %s "$signature"'],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    assert base64.b64decode(done.stdout) == from_der(der)
