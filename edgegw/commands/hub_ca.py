@@ -148,7 +148,8 @@ def _keep(
     from edgegw.commands.hub import open_books
     from edgegw.hub.certificates import serial_of
     from edgegw.hub.enrolments import keep_certificate
-    from edgegw.hub.identity_log import lock_identities, note_event
+    from edgegw.hub.identities import lock_identities
+    from edgegw.hub.identity_log import note_event
 
     def work(connection: Connection) -> None:
         lock_identities(connection)
@@ -186,6 +187,9 @@ def _keep(
     "--replaces", is_flag=True, help="It puts another device in the place of the box's present one."
 )
 @click.option("--out", type=FilePath, help="File for the claim, which is a secret until it is used.")
+@click.option(
+    "--qr", type=FilePath, help="File for the same as a QR code, .svg or .png by its name; as secret."
+)
 @click.option("--withdraw", "withdrawn", default="", help="The id of a claim that must not be used any more.")
 @person_options
 @hub_settings_option
@@ -196,6 +200,7 @@ def ca_claim(
     hours: int | None,
     replaces: bool,
     out: Path | None,
+    qr: Path | None,
     withdrawn: str,
     person: Person,
     hub_settings: Path,
@@ -214,7 +219,7 @@ def ca_claim(
         return
     if box is None or out is None:
         raise click.UsageError("name the box and give --out FILE, or give --withdraw ID")
-    _claim(box, branch, hosts, hours, replaces, out, person, hub_settings)
+    _claim(box, branch, hosts, hours, replaces, out, qr, person, hub_settings)
 
 
 def _claim(
@@ -224,6 +229,7 @@ def _claim(
     hours: int | None,
     replaces: bool,
     out: Path,
+    qr: Path | None,
     person: Person,
     hub_settings: Path,
 ) -> None:
@@ -246,13 +252,33 @@ def _claim(
         hosts=hosts,
         expires_s=claim.expires_at_s,
     )
-    write_new_file(out, encode_claim(claim), mode=0o600)
+    body = encode_claim(claim)
+    files = [(out, body), *([(qr, _qr(body, qr))] if qr is not None else [])]
+    written: list[Path] = []
     try:
+        for path, content in files:
+            write_new_file(path, content, mode=0o600)
+            written.append(path)
         give_order(hub_settings, action, person=person, what="the claim")
     except BaseException:
-        out.unlink(missing_ok=True)
+        for path in written:
+            path.unlink(missing_ok=True)
         raise
     click.echo(f"{out}: for {box}, until {_when(claim.expires_at_s * NS_PER_S)}; keep it secret till then")
+
+
+def _qr(body: bytes, path: Path) -> bytes:
+    """The claim's bytes as a QR code, in the format that the file's name asks for; raises SettingsError."""
+    import io
+
+    import segno
+
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("svg", "png"):
+        raise SettingsError("--qr", [f"{path}: give a name that ends in .svg or .png"])
+    content = io.BytesIO()
+    segno.make_qr(body, error="l").save(content, kind=kind, scale=4)
+    return content.getvalue()
 
 
 def _life_s(table: EnrolmentTable, hours: int | None) -> int:

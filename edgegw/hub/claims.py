@@ -14,8 +14,8 @@ from sqlalchemy import Connection, insert, select, update
 from edgegw.core.allowance import NS_PER_S
 from edgegw.hub import schema
 from edgegw.hub.certificates import general_name
-from edgegw.hub.identities import PINNED, add_box, live_identity
-from edgegw.hub.identity_log import lock_identities, note_event
+from edgegw.hub.identities import PINNED, add_box, live_identity, lock_identities
+from edgegw.hub.identity_log import note_event
 from edgegw.hub.operate import OrderError
 from edgegw.hub.schema import claim
 from edgegw.hub.site import open_box

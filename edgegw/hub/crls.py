@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select
 from edgegw.core.allowance import NS_PER_S
 from edgegw.core.enrolment import Kind
 from edgegw.hub.certificates import Authority, Revoked
-from edgegw.hub.identity_log import lock_identities
+from edgegw.hub.identities import lock_identities
 from edgegw.hub.schema import certificate, crl
 
 DAY_S: Final = 86_400

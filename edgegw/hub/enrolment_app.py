@@ -11,7 +11,7 @@ import asyncio
 import functools
 import ipaddress
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -43,9 +43,12 @@ from edgegw.errors import OperatingError
 from edgegw.exchange_http import problem
 from edgegw.hub.app import Hub
 from edgegw.hub.enrolments import UNAUTHENTIC, Desk, No, Scene
-from edgegw.hub.identity_log import lock_identities, note_event
+from edgegw.hub.identities import lock_identities
+from edgegw.hub.identity_log import note_event
 
 BODIES_MAX: Final = 16
+BODIES_EACH_MAX: Final = 4
+"""Of one address, so that a slow one holds nobody else up."""
 BODY_S_MAX: Final = 10.0
 ADDRESSES_MAX: Final = 4_096
 """Of so many addresses it is known how much they asked; the one that was silent longest is forgotten."""
@@ -107,7 +110,7 @@ class Turns:
 
     def take(self, remote: str) -> bool:
         """Whether this address may ask now; one that may not costs the others nothing."""
-        now_s, place = self._clock_s(), _place(remote)
+        now_s, place = self._clock_s(), place_of(remote)
         bucket = self._each.pop(place, None) or Bucket(burst=EACH_BURST, per_s=EACH_PER_S, now_s=now_s)
         self._each[place] = bucket
         if len(self._each) > ADDRESSES_MAX:
@@ -123,7 +126,7 @@ class Turns:
         return self._unknown <= UNKNOWN_EACH_MINUTE
 
 
-def _place(remote: str) -> str:
+def place_of(remote: str) -> str:
     """An address; of IPv6 the network, because one host has many there."""
     try:
         address = ipaddress.ip_address(remote)
@@ -142,6 +145,7 @@ class Enrolment:
         self._desk = desk
         self._turns = turns or Turns()
         self._bodies = asyncio.Semaphore(BODIES_MAX)
+        self._of_place: Counter[str] = Counter()
 
     def app(self) -> web.Application:
         """The application; it serves nothing of the exchange."""
@@ -155,6 +159,19 @@ class Enrolment:
         remote = request.remote or "?"
         if not self._turns.take(remote):
             return await self._flooded(remote, request.path)
+        place = place_of(remote)
+        if self._of_place[place] >= BODIES_EACH_MAX:
+            return await self._flooded(remote, request.path)
+        self._of_place[place] += 1
+        try:
+            return await self._in_turn(request, remote)
+        finally:
+            self._of_place[place] -= 1
+            if not self._of_place[place]:
+                del self._of_place[place]
+
+    async def _in_turn(self, request: web.Request, remote: str) -> web.Response:
+        """The answer once there is room for a body."""
         async with self._bodies:
             try:
                 async with asyncio.timeout(BODY_S_MAX):

@@ -65,14 +65,17 @@ from edgegw.hub.identities import (
     end_identity,
     ended_identities,
     live_identity,
+    lock_identities,
 )
-from edgegw.hub.identity_log import lock_identities, note_event
+from edgegw.hub.identity_log import note_event, was_told
 from edgegw.hub.schema import certificate
 
 RENEWAL_S_MIN: Final = 3_600
 """A certificate that is younger, and in the first third of its life, is not renewed."""
 
 
+TOLD_AGAIN_NS: Final = 600 * NS_PER_S
+"""The same refusal from the same address is written down again after so long."""
 UNAUTHENTIC: Final = frozenset(
     {Refusal.CLAIM_UNKNOWN, Refusal.BAD_SIGNATURE, Refusal.NOT_ENROLLED, Refusal.CLAIM_DEAD}
 )
@@ -490,7 +493,10 @@ def _keys_digest(request: Enrol) -> str:
 
 
 def _note_refused(scene: Scene, refused: No, *, box: str, claim: str = "") -> None:
+    code, since_ns = refused.code.value, scene.now_ns - TOLD_AGAIN_NS
     if refused.code in UNAUTHENTIC and not scene.told():
+        return
+    if was_told(scene.connection, code, box=box, claim=claim, remote=scene.remote, since_ns=since_ns):
         return
     _note(scene, refused.code.value, box=box, claim=claim, detail=refused.text, alarm=refused.is_alarm)
 

@@ -8,6 +8,7 @@ told (`edgegw.commands.hub`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -15,23 +16,27 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, select, tuple_
 
+from edgegw.core.allowance import NS_PER_S
 from edgegw.core.records import UNREADABLE
 from edgegw.hub import identity_log, losses, orders, receivables, schema, suspense
 from edgegw.hub.database import Database
+from edgegw.hub.identities import LIVE
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
 from edgegw.hub.stages import APPLIED, FLEET
 from edgegw.hub.suspense import Place
 from edgegw.hub.windows import WINDOW_DIFFERS
 
 PAGE_ROWS: Final = 500
+UNRENEWED_PART: Final = 6
+"""A box renews when a third of the life is left; in the last sixth a person is told."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
 
     kind: str
-    """order, identity, box, site, fork, unsealed, in_doubt, loss, declared_loss, suspense, parked,
-    receivable or late_decline."""
+    """order, identity, certificate, box, site, fork, unsealed, in_doubt, loss, declared_loss, suspense,
+    parked, receivable or late_decline."""
     box: str
     epoch: int
     reason: str
@@ -66,6 +71,7 @@ def findings(database: Database) -> Iterator[Finding]:
     """Everything that waits: orders for a second person, boxes, and the rest."""
     yield from _orders(database)
     yield from _identity_alarms(database)
+    yield from _certificates(database)
     yield from _boxes(database)
     yield from _sites(database)
     yield from _forks(database)
@@ -124,6 +130,31 @@ def _identity_alarms(database: Database) -> Iterator[Finding]:
             at_ns=one.at_ns,
             reason=f"{one.event}: {one.detail}{claim}{remote}",
             next=f"edgegw hub ca log --alarms, then edgegw hub ca log --seen {one.number}",
+        )
+
+
+def _certificates(database: Database) -> Iterator[Finding]:
+    """Of live devices, what has not been renewed though most of its life is over."""
+    table, device = schema.certificate.c, schema.identity.c
+    query = (
+        select(table.digest, table.box, table.kind, table.serial, table.issued_ns, table.ends_s)
+        .join(schema.identity, and_(device.box == table.box, device.generation == table.generation))
+        .where(device.state == LIVE, table.is_newest, table.revoked_s == 0)
+    )
+    now_ns = time.time_ns()
+    for row in _pages(database, query, schema.certificate):
+        life_ns = row.ends_s * NS_PER_S - row.issued_ns
+        if now_ns < row.ends_s * NS_PER_S - life_ns // UNRENEWED_PART:
+            continue
+        ended = "has ended" if now_ns >= row.ends_s * NS_PER_S else "ends soon"
+        yield Finding(
+            kind="certificate",
+            box=row.box,
+            epoch=0,
+            log="certificates",
+            at_ns=row.issued_ns,
+            reason=f"its certificate {row.kind} {row.serial} {ended} and was not renewed",
+            next=f"see why {row.box} does not reach the enrolment: edgegw hub ca log, and its own status",
         )
 
 

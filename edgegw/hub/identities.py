@@ -56,6 +56,8 @@ class Identity(NamedTuple):
     claim: str
     hosts: str
     """What its certificates may name, a JSON array."""
+    epoch: int
+    """The box's newest epoch when it was bound: those after it were given to this device or a later one."""
     bound_ns: int
     ended_ns: int
     heard_ns: int
@@ -140,32 +142,55 @@ def live_boxes(connection: Connection) -> tuple[str, ...]:
 # --- binding ------------------------------------------------------------------------------------------------
 
 
+def lock_identities(connection: Connection) -> None:
+    """Let one transaction at a time change claims, devices and certificates: the rows that it could meet are
+    not all there yet."""
+    connection.execute(select(schema.schema_version.c.version).with_for_update()).one()
+
+
 def register_boxes(connection: Connection, keyring: Keyring, *, now_ns: int) -> None:
     """Bind the keys that the settings pin and drop those that they do not pin any more. One that was revoked,
     or in whose place another was enrolled, stays so: that is said in the log."""
+    pinned = (one for one in identities(connection) if (one.state, one.origin) == (LIVE, PINNED))
+    live = {one.box: one.device_key for one in pinned}
+    if live == {box: key.text() for box, key in keyring.pinned.items()}:
+        return
+    lock_identities(connection)
     known = identities(connection)
-    live = {one.box: one for one in known if one.state == LIVE}
-    for box, held in live.items():
+    held_now = {one.box: one for one in known if one.state == LIVE}
+    for box, held in held_now.items():
         if held.origin == PINNED and box not in keyring.pinned:
             end_identity(connection, held, state=DROPPED, reason="", now_ns=now_ns)
     for box, key in sorted(keyring.pinned.items()):
-        before = live.get(box)
-        if before is not None and before.device_key == key.text():
-            continue
-        same = [one for one in known if (one.box, one.device_key) == (box, key.text())]
-        ended = next((one.why for one in same if one.state in (REVOKED, REPLACED)), "")
-        if before is not None and before.origin != PINNED:
-            ended = "another device was enrolled for it"
-        if ended:
-            hint = f"Drop {box} from [boxes] of the settings."
-            _log.warning("pinned_key_not_used", box=box, problem=ended, hint=hint)
-            continue
-        if before is not None:
-            end_identity(connection, before, state=DROPPED, reason="", now_ns=now_ns)
-        if same:
-            _live_again(connection, same[0])
-        else:
-            bind(connection, box, key, origin=PINNED, now_ns=now_ns)
+        _pin(connection, box, key, known, held_now.get(box), now_ns=now_ns)
+
+
+def _pin(
+    connection: Connection,
+    box: str,
+    key: VerifyingKey,
+    known: list[Identity],
+    held: Identity | None,
+    *,
+    now_ns: int,
+) -> None:
+    """Bind one pinned key, where it may be."""
+    if held is not None and held.device_key == key.text():
+        return
+    same = [one for one in known if (one.box, one.device_key) == (box, key.text())]
+    ended = next((one.why for one in same if one.state in (REVOKED, REPLACED)), "")
+    if held is not None and held.origin != PINNED:
+        ended = "another device was enrolled for it"
+    if ended:
+        hint = f"Drop {box} from [boxes] of the settings."
+        _log.warning("pinned_key_not_used", box=box, problem=ended, hint=hint)
+        return
+    if held is not None:
+        end_identity(connection, held, state=DROPPED, reason="", now_ns=now_ns)
+    if same:
+        _live_again(connection, same[0])
+    else:
+        bind(connection, box, key, origin=PINNED, now_ns=now_ns)
 
 
 def _live_again(connection: Connection, dropped: Identity) -> None:
@@ -198,6 +223,7 @@ def bind(
         reason="",
         claim=claim,
         hosts=msgspec.json.encode(hosts).decode(),
+        epoch=connection.execute(select(schema.box.c.epoch).where(schema.box.c.box == box)).scalar_one(),
         bound_ns=now_ns,
         ended_ns=0,
         heard_ns=0,

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, insert, select
 
-from edgegw.hub.identities import Identity, note_heard
-from edgegw.hub.schema import identity_event, schema_version
+from edgegw.hub.identities import Identity, lock_identities, note_heard
+from edgegw.hub.schema import identity_event
 
 SEEN: Final = "seen"
 DETAIL_CHARACTERS_MAX: Final = 500
@@ -35,12 +35,6 @@ class Event(NamedTuple):
 _COLUMNS: Final = tuple(identity_event.c[name] for name in Event._fields)
 
 
-def lock_identities(connection: Connection) -> None:
-    """Let one transaction at a time change claims, devices and certificates: the rows that it could meet are
-    not all there yet."""
-    connection.execute(select(schema_version.c.version).with_for_update()).one()
-
-
 def note_event(
     connection: Connection,
     event: str,
@@ -56,16 +50,29 @@ def note_event(
     """Write what happened, behind `lock_identities`; its number."""
     newest = connection.execute(select(func.max(identity_event.c.number))).scalar()
     number = (newest or 0) + 1
-    row = Event(number, now_ns, event, alarm, box, claim, remote[:64], detail[:DETAIL_CHARACTERS_MAX], refers)
+    shown = "".join(one if one.isprintable() else "?" for one in detail)[:DETAIL_CHARACTERS_MAX]
+    row = Event(number, now_ns, event, alarm, box, claim, remote[:64], shown, refers)
     connection.execute(insert(identity_event).values(**row._asdict()))
     return number
 
 
+def was_told(connection: Connection, event: str, *, box: str, claim: str, remote: str, since_ns: int) -> bool:
+    """Whether the same was written down since: what asks again and again fills no table."""
+    table = identity_event.c
+    same = (
+        (table.event == event) & (table.box == box) & (table.claim == claim) & (table.remote == remote[:64])
+    )
+    query = select(table.number).where(same, table.at_ns > since_ns).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def note_ended_device(connection: Connection, ended: Identity, *, now_ns: int) -> bool:
     """Keep that a device spoke after its end, the first time; whether it was that."""
-    if ended.heard_ns or not note_heard(connection, ended, now_ns=now_ns):
+    if ended.heard_ns:
         return False
     lock_identities(connection)
+    if not note_heard(connection, ended, now_ns=now_ns):
+        return False
     detail = f"device {ended.generation} speaks: {ended.why}"
     note_event(connection, "ended_device_speaks", now_ns=now_ns, alarm=True, box=ended.box, detail=detail)
     return True

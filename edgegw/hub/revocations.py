@@ -8,8 +8,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, select, update
 
 from edgegw.core.allowance import NS_PER_S
-from edgegw.hub.identities import REVOKED, end_identity, live_identity
-from edgegw.hub.identity_log import lock_identities, note_event
+from edgegw.hub.identities import REVOKED, end_identity, live_identity, lock_identities
+from edgegw.hub.identity_log import note_event
 from edgegw.hub.operate import OrderError
 from edgegw.hub.schema import certificate
 

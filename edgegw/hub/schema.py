@@ -96,6 +96,7 @@ identity = Table(
     Column("reason", Text, nullable=False),
     Column("claim", String(32), nullable=False),  # by which it was enrolled; "" for a pinned one
     Column("hosts", Text, nullable=False),  # what its certificates may name, a JSON array
+    Column("epoch", Integer, nullable=False),  # the newest when it was bound; later ones were given to it
     Column("bound_ns", BigInteger, nullable=False),
     Column("ended_ns", BigInteger, nullable=False),
     Column("heard_ns", BigInteger, nullable=False),  # when it first spoke after its end; 0: never
@@ -170,6 +171,7 @@ identity_event = Table(
     Column("detail", Text, nullable=False),
     Column("refers", BigInteger, nullable=False),  # of `seen`: alarms up to here were looked at
     Index("identity_event_alarm", "alarm", "number"),
+    Index("identity_event_box", "box", "event", "at_ns"),
 )
 """What happened to claims, devices and certificates; nothing changes or deletes a row."""
 

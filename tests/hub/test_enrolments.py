@@ -1,5 +1,8 @@
 """Enrolment at the hub: who gets an identity, who is refused it, and what everybody hears of that."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from cryptography import x509
 from sqlalchemy import text
@@ -15,10 +18,20 @@ from edgegw.hub.identity_log import mark_seen
 from edgegw.hub.operate import OrderError
 from edgegw.hub.revocations import revoke_certificate, revoke_device
 from tests.hub.applicant import BRANCH, DAY_S, LIFE_S, NS, Applicant, Office
+from tests.hub.conftest import hashed_signatures
+from tests.hub.places import Place, SqlitePlace
 from tests.hub.simulated_box import BANK, SimulatedBox, new_key
 from tests.hub.world import NORTH, SOUTH, World, a_site
 
 EAST = "east"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """The hub's tables; on PostgreSQL one claim at two hubs is tried each time (test_enrolment_app)."""
+    with hashed_signatures():
+        is_sqlite = request.param == "sqlite"
+        yield SqlitePlace(tmp_path / "hub.db") if is_sqlite else request.getfixturevalue("lent")
 
 
 @pytest.fixture
