@@ -10,6 +10,7 @@ the ways in stay open over it. Leaves out everything that the parts do, and the 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -57,6 +58,7 @@ from edgegw.payments.site_health import SiteHealth, WatchingMeter
 from edgegw.payments.vault import SecretFileError
 from edgegw.payments.webhook_post import Postman
 from edgegw.payments.webhooks import Webhooks
+from edgegw.renewal import Renewal
 from edgegw.replica.copier import Copier
 from edgegw.retention import Retention
 from edgegw.running import RUNNING_NAME, Announcement, KeptWatch
@@ -87,8 +89,17 @@ class Front:
     """The ways in, the gateway service and the metrics of a box, from its start to its stop, over all its
     epochs."""
 
-    def __init__(self, box: Box, store: Store, reserve: Reserve, copier: Copier, held: Keys) -> None:
+    def __init__(
+        self,
+        box: Box,
+        store: Store,
+        reserve: Reserve,
+        copier: Copier,
+        held: Keys,
+        renewal: Renewal | None,
+    ) -> None:
         self._held = held
+        self._renewal = renewal
         self.metrics = Metrics()
         self.health = SiteHealth(**msgspec.structs.asdict(box.settings.site_health))
         self.watched = KeptWatch(Path(box.settings.data_dir))
@@ -104,7 +115,8 @@ class Front:
         self._mirrored: Mirrored | None = None
         self._gateway: Gateway | None = None
         self._servers: dict[str, Server] = {}
-        self._announcement = Announcement(box.settings, self._servers, copier.told)
+        certified = None if renewal is None else lambda: renewal.status
+        self._announcement = Announcement(box.settings, self._servers, copier.told, certified)
         self._now_ns: Callable[[], int] = lambda: 0
         self.backlog: Backlog | None = None
         """Counts the notices that wait."""
@@ -135,6 +147,7 @@ class Front:
             version=__version__,
         )
         self._gateway.replica = self._announcement.copy
+        self._gateway.certificate = self._announcement.certificate
         self._gateway.keystore = self._held.keystore
         self._gateway.webhook = self._held.webhook
         self._gateway.cards = self.vault.cards
@@ -208,6 +221,9 @@ class Front:
             ),
             "edgegw_window": lambda: gateway.book.window,
             "edgegw_site_version": lambda: gateway.book.site_version,
+            "edgegw_certificate_days": lambda: (
+                math.nan if self._renewal is None else self._renewal.status.days_left
+            ),
             "edgegw_disk_free_bytes": lambda: self._reserve.free_bytes,
             "edgegw_vault_open": lambda: int(self.vault.is_open),
         }
@@ -278,7 +294,10 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
         room_for_payments=reserve.room_for_payments,
         make_room=reserve.make_room,
     )
-    front = Front(box, opened.store, reserve, copier, held)
+    renewal = None if held.enrolled is None else Renewal(held.enrolled)
+    # It goes on over all epochs: without a certificate there is no line that could give the next one.
+    renewing = [] if renewal is None else [asyncio.create_task(_keep("renewal", renewal.run))]
+    front = Front(box, opened.store, reserve, copier, held, renewal)
     trouble = opened.trouble or replaced(own, held, opened.store)
     begun: Pen | None = None
     try:
@@ -297,6 +316,7 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
                 opened.disown()
                 trouble = found
     finally:
+        await _end(renewing)
         await front.close()
 
 

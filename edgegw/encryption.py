@@ -6,7 +6,7 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -28,9 +28,12 @@ def listener_of(tls: OptionalServerTls, where: str = "tls") -> TransportContext 
     return _context(where, tls)
 
 
-def line_of(tls: OptionalClientTls, where: str) -> TransportContext | None:
-    """What a line uses, None where it is plain; raises SettingsError. where: the table's name."""
-    return _context(where, tls)
+def line_of(
+    tls: OptionalClientTls, where: str, *, now_s: Callable[[], float] | None = None
+) -> TransportContext | None:
+    """What a line uses, None where it is plain; raises SettingsError. where: the table's name; now_s: as
+    `client_context` has it."""
+    return _context(where, tls, now_s=now_s)
 
 
 def own_listener_of(tls: OptionalServerTls, where: str) -> TransportContext | None:
@@ -56,12 +59,14 @@ def tls_faults(tables: Iterable[tuple[str, OptionalServerTls | OptionalClientTls
         yield from (f"{where}.{fault}" for fault in faults)
 
 
-def _context(where: str, tls: OptionalServerTls | OptionalClientTls) -> TransportContext | None:
+def _context(
+    where: str, tls: OptionalServerTls | OptionalClientTls, *, now_s: Callable[[], float] | None = None
+) -> TransportContext | None:
     if not is_encrypted(tls):
         return None
     try:
         if isinstance(tls, ServerTls):
             return server_context(tls)
-        return client_context(tls) if isinstance(tls, ClientTls) else None
+        return client_context(tls, now_s=now_s) if isinstance(tls, ClientTls) else None
     except TlsError as problem:
         raise SettingsError(where, [str(problem)]) from None

@@ -18,6 +18,7 @@ from edgegw.config.box import BoxSettings
 from edgegw.config.hub import HubSettings
 from edgegw.config.keys import KeysTable
 from edgegw.config.mirror import MirrorSettings
+from edgegw.tls_tables import ClientTls
 
 
 def keystore_of(settings: BoxSettings | HubSettings | MirrorSettings) -> Keystore:
@@ -66,6 +67,13 @@ def webhook_key_file(settings: BoxSettings) -> KeyFile:
     """The key that signs a box's posts to webhooks."""
     name = f"{settings.bank}/{settings.box}/webhook"
     return KeyFile("webhook_key_file", Path(settings.webhook_key_file), "webhook", name)
+
+
+def tls_key_file(settings: BoxSettings) -> KeyFile:
+    """The key of the certificate that enrolment gives a box; its line to the hub shows it."""
+    tls = settings.hub.tls
+    path = tls.key_file if isinstance(tls, ClientTls) else ""
+    return KeyFile("hub.tls.key_file", Path(path), "tls", f"{settings.bank}/{settings.box}/tls")
 
 
 def hub_key_file(settings: HubSettings) -> KeyFile:

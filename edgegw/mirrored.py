@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import structlog
@@ -56,13 +57,13 @@ class MirrorPeer(NamedTuple):
         return identity._replace(hub_key=self.key, tls=self.tls)
 
 
-def mirror_peer(settings: BoxSettings) -> MirrorPeer | None:
+def mirror_peer(settings: BoxSettings, *, now_s: Callable[[], float] | None = None) -> MirrorPeer | None:
     """The mirror, None where there is none; raises KeyFileError or SettingsError."""
     mirror = settings.mirror
     if not mirror.addresses:
         return None
     key = pinned_key("mirror.key", text=mirror.key, file=mirror.key_file)
-    return MirrorPeer(key, line_of(mirror.tls, "mirror.tls"))
+    return MirrorPeer(key, line_of(mirror.tls, "mirror.tls", now_s=now_s))
 
 
 class Mirrored:

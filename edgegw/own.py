@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import msgspec
 import structlog
 
 from edgegw import __version__
@@ -19,11 +20,13 @@ from edgegw.core import journal
 from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import ExchangeError
 from edgegw.encryption import line_of
+from edgegw.enrolment import Holder, certificate_files, hub_time_of
 from edgegw.errors import Behind, LedgerCorrupt
 from edgegw.key_places import checkpoint_key_file, device_key_file, keystore_of, webhook_key_file
 from edgegw.ledger.received import link_of
 from edgegw.ledger.start import Own
 from edgegw.ledger.store import Store
+from edgegw.machine import MachineClock
 from edgegw.mirrored import MirrorPeer, mirror_peer
 from edgegw.pinned import hub_key
 
@@ -42,6 +45,8 @@ class Keys(NamedTuple):
     tls: TransportContext | None
     keystore: Keystore = OPEN_FILES
     """What opens the keys of the ways in."""
+    enrolled: Holder | None = None
+    """None for a box that renews no certificate."""
 
 
 def load_keys(settings: BoxSettings) -> Keys:
@@ -54,8 +59,15 @@ def load_keys(settings: BoxSettings) -> Keys:
         make_signing_key(keystore, of_checkpoints)
     checkpoint = open_signing_key(keystore, of_checkpoints)
     webhook = load_webhook_key(keystore, webhook_key_file(settings))
-    tls = line_of(settings.hub.tls, "hub.tls")
-    return Keys(device, checkpoint, hub_key(settings), mirror_peer(settings), webhook, tls, keystore)
+    hub, time = hub_key(settings), None
+    if settings.enrolment is not msgspec.UNSET:
+        certificate_files(settings).finish()
+        time = hub_time_of(settings, MachineClock())
+    now_s = None if time is None else time.now_s
+    tls = line_of(settings.hub.tls, "hub.tls", now_s=now_s)
+    enrolled = None if time is None else Holder(settings, keystore, hub, time)
+    mirror = mirror_peer(settings, now_s=now_s)
+    return Keys(device, checkpoint, hub, mirror, webhook, tls, keystore, enrolled)
 
 
 def tell_of_places(keystore: Keystore) -> None:

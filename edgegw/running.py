@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from edgegw.config.box import BoxSettings
-from edgegw.payments.http_api.bodies import Replica
+from edgegw.payments.http_api.bodies import Certificate, Replica
 from edgegw.payments.protocols import Server
 from edgegw.payments.site_health import Watch
 from edgegw.uplink.line import Line
@@ -47,16 +47,23 @@ class RunningBox(msgspec.Struct, frozen=True):
     """None without a mirror."""
     replica: Replica | None = None
     """How the copy of the ledger's file is; None where the settings want none."""
+    certificate: Certificate | None = None
+    """How the box's own certificate is; None where the settings name no enrolment."""
 
 
 class Announcement:
     """Says beside the ledger what runs here; written when it changes, and gone when the box has stopped."""
 
     def __init__(
-        self, settings: BoxSettings, servers: Mapping[str, Server], told: Callable[[], object] | None
+        self,
+        settings: BoxSettings,
+        servers: Mapping[str, Server],
+        told: Callable[[], object] | None,
+        certified: Callable[[], object] | None,
     ) -> None:
         self._path = Path(settings.data_dir) / RUNNING_NAME
         self._told = told
+        self._certified = certified
         self._box = settings.box
         self._servers = servers
         self._said: RunningBox | None = None
@@ -66,6 +73,12 @@ class Announcement:
     def copy(self) -> Replica | None:
         """How the copy is; None where the settings want none."""
         return None if self._told is None else msgspec.convert(self._told(), Replica)
+
+    def certificate(self) -> Certificate | None:
+        """How the box's own certificate is; None where the settings name no enrolment."""
+        if self._certified is None:
+            return None
+        return msgspec.convert(self._certified(), Certificate, from_attributes=True)
 
     def write(self, line: Line | None, mirror: MirrorWord | None) -> None:
         """Say it again if something changed; a disk that takes no file is said in the log alone."""
@@ -82,6 +95,7 @@ class Announcement:
             lacking=from_hub if mirror is None else max(from_hub, mirror.coming_back),
             mirror=mirror,
             replica=self.copy(),
+            certificate=self.certificate(),
         )
         if running == self._said:
             return

@@ -7,7 +7,7 @@ the signature and the signature: those three are exchanged, and `sm.sm2` signs a
 import datetime
 import hashlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from edgegw.access.certificate_keys import make_certificate_key
+from edgegw.core.enrolment import Kind
+from edgegw.hub.certificates import make_authority, pem_of
 from edgegw.sm import sm2
 
 # SEQUENCE { 1.2.156.10197.1.501 }: SM2 with SM3.
@@ -212,3 +215,15 @@ def _wrapped(tag: int, body: bytes) -> bytes:
         return bytes([tag, size]) + body
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
     return bytes([tag, 0x80 | len(length)]) + length + body
+
+
+def authority_for(kind: Kind) -> Callable[[bytes], bytes]:
+    """A CA that certifies public keys (SubjectPublicKeyInfo) of one kind, in PEM."""
+    at_s = int(AT.timestamp())
+    ca = make_authority(make_certificate_key(kind), name="test", at_s=at_s, ends_s=at_s + 10**9)
+
+    def issue(public: bytes) -> bytes:
+        uri = "edgegw://b1/box-1"
+        return pem_of(ca.issue(public, name="box", uri=uri, at_s=at_s, ends_s=at_s + 10**8))
+
+    return issue

@@ -72,6 +72,8 @@ class EchoServer:
         self.port = port
         self.url = f"https://localhost:{port}/"
         self.taken: list[int] = []
+        self.shown: list[bytes | None] = []
+        """The certificate of each request's client, DER."""
 
 
 @asynccontextmanager
@@ -83,6 +85,7 @@ async def echo_server(context: TransportContext, *, host: str = "127.0.0.1") -> 
         server.taken.append(len(body))
         assert request.transport is not None
         line = request.transport.get_extra_info("ssl_object")
+        server.shown.append(line.getpeercert(binary_form=True))
         said = [line.version(), line.cipher()[0], getattr(line, "group", "")]
         uris = certified_uris(request.transport) or ()
         return web.Response(body=body, headers={"Line": " ".join(said), "Uris": " ".join(uris)})

@@ -141,7 +141,8 @@ def test_a_whole_file_of_defaults_is_what_the_defaults_are(tmp_path: Path) -> No
     tables: dict[str, list[str]] = {}
     for option in options_of(BoxSettings):
         table, _, name = option.name.rpartition(".")
-        if option.default and "hub" not in table and "[]" not in table and not table.endswith(".tls"):
+        optional = table.endswith(".tls") or table == "enrolment"
+        if option.default and "hub" not in table and "[]" not in table and not optional:
             tables.setdefault(table, []).append(f"{name} = {option.default}")
     top, rest = tables.pop(""), tables
     text = "\n".join(top) + BOX + "".join(f"[{table}]\n" + "\n".join(o) + "\n" for table, o in rest.items())

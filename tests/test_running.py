@@ -18,7 +18,7 @@ def test_nothing_is_said_before_every_way_in_is_open(tmp_path: Path) -> None:
     """A box that read a long ledger first said "open" without an address, a second after its start."""
     settings = BoxSettings(bank="b1", box="box-1", hub=HubTable(addresses=()), data_dir=str(tmp_path))
     servers: dict[str, Listening] = {}
-    announcement = Announcement(settings, servers, None)  # type: ignore[arg-type]
+    announcement = Announcement(settings, servers, None, None)  # type: ignore[arg-type]
     announcement.write(None, None)
     assert list(tmp_path.iterdir()) == []
     servers["http"] = Listening()

@@ -50,7 +50,7 @@ class HubTime:
 
     def now_s(self) -> float:
         """Unix seconds."""
-        word, wall_s = self._word, self._clock.wall_ns() / _S
+        word, wall_s = self._word, self.machine_s
         if word is None:
             return wall_s
         passed_s = self._clock.mono_ns() / _S - word.mono_s
@@ -59,9 +59,19 @@ class HubTime:
         return max(wall_s, word.hub_s)
 
     @property
+    def machine_s(self) -> float:
+        """What the machine's clock says, Unix seconds."""
+        return self._clock.wall_ns() / _S
+
+    @property
     def machine_ahead_s(self) -> float:
         """How far the machine's clock is ahead of this time; negative: behind."""
-        return self._clock.wall_ns() / _S - self.now_s()
+        return self.machine_s - self.now_s()
+
+    def at_least(self, hub_s: float) -> None:
+        """Take a word of the hub's that may be old; raises KeyFileError as `heard` does."""
+        if hub_s > self.now_s():
+            self.heard(hub_s)
 
     def heard(self, hub_s: float) -> None:
         """Take the hub's fresh word, earlier than the one before or not; raises KeyFileError where it cannot

@@ -65,7 +65,7 @@ def write_new_file(path: Path, body: bytes, *, mode: int) -> None:
             os.link(draft, path)  # unlike a rename, a link never replaces
         finally:
             draft.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except FileExistsError:
         raise KeyFileError(
             path, "exists already", hint="a key is never overwritten: move it away first"
@@ -83,7 +83,7 @@ def replace_key_file(path: Path, body: bytes) -> None:
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as problem:
         raise KeyFileError(path, f"cannot be written ({problem.strerror})", hint="mend the folder") from None
 
@@ -97,7 +97,7 @@ def remove_key_file(path: Path) -> None:
     """Take the file away for good, if it is there; raises KeyFileError."""
     try:
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as problem:
         raise KeyFileError(path, f"cannot be removed ({problem.strerror})", hint="mend the folder") from None
 
@@ -106,9 +106,28 @@ def rename_key_file(path: Path, to: Path) -> None:
     """Give the file another name in its folder, whole and for good; raises KeyFileError."""
     try:
         path.rename(to)
-        _sync_folder(to.parent)
+        sync_folder(to.parent)
     except OSError as problem:
         raise KeyFileError(path, f"cannot be renamed ({problem.strerror})", hint="mend the folder") from None
+
+
+def shred_key_file(path: Path) -> None:
+    """Overwrite the file and take it away, if it is there; raises KeyFileError. What the medium keeps of
+    what was overwritten is the medium's."""
+    try:
+        with path.open("r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            file.write(bytes(size))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        return
+    except OSError as problem:
+        raise KeyFileError(
+            path, f"cannot be overwritten ({problem.strerror})", hint="mend the folder"
+        ) from None
+    remove_key_file(path)
 
 
 def _write_synced(path: Path, body: bytes, *, mode: int) -> None:
@@ -119,7 +138,8 @@ def _write_synced(path: Path, body: bytes, *, mode: int) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """What was renamed, made or removed in the folder outlives a power cut; raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

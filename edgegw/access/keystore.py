@@ -28,6 +28,7 @@ from edgegw.access.key_files import (
     remove_key_file,
     rename_key_file,
     replace_key_file,
+    shred_key_file,
     write_new_file,
 )
 from edgegw.access.places import SECRET_BYTES_MAX, Place, PlaceRefuses
@@ -138,6 +139,17 @@ class Keystore:
             if self._secrets(to) != (kek,):
                 self._write_slot(to, (kek,))
         return [key.path for key in every]
+
+    def destroy(self, keys: Iterable[KeyFile]) -> list[Path]:
+        """Take away every key, and every KEK first: without those a sealed key opens nowhere. Safe to repeat.
+        Returns what was there; raises KeyFileError."""
+        slots = [self._slot(place) for place in self._places]
+        files = [*slots, *(path for key in keys for path in (key.path, *drafts_of(key.path)))]
+        there = [path for path in files if path.exists()]
+        for path in there:
+            shred_key_file(path)
+        self._keks.clear()
+        return there
 
     def _remove_drafts(self, keys: Iterable[KeyFile]) -> None:
         """What a process that was killed has left half-written; raises KeyFileError."""

@@ -404,7 +404,7 @@ def _revocations(files: _Files) -> Revocations | None:
             found = _certificates(files.authority_option, files.authority)
         except TlsError as problem:
             raise CrlError(str(problem)) from None
-        return [one for one in found if _is_sm2(one) == of_sm2]
+        return [one for one in found if is_sm2(one) == of_sm2]
 
     try:
         return Revocations(
@@ -505,14 +505,14 @@ def _check_key_file(path: str) -> None:
 
 def _check_kind(files: _Files, certificate: x509.Certificate) -> None:
     """SM2's certificates belong to SM2's profiles and no other."""
-    is_sm2 = _is_sm2(certificate)
-    if is_sm2 != (files.profile in SM2_PROFILES):
-        has, fits = ("on the curve of SM2", "gm or gm-pq") if is_sm2 else ("not one of SM2", "intl or pq")
+    of_sm2 = is_sm2(certificate)
+    if of_sm2 != (files.profile in SM2_PROFILES):
+        has, fits = ("on the curve of SM2", "gm or gm-pq") if of_sm2 else ("not one of SM2", "intl or pq")
         raise TlsError(
             f"certificate_file = {files.certificate}: its key is {has}, and profile = {files.profile}; give"
             f" another certificate, or profile {fits}"
         )
-    if is_sm2 and certificate.signature_algorithm_oid.dotted_string != _SM2_SIGNATURE:
+    if of_sm2 and certificate.signature_algorithm_oid.dotted_string != _SM2_SIGNATURE:
         raise TlsError(
             f"certificate_file = {files.certificate}: it is not signed with SM2 and SM3; profile ="
             f" {files.profile} needs a CA of SM2"
@@ -522,7 +522,7 @@ def _check_kind(files: _Files, certificate: x509.Certificate) -> None:
 def _check_authorities(files: _Files, authorities: list[x509.Certificate]) -> None:
     """One of another kind certifies nobody whom the profile takes."""
     of_sm2 = files.profile in SM2_PROFILES
-    if all(_is_sm2(authority) != of_sm2 for authority in authorities):
+    if all(is_sm2(authority) != of_sm2 for authority in authorities):
         has = "no CA with a key of SM2" if of_sm2 else "no CA but with a key of SM2"
         raise TlsError(
             f"{files.authority_option} = {files.authority}: it holds {has}, and profile = {files.profile};"
@@ -530,7 +530,8 @@ def _check_authorities(files: _Files, authorities: list[x509.Certificate]) -> No
         )
 
 
-def _is_sm2(certificate: x509.Certificate) -> bool:
+def is_sm2(certificate: x509.Certificate) -> bool:
+    """Whether a certificate is for a key of SM2, rather than of another curve or RSA."""
     return _SM2_KEY in certificate.tbs_certificate_bytes
 
 

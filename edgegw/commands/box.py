@@ -29,11 +29,13 @@ from edgegw.errors import OperatingError
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from edgegw.payments.http_api.bodies import Replica
+    from edgegw.payments.http_api.bodies import Certificate, Replica
     from edgegw.running import RunningBox
     from edgegw.uplink.status import MirrorWord
 
 ANSWER_TIMEOUT_S = 5.0
+CLOCK_S_MAX = 300
+"""Wrong by more, a clock is a person's to set."""
 
 token_option = click.option(
     "--token",
@@ -129,6 +131,8 @@ class Report(msgspec.Struct, kw_only=True):
     """The running box's word on its mirror."""
     replica: Replica | None = None
     """The running box's word on the copy of its ledger's file."""
+    certificate: Certificate | None = None
+    """The running box's word on its own certificate."""
     replica_drill: dict[str, Any] = {}
     """What the last restore drill of that copy found."""
     needs: list[Need] = []
@@ -227,7 +231,13 @@ def _needs(report: Report) -> Iterator[Need]:
             f"the clock is too far beyond the last cut-off: window {report.window} does not close by itself",
             "Set the clock right; where it is right, close the window: `edgegw window close --date DATE`.",
         )
-    mirror, copy = report.mirror, report.replica
+    mirror, copy, certificate = report.mirror, report.replica, report.certificate
+    if certificate is not None and certificate.state in ("ended", "refused"):
+        problem = certificate.problem or "it has ended, and the centre was not reached since"
+        yield Need("certificate", f"{certificate.state}: {problem}", certificate.hint)
+    if certificate is not None and abs(certificate.clock_ahead_s) > CLOCK_S_MAX:
+        ahead = f"the machine's clock is {certificate.clock_ahead_s} s ahead of the centre's time"
+        yield Need("clock", ahead, "Set the machine's clock.")
     if mirror is not None and mirror.hint:
         yield Need("mirror", f"{mirror.durability}: {mirror.said or mirror.reason}", mirror.hint)
     if copy is not None and copy.alarm and not copy.malformed:
@@ -254,7 +264,7 @@ def _ask_running(directory: Path, token: str, tls: SSLContext | None, report: Re
         report.mode, report.mode_reason = running.mode, running.line.partition(": ")[2]
         report.hint = HINTS.get(Mode(running.mode), "")
     report.mirror, report.lacking = running.mirror, running.lacking
-    report.replica = running.replica
+    report.replica, report.certificate = running.replica, running.certificate
     report.hub_address, report.hubs_said = running.hub_address, running.hubs_said
     for address in running.addresses.get("http", ()):
         try:
@@ -342,6 +352,9 @@ def _show(report: Report) -> None:
     rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}
     rows |= {"line": report.line, "hub in use": report.hub_address}
     rows |= _mirror_rows(report) | _copy_rows(report)
+    if report.certificate is not None:
+        until = f"until {_at(report.certificate.ends_s)}, {report.certificate.days_left:.1f} days"
+        rows["certificate"] = f"{report.certificate.state}, {until}"
     rows |= {f"hub {address}": problem for address, problem in report.hubs_said.items()}
     rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
     for name, value in rows.items():

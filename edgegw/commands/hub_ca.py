@@ -322,6 +322,8 @@ def _document(
         addresses=table.addresses,
         profile="plain" if table.tls is msgspec.UNSET else table.tls.profile,
         server_name=table.server_name,
+        line=table.line,
+        line_profile="" if settings.tls is msgspec.UNSET else settings.tls.profile,
         hub_key=open_signing_key(keystore, hub_key_file(settings)).public.text(),
         authorities=tuple(base64.b64encode(one.der).decode() for one in authorities.values()),
         expires_at_s=expires_at_s,

@@ -19,7 +19,18 @@ from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated, with_paths
 from edgegw.config.replica import ReplicaTable, faults_of
 from edgegw.core.journal import sm3
-from edgegw.tls_tables import OptionalClientTls, OptionalServerTls, ServerTls, client_faults, server_faults
+from edgegw.tls_tables import (
+    HOST_PATTERN,
+    PLAIN,
+    ClientTls,
+    OptionalClientTls,
+    OptionalServerTls,
+    Profile,
+    ServerTls,
+    client_faults,
+    is_encrypted,
+    server_faults,
+)
 
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}\Z"
 
@@ -53,6 +64,29 @@ class HubTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, msgspec.Meta(description="File with the hub's pinned public key, one line; or give key.")
     ] = ""
     tls: OptionalClientTls = msgspec.UNSET
+
+
+class EnrolmentTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[enrolment]`: where the hub certifies this box; with it, the box renews its certificate by itself."""
+
+    addresses: Annotated[
+        tuple[Annotated[str, msgspec.Meta(pattern=r"^https://[^\s/]+/?\Z")], ...],
+        msgspec.Meta(
+            min_length=1, description="URLs of the hub's enrolment, https://host:port, tried in order."
+        ),
+    ]
+    profile: Profile
+    server_name: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=HOST_PATTERN,
+            description="The name or IP address that the certificate there must have; without it, the host of"
+            " the address.",
+        ),
+    ] = ""
+    branch: Annotated[
+        str, msgspec.Meta(max_length=64, description="Where the box stands; only a claim for it is good.")
+    ] = ""
 
 
 class LineTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -278,6 +312,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = "secrets/vault"
     keys: KeysTable = KeysTable()
+    enrolment: EnrolmentTable | msgspec.UnsetType = msgspec.UNSET
     line: LineTable = LineTable()
     mirror: MirrorTable = MirrorTable()
     replica: ReplicaTable = ReplicaTable()
@@ -357,6 +392,7 @@ def _faults(settings: BoxSettings) -> list[str]:
         faults.append("hub.key, hub.key_file: give one of them, the hub's public key or its file")
     faults += _address_faults("hub", hub.addresses, hub.tls)
     faults += _mirror_faults(settings.mirror)
+    faults += _enrolment_faults(settings)
     faults += faults_of(settings.replica, data_dir=settings.data_dir)
     faults += [
         f"notices.networks_barred = {network}: it is no network; write it as 10.0.0.0/8"
@@ -368,6 +404,22 @@ def _faults(settings: BoxSettings) -> list[str]:
             f"anchor_dir = {settings.anchor_dir}: it is data_dir as well; what is kept outside the ledger"
             " needs a place of its own"
         )
+    return faults
+
+
+def _enrolment_faults(settings: BoxSettings) -> list[str]:
+    table, tls = settings.enrolment, settings.hub.tls
+    if table is msgspec.UNSET:
+        return []
+    faults = [
+        f"enrolment.addresses = {url}: its port is no number from 1 to 65535"
+        for url in table.addresses
+        if not has_port(url)
+    ]
+    if table.profile == PLAIN:
+        faults.append("enrolment.profile = plain: nothing but TLS proves the hub; give intl, pq, gm or gm-pq")
+    if not isinstance(tls, ClientTls) or not is_encrypted(tls):
+        faults.append("enrolment: it certifies the line's key; give [hub.tls] with its profile and files")
     return faults
 
 

@@ -76,6 +76,14 @@ class EnrolmentTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             max_length=8, description="The URLs of it that claims tell the boxes, https://host:port each."
         ),
     ] = ()
+    line: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(
+            max_length=8,
+            description="The URLs of the exchange itself that claims tell the boxes: one without settings"
+            " writes its own.",
+        ),
+    ] = ()
     server_name: Annotated[
         str,
         msgspec.Meta(
@@ -186,6 +194,9 @@ def _enrolment_faults(table: EnrolmentTable | msgspec.UnsetType) -> Iterator[str
         file = table.tls.client_ca_file
         yield f"{where}.client_ca_file = {file}: who enrols has no certificate yet; drop it"
     scheme = "https" if is_encrypted(table.tls) else "http"
+    for url in table.line:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc or not has_port(url):
+            yield f"enrolment.line = {url}: it is no address; write https://host:port"
     for url in table.addresses:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc or not has_port(url):
             yield f"enrolment.addresses = {url}: it is no address; write {scheme}://host:port"

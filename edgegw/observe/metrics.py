@@ -45,6 +45,7 @@ GAUGES: Final[dict[str, str]] = {
     "edgegw_replica_restarts": "How often litestream has ended by itself since the box's start.",
     "edgegw_replica_drill_well": "1 if the last restore drill found the copy well, else 0.",
     "edgegw_replica_drill_age_seconds": "How long ago the copy was last restored and checked; NaN for never.",
+    "edgegw_certificate_days": "Days until the box's own certificate ends; NaN without enrolment.",
     "edgegw_disk_free_bytes": "Free bytes on the ledger's disk.",
     "edgegw_vault_open": "1 while payments with a card are decided, 0 while the vault is lost or failed.",
 }

@@ -34,7 +34,7 @@ from edgegw.payments.notices import position
 from edgegw.payments.problems import Unanswered
 
 if TYPE_CHECKING:
-    from edgegw.payments.http_api.bodies import Replica
+    from edgegw.payments.http_api.bodies import Certificate, Replica
 
 BATCH_MAX: Final = 8_190
 WAITING_MAX: Final = 32_768
@@ -159,6 +159,8 @@ class Gateway:
         """How the copy of the ledger's file is."""
         self.cards: CardVault = NoVault()
         """What gives cards their tokens."""
+        self.certificate: Callable[[], Certificate | None] = lambda: None
+        """How the box's own certificate is."""
         self.keystore = OPEN_FILES
         """What opens the files of the keys that ways in need."""
         self.webhook: WebhookKey | None = None

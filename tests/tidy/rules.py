@@ -41,7 +41,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
     "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
-    "key_places": frozenset({"config", "access"}),
+    "key_places": frozenset({"config", "access", "tls_tables"}),
     "machine": frozenset(),
     "card_vault": frozenset({"core", "errors", "config", "access", "payments"}),
     "authorities": frozenset({"core", "config", "access", "key_places", "hub"}),
@@ -60,8 +60,12 @@ LAYERS: dict[str, frozenset[str]] = {
             "uplink",
         }
     ),
+    "enrolment": frozenset({"core", "errors", "config", "access", "key_places", "tls_tables"}),
+    "factory_reset": frozenset({"config", "access", "ledger", "enrolment"}),
+    "renewal": frozenset({"core", "errors", "access", "enrolment"}),
     "own": frozenset(
-        {"core", "errors", "config", "access", "ledger", "key_places", "pinned", "mirrored", "encryption"}
+        {"enrolment", "machine"}
+        | {"core", "errors", "config", "access", "ledger", "key_places", "pinned", "mirrored", "encryption"}
     ),
     "mirror": frozenset({"core", "errors", "access", "ledger", "exchange_http"}),
     "demo": frozenset({"core", "errors", "access", "config"}),
@@ -91,6 +95,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "machine",
             "mirrored",
             "own",
+            "renewal",
             "retention",
             "running",
         }

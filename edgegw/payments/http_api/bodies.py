@@ -550,6 +550,21 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     drill_problem: str
 
 
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """The box's own certificate, which the centre gives and renews."""
+
+    state: str
+    """`well`, `due` for renewal, `ended`, or `refused` by the centre: then only a person mends it."""
+    ends_s: int
+    """Seconds since 1970."""
+    days_left: float
+    problem: str
+    """Why the last renewal failed; "" where none did."""
+    hint: str
+    clock_ahead_s: int
+    """How far the machine's clock is ahead of the centre's time; negative: behind."""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How the box is."""
 
@@ -577,6 +592,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The public Ed25519 key of posts to webhooks, as Standard Webhooks writes it (`whpk_...`)."""
     replica: Replica | None
     """The copy for the day the box burns; null where the box's settings want none."""
+    certificate: Certificate | None
+    """Null where the box's settings name no enrolment."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

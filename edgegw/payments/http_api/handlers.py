@@ -346,6 +346,7 @@ class Handlers:
             queue_depth=gateway.queue_depth,
             webhook_key="" if gateway.webhook is None else gateway.webhook.text,
             replica=gateway.replica(),
+            certificate=gateway.certificate(),
         )
         return Reply(200, _encode(status))
 

@@ -1,0 +1,74 @@
+"""Lists of revoked certificates (CRLs), as they come from a CA: checked before they replace the ones held.
+
+A list counts that a known CA has signed and that is not older than the one held. Leaves out fetching them
+(`edgegw.renewal`) and refusing by them (`access.tls`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from edgegw.access.key_files import replace_key_file
+from edgegw.access.tls import is_sm2
+from edgegw.sm import sm2
+from edgegw.sm.libcrypto import POINT_BYTES, SPKI_HEAD
+
+_BEGIN: Final = b"-----BEGIN X509 CRL-----"
+
+
+def keep_lists(path: Path, lists: Sequence[bytes], *, ca_file: Path) -> float:
+    """Write those of these CRLs (DER) that the CAs in ca_file have signed, as PEM; when the newest was made,
+    Unix seconds. Raises ValueError for one that is no list or older than the one held, KeyFileError where it
+    cannot be kept."""
+    try:
+        authorities = x509.load_pem_x509_certificates(ca_file.read_bytes())
+    except OSError as problem:
+        raise ValueError(f"{ca_file} cannot be read ({problem.strerror})") from None
+    kept = {_whose(one): one for one in _held(path)}
+    for der in lists:
+        fresh = x509.load_der_x509_crl(der)
+        issuer = _whose(fresh)
+        if not any(ca.subject == fresh.issuer and _is_signed(fresh, ca) for ca in authorities):
+            continue
+        if issuer in kept and fresh.last_update_utc < kept[issuer].last_update_utc:
+            raise ValueError(f"the list of {fresh.last_update_utc} is older than the one held")
+        kept[issuer] = fresh
+    if not kept:
+        raise ValueError("none of the lists is signed by a CA of this box's")
+    pem = b"".join(one.public_bytes(Encoding.PEM) for one in kept.values())
+    if not path.exists() or path.read_bytes() != pem:
+        replace_key_file(path, pem)
+    return max(one.last_update_utc.timestamp() for one in kept.values())
+
+
+def _held(path: Path) -> list[x509.CertificateRevocationList]:
+    """The lists of a file; none where there is no file, or an unreadable one."""
+    try:
+        parts = path.read_bytes().split(_BEGIN)[1:]
+        return [x509.load_pem_x509_crl(_BEGIN + part) for part in parts]
+    except (OSError, ValueError):
+        return []
+
+
+def _whose(crl: x509.CertificateRevocationList) -> tuple[bytes, str]:
+    """The CA's name and kind: a bank's two CAs may have one name."""
+    return crl.issuer.public_bytes(), crl.signature_algorithm_oid.dotted_string
+
+
+def _is_signed(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    if not is_sm2(authority):
+        key = authority.public_key()
+        return isinstance(key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(key)
+    body = authority.tbs_certificate_bytes
+    start = body.index(SPKI_HEAD) + len(SPKI_HEAD)
+    try:
+        public = sm2.PublicKey(body[start : start + POINT_BYTES])
+        return public.verify(crl.tbs_certlist_bytes, sm2.from_der(crl.signature))
+    except ValueError:
+        return False

@@ -1,0 +1,159 @@
+"""`edgegw factory-reset`: a technician takes a box's identity and data away, so that it can be enrolled
+anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgegw.commands.enroll import config_option
+from edgegw.commands.settings import protocol_shapes
+from edgegw.config.box import Box, load_box
+from edgegw.config.options import SettingsError
+from edgegw.errors import OperatingError
+
+if TYPE_CHECKING:
+    from edgegw.access.keystore import KeyFile
+    from edgegw.ledger.store import Store
+
+
+@click.command("factory-reset")
+@config_option
+@click.option(
+    "--exported",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What `edgegw journal export` wrote of an epoch that the centre does not have; once for each.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def factory_reset(settings: Path, exported: tuple[Path, ...], yes: bool) -> None:
+    """Destroy a box's keys, ledger, anchor and certificates, and tell the centre; its settings stay.
+
+    Refused while the box runs, and while its ledger has what the centre does not: records without its
+    cosignature, payments that wait for its word. Bring the line up first, or export each such epoch
+    (`edgegw journal export`) to another medium and name the files with --exported: they are verified, and
+    the centre takes them with `edgegw order take-journal`.
+
+    Example: edgegw factory-reset --config box.toml --exported /media/usb/box-1.journal
+    """
+    from edgegw.factory_reset import destroy_keys, forget
+    from edgegw.key_places import keystore_of
+    from edgegw.ledger.boot import LedgerLock
+
+    box = load_box(settings, protocol_shapes())
+    data = Path(box.settings.data_dir)
+    data.mkdir(parents=True, exist_ok=True)
+    lock = LedgerLock(data)
+    try:
+        _check(box, settings, exported)
+        if not yes:
+            click.confirm(f"Destroy keys and data of {box.settings.bank}/{box.settings.box}?", abort=True)
+        click.echo(_left(box))
+        destroyed = destroy_keys(box.settings, keystore_of(box.settings), _keys(box))
+        forget(box.settings)
+    finally:
+        lock.release()
+    click.echo(f"{len(destroyed)} files of keys are overwritten and removed.")
+    click.echo("Ledger, anchor and certificates are gone.")
+    for target in box.settings.replica.targets:
+        click.echo(f"The copy at the replica's target {target.name} stays: take it away there.")
+    click.echo(f"Tick `reset`. {settings} stays; for another box's claim, remove it. Next: edgegw enroll.")
+
+
+def _check(box: Box, source: Path, exported: Sequence[Path]) -> None:
+    """Raise OperatingError where something would be lost that nobody else has."""
+    from edgegw.commands.ledger import open_reader, read_book
+    from edgegw.factory_reset import lacking
+    from edgegw.ledger.boot import LEDGER_NAME
+
+    settings = box.settings
+    if not (Path(settings.data_dir) / LEDGER_NAME).exists():
+        return
+    with open_reader(Path(settings.data_dir)) as store:
+        book, _ = read_book(store, bank=settings.bank, box=settings.box)
+        found = lacking(store, stand_ins=len(list(book.stand_ins.items())))
+        proven = set(_proven(box, store, exported))
+        left = [one for one in found if (one.head.epoch, one.head.size, one.head.root) not in proven]
+    if left:
+        raise OperatingError(
+            "only this box has it: " + "; ".join(map(str, left)),
+            hint="Let it reach the centre (`edgegw status` counts down). Where that cannot be:"
+            f" edgegw journal export {source} --epoch {left[0].head.epoch} --output FILE on another medium,"
+            " then the same command with --exported FILE.",
+        )
+
+
+def _proven(box: Box, store: Store, exported: Sequence[Path]) -> Iterator[tuple[int, int, bytes]]:
+    """Epoch, size and root of each export, verified by the epoch's own key; raises SettingsError."""
+    from edgegw import verifier
+    from edgegw.core.journal import journal_origin
+    from edgegw.ledger.received import link_of
+    from edgegw.pinned import hub_key
+
+    hub, data = hub_key(box.settings), Path(box.settings.data_dir).resolve()
+    for file in exported:
+        if data in file.resolve().parents:
+            raise SettingsError("--exported", [f"{file} lies in {data}, which is emptied: copy it elsewhere"])
+        for head in store.heads():
+            origin = journal_origin(bank=box.settings.bank, box=box.settings.box, epoch=head.epoch)
+            box_key = verifier.key_of(link_of(store, head.epoch, None, hub_key=hub).key)
+            try:
+                figures, *_ = verifier.verify_journal(str(file), verifier.Keys((box_key,), None))
+            except (verifier.Unverified, verifier.Usage):
+                continue
+            if figures["origin"] == origin and figures["size"] == head.size:
+                yield head.epoch, head.size, bytes.fromhex(str(figures["root"]))
+                break
+        else:
+            raise SettingsError(
+                "--exported", [f"{file} is no whole export of an epoch of this ledger: export it again"]
+            )
+
+
+def _left(box: Box) -> str:
+    """Tell the hub that the identity is given up, if it can be reached; what is to be said of that."""
+    import msgspec
+
+    from edgegw.access.key_files import KeyFileError
+    from edgegw.access.places import PlaceAway
+    from edgegw.core.enrolment import EnrolmentError
+    from edgegw.enrolment import EnrolmentRefused, Holder, hub_time_of, leave, where_of
+    from edgegw.key_places import keystore_of
+    from edgegw.machine import MachineClock
+    from edgegw.pinned import hub_key
+
+    settings = box.settings
+    ask = f"have the centre revoke it: edgegw hub ca revoke {settings.box}"
+    if settings.enrolment is msgspec.UNSET:
+        return f"This box was not enrolled; its key is pinned in the hub's settings: {ask}"
+    try:
+        where, time = where_of(settings), hub_time_of(settings, MachineClock())
+        holder = Holder(settings, keystore_of(settings), hub_key(settings), time)
+        if where is not None:
+            asyncio.run(leave(holder, where=where))
+    except EnrolmentRefused as problem:
+        return f"This identity counts no more already: {problem}"
+    except (OperatingError, KeyFileError, PlaceAway, EnrolmentError, SettingsError) as problem:
+        return f"The centre does not know yet that this identity is given up ({problem}): {ask}"
+    return "The centre has revoked this identity."
+
+
+def _keys(box: Box) -> Iterator[KeyFile]:
+    """Every private key of the box and its ways in; raises SettingsError."""
+    from edgegw import key_places
+    from edgegw.payments import protocols
+    from edgegw.payments.vault import SecretFileError
+
+    yield key_places.device_key_file(box.settings)
+    yield key_places.checkpoint_key_file(box.settings)
+    yield key_places.webhook_key_file(box.settings)
+    known = protocols.discover()
+    for name, options in box.protocols.items():
+        try:
+            yield from known[name].key_files(options)
+        except SecretFileError as problem:
+            raise SettingsError(f"[{name}]", [str(problem)]) from None
