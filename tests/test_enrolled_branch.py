@@ -75,7 +75,6 @@ class RunningBox:
                     return
                 assert self._task is not None
                 assert not self._task.done(), self._task
-                await asyncio.sleep(0.02)
 
 
 class Town:
