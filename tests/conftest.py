@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import compiled_sql
 from tests.postgres_server import end_server, fast_folder
 
 # The same cases on every run: what is red here is red everywhere. Machines are busy: no deadline per case.
@@ -23,6 +24,8 @@ settings.load_profile("default")
 # A COMMIT on a disk that others use takes a tenth of a second or a whole one, and tests make thousands.
 if (memory := fast_folder()) is not None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
+
+compiled_sql.share()
 
 LOCKS = "EDGEGW_TESTS_LOCKS"
 MAIN_PID = "EDGEGW_TESTS_MAIN_PID"

@@ -348,6 +348,7 @@ def test_a_shell_that_allows_few_descriptors_does_not_limit_the_box(branch: Bran
     """The usual 1,024 are fewer than the connections that the ways in take; then nothing opens any more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     branch.write_box(("127.0.0.1:1",))
+    branch.process = Process
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
         branch.start_box(ready=False)

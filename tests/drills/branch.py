@@ -1,83 +1,26 @@
 """A bank in a folder for one drill: hub and box as real processes, a till that keeps every answer, and disks
 that are copied, put back and taken away.
-
-Processes are forked from a server that has imported the product already: a start takes some 100 ms.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
-import os
 import random
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import edgegw.__main__
 from tests.mirror.branch import MirroredBranch
-from tests.processes import START_SECONDS, Branch, Process
+from tests.processes import START_SECONDS, Branch
 from tests.waiting import wait_until
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["edgegw.__main__", "edgegw.app", "edgegw.hub.app", "edgegw.hub.database", "edgegw.payments.protocols"]
-)
-
-
-def _command(words: tuple[str, ...], folder: str, log: str) -> None:
-    """In the child: be the command."""
-    os.chdir(folder)
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(stream, 1)
-    os.dup2(stream, 2)
-    sys.argv = ["edgegw", *words]
-    edgegw.__main__.main(list(words), prog_name="edgegw")
-
-
-class ForkedProcess(Process):
-    """`edgegw` with these words, from the server that has imported it."""
-
-    def __init__(self, *words: str, folder: Path, log: Path) -> None:
-        self.log = log
-        log.touch()
-        self._process = _CONTEXT.Process(target=_command, args=(words, str(folder), str(log)))
-        self._process.start()
-
-    def opened(self) -> dict[str, Any]:
-        """Wait until it listens; its `open` event."""
-        wait_until(
-            lambda: self.event("open") is not None or not self._process.is_alive(),
-            "the process to listen",
-            timeout_seconds=START_SECONDS,
-        )
-        found = self.event("open")
-        assert found is not None, self.log.read_text(encoding="utf-8")
-        return found
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.is_alive()
-
-    def end(self, number: signal.Signals) -> int:
-        """Send a signal and wait; the exit code."""
-        if self._process.is_alive() and self._process.pid is not None:
-            os.kill(self._process.pid, number)
-        self._process.join(60)
-        assert self._process.exitcode is not None
-        return self._process.exitcode
 
 
 class Bank(Branch):
     """See the module. What a till was told is kept and held against the hub's books at the end."""
-
-    process = ForkedProcess
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
         self.chance = chance
@@ -144,7 +87,7 @@ class Bank(Branch):
     @property
     def running(self) -> bool:
         """Whether the box's process lives."""
-        return isinstance(self.box, ForkedProcess) and self.box.alive
+        return self.box is not None and self.box.popen.poll() is None
 
     def end(self) -> None:
         """Kill what still runs, twins too."""

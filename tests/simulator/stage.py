@@ -216,7 +216,7 @@ def _live(fleet: Fleet, line: socket.socket) -> NoReturn:
     """The play's process: one step after another until the other end is closed; never returns."""
     try:
         gc.disable()
-        with line.makefile("rwb", buffering=0) as talk:
+        with line.makefile("rwb") as talk:
             stage = fleet.wake()
             while words := talk.readline():
                 try:
@@ -224,6 +224,7 @@ def _live(fleet: Fleet, line: socket.socket) -> NoReturn:
                 except Exception:  # noqa: BLE001 - told with its trace
                     findings = [f"the step itself broke: {traceback.format_exc()}"]
                 talk.write(msgspec.json.encode(findings) + b"\n")
+                talk.flush()
         shutil.rmtree(Path.cwd(), ignore_errors=True)
     finally:
         os._exit(0)
@@ -235,11 +236,12 @@ class Play:
     def __init__(self, child: int, line: socket.socket) -> None:
         self._child = child
         self._line = line
-        self._talk = line.makefile("rwb", buffering=0)
+        self._talk = line.makefile("rwb")
 
     def step(self, name: str, *numbers: int) -> list[str]:
         """Do one step there; what is wrong after it."""
         self._talk.write(msgspec.json.encode((name, *numbers)) + b"\n")
+        self._talk.flush()
         words = self._talk.readline()
         findings: list[str] = msgspec.json.decode(words) if words else ["the play has ended"]
         return findings
