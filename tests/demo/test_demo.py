@@ -1,11 +1,15 @@
 """The demo end to end: real processes, a real outage, and faults that its report must find.
 
-One day is played up to the moment before the line returns; every test goes on from a copy of it.
+One day is played up to the moment before the line returns, by the demo's own processes and commands; every
+test goes on from a copy of it, with the same commands forked from a server that has imported them.
 """
 
+import asyncio
 import json
 import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
@@ -13,7 +17,9 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 
+from edgegw.demo import processes
 from edgegw.demo.command import demo
+from tests.processes import Forked
 
 pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(240)]
 
@@ -44,8 +50,21 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def day(stopped: Path, tmp_path: Path) -> Path:
+def day(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, to go on from."""
+
+    def started(command: list[str], *, stdout: Any, **_: Any) -> Forked:
+        return Forked(tuple(command[3:]), folder=tmp_path, log=Path(stdout.name))
+
+    async def ran(*arguments: str, environment: None) -> tuple[int, str]:
+        said = tmp_path / "said"
+        said.write_bytes(b"")
+        child = Forked(arguments[2:], folder=tmp_path, log=said)
+        code = await asyncio.to_thread(child.wait, processes.COMMAND_SECONDS_MAX)
+        return code, said.read_text().strip()
+
+    monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=started, DEVNULL=subprocess.DEVNULL))
+    monkeypatch.setattr(processes, "run", ran)
     return shutil.copytree(stopped, tmp_path / "day")
 
 
