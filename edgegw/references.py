@@ -243,7 +243,7 @@ def _answers() -> Iterator[Table]:
         ("code", "what it is", "what the box does", "hint"),
         tuple(
             (f"`{one.code}`", _prose(one.__doc__), one.next.value, one.default_hint)
-            for one in errors.OperatingError.__subclasses__()
+            for one in sorted(errors.OperatingError.__subclasses__(), key=lambda one: one.code)
         ),
     )
 
