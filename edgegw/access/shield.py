@@ -130,6 +130,24 @@ class Rates:
         return is_free
 
 
+class Lines:
+    """How many lines of the log strangers may cause in a minute."""
+
+    def __init__(self, *, each_minute_max: int, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._each_minute_max = each_minute_max
+        self._now_s = now_s
+        self._minute = 0
+        self._count = 0
+
+    def take(self) -> bool:
+        """Begin a line; False when this minute has had its lines."""
+        minute = int(self._now_s() // 60)
+        if minute != self._minute:
+            self._minute, self._count = minute, 0
+        self._count += 1
+        return self._count <= self._each_minute_max
+
+
 class _Busy(asyncio.Protocol):
     """Answers a connection that is one too many, and closes it."""
 

@@ -18,6 +18,7 @@ from edgegw.access.tokens import Client, mint_token, public_key_text
 from edgegw.config.site import site_faults
 from edgegw.core.site import CertificateRule, ClientRule, CurrencyRule, Site
 from tests.certificates import Authority
+from tests.signing import Sm2Signer, sm2_text
 
 NOW = int(time.time())
 KEY = Ed25519PrivateKey.generate()
@@ -69,6 +70,33 @@ async def _said(site: Site, der: bytes | None, *, bound: str = "", token: bool =
 
 def _code(said: Client | Stranger) -> str:
     return said.code if isinstance(said, Stranger) else said.name
+
+
+async def test_a_signature_is_heard_over_its_clients_certificate_alone(
+    ours: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Who must sign and is tied to a certificate shows both; neither does without the other."""
+    signer = Sm2Signer("till")
+    site = _site(OWN, sm2_public_keys=(sm2_text(signer.key),), profile="signed", certificate_is_enough=True)
+
+    async def body() -> bytes:
+        return b"{}"
+
+    async def said(der: bytes | None, headers: dict[str, str]) -> Client | Stranger:
+        shown = Shown(
+            "POST", "/v1/payments", "", "https", CIMultiDict(headers), True, body, "127.0.0.1", lambda: der
+        )
+        return await Speakers(box="branch-1", site=lambda: site, folder=tmp_path).client_of(shown)
+
+    for der, right in (
+        (ours["till"], "till"),
+        (ours["clerk"], "certificate_wrong"),
+        (None, "certificate_missing"),
+    ):
+        (tmp_path / "signatures.json").unlink(missing_ok=True)
+        headers = signer.headers(host="box", path="/v1/payments", body=b"{}")
+        assert _code(await said(der, headers)) == right
+    assert _code(await said(ours["till"], {})) == "signature_missing"
 
 
 async def test_a_stolen_token_is_worth_nothing_without_the_certificate(ours: dict[str, bytes]) -> None:

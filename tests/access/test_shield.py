@@ -6,7 +6,7 @@ import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
 
-from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
+from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Lines, Rates, Shares, bounded, read_whole
 from edgegw.core.site import RateRule, Site
 
 
@@ -107,3 +107,12 @@ def test_new_rates_bind_from_the_next_request_on() -> None:
     assert all(rates.take("till") for _ in range(1_000))
     site = _site_with((RateRule(name="till", per_second_count=1, burst_count=2),))
     assert [rates.take("till") for _ in range(3)] == [True, True, False]
+
+
+def test_strangers_fill_no_log() -> None:
+    """So many lines a minute, and again in the next."""
+    now_s = 100.0
+    lines = Lines(each_minute_max=3, now_s=lambda: now_s)
+    assert [lines.take() for _ in range(6)] == [True] * 3 + [False] * 3
+    now_s += 60
+    assert lines.take()

@@ -24,8 +24,8 @@ import msgspec
 import structlog
 from aiohttp import hdrs, web
 
-from edgegw.access.arrivals import arrivals_of
-from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Rates, Shares, bounded, read_whole
+from edgegw.access.arrivals import LINES_EACH_MINUTE, arrivals_of
+from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Lines, Rates, Shares, bounded, read_whole
 from edgegw.access.shown import Shown, Stranger
 from edgegw.access.speakers import Speakers
 from edgegw.access.tls import certificate_shown
@@ -160,6 +160,7 @@ class HttpServer:
         self._options = options
         self._speakers = Speakers(box=gateway.box, site=lambda: gateway.site, folder=gateway.history.folder)
         self._shares = Shares(each_max=options.client_requests_max)
+        self._lines = Lines(each_minute_max=LINES_EACH_MINUTE)
         self._rates = Rates(site=lambda: gateway.site)
         document = _encode(build_document(OPERATIONS, version=gateway.version))
         self._handlers = Handlers(gateway, document, self._speakers.sessions)
@@ -283,7 +284,7 @@ class HttpServer:
             peer=request.remote or "",
             certified=lambda: certificate_shown(request.transport),
         )
-        return self._trusted(await self._speakers.client_of(shown), operation.scope)
+        return self._trusted(await self._speakers.client_of(shown), operation.scope, peer=shown.peer)
 
     def _second(self, request: web.Request, operation: Operation, body: Any) -> str:
         """The second client behind an order, by the token in its body; "" where there is none."""
@@ -294,13 +295,16 @@ class HttpServer:
             field="second_token",
             certified=lambda: certificate_shown(request.transport),
         )
-        return self._trusted(second, operation.scope).name
+        return self._trusted(second, operation.scope, peer=request.remote or "").name
 
-    def _trusted(self, speaker: Client | Stranger, scope: str) -> Client:
+    def _trusted(self, speaker: Client | Stranger, scope: str, *, peer: str) -> Client:
         """The client, if it is one and may do this."""
         if isinstance(speaker, Stranger):
+            self._count(speaker.code)
             if speaker.counts:
                 self._count(TURNED_AWAY_EVENT)
+            if self._lines.take():
+                _log.warning("stranger_refused", code=speaker.code, remote=peer)
             raise Unanswered(
                 speaker.code,
                 speaker.message,

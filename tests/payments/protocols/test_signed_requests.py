@@ -14,9 +14,11 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from edgegw.access.arrivals import LINES_EACH_MINUTE
 from edgegw.access.tokens import mint_token
 from edgegw.access.webhook_key import WebhookKey
 from edgegw.payments.protocols.http import HttpOptions, start
@@ -110,6 +112,20 @@ async def test_a_signed_payment_is_paid_once_however_often_it_is_signed(till: Ti
     assert (again.status, again.body) == (201, first.body)
     assert again.headers["Idempotent-Replay"] == "true"
     assert till.branch.book.available(BAKER) == 1_000_000 - 100
+
+
+async def test_a_replay_is_counted_and_logged_and_fills_no_log(till: Till) -> None:
+    """Who watches the branch sees it; who repeats it a hundred times writes no hundred lines."""
+    body = msgspec.json.encode(payment(100))
+    headers = till.headers(body)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(100):
+            await till.send(headers, body=body)
+    lines = [line for line in logs if line["event"] == "stranger_refused"]
+    assert {line["code"] for line in lines} == {"signature_replayed"}
+    assert 0 < len(lines) <= 2 * LINES_EACH_MINUTE
+    counted = till.branch.metrics.exposition()[0].decode()
+    assert 'edgegw_protocol_events_total{event="signature_replayed",protocol="http"} 99.0' in counted
 
 
 async def test_a_client_that_must_sign_does_nothing_by_token_but_read(till: Till) -> None:
