@@ -18,11 +18,14 @@ from typing import Final
 
 import structlog
 
-from edgegw.access.tls import LAST_WORDS, TransportContext, server_context
+from edgegw.access.tls import HANDSHAKE_WORK, LAST_WORDS, TransportContext, Work, server_context
+from edgegw.access.turns import Turns
 from edgegw.tls_tables import OptionalServerTls, ServerTls, is_encrypted
 
 HANDSHAKE_S_MAX: Final = 10.0
 """Two round trips of a satellite line, and a box that is busy."""
+SHARE: Final = 0.25
+"""Of a core's time, for handshakes: a box makes its payments by the same thread."""
 HANDSHAKES_MAX: Final = 256
 """More than that, and the one that has taken longest ends: who says nothing gives way to who speaks."""
 HANDSHAKES_EACH_MAX: Final = 32
@@ -47,13 +50,16 @@ class Arrivals:
         name: str,
         plain_answer: bytes = b"",
         counted: Callable[[str], None] = lambda _: None,
+        share: float = SHARE,
     ) -> None:
         """name: of the listener, in the log. plain_answer: to a peer that speaks HTTP without TLS. counted:
-        is called with `handshake_refused` or `handshake_crowded` for each."""
+        is called with `handshake_refused` or `handshake_crowded` for each. share: of a core's time, for
+        handshakes."""
         self._context = context
         self._name = name
         self._plain_answer = plain_answer
         self._counted = counted
+        self._turns = Turns(share)
         self._under_way: dict[asyncio.Transport, asyncio.Task[None]] = {}
         self._of_host: Counter[str] = Counter()
         self._minute = 0
@@ -86,13 +92,18 @@ class Arrivals:
             return
         if len(self._under_way) >= HANDSHAKES_MAX:
             self._counted("handshake_crowded")
-            oldest = next(iter(self._under_way))
+            oldest = self._to_give_way()
             self._under_way.pop(oldest).cancel()
             self._tell(_host_of(oldest), "it was the longest without a handshake, and its place was needed")
         self._of_host[host] += 1
         task = asyncio.get_running_loop().create_task(self._shake(transport, host, accept))
         self._under_way[transport] = task
         task.add_done_callback(lambda _: self._ended(transport, host))
+
+    def _to_give_way(self) -> asyncio.Transport:
+        """The longest under way of those whose address has the most."""
+        most = max(self._of_host.values())
+        return next(one for one in self._under_way if self._of_host[_host_of(one)] == most)
 
     def _ended(self, transport: asyncio.Transport, host: str) -> None:
         self._under_way.pop(transport, None)
@@ -109,18 +120,14 @@ class Arrivals:
 
         LAST_WORDS.set(last_words)
         waiting = _Waiting()
+        work = Work()
+        HANDSHAKE_WORK.set(work)
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport,
-                waiting,
-                self._context,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_S_MAX,
-                ssl_shutdown_timeout=GOODBYE_S_MAX,
-            )
+            secured = await self._secured_in_its_turn(transport, waiting, host, work)
         except OSError as problem:
             self._counted("handshake_refused")
             self._tell(host, _said(problem))
+            transport.abort()
             return
         except asyncio.CancelledError:
             transport.abort()
@@ -137,6 +144,29 @@ class Arrivals:
         self._secured.add(secured)
         if self._watching is None or self._watching.done():
             self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _secured_in_its_turn(
+        self, transport: asyncio.Transport, waiting: _Waiting, host: str, work: Work
+    ) -> asyncio.Transport | None:
+        """The transport behind the handshake; raises OSError."""
+        begun_s = time.monotonic()
+        try:
+            async with asyncio.timeout(HANDSHAKE_S_MAX):
+                guess_s = await self._turns.wait(host)
+        except TimeoutError:
+            raise ConnectionRefusedError("its turn did not come: there are too many handshakes") from None
+        left_s = HANDSHAKE_S_MAX - (time.monotonic() - begun_s)
+        try:
+            return await asyncio.get_running_loop().start_tls(
+                transport,
+                waiting,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=max(left_s, HANDSHAKE_S_MAX / 10),
+                ssl_shutdown_timeout=GOODBYE_S_MAX,
+            )
+        finally:
+            self._turns.done(guess_s, work.cpu_s)
 
     async def _watch(self) -> None:
         """End the connections of certificates that have ended or were revoked since, also those that say

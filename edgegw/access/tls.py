@@ -75,6 +75,16 @@ LAST_WORDS: contextvars.ContextVar[LastWords | None] = contextvars.ContextVar("l
 """Who is told of a handshake that fails, with what is still to be sent: asyncio closes without sending it."""
 
 
+class Work:
+    """What the cryptography of a handshake has cost so far."""
+
+    cpu_s: float = 0.0
+
+
+HANDSHAKE_WORK: contextvars.ContextVar[Work | None] = contextvars.ContextVar("handshake_work", default=None)
+"""Where it is counted."""
+
+
 class _Files(NamedTuple):
     """The options of a table, by the names that its errors use."""
 
@@ -149,6 +159,7 @@ class TransportContext(ssl.SSLContext):
         wrapped.expected = _own_certificate(self._files) if self._files.is_own else b""
         wrapped.owner = self
         wrapped.last_words = LAST_WORDS.get()
+        wrapped.work = HANDSHAKE_WORK.get()
         wrapped.leaving = outgoing
         return wrapped
 
@@ -198,6 +209,7 @@ class _Watched:
     expected: bytes = b""
     owner: TransportContext
     last_words: LastWords | None = None
+    work: Work | None = None
     leaving: ssl.MemoryBIO
     _links: tuple[Link, ...] = ()
     _looked_s: float = 0.0
@@ -230,6 +242,10 @@ class _Watched:
             _log.warning("connection_ended", problem=problem)
             raise _refusal(problem)
 
+    def _worked(self, cpu_s: float) -> None:
+        if self.work is not None:
+            self.work.cpu_s += cpu_s
+
     def _fail(self, problem: ssl.SSLError) -> None:
         if self.last_words is not None and not isinstance(problem, ssl.SSLWantReadError):
             self.last_words(self.leaving.read(), problem)
@@ -239,11 +255,14 @@ class _Plain(ssl.SSLObject, _Watched):
     """The standard library's connection."""
 
     def do_handshake(self) -> None:
+        began_s = time.thread_time()
         try:
             super().do_handshake()
         except ssl.SSLError as problem:
             self._fail(problem)
             raise
+        finally:
+            self._worked(time.thread_time() - began_s)
         shown = self.getpeercert(binary_form=True)
         self._check(shown, lambda: [] if shown is None else _verified_chain(self))
 
@@ -260,11 +279,14 @@ class _Memory(Connected, _Watched):
     """pyOpenSSL's connection."""
 
     def do_handshake(self) -> None:
+        began_s = time.thread_time()
         try:
             super().do_handshake()
         except ssl.SSLError as problem:
             self._fail(problem)
             raise
+        finally:
+            self._worked(time.thread_time() - began_s)
         self._check(self.getpeercert(binary_form=True) if self.expected else b"", self.verified_chain)
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002

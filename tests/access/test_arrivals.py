@@ -154,6 +154,22 @@ async def test_who_speaks_takes_the_place_of_who_is_silent_longest(
             peer.close()
 
 
+async def test_an_address_with_many_gives_way_before_an_older_one_with_few(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who fills all places from one address does not cost a slow peer of another its own."""
+    monkeypatch.setattr(arrivals, "HANDSHAKE_S_MAX", 300.0)
+    monkeypatch.setattr(arrivals, "HANDSHAKES_MAX", 6)
+    server, client = contexts("pq", folder)
+    async with echo_server(server) as echo:
+        peers = await _silent(echo, 1, "127.0.0.20") + await _silent(echo, 5, "127.0.0.21")
+        assert (await posted(echo.url, client))[0] == b"hello"
+        await until(lambda: _has_ended(peers[1]), "the longest of the many was ended")
+        assert not _has_ended(peers[0])
+        for peer in peers:
+            peer.close()
+
+
 def _has_ended(peer: socket.socket) -> bool:
     try:
         return peer.recv(1) == b""
