@@ -5,19 +5,26 @@ Leaves out what a CA signs (`hub.certificates`) and for whom (`hub.enrolments`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edgegw.access.certificate_keys import certificate_key_of, make_certificate_key
-from edgegw.access.key_files import KEY_FILE_BYTES_MAX, KeyFileError, write_new_file
+from edgegw.access.key_files import (
+    KEY_FILE_BYTES_MAX,
+    KeyFileError,
+    replace_key_file,
+    write_new_file,
+)
 from edgegw.access.keystore import KeyFile, Keystore
+from edgegw.access.places import PlaceAway
 from edgegw.config.hub import EnrolmentTable, HubSettings
 from edgegw.config.options import SettingsError
 from edgegw.core.enrolment import KINDS, Kind
 from edgegw.hub.certificates import Authority, make_authority, pem_of
-from edgegw.key_places import ca_key_file
+from edgegw.key_places import ca_key_file, keystore_of
 
 CERTIFICATE_MODE = 0o644
 
@@ -32,6 +39,24 @@ def enrolment_table(settings: HubSettings) -> EnrolmentTable:
 def certificate_file(settings: HubSettings, kind: Kind) -> Path:
     """Where a CA's certificate lies, PEM."""
     return ca_key_file(settings, kind).path.with_suffix(".crt")
+
+
+def list_file(settings: HubSettings, kind: Kind) -> Path:
+    """Where the list of what a CA has revoked lies, PEM: for `crl_file` of a listener's settings."""
+    return ca_key_file(settings, kind).path.with_suffix(".crl")
+
+
+def keep_list(settings: HubSettings, kind: Kind, der: bytes) -> bool:
+    """Put a list (DER) in its file; whether that is news. Raises KeyFileError."""
+    path = list_file(settings, kind)
+    pem = x509.load_der_x509_crl(der).public_bytes(Encoding.PEM)
+    try:
+        if path.read_bytes() == pem:
+            return False
+    except OSError:
+        pass  # there is none yet, or what there is cannot be read: it is replaced
+    replace_key_file(path, pem, mode=CERTIFICATE_MODE)
+    return True
 
 
 def create_authority(
@@ -56,6 +81,15 @@ def load_authorities(keystore: Keystore, settings: HubSettings) -> dict[Kind, Au
         if file.path.exists():
             found[kind] = _loaded(keystore, file, certificate_file(settings, kind), kind)
     return found
+
+
+def authority_faults(settings: HubSettings) -> Iterator[str]:
+    """What is wrong with the CAs' files, a line each."""
+    if isinstance(settings.enrolment, EnrolmentTable):
+        try:
+            load_authorities(keystore_of(settings), settings)
+        except (KeyFileError, PlaceAway) as problem:
+            yield f"enrolment.ca_dir: {problem}; {problem.hint}"
 
 
 def _loaded(keystore: Keystore, file: KeyFile, certificate: Path, kind: Kind) -> Authority:

@@ -74,12 +74,13 @@ def write_new_file(path: Path, body: bytes, *, mode: int) -> None:
         raise KeyFileError(path, f"cannot be written ({problem.strerror})", hint="mend the folder") from None
 
 
-def replace_key_file(path: Path, body: bytes) -> None:
-    """Put body in the place of the file, mode 0600, whole and fsynced or not at all; raises KeyFileError."""
+def replace_key_file(path: Path, body: bytes, *, mode: int = 0o600) -> None:
+    """Put body in the place of the file, whole and fsynced or not at all; raises KeyFileError. It is for its
+    owner alone unless mode says else."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         try:
-            _write_synced(draft, body, mode=0o600)
+            _write_synced(draft, body, mode=mode)
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)

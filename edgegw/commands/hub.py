@@ -9,7 +9,7 @@ import asyncio
 import csv
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,9 @@ from edgegw.config.listen import addresses
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
-    from aiohttp import web
     from sqlalchemy import Connection
 
     from edgegw.access.operators import Person
-    from edgegw.hub.app import Hub
     from edgegw.hub.database import Database
     from edgegw.hub.findings import Finding
     from edgegw.hub.keyring import Keyring
@@ -42,7 +40,6 @@ POSTING_FORMS: Final = {
     "amount_minor": ("[0-9]{1,19}", "a whole number of minor units"),
 }
 """Of each column: what it must look like, and that in words."""
-DAY_S: Final = 86_400
 POSTINGS_EACH: Final = 500
 """Postings of one SQL transaction; a file that stops half-way is simply sent again."""
 
@@ -149,6 +146,7 @@ def hub_run(settings: Path) -> None:
 
 async def serve_hub(settings: HubSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
+    from edgegw.commands.enrolling import enrolling
     from edgegw.commands.serving import serve
     from edgegw.encryption import listener_of
     from edgegw.hub.app import Hub, make_app
@@ -162,38 +160,9 @@ async def serve_hub(settings: HubSettings) -> None:
             settlement_times=settings.settlement_times,
             aged_days=settings.suspense_aged_days,
         )
-        if isinstance(settings.enrolment, EnrolmentTable) and settings.enrolment.listen:
-            application.cleanup_ctx.append(_enrolling(center, settings, settings.enrolment))
+        if isinstance(settings.enrolment, EnrolmentTable):
+            application.cleanup_ctx.append(enrolling(center, settings, settings.enrolment))
         await serve(application, addresses(settings.listen), name="hub", bank=settings.bank, tls=tls)
-
-
-def _enrolling(
-    center: Hub, settings: HubSettings, table: EnrolmentTable
-) -> Callable[[web.Application], AsyncIterator[None]]:
-    """The enrolment's listeners, for as long as the hub serves; raises SettingsError and KeyFileError."""
-    import structlog
-
-    from edgegw.authorities import load_authorities
-    from edgegw.commands.serving import listening
-    from edgegw.encryption import listener_of
-    from edgegw.hub.enrolment_app import Enrolment
-    from edgegw.hub.enrolments import Desk
-    from edgegw.key_places import keystore_of
-
-    authorities = load_authorities(keystore_of(settings), settings)
-    life_s = int(table.certificate_days * DAY_S)
-    desk = Desk(bank=settings.bank, authorities=authorities, life_s=life_s)
-    tls = listener_of(table.tls, "enrolment.tls")
-    places = addresses(table.listen)
-
-    async def serving(_: web.Application) -> AsyncIterator[None]:
-        async with listening(
-            Enrolment(center, desk).app(), places, name="enrolment", option="enrolment.listen", tls=tls
-        ) as served:
-            structlog.get_logger("edgegw.enrolment").info("open", addresses=served, kinds=list(authorities))
-            yield
-
-    return serving
 
 
 @click.command()

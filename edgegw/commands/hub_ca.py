@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -20,7 +21,15 @@ from edgegw.commands import hub_settings_option, json_option, print_json
 from edgegw.commands.orders import give_order, person_options
 from edgegw.config.hub import EnrolmentTable, HubSettings, load_hub
 from edgegw.config.options import SettingsError
-from edgegw.core.enrolment import CLAIM_FORMAT, KINDS, SEED_BYTES, Claim, Kind, encode_claim
+from edgegw.core.enrolment import (
+    CLAIM_FORMAT,
+    KINDS,
+    SEED_BYTES,
+    Claim,
+    EnrolmentError,
+    Kind,
+    encode_claim,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -33,6 +42,7 @@ NS_PER_S: Final = 1_000_000_000
 DAY_S: Final = 86_400
 HOUR_S: Final = 3_600
 CLAIM_HOURS: Final = 24
+CLIENT_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 FilePath: Final = click.Path(dir_okay=False, path_type=Path)
 kind_option = click.option(
     "--kind",
@@ -84,13 +94,8 @@ def ca_init(kind: Kind, years: int, hub_settings: Path) -> None:
 
 @ca.command("certificate")
 @kind_option
-@click.option(
-    "--host",
-    "hosts",
-    multiple=True,
-    required=True,
-    help="A name or an address of the server; may be repeated.",
-)
+@click.option("--host", "hosts", multiple=True, help="A name or an address of the server; may be repeated.")
+@click.option("--client", default="", help="The name of a client of the bank's own, in place of a server's.")
 @click.option("--out", required=True, type=FilePath, help="File for the certificate, PEM.")
 @click.option("--key-out", required=True, type=FilePath, help="File of its key; made if it is not there yet.")
 @click.option(
@@ -98,20 +103,28 @@ def ca_init(kind: Kind, years: int, hub_settings: Path) -> None:
 )
 @hub_settings_option
 def ca_certificate(
-    kind: Kind, hosts: tuple[str, ...], out: Path, key_out: Path, days: int | None, hub_settings: Path
+    kind: Kind,
+    hosts: tuple[str, ...],
+    client: str,
+    out: Path,
+    key_out: Path,
+    days: int | None,
+    hub_settings: Path,
 ) -> None:
-    """Certify a server of the bank's own: the hub, a mirror, what encrypts in front of either.
+    """Certify a server of the bank's own (the hub, a mirror, what encrypts in front of either), or a client.
 
-    The same command again renews the certificate, with the same key, in the same file: a server that runs
-    takes it up by itself.
+    A client is named as URI:edgegw://BANK/client/NAME, which the site's settings can ask for. The same
+    command again renews the certificate, with the same key, in the same file: a server that runs takes it
+    up by itself.
 
     Example: edgegw hub ca certificate --host hub.bank --out hub.crt --key-out hub.key --hub hub.toml
     """
-    from edgegw.access.certificate_keys import certificate_key_of, make_certificate_key
-    from edgegw.access.key_files import KeyFileError, read_key_file, replace_key_file, write_new_file
+    from edgegw.access.key_files import replace_key_file
     from edgegw.authorities import enrolment_table
     from edgegw.hub.certificates import general_name, pem_of
 
+    if bool(hosts) == bool(client):
+        raise click.UsageError("give the server's --host, or --client NAME")
     settings = load_hub(hub_settings)
     life_s = int((days or enrolment_table(settings).certificate_days) * DAY_S)
     for host in hosts:
@@ -121,30 +134,38 @@ def ca_certificate(
             raise SettingsError(
                 "--host", [f"{host}: it is neither a name nor an address ({problem})"]
             ) from None
-    authority = _authority(settings, kind)
-    if key_out.exists():
-        try:
-            key = certificate_key_of(kind, read_key_file(key_out))
-        except ValueError as problem:
-            raise KeyFileError(key_out, str(problem), hint="give another file in --key-out") from None
-    else:
-        key = make_certificate_key(kind)
-        write_new_file(key_out, key.to_pem(), mode=0o600)
+    if client and not re.fullmatch(CLIENT_NAME, client):
+        raise SettingsError("--client", [f"{client}: write 1 to 64 letters, digits or ._-"])
+    uri = f"edgegw://{settings.bank}/client/{client}" if client else ""
+    authority, public = _authority(settings, kind), _own_key(key_out, kind)
     now_ns = time.time_ns()
     now_s = now_ns // NS_PER_S
-    der = authority.issue(key.public, name=hosts[0], hosts=hosts, at_s=now_s, ends_s=now_s + life_s)
-    _keep(
-        hub_settings, der, kind=kind, name=hosts[0], public=key.public, ends_s=now_s + life_s, now_ns=now_ns
-    )
-    replace_key_file(out, pem_of(der))
-    out.chmod(0o644)
-    click.echo(f"{out}: {', '.join(hosts)}, until {_when(now_ns + life_s * NS_PER_S)}")
+    name = client or hosts[0]
+    der = authority.issue(public, name=name, uri=uri, hosts=hosts, at_s=now_s, ends_s=now_s + life_s)
+    _keep(hub_settings, der, kind=kind, name=uri or name, public=public, ends_s=now_s + life_s, now_ns=now_ns)
+    replace_key_file(out, pem_of(der), mode=0o644)
+    click.echo(f"{out}: {client or ', '.join(hosts)}, until {_when(now_ns + life_s * NS_PER_S)}")
+
+
+def _own_key(path: Path, kind: Kind) -> bytes:
+    """The public key of a file's key, which is made if there is none; raises KeyFileError."""
+    from edgegw.access.certificate_keys import certificate_key_of, make_certificate_key
+    from edgegw.access.key_files import KeyFileError, read_key_file, write_new_file
+
+    if not path.exists():
+        key = make_certificate_key(kind)
+        write_new_file(path, key.to_pem(), mode=0o600)
+        return key.public
+    try:
+        return certificate_key_of(kind, read_key_file(path)).public
+    except ValueError as problem:
+        raise KeyFileError(path, str(problem), hint="give another file in --key-out") from None
 
 
 def _keep(
     hub_settings: Path, der: bytes, *, kind: Kind, name: str, public: bytes, ends_s: int, now_ns: int
 ) -> None:
-    """Write down that a server was certified, before anybody has the certificate."""
+    """Write down what was certified, before anybody has the certificate."""
     from edgegw.commands.hub import open_books
     from edgegw.hub.certificates import serial_of
     from edgegw.hub.enrolments import keep_certificate
@@ -165,7 +186,7 @@ def _keep(
             renews="",
             now_ns=now_ns,
         )
-        detail = f"a server's, {name}, serial {serial_of(der):x}"
+        detail = f"{name}, serial {serial_of(der):x}"
         note_event(connection, "certified", now_ns=now_ns, detail=detail)
 
     with open_books(hub_settings) as books:
@@ -252,7 +273,11 @@ def _claim(
         hosts=hosts,
         expires_s=claim.expires_at_s,
     )
-    body = encode_claim(claim)
+    try:
+        body = encode_claim(claim)
+    except EnrolmentError as problem:
+        mend = "give [enrolment] fewer addresses, or one CA"
+        raise SettingsError("the claim", [f"{problem}; {mend}"]) from None
     files = [(out, body), *([(qr, _qr(body, qr))] if qr is not None else [])]
     written: list[Path] = []
     try:
@@ -333,9 +358,8 @@ def _document(
     try:
         return msgspec.convert(msgspec.to_builtins(made), Claim)
     except msgspec.ValidationError as problem:
-        raise SettingsError(
-            "the claim", [f"{problem}; a box's name is small letters, digits and -"]
-        ) from None
+        mend = "a box's name is small letters, digits and -, a branch has 64 characters at most"
+        raise SettingsError("the claim", [f"{problem}; {mend}"]) from None
 
 
 def _withdraw(id: str, person: Person, hub_settings: Path) -> None:
@@ -423,7 +447,7 @@ def _told_device(row: dict[str, Any]) -> Iterator[str]:
         yield f"{row['box']} device {row['generation']}: {row['state']}{why}, {row['origin']} {since}{branch}"
         yield f"  key {row['device_key']}"
     else:
-        yield f"server {row['certificates'][0]['name']}"
+        yield f"certified {row['certificates'][0]['name']}"
     for one in row["certificates"]:
         ends = (
             f"revoked ({one['reason']})" if one["revoked_s"] else f"until {_when(one['ends_s'] * NS_PER_S)}"
@@ -479,8 +503,7 @@ def ca_crl(kind: Kind, out: Path, hub_settings: Path) -> None:
     with open_books(hub_settings) as books:
         der = books.database.transact(lambda c: crl_of(c, authority, now_ns=time.time_ns(), life_s=life_s))
     found = x509.load_der_x509_crl(der)
-    replace_key_file(out, found.public_bytes(Encoding.PEM))
-    out.chmod(0o644)
+    replace_key_file(out, found.public_bytes(Encoding.PEM), mode=0o644)
     click.echo(f"{out}: {len(found)} revoked, list of {found.last_update_utc:%Y-%m-%d %H:%M} UTC")
 
 

@@ -54,8 +54,9 @@ def config_check(ctx: click.Context, files: tuple[Path, ...]) -> None:
 
 def _checked(path: Path) -> str:
     """What a sound file is; raises SettingsError."""
+    from edgegw.authorities import authority_faults
     from edgegw.config.box import load_box, tls_of
-    from edgegw.config.hub import load_hub
+    from edgegw.config.hub import EnrolmentTable, load_hub
     from edgegw.config.mirror import load_mirror
     from edgegw.config.site import load_site_bundle
     from edgegw.encryption import tls_faults
@@ -80,7 +81,10 @@ def _checked(path: Path) -> str:
         ways = ", ".join(box.protocols)
         return f"sound settings of box {box.settings.box} of {box.settings.bank}, open to {ways}"
     hub = load_hub(path)
-    _sound(path, hub_key_faults(hub), tls_faults([("tls", hub.tls)]))
+    tables = [("tls", hub.tls)]
+    if isinstance(hub.enrolment, EnrolmentTable):
+        tables.append(("enrolment.tls", hub.enrolment.tls))
+    _sound(path, hub_key_faults(hub), authority_faults(hub), tls_faults(tables))
     return f"sound settings of the hub of {hub.bank}, {len(hub.boxes)} boxes"
 
 

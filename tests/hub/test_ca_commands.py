@@ -66,6 +66,11 @@ def test_a_person_sets_up_the_ca_and_makes_a_claim(desk: Desk) -> None:
         certificate,
     ]
     assert subprocess.run(verified, capture_output=True, check=False).returncode == 0
+    till = ("--out", str(desk.folder / "till.crt"), "--key-out", str(desk.folder / "till.key"))
+    desk.ca("certificate", "--client", "till", *till)
+    verified = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", ca, till[1]]
+    assert subprocess.run(verified, capture_output=True, check=False).returncode == 0
+    assert "sound settings" in desk.say("config", "check", str(desk.folder / "hub.toml"))
     assert "0 revoked" in desk.ca("crl", "--out", str(desk.folder / "ca.crl"))
     [server] = json.loads(desk.ca("list", "--json"))[-1]["certificates"][-1:]
     desk.ca("revoke", "--serial", server["serial"], "--reason", "leaked")

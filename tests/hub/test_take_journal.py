@@ -15,6 +15,7 @@ from edgegw.core.messages import Ask, PackageVerdict, Verdict
 from edgegw.core.records import GrantDirective
 from edgegw.hub.exported import ExportError
 from edgegw.hub.operate import OrderError, release_epoch, seal_epoch
+from edgegw.hub.revocations import revoke_device
 from edgegw.hub.take_journal import TakenJournal, take_journal
 from tests.hub.simulated_box import BANK, SimulatedBox, root_of
 from tests.hub.world import CNY, NORTH, RISK_MINOR, World, check_books
@@ -112,6 +113,21 @@ def test_the_tail_from_a_burnt_boxs_mirror_reaches_the_books_once(world: World, 
     before = everything(world)
     assert take(world, path).fresh == 0
     assert everything(world) == before
+
+
+def test_the_tail_of_a_revoked_box_is_taken_from_its_file_and_not_from_it(
+    world: World, tmp_path: Path
+) -> None:
+    """What its branch cleared before somebody stopped it is not lost; and nothing comes in over its line."""
+    box = with_money(world)
+    for _ in range(3):
+        box.pay("A", "SHOP", 1)
+    world.database.transact(lambda c: revoke_device(c, NORTH, reason="stolen", by="", now_ns=1))
+    beaten = box.beat()
+    assert (beaten.verdict, beaten.push) == (Verdict.FENCED, None)
+    assert world.money("SHOP") == (0, 0, 0)
+    assert take(world, exported(box, tmp_path / "tail")).fresh == 3
+    assert world.money("SHOP")[0] == 3
 
 
 def test_a_tail_without_what_was_pruned_continues_too(world: World, tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""The enrolment beside a hub that serves: its listeners, and the files of what its CAs have revoked.
+
+Leaves out what is said there (`hub.enrolment_app`) and the commands of a person (`commands.hub_ca`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from edgegw.access.key_files import KeyFileError
+from edgegw.authorities import keep_list, load_authorities
+from edgegw.commands.serving import listening
+from edgegw.config.hub import EnrolmentTable, HubSettings
+from edgegw.config.listen import addresses
+from edgegw.encryption import listener_of
+from edgegw.errors import OperatingError
+from edgegw.hub.app import Hub
+from edgegw.hub.enrolment_app import Enrolment
+from edgegw.hub.enrolments import Desk
+from edgegw.key_places import keystore_of
+
+DAY_S: Final = 86_400
+LOOK_S: Final = 30.0
+"""How often a revocation that another process has written down is looked for."""
+
+_log = structlog.get_logger("edgegw.enrolment")
+
+
+def enrolling(
+    hub: Hub, settings: HubSettings, table: EnrolmentTable
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """What runs for as long as the hub serves; raises SettingsError and KeyFileError."""
+    authorities = load_authorities(keystore_of(settings), settings)
+    desk = Desk(bank=settings.bank, authorities=authorities, life_s=int(table.certificate_days * DAY_S))
+    tls = listener_of(table.tls, "enrolment.tls")
+
+    async def serving(_: web.Application) -> AsyncIterator[None]:
+        keeping = asyncio.create_task(_keep_lists(hub, settings, desk))
+        enrolment = Enrolment(hub, desk).app()
+        places = addresses(table.listen)
+        try:
+            async with listening(
+                enrolment, places, name="enrolment", option="enrolment.listen", tls=tls
+            ) as served:
+                _log.info("open", addresses=served, kinds=list(authorities))
+                yield
+        finally:
+            keeping.cancel()
+            await asyncio.wait((keeping,))
+
+    return serving
+
+
+async def _keep_lists(hub: Hub, settings: HubSettings, desk: Desk) -> None:
+    """Keep the files up to date: listeners read them again as they change."""
+    while True:
+        for kind in desk.authorities:
+            try:
+                der = await hub.run(lambda c, kind=kind: desk.crl(c, kind, now_ns=hub.now_ns()))  # type: ignore[misc]
+                if der is not None and keep_list(settings, kind, der):
+                    _log.info("revocation_list_written", kind=kind)
+            except (OperatingError, KeyFileError) as problem:
+                _log.error("revocation_list_not_written", kind=kind, problem=str(problem), hint=problem.hint)
+        await asyncio.sleep(LOOK_S)
