@@ -61,6 +61,7 @@ from edgegw.payments.webhooks import Webhooks
 from edgegw.renewal import Renewal
 from edgegw.replica.copier import Copier
 from edgegw.retention import Retention
+from edgegw.rotation import Rotation
 from edgegw.running import RUNNING_NAME, Announcement, KeptWatch
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity, LineSettings
@@ -311,7 +312,7 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
                     await _serve(box, front, own, held, opened, pen, stop)
                 return
             except NewEpoch as given:
-                begun, trouble = _begin(own, held, opened, ways, given.note), None
+                begun, trouble = _begin(box, own, held, opened, ways, given.note), None
             except Behind as found:
                 opened.disown()
                 trouble = found
@@ -344,12 +345,15 @@ async def _look(opened: Opened, pen: Pen, identity: Identity, settings: LineSett
         source.close()
 
 
-def _begin(own: Own, held: Keys, opened: Opened, ways: Ways, note: str) -> Pen:
+def _begin(box: Box, own: Own, held: Keys, opened: Opened, ways: Ways, note: str) -> Pen:
     """The pen of the epoch that the hub gives by this link: on disk in one COMMIT with the ledger's new
     lineage. A crash before it leaves the ledger as it was, and the hub gives the same link again."""
-    epoch = open_link(note, held.hub).epoch
+    link = open_link(note, held.hub)
+    epoch = link.epoch
+    own = own_of(box, held, opened.store, boot=own.boot, key=held.checkpoint.named(link.key))
     token = opened.anchor.offer(opened.store)
     pen = begin_epoch(opened.store, own, ways, note=note, epoch=epoch, lineage=token)
+    held.checkpoint.settle(link.key)
     opened.anchor.confirm(token)
     opened.anchor.start()
     _note_anchor(opened, pen)
@@ -377,6 +381,7 @@ async def _serve(
     webhooks = _webhooks(box, held, notices[0], pen, line, front.metrics)
     backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=box.settings.notices.aged_hours)
     front.backlog = backlog
+    rotation = Rotation(pen, held.checkpoint, bank=own.bank, box=own.box)
     pen.on_commit.append(webhooks.wake)
     pen.awaited = line.awaited
     pen.on_commit.append(line.head_moved)
@@ -395,6 +400,7 @@ async def _serve(
         asyncio.create_task(_keep("retention", _retention(box, held, opened, pen, mirrored).run)),
         asyncio.create_task(_keep("webhooks", webhooks.run)),
         asyncio.create_task(_keep("notices", backlog.run)),
+        asyncio.create_task(_keep("rotation", rotation.run)),
     )
     goes_on = False
     try:
@@ -527,7 +533,7 @@ def _identity(box: Box, own: Own, held: Keys) -> Identity:
         held.device,
         held.hub,
         parse_key=VerifyingKey.parse,
-        epoch_key=own.key_text,
+        epoch_key=lambda: held.checkpoint.newest.public.text(),  # noqa: PLW0108 - it changes
         tls=held.tls,
     )
 

@@ -38,6 +38,10 @@ class LedgerSource:
         """The complete subtrees of the first `size` leaves."""
         return self._store.node(epoch, size)
 
+    def key_changes(self, epoch: int) -> list[tuple[int, str]]:
+        """(seq, statement) of the records by which another key takes over."""
+        return [(one.seq, one.note) for one in self._store.keys.notes(epoch)]
+
     def cosignature(self, epoch: int) -> str:
         """The hub's newest cosigned note; "" for none."""
         kept = self._store.cosignature(epoch)

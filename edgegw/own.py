@@ -5,25 +5,29 @@ Leaves out the ledger's own word about that (`ledger.boot`) and the hub's (`core
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
 from edgegw import __version__
-from edgegw.access.keys import SigningKey, VerifyingKey, make_signing_key, open_signing_key
+from edgegw.access.checkpoint_keys import CheckpointKeys
+from edgegw.access.keys import SigningKey, VerifyingKey, open_signing_key
 from edgegw.access.keystore import FILES, OPEN_FILES, Keystore
 from edgegw.access.tls import TransportContext
 from edgegw.access.webhook_key import WebhookKey, load_webhook_key
 from edgegw.config.box import Box, BoxSettings
 from edgegw.core import journal
 from edgegw.core.journal import Checkpoint
+from edgegw.core.key_policy import KeyPolicy
 from edgegw.core.messages import ExchangeError
 from edgegw.encryption import line_of
 from edgegw.enrolment import Holder, certificate_files, hub_time_of
 from edgegw.errors import Behind, LedgerCorrupt
 from edgegw.key_places import checkpoint_key_file, device_key_file, keystore_of, webhook_key_file
-from edgegw.ledger.received import link_of
+from edgegw.ledger.batch import Sign
+from edgegw.ledger.received import policy_of
 from edgegw.ledger.start import Own
 from edgegw.ledger.store import Store
 from edgegw.machine import MachineClock
@@ -38,7 +42,7 @@ class Keys(NamedTuple):
     is encrypted."""
 
     device: SigningKey
-    checkpoint: SigningKey
+    checkpoint: CheckpointKeys
     hub: VerifyingKey
     mirror: MirrorPeer | None
     webhook: WebhookKey
@@ -54,10 +58,7 @@ def load_keys(settings: BoxSettings) -> Keys:
     KeyFileError, PlaceAway and SettingsError."""
     keystore = keystore_of(settings)
     device = open_signing_key(keystore, device_key_file(settings))
-    of_checkpoints = checkpoint_key_file(settings)
-    if not of_checkpoints.path.exists():
-        make_signing_key(keystore, of_checkpoints)
-    checkpoint = open_signing_key(keystore, of_checkpoints)
+    checkpoint = CheckpointKeys(keystore, checkpoint_key_file(settings))
     webhook = load_webhook_key(keystore, webhook_key_file(settings))
     hub, time = hub_key(settings), None
     if settings.enrolment is not msgspec.UNSET:
@@ -79,16 +80,16 @@ def tell_of_places(keystore: Keystore) -> None:
         _log.warning("keys_elsewhere", place=place, settings=keystore.place, hint=hint)
 
 
-def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:
-    """Who a start is: names, keys and the digest of the settings."""
-    bank, name, key = box.settings.bank, box.settings.box, held.checkpoint
-
-    def sign(epoch: int, size: int, root: bytes) -> str:
-        origin = journal.journal_origin(bank=bank, box=name, epoch=epoch)
-        return key.seal(Checkpoint(origin, size, root).body())
+def own_of(box: Box, held: Keys, store: Store, *, boot: str, key: SigningKey | None = None) -> Own:
+    """Who a start is: names, keys and the digest of the settings. key: signs the checkpoints of an epoch that
+    is to begin; else the one that signs the newest epoch's. Raises KeyFileError."""
+    bank, name = box.settings.bank, box.settings.box
+    if key is None:
+        held.checkpoint.settle(_newest_key(store, held.hub))
+        key = held.checkpoint.current
 
     def open_note(epoch: int, note: str) -> Checkpoint:
-        checkpoint = VerifyingKey.parse(_epoch_key(store, epoch, held.hub)).open(note)
+        checkpoint = _policy(store, epoch, held.hub).open(note)
         if checkpoint.origin != journal.journal_origin(bank=bank, box=name, epoch=epoch):
             raise ValueError(f"it is signed for {checkpoint.origin}")
         return checkpoint
@@ -97,7 +98,7 @@ def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:
         bank=bank,
         box=name,
         boot=boot,
-        sign=sign,
+        sign=signer(key, bank=bank, box=name),
         open_note=open_note,
         key_text=key.public.text(),
         version=__version__,
@@ -105,17 +106,35 @@ def own_of(box: Box, held: Keys, store: Store, *, boot: str) -> Own:
     )
 
 
+def signer(key: SigningKey, *, bank: str, box: str) -> Sign:
+    """Signs the checkpoints of a box with this key."""
+
+    def sign(epoch: int, size: int, root: bytes) -> str:
+        origin = journal.journal_origin(bank=bank, box=box, epoch=epoch)
+        return key.seal(Checkpoint(origin, size, root).body())
+
+    return sign
+
+
 def replaced(own: Own, held: Keys, store: Store) -> Behind | None:
     """Whether other hardware wrote this ledger: then its newest epoch is not this box's to continue."""
     heads = store.heads()
-    if not heads or _epoch_key(store, heads[-1].epoch, held.hub) == own.key_text:
+    if not heads or _policy(store, heads[-1].epoch, held.hub).newest == own.key_text:
         return None
     return Behind(f"epoch {heads[-1].epoch} was given to another checkpoint key than this box has")
 
 
-def _epoch_key(store: Store, epoch: int, hub: VerifyingKey) -> str:
-    """The checkpoint key of an epoch by its hub-signed link, as its one-line text."""
+def _newest_key(store: Store, hub: VerifyingKey) -> str:
+    """The key that signs the newest epoch's checkpoints by the journal, "" where it does not say."""
+    heads = store.heads()
+    with suppress(LedgerCorrupt):
+        return _policy(store, heads[-1].epoch, hub).newest if heads else ""
+    return ""
+
+
+def _policy(store: Store, epoch: int, hub: VerifyingKey) -> KeyPolicy:
+    """The keys of an epoch's checkpoints, by its hub-signed link and its records."""
     try:
-        return link_of(store, epoch, None, hub_key=hub).key
+        return policy_of(store, epoch, None, hub_key=hub, parse=VerifyingKey.parse)
     except ExchangeError as problem:
         raise LedgerCorrupt(str(problem)) from None

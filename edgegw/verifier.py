@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Verify what an edgegw box or hub has written, with nothing but this file, a Python and the keys.
 
-    verifier.py --box-key KEY [--hub-key KEY] journal FILE
+    verifier.py --box-key KEY [--hub-key KEY] [--policy FILE] journal FILE
     verifier.py --box-key KEY [--hub-key KEY] receipt FILE
     verifier.py --box-key KEY [--hub-key KEY] checkpoints OLD NEW (--proof FILE | --journal FILE)
     verifier.py --box-key KEY [--hub-key KEY] export FILE
@@ -9,7 +9,11 @@
 A KEY is the one-line text `<name>+<key id>+<base64>` of the box's checkpoint key or the hub's, from whoever
 answers for it, never from what is to be verified. A box has a key for each epoch: --box-key may be given more
 than once, and is not needed beside --hub-key where the first record is there, a link by which the hub names
-the key. With --hub-key the hub's cosignature is asked for as well.
+the key, or where --policy has it. With --hub-key the hub's cosignature is asked for as well.
+A key may follow another one within an epoch: a record at seq n, with a statement that both have signed, ends
+the old one with size n and begins the new one with size n + 1. What is verified carries these statements;
+--policy FILE (`edgegw keys policy --output`) has them as well, for what is older than they are, and the hub's
+words by which a key is revoked: above a size nothing counts that it has signed. It takes --hub-key.
 WITHOUT A COSIGNATURE a history is evident only against those who do not hold the box's key.
 Exit codes: 0 verified; 1 not verified (the first bad record, what differs, the mend); 2 wrong usage, no key,
 or an unreadable file. --json prints figures. It shares no code with the package that writes these files: the
@@ -25,11 +29,13 @@ A journal file (`edgegw journal export`) is one JSON document a line, written wi
   {"leaves":"<base64 of their leaves>"}
       which is not trusted, but where the leaves give the signed root they tell which record was edited;
   {"checkpoint":"<signed note>","cosignatures":["<note cosigned by the hub>", ...]}
+      and where a key followed another one, all such statements: ,"keys":["<note>", ...]
 Every byte of it counts: there is no harmless difference. (Without --hub-key a cosignature is not looked at.)
 The hub's log for a box has the origin "edgegw/<bank>/hub/<box>/<incarnation>" and is signed by the hub.
 A receipt: {"type":"edgegw-receipt-v1","record":"<text>","previous_leaf":"<hex>","index":n,"size":n,"proof":
 ["<hex>",...],"checkpoint":"<note>","cosignature":"<note or empty>","cosignature_proof":["<hex>",...]}; the
-last leads from the cosigned size to the checkpoint's. A proof: {"edgegw_consistency":1,"proof":["<hex>"]}.
+last leads from the cosigned size to the checkpoint's; "keys":["<note>",...] may follow.
+A proof: {"edgegw_consistency":1,"proof":["<hex>"]}.
 Of these two only what they say counts, not the layout of the JSON.
 An export (`edgegw export`) is a SQLite file. Each row of its tables must be what the records' bytes say, each
 node and leaf what they give, and each view the one that format 1 has; tables beside them are named. Bytes
@@ -37,7 +43,9 @@ that no row reads (free pages, counters of the file) do not count.
 A note: "<origin>\\n<size>\\n<base64 root>\\n", a blank line, a line "— <name> <base64(key id || signature)>".
 A key id is the start of SM3(name || 0x0A || 0xff || "edgegw.sm2-sm3.v1" || point). A signature is r || s over
 the three lines, with user id 1234567812345678; a cosignature is 8 bytes of Unix time || r || s over
-"edgegw/cosig/v1\\ntime <t>\\n" and the three lines.
+"edgegw/cosig/v1\\ntime <t>\\n" and the three lines. A statement about a key: "edgegw/key/v1\\n", a line of
+JSON, a blank line, two signature lines; one that revokes a key: "edgegw/revoked-key/v1\\n", a line of JSON, a
+blank line and the hub's.
 """
 
 from __future__ import annotations
@@ -47,13 +55,15 @@ import base64
 import datetime
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -288,11 +298,28 @@ class Head(NamedTuple):
     time_s: int = 0
 
 
+class Revoked(NamedTuple):
+    """The hub's word that a key counts for nothing above a size."""
+
+    key: Key
+    size_max: int
+    reason: str
+
+
+class Policy(NamedTuple):
+    """What a policy file says of one epoch: its first key, statements about later ones, revoked ones."""
+
+    first: Key | None = None
+    notes: tuple[str, ...] = ()
+    revoked: tuple[Revoked, ...] = ()
+
+
 class Keys(NamedTuple):
-    """The keys of the command line: a box has one for each epoch."""
+    """The keys of the command line: a box has one for each epoch; policies by the text of the origin."""
 
     boxes: tuple[Key, ...]
     hub: Key | None
+    policies: Mapping[str, Policy] = types.MappingProxyType({})
 
     def authors(self, origin: Origin) -> tuple[Key, ...]:
         """Whose signature the log's checkpoints must bear: one of these."""
@@ -300,13 +327,17 @@ class Keys(NamedTuple):
             if self.hub is None:
                 raise Usage(f"--hub-key is needed for the log {origin.text}")
             return (self.hub,)
+        first = self.policies.get(origin.text, Policy()).first
+        if first is not None:
+            return (first,)
         if not self.boxes:
             raise Usage(f"--box-key is needed for the log {origin.text}")
         return self.boxes
 
     def linked(self, record: bytes, origin: Origin, place: int | str = 0) -> Keys:
         """The same, and the box's key of this epoch as the hub's link in its first record names it."""
-        if self.boxes or self.hub is None or origin.number_field != "epoch":
+        known = self.policies.get(origin.text, Policy()).first
+        if self.boxes or self.hub is None or known is not None or origin.number_field != "epoch":
             return self
         try:
             said = _document_of(record)
@@ -397,10 +428,151 @@ def open_link(note: object, hub: Key) -> tuple[dict[str, object], Key]:
     return link, key_of(str(link.get("key")))
 
 
-def open_checkpoint(note: object, keys: Keys) -> Head:
-    """The head that the log's author has signed; raises Unverified."""
+# Keys that follow each other
+class Change(NamedTuple):
+    """A statement that both keys have signed: behind record seq the new one signs."""
+
+    seq: int
+    purpose: str
+    old: Key
+    new: Key
+
+
+def open_change(note: object, origin: Origin) -> Change:
+    """What a statement about this log's keys says; ValueError unless both keys have signed it."""
+    body, _, signatures = str(note).rpartition("\n\n")
+    label, _, text = f"{body}\n".partition("\n")
+    lines = _signature_lines(signatures)
+    if label != "edgegw/key/v1" or len(lines) != 2:
+        raise Malformed(f"a statement about a key bears two signatures, this one {len(lines)}")
+    said = _document_of(text.encode())
+    seq, purpose = said.get("seq"), said.get("purpose")
+    place = (said.get("bank"), said.get("box"), said.get("epoch"))
+    if place != (origin.bank, origin.box, origin.number) or type(seq) is not int:
+        raise Malformed(f"a statement about a key is for {place}, record {seq!r}, not for {origin.text}")
+    old, new = key_of(str(said.get("old"))), key_of(str(said.get("new")))
+    for key, (name, raw) in zip((old, new), lines, strict=True):
+        signed = sm2_verify(key.point, f"{body}\n".encode(), raw[4:])
+        if (key.name, key.key_id) != (name, raw[:4]) or not signed or old.name != new.name or old == new:
+            raise Malformed(f"the statement of record {seq} about a key is not signed by {key_text(key)}")
+    return Change(seq, str(purpose), old, new)
+
+
+def changes_of(notes: object, origin: Origin, keys: Keys) -> list[Change]:
+    """The changes of a log's checkpoint key, in order, by what is shown and by the policy; ValueError where
+    they do not lead from one to the next."""
+    if not isinstance(notes, list | tuple):
+        raise Malformed("statements about keys are a list of notes")
+    known = {str(note): None for note in (*notes, *keys.policies.get(origin.text, Policy()).notes)}
+    changes = sorted(open_change(note, origin) for note in known)
+    for before, after in itertools.pairwise(changes):
+        if before.seq == after.seq or before.new != after.old:
+            raise Malformed(f"the key of record {after.seq} does not follow that of record {before.seq}")
+    if any(change.purpose != "checkpoint" for change in changes) or (changes and changes[0].seq < 2):
+        raise Malformed("a statement beside a checkpoint is not about a checkpoint's key")
+    return changes
+
+
+def signers(head: Head, keys: Keys, notes: object) -> tuple[Key, ...]:
+    """Whose signature a checkpoint of this size must bear: one of these; ValueError if nobody's counts."""
+    authors, changes = keys.authors(head.origin), changes_of(notes, head.origin, keys)
+    if not changes:
+        return authors
+    chain = [changes[0].old, *(change.new for change in changes)]
+    if len(set(chain)) != len(chain):
+        raise Malformed("a key that has ended signs again")
+    index = sum(change.seq < head.size for change in changes)
+    trusted = next((place for place, key in enumerate(chain) if key in authors), len(chain))
+    if trusted > index:
+        raise Malformed(
+            f"no key that was given leads to {key_text(chain[index])}, which signs size {head.size}"
+        )
+    for change, revoked in itertools.product(changes[trusted:index], revoked_in(keys, head.origin)):
+        if change.old == revoked.key and change.seq > revoked.size_max:
+            raise Malformed(f"record {change.seq} introduces a key by one that is {why_void(revoked)}")
+    return (chain[index],)
+
+
+def revoked_in(keys: Keys, origin: Origin) -> tuple[Revoked, ...]:
+    """The keys of a log that the hub has revoked."""
+    return keys.policies.get(origin.text, Policy()).revoked
+
+
+def why_void(revoked: Revoked) -> str:
+    """What to say of a revoked key."""
+    return f"revoked by the hub above size {revoked.size_max} ({revoked.reason})"
+
+
+def key_text(key: Key) -> str:
+    """A key as messages name it."""
+    return f"{key.name} ({key.key_id.hex()})"
+
+
+def key_record(said: dict[str, Any], origin: Origin, place: int) -> str:
+    """The statement of a record by which another checkpoint key takes over, "" of any other record; raises
+    ValueError where it is none of both keys, of this place."""
+    if said.get("type") != "key" or (place == 1 and "note" not in said):
+        return ""
+    change = open_change(said.get("note"), origin)
+    if change.seq != place or key_of(str(said.get("key"))) != change.new:
+        raise Malformed(f"the statement about a key is that of record {change.seq}")
+    return str(said["note"]) if change.purpose == "checkpoint" else ""
+
+
+def check_key_records(found: Sequence[tuple[int, str]], notes: object, start: int, origin: Origin) -> None:
+    """Raise Unverified unless the statements beside a checkpoint are just those of its records."""
+    shown = [str(note) for note in notes] if isinstance(notes, list) else []
+    beside = {seq: note for note in shown if (seq := open_change(note, origin).seq) >= start}
+    for seq in sorted({*beside, *dict(found)}):
+        if beside.get(seq) != dict(found).get(seq):
+            raise bad_record(seq, "what it says of a key is not what stands beside the checkpoint")
+
+
+def load_policy(path: str, hub: Key | None) -> dict[str, Policy]:
+    """The policies of a file, by origin; raises Usage."""
+    document = _document_in(path, "edgegw_key_policy", 1)
+    if hub is None:
+        raise Usage("--policy takes --hub-key: by it the hub's words in the file are checked")
+    found: dict[str, Policy] = {}
     try:
-        return _open_note(note, keys.authors(parse_checkpoint(note)[0].origin))
+        for one in document["epochs"]:  # type: ignore[attr-defined]
+            origin = origin_of(f"edgegw/{document['bank']}/{document['box']}/{one['epoch']}")
+            link, first = open_link(one["link"], hub)
+            if (link.get("bank"), link.get("box"), link.get("epoch")) != (
+                origin.bank,
+                origin.box,
+                origin.number,
+            ):
+                raise Malformed(f"its link of {origin.text} is for another epoch")
+            found[origin.text] = Policy(first, tuple(map(str, one["keys"])))
+        for note in document["revoked"]:  # type: ignore[attr-defined]
+            body, _, signature = str(note).rpartition("\n\n")
+            label, _, text = f"{body}\n".partition("\n")
+            key, raw = _signed_by(_signature_lines(signature), (hub,))
+            if label != "edgegw/revoked-key/v1" or not sm2_verify(key.point, f"{body}\n".encode(), raw):
+                raise Malformed("a word that revokes a key is not the hub's")
+            said = _document_of(text.encode())
+            place = f"edgegw/{said['bank']}/{said['box']}/{said['epoch']}"
+            revoked = Revoked(key_of(str(said["key"])), int(str(said["size_max"])), str(said["reason"]))
+            policy = found.get(place, Policy())
+            found[place] = policy._replace(revoked=(*policy.revoked, revoked))
+    except (ValueError, LookupError, TypeError) as problem:
+        raise Usage(f"{path}: {problem}") from None
+    return found
+
+
+def open_checkpoint(note: object, keys: Keys, notes: object = ()) -> Head:
+    """The head that the log's author has signed, by the key of its size; notes are the statements about keys
+    beside it. Raises Unverified."""
+    try:
+        said, _ = parse_checkpoint(note)
+        allowed = signers(said, keys, notes)
+        head = _open_note(note, allowed)
+        key, _ = _signed_by(parse_checkpoint(note)[1], allowed)
+        for revoked in revoked_in(keys, head.origin):
+            if key == revoked.key and head.size > revoked.size_max:
+                raise Malformed(f"it is of size {head.size}, and {key_text(key)} is {why_void(revoked)}")
+        return head
     except ValueError as problem:
         mend = "make sure that the key is this log's; if it is, somebody else has signed this"
         raise Unverified("checkpoint", problem, mend) from None
@@ -520,6 +692,15 @@ def problem_of(record: bytes, origin: Origin, place: int) -> str:
     return ""
 
 
+def problem_of_key(record: bytes, origin: Origin, place: int) -> str:
+    """What is wrong with what a record says of a key; "" if nothing is."""
+    try:
+        key_record(_document_of(record), origin, place)
+    except ValueError as problem:
+        return str(problem)
+    return ""
+
+
 class Start(NamedTuple):
     """Where a journal file begins: at 0, or after so many pruned records, for which these stand."""
 
@@ -543,6 +724,7 @@ class Scan:
         self.named: Tree | None = None  # over the leaves that are named, once they differ
         self.named_previous = b""
         self.last_named = b""
+        self.keys: list[tuple[int, str]] = []  # (seq, statement) of records by which another key takes over
 
     def lines(self, lines: Iterable[bytes]) -> None:
         """The lines of a journal file between its first and its last."""
@@ -614,12 +796,14 @@ class Scan:
                     break
                 if (said[field], said["bank"]) != (origin.number, origin.bank):
                     break
+                if said.get("type") == "key" and (note := key_record(said, origin, place)):
+                    self.keys.append((place, note))
             else:
                 return True
         except (ValueError, LookupError, TypeError, RecursionError):
             pass  # one of them is no record: which, and why, is told below
         for place, record in enumerate(records, self.index):
-            if problem := self.problem_at(record, place):
+            if problem := self.problem_at(record, place) or problem_of_key(record, self.origin, place):
                 self.wrong = bad_record(place, problem)
                 return False
         return True
@@ -707,9 +891,11 @@ def verify_journal(path: str, keys: Keys, *, roots_wanted: Sequence[int] = ()) -
             keys = keys.linked(file.readline(LINE_BYTES_MAX), origin)
             file.seek(here)
         authors = keys.authors(origin)
-        if trailer is None or list(trailer) != ["checkpoint", "cosignatures"]:
+        fields = ["checkpoint", "cosignatures", "keys"]
+        if trailer is None or list(trailer) not in (fields[:2], fields):
             raise cut_off(Scan(origin, start, size=-1), file, end, last)
-        head = open_checkpoint(trailer["checkpoint"], keys)
+        notes = trailer.get("keys", [])
+        head = open_checkpoint(trailer["checkpoint"], keys, notes)
         if head.origin != origin:
             raise Unverified("header", f"the checkpoint is for {head.origin.text}", "export again")
         cosigned = newest_cosigned(trailer["cosignatures"], keys, head)
@@ -717,8 +903,9 @@ def verify_journal(path: str, keys: Keys, *, roots_wanted: Sequence[int] = ()) -
         scan = Scan(origin, start, size=head.size, roots_wanted=wanted)
         scan.lines(lines_until(file, end))
     scan.judge(head, cosigned)
+    check_key_records(scan.keys, notes, start.size, origin)
     figures: dict[str, object] = {"origin": origin.text, "from": start.size, "size": head.size}
-    names = " or ".join(key.name for key in authors)
+    names = " or ".join(sorted({key.name for key in authors}))
     sentence = f"{head.size - start.size} records of {origin.text} are those that {names} signed"
     if start.size:
         sentence += f" (the first {start.size} are not in the file; their number and root are)"
@@ -814,10 +1001,10 @@ ASK_AGAIN = "ask the box for the receipt again; if it stays so, take it and this
 def verify_receipt(path: str, keys: Keys) -> Verified:
     """Verify a receipt; raises Unverified or Usage."""
     receipt = _document_in(path, "type", "edgegw-receipt-v1")
-    if set(receipt) != RECEIPT_FIELDS:
+    if set(receipt) - {"keys"} != RECEIPT_FIELDS:
         differing = ", ".join(sorted(map(repr, set(receipt) ^ RECEIPT_FIELDS)))
         raise Unverified("receipt", f"these fields are missing or too many: {differing}", ASK_AGAIN)
-    head = open_checkpoint(receipt.get("checkpoint"), keys)
+    head = open_checkpoint(receipt.get("checkpoint"), keys, receipt.get("keys", []))
     index = receipt.get("index")
     try:
         if type(index) is not int or not 0 <= index < head.size:
@@ -828,7 +1015,7 @@ def verify_receipt(path: str, keys: Keys) -> Verified:
         leaf = sm3(b"\x00" + _hashes_of([receipt.get("previous_leaf")])[0] + record)
         if root_of_inclusion(index, head.size, leaf, _hashes_of(receipt.get("proof"))) != head.root:
             raise Malformed("the proof does not lead from this record to the signed root")
-        if problem := problem_of(record, head.origin, index):
+        if problem := problem_of(record, head.origin, index) or problem_of_key(record, head.origin, index):
             raise Malformed(problem)
         note, steps = receipt["cosignature"], _hashes_of(receipt["cosignature_proof"])
         if not isinstance(note, str) or (not note and steps):
@@ -845,9 +1032,19 @@ def verify_receipt(path: str, keys: Keys) -> Verified:
     return with_cosigned((figures, sentence, {}), cosigned, head)
 
 
+def keys_in_journal(path: str) -> object:
+    """The statements about keys in a journal file's last line, not held against its records yet."""
+    with Path(path).open("rb") as file:
+        trailer = _canonical(read_last_line(file)[1])
+    return (trailer or {}).get("keys", [])
+
+
 def verify_checkpoints(paths: Sequence[str], keys: Keys, proof: str | None, journal: str | None) -> Verified:
     """Verify that the second checkpoint's history only continues the first's; raises Unverified or Usage."""
-    old, new = (open_checkpoint(Path(path).read_bytes().decode(errors="replace"), keys) for path in paths)
+    notes = keys_in_journal(journal) if journal else []
+    old, new = (
+        open_checkpoint(Path(path).read_bytes().decode(errors="replace"), keys, notes) for path in paths
+    )
     if old.origin != new.origin or new.size < old.size:
         raise Usage("give an older and a newer checkpoint of one log, in this order")
     try:
@@ -871,7 +1068,7 @@ def verify_checkpoints(paths: Sequence[str], keys: Keys, proof: str | None, jour
 
 
 # An audit export
-SCHEMA = "779c2a46c4ec6cb13760d492fbd7219cbb0b2fcc5aeb8f5ce35e29350735b0ef"
+SCHEMA = "282c078b19c6cd03b4f5fbb6f6ad7a8325b1ac67e3fde1538d8fc72bf2d5a29f"
 """SM3 over the tables and views of format 1, in their order, without blanks and quotes."""
 SEQ_BITS = 40
 REQUEST: tuple[str, ...] = (
@@ -886,7 +1083,7 @@ REQUEST: tuple[str, ...] = (
 REQUEST += ("original_client", "original_id", "advice", "stand_in", "terminal", "merchant", "reference")
 REQUEST_DEFAULTS = {"amount_minor": 0, "timeout_s": 0, "advice": False, "stand_in": True}
 EVENTS = {
-    "key": ("key", ("key",)),
+    "key": ("key", ("key", "note")),
     "boot": ("boot", ("boot", "version", "box_digest", "site_digest")),
     "mode": ("mode", ("mode", "previous", "reason")),
     "durability": ("durability", ("durability", "previous", "reason")),
@@ -932,7 +1129,8 @@ class Plain:
             self.expect(kind, record_id, (record_id, *link_of(said["note"])))
         elif kind in EVENTS:
             table, names = EVENTS[kind]
-            self.expect(table, record_id, (record_id, *(said[name] for name in names)))
+            given = {"note": ""} | said if kind == "key" else said
+            self.expect(table, record_id, (record_id, *(given[name] for name in names)))
         if kind in ("transfer", "expiry", "directive", "window"):
             self.lists(record_id, said)
 
@@ -1158,7 +1356,10 @@ EXPORT_AGAIN = "export again, and find out who changed this file"
 
 def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, keys: Keys) -> Said:
     """Verify the records of one epoch, and every row that is about them; what to tell of it."""
-    epoch, origin, first, previous, size, root, note = row
+    epoch, origin, first, previous, size, root, note, shown = row
+    notes = json.loads(str(shown))
+    if json.dumps(notes, ensure_ascii=False, separators=(",", ":")) != shown:
+        raise Unverified(f"epoch {epoch}", "its list of keys is not as it was written", EXPORT_AGAIN)
     if not (isinstance(epoch, int) and isinstance(first, int) and isinstance(previous, bytes) and first >= 0):
         raise Unverified(f"epoch {epoch}", "its row is not whole", EXPORT_AGAIN)
     start = epoch << SEQ_BITS
@@ -1170,12 +1371,12 @@ def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, key
         if body is None or not isinstance(body[0], bytes):
             raise bad_record(place_text(start), "it is missing here")
         keys = keys.linked(body[0], origin_of(origin), place_text(start))
-    head = open_checkpoint(note, keys)
+    head = open_checkpoint(note, keys, notes)
     same = (head.origin.text, head.origin.number, head.size, head.root) == (origin, epoch, size, root)
     if not same or (head.origin.bank, head.origin.box) != owner or (not first and previous != bytes(32)):
         raise Unverified(f"epoch {epoch}", "its row does not say what its checkpoint says", EXPORT_AGAIN)
     cosigned = cosigned_epoch(db, epoch, head, keys)
-    nodes = Nodes(db, epoch, first)
+    nodes, introduced = Nodes(db, epoch, first), list[tuple[int, str]]()
     select = """SELECT record_id, epoch, seq, type, at_ns, wall_ns, mono_ns, leaf, CAST(body AS BLOB),
         typeof(body) FROM record WHERE record_id BETWEEN ? AND ? ORDER BY record_id"""
     rows = iter(db.execute(select, (start, start | (1 << SEQ_BITS) - 1)))
@@ -1195,6 +1396,8 @@ def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, key
             raise bad_record(place, f"its row says {record[1:7]}, its bytes say {expected}")
         nodes.append(leaf)
         try:
+            if said["type"] == "key" and (statement := key_record(said, head.origin, seq)):
+                introduced.append((seq, statement))
             plain.record(start | seq, said)
         except (LookupError, TypeError, AttributeError, ValueError) as problem:
             raise bad_record(place, f"it lacks what a record of its type has ({problem})") from None
@@ -1205,6 +1408,7 @@ def verify_epoch(db: sqlite3.Connection, plain: Plain, row: Row, owner: Row, key
         other = "they do not give the signed root, though leaves, nodes and columns fit them"
         raise Unverified(f"records {epoch}/{first} to {epoch}/{head.size - 1}", other, EXPORT_AGAIN)
     nodes.end()
+    check_key_records(introduced, notes, first, head.origin)
     figures: Said = {"epoch": epoch, "origin": head.origin.text, "from": first, "size": head.size}
     return figures | {"root": head.root.hex(), "cosigned_size": cosigned.size if cosigned else None}
 
@@ -1254,6 +1458,7 @@ def arguments_parser() -> argparse.ArgumentParser:
     several = "the box's checkpoint key: name+key id+base64; once for each epoch"
     parser.add_argument("--box-key", metavar="KEY", action="append", default=[], help=several)
     parser.add_argument("--hub-key", metavar="KEY", help="the hub's key; its cosignature is then asked for")
+    parser.add_argument("--policy", metavar="FILE", help="keys that follow others, and revoked ones")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a sentence")
     kinds = parser.add_subparsers(
         dest="kind", required=True, metavar="journal | receipt | checkpoints | export"
@@ -1273,10 +1478,11 @@ def verify(options: argparse.Namespace) -> Verified:
     self_test()
     try:
         hub = None if options.hub_key is None else key_of(options.hub_key)
-        keys = Keys(tuple(map(key_of, options.box_key)), hub)
+        policies = load_policy(options.policy, hub) if options.policy else {}
+        keys = Keys(tuple(map(key_of, options.box_key)), hub, policies)
     except ValueError as problem:
         raise Usage(f"--box-key or --hub-key is no key: {problem}") from None
-    if keys == Keys((), None):
+    if not keys.boxes and keys.hub is None:
         raise Usage("give --box-key, from whoever answers for the box: without a key nothing is verified")
     if options.kind == "checkpoints":
         return verify_checkpoints(options.files, keys, options.proof, options.journal)

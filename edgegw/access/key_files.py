@@ -89,6 +89,23 @@ def replace_key_file(path: Path, body: bytes, *, mode: int = 0o600) -> None:
         raise KeyFileError(path, f"cannot be written ({problem.strerror})", hint="mend the folder") from None
 
 
+def take_place(fresh: Path, path: Path) -> None:
+    """Let one file take the place of another at once, whose bytes are then overwritten; raises KeyFileError.
+
+    What a disk that moves its blocks keeps of them is out of reach: there only a sealed key is gone.
+    """
+    try:
+        with path.open("r+b") as old:
+            length = os.fstat(old.fileno()).st_size
+            os.replace(fresh, path)
+            _sync_folder(path.parent)
+            old.write(bytes(length))
+            old.flush()
+            os.fsync(old.fileno())
+    except OSError as problem:
+        raise KeyFileError(path, f"cannot be replaced ({problem.strerror})", hint="mend the folder") from None
+
+
 def drafts_of(path: Path) -> list[Path]:
     """What was left half-written of this file by a process that was killed."""
     return [one for one in path.parent.glob(f".{path.name}.*") if _DRAFT.fullmatch(one.suffix)]

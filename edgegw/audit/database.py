@@ -156,7 +156,9 @@ class _Epoch:
     def describe(self, sheets: _Sheets, cosigned: tuple[int, str] | None) -> None:
         """The epoch's own rows: its head, and how far the other side holds it."""
         epoch, size, root, note, _ = self._head
-        sheets.add("epoch", (epoch, self._origin, self._first, self._leaf, size, root, note))
+        notes = [one.note for one in self._store.keys.notes(epoch) if one.seq < size]
+        keys = json.dumps(notes, ensure_ascii=False, separators=(",", ":"))
+        sheets.add("epoch", (epoch, self._origin, self._first, self._leaf, size, root, note, keys))
         for row in self._tree.border():
             sheets.add("node", row)
         if cosigned is None or not 0 < cosigned[0] <= size:

@@ -86,7 +86,7 @@ def _event(record: Record) -> tuple[str, Row] | None:
     if isinstance(record, Link):
         return "link", _link(record.note)
     if isinstance(record, KeyIntroduced):
-        return "key", (record.key,)
+        return "key", (record.key, record.note)
     if isinstance(record, Boot):
         return "boot", (record.boot, record.version, record.box_digest, record.site_digest)
     if isinstance(record, ModeChanged):

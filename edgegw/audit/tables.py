@@ -56,6 +56,7 @@ TABLES: Final = (
             "size": int,
             "root": bytes,
             "checkpoint": str,
+            "keys": str,
         },
     ),
     Table(
@@ -83,7 +84,7 @@ TABLES: Final = (
         {"record_id": int, "key": str, "old_epoch": int, "old_size": int, "old_root": str, "note": str},
         _IS_RECORD,
     ),
-    Table("key", {"record_id": int, "key": str}, _IS_RECORD),
+    Table("key", {"record_id": int, "key": str, "note": str}, _IS_RECORD),
     Table(
         "boot",
         {"record_id": int, "boot": str, "version": str, "box_digest": str, "site_digest": str},
@@ -229,7 +230,7 @@ VIEWS: Final = {
         'previous_leaf', lower(hex(coalesce(before.leaf, epoch.previous_leaf))),
         'index', record.seq, 'size', epoch.size, 'proof', json(inclusion.proof),
         'checkpoint', epoch.checkpoint, 'cosignature', coalesce(cosignature.note, ''),
-        'cosignature_proof', json(coalesce(cosignature.proof, '[]'))) AS receipt
+        'cosignature_proof', json(coalesce(cosignature.proof, '[]')), 'keys', json(epoch.keys)) AS receipt
         FROM record JOIN epoch ON epoch.epoch = record.epoch
         JOIN inclusion ON inclusion.record_id = record.record_id
         LEFT JOIN record AS before ON before.record_id = record.record_id - 1 AND before.epoch = record.epoch

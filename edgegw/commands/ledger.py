@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from edgegw.commands import ExitCode, json_option, print_json, progress_bar, settings_argument
 from edgegw.config.options import SettingsError
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from edgegw.access.keys import VerifyingKey
     from edgegw.core.book import Book
     from edgegw.core.journal import Checkpoint
+    from edgegw.core.key_policy import KeyPolicy
     from edgegw.ledger.batch import Tip
     from edgegw.ledger.check import Report
     from edgegw.ledger.store import Store
@@ -159,23 +159,18 @@ class _Notes:
         from edgegw.core.journal import parse_checkpoint
 
         epoch = _epoch_of(parse_checkpoint(note)[0].origin)
-        return (self._hub if epoch is None else self._epoch_key(epoch)).open(note)
+        return self._hub.open(note) if epoch is None else self._policy(epoch).open(note)
 
-    def _epoch_key(self, epoch: int) -> VerifyingKey:
+    def _policy(self, epoch: int) -> KeyPolicy:
         from edgegw.access.keys import VerifyingKey
         from edgegw.core.journal import NoteError
-        from edgegw.core.messages import ExchangeError, open_link
-        from edgegw.core.records import Link, decode_record
-        from edgegw.ledger.rows import position_of
+        from edgegw.core.messages import ExchangeError
+        from edgegw.ledger.received import policy_of
 
-        body = self._store.at(position_of(epoch=epoch, seq=0)) or b""
         try:
-            first = decode_record(body)
-            if not isinstance(first, Link):
-                raise NoteError(f"record {epoch}/0 is no link: no hub has given this epoch a key")
-            return VerifyingKey.parse(open_link(first.note, self._hub).key)
-        except (msgspec.MsgspecError, ExchangeError, ValueError) as problem:
-            raise NoteError(f"the link of epoch {epoch}: {problem}") from None
+            return policy_of(self._store, epoch, None, hub_key=self._hub, parse=VerifyingKey.parse)
+        except ExchangeError as problem:
+            raise NoteError(str(problem)) from None
 
 
 def _epoch_of(origin: str) -> int | None:

@@ -8,16 +8,14 @@ for `uplink` and `hub`.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
 from edgegw.core import journal
+from edgegw.core.key_policy import KeyPolicy
 from edgegw.core.messages import (
-    PACKAGE_BYTES_MAX,
-    PACKAGE_RECORDS_MAX,
-    RECORD_BYTES_MAX,
     VERSION,
     VERSION_OLDEST,
     ExchangeError,
@@ -28,7 +26,8 @@ from edgegw.core.messages import (
     Verdict,
     VerifyingKey,
 )
-from edgegw.core.records import UNREADABLE, Mode
+from edgegw.core.packages import place_fault, shape_fault
+from edgegw.core.records import Mode
 from edgegw.core.site import Site
 
 # --- sessions (the hub) ---
@@ -373,6 +372,10 @@ def _judge_copies(message: Open, view: MirrorView) -> MirrorJudgement | None:
 # --- judging a package (both sides) -------------------------------------------------------------------------
 
 
+OpenNote = Callable[[str], journal.Checkpoint]
+"""A signed note to its checkpoint; raises journal.NoteError."""
+
+
 class HeldLog(NamedTuple):
     """What the reader of a log holds of it. An empty frontier and no leaves is a log not begun."""
 
@@ -412,17 +415,24 @@ class PackageJudgement(NamedTuple):
     frontier: journal.Frontier | None = None
     checkpoint: journal.Checkpoint | None = None
     """The author's signed head, where its signature held: evidence of a fork too."""
+    keys: KeyPolicy | None = None
+    """Of a journal: the keys of its checkpoints, as they are known then."""
 
 
-def judge_push(
-    package: Package, held: HeldLog, *, bank: str, box: str, key: VerifyingKey
-) -> PackageJudgement:
-    """What the hub makes of a push of a box's journal; held.number is the epoch, key that epoch's
-    checkpoint key."""
+def judge_push(package: Package, held: HeldLog, *, bank: str, box: str, keys: KeyPolicy) -> PackageJudgement:
+    """What the hub makes of a push of a box's journal; held.number is the epoch, keys are those of its
+    checkpoints as far as they are known."""
     if package.number != held.number:
         return _refuse(held, PackageVerdict.MALFORMED, f"epoch {package.number} against epoch {held.number}")
+    try:
+        keys = keys.of_package(package)
+    except journal.NoteError as problem:
+        return _refuse(held, PackageVerdict.MALFORMED, str(problem))
     origin = journal.journal_origin(bank=bank, box=box, epoch=package.number)
-    return _judge(package, held, origin=origin, number_field="epoch", bank=bank, box=box, key=key)
+    judged = _judge(
+        package, held, origin=origin, number_field="epoch", bank=bank, box=box, open_note=keys.open
+    )
+    return judged._replace(keys=keys) if judged.verdict is PackageVerdict.ACCEPTED else judged
 
 
 def judge_package(
@@ -439,7 +449,10 @@ def judge_package(
     origin = journal.directives_origin(bank=bank, box=box, incarnation=package.number)
     if package.number > held.number:
         held = HeldLog(package.number, journal.Frontier(), _no_leaf)
-    return _judge(package, held, origin=origin, number_field="incarnation", bank=bank, box=box, key=key)
+    opened = _by(key)
+    return _judge(
+        package, held, origin=origin, number_field="incarnation", bank=bank, box=box, open_note=opened
+    )
 
 
 def judge_handed_back(
@@ -451,7 +464,15 @@ def judge_handed_back(
     if package.number != held.number:
         reason = f"incarnation {package.number} against incarnation {held.number}"
         return _refuse(held, PackageVerdict.MALFORMED, reason)
-    return _judge(package, held, origin=origin, number_field="incarnation", bank=bank, box=box, key=key)
+    opened = _by(key)
+    return _judge(
+        package, held, origin=origin, number_field="incarnation", bank=bank, box=box, open_note=opened
+    )
+
+
+def _by(key: VerifyingKey) -> OpenNote:
+    """Opens the notes of one key."""
+    return lambda note: journal.open_note(note, name=key.name, key_id=key.key_id, verify=key.verify)
 
 
 def _no_leaf(index: int) -> bytes:
@@ -475,17 +496,15 @@ def _judge(
     number_field: str,
     bank: str,
     box: str,
-    key: VerifyingKey,
+    open_note: OpenNote,
 ) -> PackageJudgement:
     """The one order in which a package is checked: shape, signature, place, sameness of what is held,
     proof."""
-    fault = _shape_fault(package)
+    fault = shape_fault(package)
     if fault:
         return _refuse(held, PackageVerdict.MALFORMED, fault)
     try:
-        checkpoint = journal.open_note(
-            package.checkpoint, name=key.name, key_id=key.key_id, verify=key.verify
-        )
+        checkpoint = open_note(package.checkpoint)
     except journal.NoteError as problem:
         return _refuse(held, PackageVerdict.BAD_CHECKPOINT, str(problem))
     if checkpoint.origin != origin:
@@ -503,22 +522,10 @@ def _judge(
     if package.size < size or (package.size == size and checkpoint.size == size):
         return _refuse(held, PackageVerdict.DUPLICATE, "", checkpoint)
     fresh = package.records[size - package.old_size :]
-    fault = _place_fault(fresh, start=size, field=number_field, number=package.number, bank=bank, box=box)
+    fault = place_fault(fresh, start=size, field=number_field, number=package.number, bank=bank, box=box)
     if fault:
         return _refuse(held, PackageVerdict.MALFORMED, fault, checkpoint)
     return _judge_proof(package, held, checkpoint, fresh)
-
-
-def _shape_fault(package: Package) -> str:
-    if package.old_size < 0 or package.size == 0:
-        return f"from {package.old_size}, {len(package.records)} records: nothing"
-    if len(package.records) > PACKAGE_RECORDS_MAX:
-        return f"{len(package.records)} records; {PACKAGE_RECORDS_MAX} at most"
-    if len(package.records) > 1 and sum(map(len, package.records)) > PACKAGE_BYTES_MAX:
-        return f"more than {PACKAGE_BYTES_MAX} bytes of records"
-    if any(len(record) > RECORD_BYTES_MAX for record in package.records):
-        return f"a record of more than {RECORD_BYTES_MAX} bytes"
-    return ""
 
 
 def _overlap_fault(package: Package, held: HeldLog) -> str:
@@ -539,33 +546,6 @@ def _signed_head_fault(checkpoint: journal.Checkpoint, held: HeldLog) -> str:
         return ""
     root = held.frontier.root() if checkpoint.size == size else held.root_at(checkpoint.size)
     return "" if root is None or root == checkpoint.root else f"another root signed at size {checkpoint.size}"
-
-
-class _Place(msgspec.Struct):
-    """What a record and a directive say about their own place; all else is for whoever replays them."""
-
-    bank: str
-    box: str
-    seq: int
-    epoch: int = -1
-    incarnation: int = -1
-
-
-_place_decoder: msgspec.json.Decoder[_Place] = msgspec.json.Decoder(_Place)
-
-
-def _place_fault(
-    records: Sequence[bytes], *, start: int, field: str, number: int, bank: str, box: str
-) -> str:
-    for seq, record in enumerate(records, start):
-        try:
-            place = _place_decoder.decode(record)
-        except UNREADABLE as problem:
-            return f"record {seq}: {problem}"
-        says = place.epoch if field == "epoch" else place.incarnation
-        if (place.bank, place.box, says, place.seq) != (bank, box, number, seq):
-            return f"record {seq} says {place.bank}/{place.box} {field} {says} seq {place.seq}"
-    return ""
 
 
 def _judge_proof(

@@ -28,6 +28,7 @@ def journal_lines(
     *,
     checkpoint: str,
     cosignatures: Sequence[str],
+    keys: Sequence[str] = (),
     before: Frontier | None = None,
     previous: bytes = FIRST_PREVIOUS,
 ) -> Iterator[bytes]:
@@ -35,7 +36,8 @@ def journal_lines(
 
     entries are the (record, leaf) pairs of the log in order, checkpoint the signed note that covers just them
     and what came before, cosignatures notes with the other side's cosignature (the newest is enough, none is
-    allowed). before and previous are the tree's edge and the last leaf of what was pruned.
+    allowed), keys all statements by which another key took over (`core.key_policy`). before and previous are
+    the tree's edge and the last leaf of what was pruned.
     """
     header: dict[str, object] = {"edgegw_journal": 1, "origin": origin, "from": before.size if before else 0}
     if before is not None and before.size:
@@ -49,4 +51,5 @@ def journal_lines(
             yield record + b"\n"
         leaves = base64.b64encode(b"".join(leaf for _, leaf in block)).decode()
         yield _encode({"leaves": leaves}) + b"\n"
-    yield _encode({"checkpoint": checkpoint, "cosignatures": list(cosignatures)}) + b"\n"
+    trailer = {"checkpoint": checkpoint, "cosignatures": list(cosignatures)}
+    yield _encode(trailer | ({"keys": list(keys)} if keys else {})) + b"\n"

@@ -92,7 +92,9 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
 
     `records` are leaves old_size, old_size + 1, ...; `root` is the author's root right after the last of
     them; `checkpoint` is the author's signed note for its head, at least that long; `proof` is the
-    consistency proof from there to the head. Without records it only shows a newer head.
+    consistency proof from there to the head. Without records it only shows a newer head. `keys` are the
+    statements (`core.key_policy`) of records behind these that begin another checkpoint key; of a history
+    that the reader does not hold, all of them.
     """
 
     number: Number
@@ -101,6 +103,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     root: bytes
     checkpoint: str
     proof: tuple[bytes, ...]
+    keys: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

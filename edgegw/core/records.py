@@ -452,9 +452,12 @@ class Acknowledgement(RecordHead, frozen=True, kw_only=True, tag="acknowledgemen
 
 
 class KeyIntroduced(RecordHead, frozen=True, kw_only=True, tag="key"):
-    """A checkpoint key of this epoch, as its one-line text."""
+    """A key of the box's, as its one-line text: right behind the link the one that this names, later one that
+    takes over."""
 
     key: str
+    note: str = ""
+    """Of a key that takes over: the statement of both keys (`core.key_policy`)."""
 
 
 Record = (

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
-from edgegw.access.keys import VerifyingKey
 from edgegw.core import journal
 from edgegw.core.exchange import PackageJudgement, Session, judge_message, judge_push
 from edgegw.core.journal import Checkpoint
@@ -47,6 +46,7 @@ from edgegw.hub.journals import (
     move_head,
     pulled_package,
 )
+from edgegw.hub.key_policies import policy_of
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.limit_orders import announce_lifted, announce_limits
 from edgegw.hub.recalls import AGAIN_MS, IDLE_LOOK_NS, Recalls, follows_use, note_seen, recall_idle
@@ -492,8 +492,9 @@ class _Beat:
             return PackageJudgement(PackageVerdict.MALFORMED, nothing, f"epoch {push.number} {why}"), None
         self._forked = head.forked
         held = held_log(self._connection, head)
-        key = VerifyingKey.parse(head.key)
-        judged = judge_push(push, held, bank=self._keyring.bank, box=row.box, key=key)
+        bank, hub_key = self._keyring.bank, self._keyring.key.public
+        keys = policy_of(self._connection, head, hub_key=hub_key, bank=bank)
+        judged = judge_push(push, held, bank=bank, box=row.box, keys=keys)
         if judged.verdict is PackageVerdict.FORK:
             self._fork(push, judged)
         elif judged.verdict is PackageVerdict.ACCEPTED:

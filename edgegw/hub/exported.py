@@ -23,6 +23,7 @@ from edgegw.core import journal, tiles
 from edgegw.core.exchange import frontier_at
 from edgegw.core.export import BLOCK_RECORDS
 from edgegw.core.journal import FIRST_PREVIOUS, HASH_BYTES, Frontier
+from edgegw.core.key_policy import CHECKPOINT, KeyPolicy, changes_in, read_change
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
     PACKAGE_RECORDS_MAX,
@@ -62,6 +63,7 @@ class _Leaves(msgspec.Struct):
 class _Trailer(msgspec.Struct):
     checkpoint: str
     cosignatures: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 class _Place(msgspec.Struct):
@@ -130,6 +132,8 @@ class Exported:
         self.size = announced.start
         self.root = b""
         self.checkpoint = ""
+        self.keys: tuple[str, ...] = ()
+        """The statements by which other keys took over, all of them."""
         self._leaves = leaves
         self._tiles: dict[tuple[int, int], bytes] = {}
         self._peaks = _spans(announced.frontier)
@@ -189,6 +193,7 @@ class Exported:
             root=self.root_at(end),
             checkpoint=self.checkpoint,
             proof=tuple(journal.consistency_proof(end, self.size, self.node)),
+            keys=self.keys,
         )
 
     def _bodies(self, start: int) -> Iterator[bytes]:
@@ -205,15 +210,16 @@ class Exported:
 
 
 @contextmanager
-def read_journal(announced: Announced, key: VerifyingKey) -> Iterator[Exported]:
-    """Read a file whole and verify it against the head that this key, the epoch's, has signed. Raises
-    ExportError."""
+def read_journal(announced: Announced, keys: KeyPolicy) -> Iterator[Exported]:
+    """Read a file whole and verify it against the head that the epoch's key has signed; keys: the first one,
+    those after it stand in the file. Raises ExportError."""
     with tempfile.TemporaryFile() as leaves, _opened(announced.path) as file:
         exported = Exported(announced, leaves)
         scan = _Scan(exported)
         trailer = scan.lines(file)
-        _judge(scan, _signed_head(announced, trailer, scan, key))
+        _judge(scan, _signed_head(announced, trailer, scan, keys))
         exported.root, exported.checkpoint = scan.frontier.root(), trailer.checkpoint
+        exported.keys = trailer.keys
         yield exported
 
 
@@ -224,6 +230,8 @@ class _Scan:
         self.exported = exported
         self.frontier = exported.announced.frontier.copy()
         self.different: int | None = None
+        self.changes: list[str] = []
+        """The statements by which records begin other keys."""
         self._previous = exported.announced.previous
 
     def lines(self, file: IO[bytes]) -> _Trailer:
@@ -272,6 +280,7 @@ class _Scan:
             raise ExportError(f"record {place.seq} stands where record {seq} must be; {AGAIN}")
 
     def _take(self, block: list[bytes], named_line: bytes) -> None:
+        self._note_keys(block)
         leaves = journal.chain(self._previous, block)
         if leaves:
             self._previous = leaves[-1]
@@ -280,6 +289,13 @@ class _Scan:
             pairs = enumerate(zip(leaves, named, strict=False), start)
             self.different = next((seq for seq, (one, two) in pairs if one != two), None)
         self.exported.keep(leaves, tiles.extend(self.frontier, leaves, epoch=self.exported.announced.epoch))
+
+    def _note_keys(self, block: list[bytes]) -> None:
+        try:
+            found = changes_in(block, self.exported.size)
+        except journal.NoteError as problem:
+            raise ExportError(f"{problem}; {AGAIN}") from None
+        self.changes += [note for _, note in found if read_change(note).said.purpose == CHECKPOINT]
 
 
 def _named(line: bytes) -> list[bytes]:
@@ -290,11 +306,12 @@ def _named(line: bytes) -> list[bytes]:
     return [raw[start : start + HASH_BYTES] for start in range(0, len(raw), HASH_BYTES)]
 
 
-def _signed_head(
-    announced: Announced, trailer: _Trailer, scan: _Scan, key: VerifyingKey
-) -> journal.Checkpoint:
+def _signed_head(announced: Announced, trailer: _Trailer, scan: _Scan, keys: KeyPolicy) -> journal.Checkpoint:
     try:
-        head = journal.open_note(trailer.checkpoint, name=key.name, key_id=key.key_id, verify=key.verify)
+        policy = keys.extended(trailer.keys)
+        if scan.changes != list(policy.notes_from(announced.start)):
+            raise journal.NoteError("its line of the signed head names other keys than its records")
+        head = policy.open(trailer.checkpoint)
     except journal.NoteError as problem:
         raise ExportError(
             f"the head after record {scan.exported.size - 1} is not signed by the key of epoch"

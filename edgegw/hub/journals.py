@@ -18,6 +18,7 @@ from edgegw.core.journal import HASH_BYTES, Frontier, Node
 from edgegw.core.messages import PACKAGE_BYTES_MAX, LinkNote, LogHead, Package
 from edgegw.errors import HeadMoved
 from edgegw.hub import schema
+from edgegw.hub.key_policies import notes_of, stored
 
 
 def journal_head_of(connection: Connection, box: str, epoch: int, *, lock: bool = False) -> Row[Any] | None:
@@ -77,6 +78,7 @@ def begin_epoch(connection: Connection, link: LinkNote, *, signed: str) -> None:
             root=b"",
             frontier=Frontier().to_bytes(),
             key=link.key,
+            key_changes="",
             link=signed,
             checkpoint="",
             proof=b"",
@@ -196,6 +198,7 @@ def move_head(
             frontier=judged.frontier.to_bytes(),
             checkpoint=push.checkpoint,
             proof=b"".join(push.proof),
+            key_changes="" if judged.keys is None else stored(judged.keys.notes),
         )
     )
     if moved.rowcount != 1:
@@ -299,6 +302,7 @@ def pulled_package(connection: Connection, want: LogHead, *, box: str, bytes_max
             root=frontier.root(),
             checkpoint=head.checkpoint,
             proof=tuple(proof),
+            keys=tuple(notes_of(head.key_changes)),
         ),
         whole=whole if frontier.size == head.size else None,
     )

@@ -197,7 +197,8 @@ journal_head = Table(
     Column("size", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
     Column("frontier", LargeBinary, nullable=False),
-    Column("key", Text, nullable=False),  # the epoch's checkpoint key, as its one-line text
+    Column("key", Text, nullable=False),  # the epoch's first checkpoint key, as its one-line text
+    Column("key_changes", Text, nullable=False),  # JSON: the statements by which others took over, in order
     Column("link", Text, nullable=False),  # the hub's signed word that this epoch is the box's
     Column("checkpoint", Text, nullable=False),  # the newest that the box signed; "" before the first push
     Column("proof", LargeBinary, nullable=False),  # from `size` to that checkpoint, which may cover more
@@ -205,6 +206,15 @@ journal_head = Table(
     Column("told", BigInteger, nullable=False),  # the most records of it that the box has said to hold
     Column("sealed", Boolean, nullable=False),  # an operator settled it: nothing more is taken
     Column("forked", Boolean, nullable=False),  # the box has signed two histories of it
+)
+
+revoked_key = Table(
+    "revoked_key",
+    metadata,
+    Column("box", String(64), primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # 1, 2, ... in an epoch
+    Column("note", Text, nullable=False),  # our signed word: which key, and above which size
 )
 
 tile = Table(

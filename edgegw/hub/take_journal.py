@@ -15,6 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, func, select, update
 
 from edgegw.access.keys import VerifyingKey
+from edgegw.core.key_policy import KeyPolicy, void_above
 from edgegw.core.messages import Package, PackageVerdict
 from edgegw.hub import schema
 from edgegw.hub.beats import Taken, keep_cosignature, take_tail
@@ -24,6 +25,7 @@ from edgegw.hub.exported import Announced, Exported, ExportError, read_journal
 from edgegw.hub.identities import known_boxes
 from edgegw.hub.items import set_aside
 from edgegw.hub.journals import journal_head_of, mark_forked, same_head
+from edgegw.hub.key_policies import revoked_keys
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.operate import OrderError
 from edgegw.hub.receive import FORKED, BoxRow, find_forked
@@ -61,16 +63,16 @@ def take_journal(
     """Take in the exported journal at `path`. Raises ExportError for the file and OrderError for the place
     that it is for."""
     announced = Announced(path)
-    key = database.transact(lambda c: _key(c, keyring, announced))
-    with read_journal(announced, key) as exported:
+    keys = database.transact(lambda c: _keys(c, keyring, announced))
+    with read_journal(announced, keys) as exported:
         held, shared = database.transact(lambda c: _shared_prefix(c, exported))
         if shared == min(held, exported.size):
             return _Tail(database, keyring, exported, now_ns, progress).take(held)
         return _Branching(database, exported, now_ns, progress).take(shared)
 
 
-def _key(connection: Connection, keyring: Keyring, announced: Announced) -> VerifyingKey:
-    """The key that signs this epoch's heads, by the hub's own word."""
+def _keys(connection: Connection, keyring: Keyring, announced: Announced) -> KeyPolicy:
+    """The keys that sign this epoch's heads, by the hub's own word: the first, and which are void."""
     if announced.bank != keyring.bank or announced.box not in known_boxes(connection):
         raise OrderError(f"{announced.bank}/{announced.box} is no box of this hub: it never had a key here")
     head = journal_head_of(connection, announced.box, announced.epoch)
@@ -84,7 +86,15 @@ def _key(connection: Connection, keyring: Keyring, announced: Announced) -> Veri
             f"the hub takes back what it has lost of {announced.box}: let the box speak first, then order"
             " again"
         )
-    return VerifyingKey.parse(announced.link(keyring.key.public).key if head is None else head.key)
+    hub_key, box, epoch = keyring.key.public, announced.box, announced.epoch
+    return KeyPolicy(
+        bank=keyring.bank,
+        box=box,
+        epoch=epoch,
+        first=announced.link(hub_key).key if head is None else head.key,
+        parse=VerifyingKey.parse,
+        void=void_above(revoked_keys(connection, box, epoch, hub_key=hub_key), box=box, epoch=epoch),
+    )
 
 
 def _shared_prefix(connection: Connection, exported: Exported) -> tuple[int, int]:

@@ -17,6 +17,9 @@ from edgegw.ledger.outcomes import Budget, Undecided
 from edgegw.ledger.rows import Row, row_of
 from edgegw.ledger.store import Store
 
+Sign = Callable[[int, int, bytes], str]
+"""(epoch, size, root) -> the signed checkpoint note."""
+
 
 class Tip(msgspec.Struct, frozen=True):
     """Where a journal ends: its epoch (0: none yet), the last leaf, the tree's right edge, the signed
@@ -57,6 +60,8 @@ class Batch:
         self.known: dict[tuple[str, str], bytes | Pruned] = {}
         """The bytes of the records of those identities that the batch decides on and that are on disk, or
         what stays of them."""
+        self.signer: tuple[str, Sign] | None = None
+        """The checkpoint key that takes over with this batch, and what signs with it."""
         self.touched = False
         """Something besides records was written into the SQL transaction."""
         self.epoch = desk.tip.epoch

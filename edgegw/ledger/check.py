@@ -26,9 +26,10 @@ from edgegw.core.journal import (
     journal_origin,
     leaf_hash,
 )
-from edgegw.core.records import Operator, Record, decode_directive, decode_record
+from edgegw.core.records import KeyIntroduced, Operator, Record, decode_directive, decode_record
 from edgegw.core.records import Snapshot as SnapshotRecord
 from edgegw.errors import LedgerCorrupt
+from edgegw.ledger.key_changes import KeyNote
 from edgegw.ledger.prune import Note, Remainder, told_by
 from edgegw.ledger.remains import Horizon
 from edgegw.ledger.rows import Row, place_at, position_of, row_of
@@ -46,7 +47,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One thing that is wrong: a kind of thing, where it stands, what differs."""
 
     what: str
-    """`file`, `record`, `tile`, `head`, `cosignature`, `snapshot`, `site`, `pruned`, `directive`,
+    """`file`, `record`, `tile`, `key`, `head`, `cosignature`, `snapshot`, `site`, `pruned`, `directive`,
     `directives` or `replay`."""
     place: str
     problem: str
@@ -129,6 +130,7 @@ class _Check:
         self._total = 0
         self._at_ns = 0
         self._previous = FIRST_PREVIOUS
+        self._introduced: list[KeyNote] = []
         self.horizons: list[Horizon] = []
         self._newest_note: Note | None = None
         self._notes: dict[int, Note] = {}
@@ -159,7 +161,8 @@ class _Check:
     # --- the journal ---------------------------------------------------------------------------------------
 
     def _epoch(self, head: Head) -> None:
-        done = self._store.pruned.horizon(head.epoch)
+        done = horizon = self._store.pruned.horizon(head.epoch)
+        self._introduced = []
         try:
             frontier, self._previous = self._beginning(head, done)
         except LedgerCorrupt as problem:
@@ -182,6 +185,7 @@ class _Check:
                 self._missing(head.epoch, done, head.size)
                 break
         self._tiles(head, computed)
+        self._keys(head, horizon)
         self._head(head, frontier)
         self._cosignature(head)
 
@@ -237,6 +241,8 @@ class _Check:
         for text in self._contradictions(row, record):
             self.report.add("record", place, text)
         self._at_ns = record.at_ns
+        if isinstance(record, KeyIntroduced) and record.note:
+            self._introduced.append(KeyNote(record.seq, record.note))
         if isinstance(record, Operator) and (note := told_by(record)) is not None:
             self._newest_note = self._notes[note.epoch] = note
         self._play(record, place)
@@ -296,6 +302,14 @@ class _Check:
         frontier = Frontier()
         frontier.extend(hashes.get(start + place, b"") for place in range(tiles.TILE_WIDTH))
         return frontier.root()
+
+    def _keys(self, head: Head, horizon: int) -> None:
+        """The statements that prove keys must be those of the records."""
+        kept = [one for one in self._store.keys.notes(head.epoch) if horizon <= one.seq < head.size]
+        differing = set(kept) ^ set(self._introduced)
+        if differing:
+            place = f"{head.epoch}/{min(differing).seq}"
+            self.report.add("key", place, "the statement that is kept of it is not that of its record")
 
     def _head(self, head: Head, frontier: Frontier) -> None:
         origin = journal_origin(bank=self._bank, box=self._box, epoch=head.epoch)

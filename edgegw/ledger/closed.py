@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from edgegw.core.decide import Funding
 from edgegw.core.exchange import Directives, LogEnd, SiteBundle
+from edgegw.core.key_policy import ParseKey
 from edgegw.core.messages import ExchangeError, LogHead, Package, PackageVerdict, VerifyingKey
 from edgegw.core.pruned import Pruned
 from edgegw.core.records import Mode, Request, WindowClosed
@@ -21,9 +22,6 @@ from edgegw.ledger.outcomes import Outcome, Undecided
 from edgegw.ledger.requests import first_answer, normalised
 from edgegw.ledger.store import Bundle, Store
 from edgegw.ledger.windows import NotClosed
-
-ParseKey = Callable[[str], VerifyingKey]
-"""The one-line text of a public key to the key; raises ValueError."""
 
 
 class ClosedPen:
@@ -137,14 +135,12 @@ class ClosedPen:
         """Keep what is new of a package of this box's own journal, in one COMMIT; how far its epoch is here
         then. Raises ExchangeError for records that do not continue what is here, OperatingError where the
         disk fails."""
-        link = received.link_of(self._store, package.number, package, hub_key=self._hub_key)
-        try:
-            key = self._parse_key(link.key)
-        except ValueError as problem:
-            raise ExchangeError(f"the link of epoch {package.number} names no key: {problem}") from None
+        keys = received.policy_of(
+            self._store, package.number, package, hub_key=self._hub_key, parse=self._parse_key
+        )
         if not self.taken:
             self._before_taking()
-        judged = received.take_package(self._store, package, bank=self._bank, box=self._box, key=key)
+        judged = received.take_package(self._store, package, bank=self._bank, box=self._box, keys=keys)
         if judged.verdict not in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE):
             raise ExchangeError(f"records of epoch {package.number}, {judged.verdict}: {judged.reason}")
         self.taken += len(judged.records)

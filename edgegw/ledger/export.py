@@ -46,6 +46,7 @@ def export_journal(store: Store, out: BinaryIO, *, epoch: int, progress: Progres
         _pairs(read, start=start, size=head.size, progress=progress),
         checkpoint=head.checkpoint,
         cosignatures=[cosigned[1]] if cosigned and cosigned[0] <= head.size else [],
+        keys=[one.note for one in store.keys.notes(epoch) if one.seq < head.size],
         before=frontier_at(start, node),
         previous=node(0, start - 1) if start else FIRST_PREVIOUS,
     )

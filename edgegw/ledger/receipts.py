@@ -16,7 +16,7 @@ from edgegw.ledger.rows import position_of
 from edgegw.ledger.store import Head, Store
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Proof that a record is in the journal; verified offline with the box's public key."""
 
     type: str
@@ -35,6 +35,9 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The centre's cosigned note, when it covers the record; before that "": the box alone vouches for it."""
     cosignature_proof: tuple[str, ...]
     """Hex; the consistency proof from the cosigned size to `size`."""
+    keys: tuple[str, ...] = ()
+    """The statements, each signed by two keys, by which other keys took over before the checkpoint; none
+    where the epoch's first key has signed it."""
 
 
 def receipt_of(store: Store, *, epoch: int, seq: int) -> Receipt | None:
@@ -64,6 +67,7 @@ def receipt_of(store: Store, *, epoch: int, seq: int) -> Receipt | None:
         checkpoint=head.checkpoint,
         cosignature=note if covered else "",
         cosignature_proof=tuple(step.hex() for step in consistency),
+        keys=tuple(one.note for one in store.keys.notes(epoch) if one.seq < head.size),
     )
 
 

@@ -10,7 +10,8 @@ import msgspec
 
 from edgegw.core import tiles
 from edgegw.core.exchange import HeldLog, PackageJudgement, frontier_at, judge_push
-from edgegw.core.journal import Frontier, consistency_proof, parse_checkpoint
+from edgegw.core.journal import Frontier, NoteError, consistency_proof, parse_checkpoint
+from edgegw.core.key_policy import KeyPolicy, ParseKey, open_revoked, read_change, void_above
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
     PACKAGE_RECORDS_MAX,
@@ -23,6 +24,7 @@ from edgegw.core.messages import (
     open_link,
 )
 from edgegw.core.records import Link, decode_record
+from edgegw.ledger.key_changes import KeyNote
 from edgegw.ledger.rows import row_of_bytes
 from edgegw.ledger.store import Head, Store
 
@@ -40,13 +42,11 @@ def held_log(store: Store, epoch: int) -> HeldLog:
     return HeldLog(epoch, frontier, lambda index: store.node(epoch, index + 1)(0, index), root_at)
 
 
-def take_package(
-    store: Store, package: Package, *, bank: str, box: str, key: VerifyingKey
-) -> PackageJudgement:
-    """Judge a package of a box's journal and, if it is accepted, keep what is new in one COMMIT; `key` is
-    the epoch's checkpoint key (`link_of`). Raises OperatingError where the disk fails."""
+def take_package(store: Store, package: Package, *, bank: str, box: str, keys: KeyPolicy) -> PackageJudgement:
+    """Judge a package of a box's journal and, if it is accepted, keep what is new in one COMMIT; `keys` are
+    those of the epoch's checkpoints (`policy_of`). Raises OperatingError where the disk fails."""
     held = held_log(store, package.number)
-    judged = judge_push(package, held, bank=bank, box=box, key=key)
+    judged = judge_push(package, held, bank=bank, box=box, keys=keys)
     if judged.verdict is not PackageVerdict.ACCEPTED or not judged.records:
         return judged
     start = judged.head.size - len(judged.records)
@@ -62,6 +62,7 @@ def take_package(
         root=judged.head.root,
         checkpoint=package.checkpoint,
         signed=judged.checkpoint is not None and judged.checkpoint.size == judged.head.size,
+        keys=() if judged.keys is None else [KeyNote(read_change(n).said.seq, n) for n in judged.keys.notes],
     )
     return judged
 
@@ -103,7 +104,35 @@ def package_from(store: Store, pull: LogHead) -> Package | None:
         root=frontier.root(),
         checkpoint=head.checkpoint,
         proof=tuple(consistency_proof(frontier.size, head.size, node)),
+        keys=tuple(one.note for one in store.keys.notes(pull.number) if frontier.size <= one.seq < head.size),
     )
+
+
+def policy_of(
+    store: Store, epoch: int, package: Package | None, *, hub_key: VerifyingKey, parse: ParseKey
+) -> KeyPolicy:
+    """The keys of an epoch's checkpoints as far as this ledger knows: the hub's link names the first, each
+    statement that is kept is checked, and what the hub has revoked is void. Raises ExchangeError."""
+    link = link_of(store, epoch, package, hub_key=hub_key)
+    revoked = []
+    for note in store.keys.revoked():
+        try:
+            revoked.append(open_revoked(note, hub_key))
+        except NoteError as problem:
+            raise ExchangeError(f"a word of the hub that revokes a key was changed: {problem}") from None
+    policy = KeyPolicy(
+        bank=link.bank,
+        box=link.box,
+        epoch=epoch,
+        first=link.key,
+        parse=parse,
+        void=void_above(revoked, box=link.box, epoch=epoch),
+    )
+    try:
+        parse(link.key)
+        return policy.extended([one.note for one in store.keys.notes(epoch)])
+    except ValueError as problem:
+        raise ExchangeError(f"the keys of epoch {epoch}: {problem}") from None
 
 
 def link_of(store: Store, epoch: int, package: Package | None, *, hub_key: VerifyingKey) -> LinkNote:

@@ -134,7 +134,25 @@ CREATE INDEX record_late ON record(position)
 CREATE INDEX record_acknowledgement ON record(client, position) WHERE type = 'acknowledgement';
 """
 """What became of payments after their answers, and how far each client has taken note of it."""
-MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES, _SITES, _LATE_WORDS)
+_KEY_CHANGES: Final = """
+CREATE TABLE key_change(
+    epoch INTEGER, seq INTEGER, note TEXT NOT NULL, PRIMARY KEY(epoch, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE revoked_key(note TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+DROP TRIGGER record_keeps_rows;
+CREATE TRIGGER record_keeps_rows BEFORE DELETE ON record
+    WHEN OLD.position & 1099511627775 >=
+            coalesce((SELECT size FROM horizon WHERE epoch = OLD.position >> 40), 0)
+        OR OLD.type = 'link'
+        OR (OLD.type = 'key' AND NOT EXISTS (SELECT 1 FROM key_change
+            WHERE epoch = OLD.position >> 40 AND seq = OLD.position & 1099511627775))
+        OR (OLD.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM identity
+            WHERE id = OLD.id AND client = OLD.client AND position = OLD.position))
+    BEGIN SELECT RAISE(ABORT, 'records are never deleted'); END;
+"""
+"""The statements by which one checkpoint key follows another: they prove checkpoints when their records are
+pruned, and, of an epoch that comes back from elsewhere, before those are here. And what the hub revoked."""
+MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES, _SITES, _LATE_WORDS, _KEY_CHANGES)
 """Script n brings user_version from n to n + 1. Append only: ledgers in branches are at every version."""
 
 _PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {

@@ -24,14 +24,14 @@ from edgegw.core.records import Snapshot as SnapshotRecord
 from edgegw.core.site import Site, decode_site
 from edgegw.errors import Fenced, LedgerCorrupt
 from edgegw.ledger.anchor import LINEAGE
-from edgegw.ledger.batch import Batch, Desk, Tip
+from edgegw.ledger.batch import Batch, Desk, Sign, Tip
 from edgegw.ledger.clock import MACHINE_BOOT, BoxTime, Clock
 from edgegw.ledger.history import StoreHistory, gather_kept, kept_before, put_kept
 from edgegw.ledger.lists import hold_lists
 from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.rows import place_at
 from edgegw.ledger.store import Head, Image, Store
-from edgegw.ledger.writer import Pen, Sign
+from edgegw.ledger.writer import Pen
 
 READ_RECORDS: Final = 1024
 READ_BYTES_MAX: Final = 4 << 20

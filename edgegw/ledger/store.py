@@ -30,6 +30,7 @@ from edgegw.errors import (
 )
 from edgegw.ledger import schema
 from edgegw.ledger.faults import Guard
+from edgegw.ledger.key_changes import KeyNote, KeyTables
 from edgegw.ledger.late_words import LateWords
 from edgegw.ledger.others import OtherTables
 from edgegw.ledger.remains import PrunedTables
@@ -149,6 +150,7 @@ class Store:
         self.pruned = PrunedTables(connection, self._guarded)
         self.others = OtherTables(connection, self._guarded)
         self.late = LateWords(connection, self._guarded)
+        self.keys = KeyTables(connection, self._guarded)
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, checkpoints: bool = True) -> Self:
@@ -236,16 +238,19 @@ class Store:
         root: bytes,
         checkpoint: str,
         signed: bool,
+        keys: Sequence[KeyNote] = (),
     ) -> None:
         """COMMIT records that were written elsewhere and verified here (`ledger.received`): no pen's head
         but of a journal that is only kept. The checkpoint may cover more than these; `signed` says that it
-        covers just these, and then it is kept until the next one that does (`signed_note`).
+        covers just these, and then it is kept until the next one that does (`signed_note`). keys: all
+        statements of the epoch up to that checkpoint.
         """
         self.begin()
         try:
             if self.head(epoch) is None:
                 self.start_epoch(epoch, boot="", root=root)
             self.append(rows, new_tiles)
+            self.keys.replace(epoch, keys, start=place_at(rows[0].position)[1])
             if signed:
                 self.put_meta(f"{_SIGNED}{epoch}", checkpoint)
             size = place_at(rows[-1].position)[1] + 1

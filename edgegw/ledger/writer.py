@@ -24,6 +24,7 @@ from edgegw.core.book import Book, ReplayError
 from edgegw.core.counts import measures_of
 from edgegw.core.decide import Funding, expiry
 from edgegw.core.exchange import Directives, LogEnd
+from edgegw.core.key_policy import KEY_CHANGES_MAX
 from edgegw.core.ledger import due
 from edgegw.core.records import (
     Boot,
@@ -54,9 +55,10 @@ from edgegw.errors import (
 )
 from edgegw.ledger import windows
 from edgegw.ledger.acknowledging import acknowledgement
-from edgegw.ledger.batch import Batch, Desk, Tip
+from edgegw.ledger.batch import Batch, Desk, Sign, Tip
 from edgegw.ledger.clock import MACHINE_BOOT
 from edgegw.ledger.coverage import Coverage
+from edgegw.ledger.key_changes import KeyNote
 from edgegw.ledger.late_words import Noted
 from edgegw.ledger.lists import drop_lists, hold_lists, keep_lists
 from edgegw.ledger.outcomes import Outcome, Undecided
@@ -78,9 +80,6 @@ SNAPSHOT_RECORDS: Final = 50_000
 
 EXPIRE_MAX: Final = 512
 CLOCK_STEP_NS: Final = 1_000_000_000
-
-Sign = Callable[[int, int, bytes], str]
-"""(epoch, size, root) -> the signed checkpoint note."""
 
 
 class Job(Generic[T]):
@@ -178,6 +177,11 @@ class Pen:
     def epoch(self) -> int:
         """The running epoch, 0 before the first link."""
         return self.desk.tip.epoch
+
+    @property
+    def checkpoint_key(self) -> str:
+        """The key that signs this epoch's checkpoints now, as its one-line text."""
+        return self._key_text
 
     @property
     def durability(self) -> Durability:
@@ -424,6 +428,25 @@ class Pen:
 
         await self._submit(Job(run))
 
+    async def change_key(self, statement: Callable[[str, int, int], str], *, key: str, sign: Sign) -> KeyNote:
+        """Journal that another checkpoint key takes over, which signs from this COMMIT on; statement makes
+        the note of both keys from the key that ends, epoch and seq. Raises what keeps it from the disk; the
+        old key then goes on."""
+
+        def run(batch: Batch) -> KeyNote:
+            if len(self.desk.store.keys.notes(batch.epoch)) >= KEY_CHANGES_MAX:
+                raise OperatingError(
+                    f"epoch {batch.epoch} has had {KEY_CHANGES_MAX} keys",
+                    hint="Have a new epoch ordered at the hub: it begins with the new key.",
+                )
+            one = KeyNote(batch.size, statement(self._key_text, batch.epoch, batch.size))
+            batch.note_and_write(KeyIntroduced(**batch.head(), key=key, note=one.note))
+            self.desk.store.keys.put(batch.epoch, one)
+            batch.signer = (key, sign)
+            return one
+
+        return await self._submit(Job(run, alone=True))
+
     async def work(self, run: Callable[[Batch], T]) -> T:
         """Write a piece of the box's own work, in a batch for itself."""
         return await self._submit(Job(run, alone=True))
@@ -590,7 +613,8 @@ class Pen:
                 store.rollback()
             return tip
         root = batch.frontier.root()
-        checkpoint = self._sign(batch.epoch, batch.size, root)
+        sign = self._sign if batch.signer is None else batch.signer[1]
+        checkpoint = sign(batch.epoch, batch.size, root)
         store.seal(
             epoch=batch.epoch,
             old_size=batch.old_size,
@@ -604,6 +628,8 @@ class Pen:
     def _merge(self, batch: Batch, tip: Tip) -> None:
         batch.book.merge()
         self.desk.tip = tip
+        if batch.signer is not None:
+            self._key_text, self._sign = batch.signer
         self.batches += 1
         self.records += len(batch.rows)
         self._since_snapshot += len(batch.rows)

@@ -25,6 +25,7 @@ from edgegw.core.exchange import (
     judge_mirror_open,
 )
 from edgegw.core.journal import Checkpoint, journal_origin
+from edgegw.core.key_policy import KeyPolicy
 from edgegw.core.messages import (
     VERSION,
     Beat,
@@ -38,7 +39,7 @@ from edgegw.core.messages import (
     Verdict,
 )
 from edgegw.ledger.boot import LEDGER_NAME, LedgerLock
-from edgegw.ledger.received import link_of, package_from, take_package
+from edgegw.ledger.received import link_of, package_from, policy_of, take_package
 from edgegw.ledger.store import Store
 
 BOOTS_MAX: Final = 1_024
@@ -133,7 +134,7 @@ class Keeper:
         self._box = box
         self._clock_ns = clock_ns
         self._forks = {epoch: fork for epoch in self._epochs() if (fork := self._fork_of(epoch))}
-        self._keys_of: dict[int, VerifyingKey] = {}
+        self._policies: dict[int, KeyPolicy] = {}
         self._talks: dict[str, _Talk] = {}
         self._boot = ""
         self._past_boots: deque[str] = deque(maxlen=BOOTS_MAX)
@@ -259,14 +260,14 @@ class Keeper:
         if fork is not None:
             reason = f"two histories of epoch {epoch}: {fork.reason}"
             return msgspec.structs.replace(beaten, push=PackageVerdict.FORK, push_reason=reason, journal=held)
-        key = self._key_of(package)
-        judged = take_package(self._store, package, bank=self._bank, box=self._box, key=key)
+        keys = self._policy_of(package)
+        judged = take_package(self._store, package, bank=self._bank, box=self._box, keys=keys)
         cosignature = ""
         if judged.verdict is PackageVerdict.FORK:
             # A fork is only found behind the author's signature: the other head is evidence.
             self._keep_fork(epoch, judged.reason, other=package.checkpoint)
         elif judged.verdict in (PackageVerdict.ACCEPTED, PackageVerdict.DUPLICATE):
-            self._keys_of[epoch] = key
+            self._policies[epoch] = judged.keys or keys
             cosignature = self._cosign(judged.head)
         return msgspec.structs.replace(
             beaten,
@@ -276,18 +277,17 @@ class Keeper:
             cosignature=cosignature,
         )
 
-    def _key_of(self, package: Package) -> VerifyingKey:
-        """The key that signs the epoch's checkpoints, by its hub-signed link."""
-        known = self._keys_of.get(package.number)
+    def _policy_of(self, package: Package) -> KeyPolicy:
+        """The keys that sign the epoch's checkpoints, by its hub-signed link and its records."""
+        known = self._policies.get(package.number)
         if known is not None:
             return known
         link = link_of(self._store, package.number, package, hub_key=self._keys.hub)
         if (link.bank, link.box) != (self._bank, self._box):
             raise ExchangeError(f"the link of epoch {link.epoch} is for {link.bank}/{link.box}")
-        try:
-            return VerifyingKey.parse(link.key)
-        except ValueError as problem:
-            raise ExchangeError(f"the link of epoch {link.epoch}: {problem}") from None
+        return policy_of(
+            self._store, package.number, package, hub_key=self._keys.hub, parse=VerifyingKey.parse
+        )
 
     def _cosign(self, head: LogHead) -> str:
         """The mirror's word that it holds these records; only ever called after their COMMIT."""

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, LargeBinary, Select, cast, select
 from edgegw.core.records import place_of
 from edgegw.hub import schema
 from edgegw.hub.database import Database
+from edgegw.hub.key_policies import notes_of
 from edgegw.hub.schema import BRANCH_SEQS
 from edgegw.hub.suspense import CLOSED
 from edgegw.reconcile.records import money_of, said_by
@@ -40,6 +41,7 @@ class HubEpoch(NamedTuple):
     size: int
     root: bytes
     key: str
+    key_changes: tuple[str, ...]
     checkpoint: str
     sealed: bool
     branches: tuple[Branch, ...]
@@ -148,6 +150,7 @@ def _epochs(connection: Connection) -> dict[tuple[str, int], HubEpoch]:
             head.size,
             cast(head.root, LargeBinary).label("root"),
             head.key,
+            head.key_changes,
             head.checkpoint,
             head.sealed,
         ).order_by(head.box, head.epoch)
@@ -159,6 +162,7 @@ def _epochs(connection: Connection) -> dict[tuple[str, int], HubEpoch]:
             row.size,
             bytes(row.root),
             row.key,
+            tuple(notes_of(row.key_changes)),
             row.checkpoint,
             row.sealed,
             tuple(branches.get((row.box, row.epoch), ())),

@@ -49,6 +49,8 @@ class Journal(ABC):
     size: int
     root: bytes
     checkpoint: str
+    keys: Sequence[str]
+    """The statements by which other keys took over, as the source has them."""
     fault: str
 
     @abstractmethod
@@ -65,6 +67,7 @@ class DirectoryJournal(Journal):
         self.first_seq = store.pruned.horizon(head.epoch)
         self.size, self.root, self.checkpoint = head.size, head.root, head.checkpoint
         self.ends, self.fault = True, ""
+        self.keys = [one.note for one in store.keys.notes(head.epoch)]
         self.previous, self.edge = FIRST_PREVIOUS, Frontier()
         if self.first_seq:
             self._begin_behind_the_pruned(head)
@@ -108,6 +111,7 @@ class FileJournal(Journal):
         self.previous, self.edge = announced.previous, announced.frontier.copy()
         self.size, self.root, self.checkpoint = announced.start, b"", ""
         self.ends, self.fault = False, ""
+        self.keys = ()
 
     def blocks(self) -> Iterator[Sequence[Entry]]:
         """See Journal."""
@@ -148,7 +152,8 @@ class FileJournal(Journal):
 
     def _end(self, line: bytes) -> None:
         try:
-            self.checkpoint = msgspec.json.decode(line, type=_Trailer).checkpoint
+            trailer = msgspec.json.decode(line, type=_Trailer)
+            self.checkpoint, self.keys = trailer.checkpoint, trailer.keys
             head = parse_checkpoint(self.checkpoint)[0]
             self.size, self.root = head.size, head.root
         except (*UNREADABLE, NoteError) as problem:
@@ -157,6 +162,7 @@ class FileJournal(Journal):
 
 class _Trailer(msgspec.Struct):
     checkpoint: str
+    keys: tuple[str, ...] = ()
 
 
 class _Leaves(msgspec.Struct):

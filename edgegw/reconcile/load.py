@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from edgegw.access.keys import VerifyingKey
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
+from edgegw.core.key_policy import KeyPolicy, read_change
 from edgegw.reconcile.beside import Beside
 from edgegw.reconcile.centre import Centre, HubEpoch, HubRecord
 from edgegw.reconcile.chain import Chain
@@ -193,7 +194,7 @@ class _Epoch:
         if journal.fault or self._hub is None:
             return journal.fault or "the hub has not issued this epoch"
         try:
-            head = VerifyingKey.parse(self._hub.key).open(journal.checkpoint)
+            head = policy_of(self._hub, journal.keys).open(journal.checkpoint)
         except ValueError as problem:
             return f"its head is not signed by the key of epoch {self._epoch} of {self._box}: {problem}"
         if head.origin.rpartition("/")[0].rpartition("/")[2] != self._box:
@@ -470,9 +471,18 @@ class _HubLog:
         if self._branch or not hub.checkpoint:
             return ""
         try:
-            head = VerifyingKey.parse(hub.key).open(hub.checkpoint)
+            head = policy_of(hub, hub.key_changes).open(hub.checkpoint)
         except ValueError as problem:
             return f"its head is not signed by the key of epoch {hub.epoch} of {hub.box}: {problem}"
         if head.size == hub.size and head.root != hub.root:
             return "its head is not the one that is signed"
         return ""
+
+
+def policy_of(hub: HubEpoch, statements: Sequence[str]) -> KeyPolicy:
+    """The keys of an epoch's heads: the hub's first one, and what these statements make of it. Raises
+    NoteError."""
+    bank = read_change(statements[0]).said.bank if statements else ""
+    return KeyPolicy(
+        bank=bank, box=hub.box, epoch=hub.epoch, first=hub.key, parse=VerifyingKey.parse
+    ).extended(statements)

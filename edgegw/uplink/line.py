@@ -268,7 +268,7 @@ class Line:
     def _take_link(self, note: str) -> NoReturn:
         """End in order: the next epoch has a pen and a line of its own (`ledger.start.begin_epoch`)."""
         link = open_link(note, self._identity.hub_key)
-        expected = (self._identity.bank, self._identity.box, self._identity.epoch_key)
+        expected = (self._identity.bank, self._identity.box, self._identity.epoch_key())
         if (link.bank, link.box, link.key) != expected or link.epoch <= self._epoch:
             raise ExchangeError(f"the link is for {link.bank}/{link.box} epoch {link.epoch} and another key")
         waits = self._link_waits()

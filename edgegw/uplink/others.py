@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 
 from edgegw.core import journal
 from edgegw.core.exchange import HeldLog, LogEnd, frontier_at, judge_push
+from edgegw.core.key_policy import KeyPolicy
 from edgegw.core.messages import (
     Beat,
     ExchangeError,
@@ -21,7 +22,6 @@ from edgegw.core.messages import (
     Package,
     PackageVerdict,
     Verdict,
-    VerifyingKey,
     open_link,
 )
 from edgegw.core.records import Mode
@@ -93,7 +93,7 @@ class Others:
         end = await self._read(lambda: self._known(mine, theirs))
         if end is None:
             end = await self._parting(mine, theirs)
-        key = await self._read(lambda: self._key(theirs.number))
+        keys = await self._read(lambda: self._policy(theirs.number))
         while True:
             package = None
             if end.frontier.size < theirs.size:
@@ -104,7 +104,9 @@ class Others:
                         f"the hub said that it has {theirs.size} records of epoch {theirs.number},"
                         f" and gives none after {end.frontier.size}"
                     )
-            end, records = (end, ()) if package is None else self._judged(package, end, key)
+            records: tuple[bytes, ...] = ()
+            if package is not None:
+                end, records = self._judged(package, end, keys)
             await self._pen.keep_other(end, records)
             if end.frontier.size >= theirs.size:
                 return
@@ -160,18 +162,23 @@ class Others:
             raise Reopen
         return beaten.pulled
 
-    def _key(self, epoch: int) -> VerifyingKey:
-        """The key that signs the epoch's checkpoints, by the hub's own link."""
+    def _policy(self, epoch: int) -> KeyPolicy:
+        """The keys of the epoch's checkpoints, by the hub's own link and this box's own records: where the
+        other history has others, its packages say so."""
         link = open_link(link_of(self._source, epoch), self._identity.hub_key)
+        policy = KeyPolicy(
+            bank=link.bank, box=link.box, epoch=epoch, first=link.key, parse=self._identity.parse_key
+        )
         try:
-            return self._identity.parse_key(link.key)
+            self._identity.parse_key(link.key)
+            return policy.known([note for _, note in self._source.key_changes(epoch)])
         except ValueError as problem:
-            raise ExchangeError(f"the link of epoch {epoch} names no key: {problem}") from None
+            raise ExchangeError(f"the keys of epoch {epoch}: {problem}") from None
 
-    def _judged(self, package: Package, end: LogEnd, key: VerifyingKey) -> tuple[LogEnd, tuple[bytes, ...]]:
+    def _judged(self, package: Package, end: LogEnd, keys: KeyPolicy) -> tuple[LogEnd, tuple[bytes, ...]]:
         """The package's records, and where they end; raises ExchangeError where they do not follow `end`."""
         held = HeldLog(end.number, end.frontier, lambda _: end.leaf)
-        judged = judge_push(package, held, bank=self._identity.bank, box=self._identity.box, key=key)
+        judged = judge_push(package, held, bank=self._identity.bank, box=self._identity.box, keys=keys)
         if judged.verdict is not PackageVerdict.ACCEPTED or not judged.leaves:
             raise ExchangeError(
                 f"another history of epoch {package.number}, {judged.verdict}: {judged.reason}"

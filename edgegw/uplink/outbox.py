@@ -92,6 +92,7 @@ def other_history(source: Journal, head: Head, have: LogHead | None) -> Package 
         root=root,
         checkpoint=head.checkpoint,
         proof=tuple(journal.consistency_proof(both, head.size, node)),
+        keys=_keys(source, head, 0),
     )
 
 
@@ -140,7 +141,13 @@ def pack(
         root=root,
         checkpoint=head.checkpoint,
         proof=proof,
+        keys=_keys(source, head, frontier.size),
     )
+
+
+def _keys(source: Journal, head: Head, start: int) -> tuple[str, ...]:
+    """The statements about keys of records from `start` up to the head that is shown."""
+    return tuple(note for seq, note in source.key_changes(head.epoch) if start <= seq < head.size)
 
 
 def _checked_leaves(

@@ -57,6 +57,10 @@ class Journal(Protocol):
         """The complete subtrees of the first `size` leaves; level 0 is the leaves."""
         ...
 
+    def key_changes(self, epoch: int) -> Sequence[tuple[int, str]]:
+        """(seq, statement) of the records by which another key takes over (`core.key_policy`), in order."""
+        ...
+
     def cosignature(self, epoch: int) -> str:
         """The hub's newest cosigned note for an epoch; "" for none."""
         ...
@@ -128,7 +132,7 @@ class Identity(NamedTuple):
     """The hub's, pinned."""
     parse_key: Callable[[str], VerifyingKey]
     """The one-line text of a public key to the key; raises ValueError."""
-    epoch_key: str
+    epoch_key: Callable[[], str]
     """The text of the checkpoint key with which this boot would sign an epoch given to it now."""
     tls: ssl.SSLContext | None = None
     """How the line is encrypted and by which certificate the box is known there; None where it is plain."""

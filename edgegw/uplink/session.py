@@ -159,7 +159,7 @@ def opening(source: Journal, identity: Identity, mode: Mode) -> Open:
         box=identity.box,
         boot=identity.boot,
         epoch=epoch,
-        key=identity.epoch_key,
+        key=identity.epoch_key(),
         mode=mode,
         journals=tuple(LogHead(head.epoch, head.size, head.root) for head in heads),
         cosignature=source.cosignature(epoch) if epoch else "",

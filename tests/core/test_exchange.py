@@ -54,6 +54,7 @@ from edgegw.core.messages import (
 )
 from edgegw.core.records import Mode
 from tests.core.authors import BANK, BOX, Author, Reader, new_key
+from tests.core.policies import one_key
 
 BOX_KEY = new_key("branch-1")
 EPOCH_KEY = new_key("branch-1/1")
@@ -444,7 +445,8 @@ def reader_of(count: int) -> Reader:
 
 
 def push(package: Any, reader: Reader) -> Any:
-    return judge_push(package, reader.held(), bank=BANK, box=BOX, key=EPOCH_KEY.public)
+    keys = one_key(EPOCH_KEY.public, bank=BANK, box=BOX, epoch=package.number)
+    return judge_push(package, reader.held(), bank=BANK, box=BOX, keys=keys)
 
 
 def replaced(package: Any, **changes: Any) -> Any:

@@ -7,9 +7,10 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from edgegw.core.exchange import _place_fault
 from edgegw.core.journal import FIRST_PREVIOUS, leaf_hash
+from edgegw.core.key_policy import KeyPolicy
 from edgegw.core.messages import ExchangeError
+from edgegw.core.packages import place_fault
 from edgegw.core.records import encode
 from edgegw.hub import replay
 from edgegw.hub.books import Books
@@ -56,7 +57,7 @@ def record(data: bytes) -> None:
     with world().engine.connect() as connection:
         seq = connection.exec_driver_sql("SELECT max(seq) + 1 FROM record WHERE box = 'north'").scalar_one()
         body = placed(data, seq)
-        if _place_fault((body,), start=seq, field="epoch", number=1, bank=BANK, box=NORTH):
+        if place_fault((body,), start=seq, field="epoch", number=1, bank=BANK, box=NORTH):
             raise ExchangeError("refused before it is replayed")
         try:
             _replayed(connection, body, seq)
@@ -83,7 +84,10 @@ def _replayed(connection: Connection, data: bytes, seq: int) -> None:
 def exported(data: bytes) -> None:
     """With its head believed, what is read of a journal are the records that were signed."""
     announced = Announced(file("taken.journal", data))
-    with read_journal(announced, Credulous()) as read:  # type: ignore[arg-type]
+    believing = KeyPolicy(
+        bank=announced.bank, box=announced.box, epoch=announced.epoch, first="", parse=lambda _: Credulous()
+    )
+    with read_journal(announced, believing) as read:
         count = sum(len(read.leaves_of(package)) for package in read.packages(read.start))
         assert (read.start + count, read.root) == (read.size, read.root_at(read.size))
 

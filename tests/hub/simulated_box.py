@@ -66,6 +66,7 @@ from edgegw.core.records import (
 )
 from edgegw.core.site_format import SITE_FORMAT
 from edgegw.sm.sm2 import PrivateKey
+from tests.core.policies import one_key
 
 BANK = "testbank"
 CNY = "CNY"
@@ -338,11 +339,12 @@ class SimulatedBox:
         bodies = self.records_of(package.number)
         first = msgspec.json.decode((bodies or package.records)[0], type=Link)
         key = VerifyingKey.parse(open_link(first.note, self.hub_key).key)
+        keys = one_key(key, bank=BANK, box=self.name, epoch=package.number)
         leaves = journal.chain(journal.FIRST_PREVIOUS, bodies)
         frontier = Frontier()
         frontier.extend(leaves)
         held = HeldLog(package.number, frontier, lambda index: leaves[index])
-        judged = judge_push(package, held, bank=BANK, box=self.name, key=key)
+        judged = judge_push(package, held, bank=BANK, box=self.name, keys=keys)
         assert judged.verdict is PackageVerdict.ACCEPTED, judged.reason
         if package.number == self.epoch:
             self.bodies += judged.records

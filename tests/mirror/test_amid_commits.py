@@ -98,7 +98,7 @@ class Ledger:
         self.coverage = Credited()
         self._way = Mirror(
             identity=Identity(
-                BANK, BOX, "boot-1", DEVICE_KEY, MIRROR_KEY.public, VerifyingKey.parse, epoch_key=""
+                BANK, BOX, "boot-1", DEVICE_KEY, MIRROR_KEY.public, VerifyingKey.parse, epoch_key=lambda: ""
             ),
             settings=msgspec.structs.replace(FAST, addresses=((0, f"http://127.0.0.1:{self._port.port}"),)),
             source=LedgerSource(self.reader),

@@ -103,6 +103,9 @@ class BoxHere:
     def site(self, digest: str) -> None:
         return None
 
+    def key_changes(self, epoch: int) -> list[Any]:
+        return []
+
     def others(self) -> list[Any]:
         return []
 
@@ -148,7 +151,7 @@ class BoxHere:
     ) -> Mirror:
         """The task that keeps the mirror at this port up to date."""
         identity = Identity(
-            BANK, BOX, boot, DEVICE_KEY, key.public, VerifyingKey.parse, epoch_key="", tls=tls
+            BANK, BOX, boot, DEVICE_KEY, key.public, VerifyingKey.parse, epoch_key=lambda: "", tls=tls
         )
         scheme = "http" if tls is None else "https"
         return Mirror(

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 FILE_LINES_MAX = 700
 # An auditor copies this one file to an empty machine: it cannot be split, so it has a limit of its own.
-STANDALONE_LINES_MAX = 1_350
+STANDALONE_LINES_MAX = 1_540
 # A ratchet: lower it when the longest function gets shorter, never raise it.
 FUNCTION_LINES_MAX = 70
 
@@ -72,6 +72,8 @@ LAYERS: dict[str, frozenset[str]] = {
     "audit": frozenset({"core", "errors", "ledger"}),
     # It reads all three sides as files; no box or hub runs in its process.
     "reconcile": frozenset({"core", "errors", "access", "ledger", "hub"}),
+    "machine": frozenset(),
+    "rotation": frozenset({"core", "errors", "access", "ledger", "own"}),
     "app": frozenset(
         {
             "core",
@@ -97,6 +99,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "own",
             "renewal",
             "retention",
+            "rotation",
             "running",
         }
     ),

@@ -81,7 +81,7 @@ class MemoryBox:
             key=new_key(BOX),
             hub_key=hub_key.public,
             parse_key=VerifyingKey.parse,
-            epoch_key=self.epoch_key.public.text(),
+            epoch_key=self.epoch_key.public.text,
         )
         self.epochs: dict[int, Author] = {}
         self.columns: dict[int, list[str]] = {}
@@ -178,6 +178,9 @@ class MemoryBox:
 
     def site(self, digest: str) -> bytes | None:
         return self.kept_sites.get(digest)
+
+    def key_changes(self, epoch: int) -> Sequence[tuple[int, str]]:
+        return []
 
     def others(self) -> Sequence[LogEnd]:
         return list(self.other_ends.values())

@@ -38,6 +38,7 @@ from edgegw.core.messages import (
 )
 from edgegw.core.records import GrantDirective, RefuseDirective, SiteDirective, encode
 from tests.core.authors import BANK, BOX, Author, Reader, new_key
+from tests.core.policies import one_key
 
 
 class MemoryHub:
@@ -184,7 +185,8 @@ class MemoryHub:
 
     def _take_push(self, package: Package) -> dict[str, Any]:
         key, reader = VerifyingKey.parse(self.keys[package.number]), self.readers[package.number]
-        judged = judge_push(package, reader.held(), bank=BANK, box=BOX, key=key)
+        keys = one_key(key, bank=BANK, box=BOX, epoch=package.number)
+        judged = judge_push(package, reader.held(), bank=BANK, box=BOX, keys=keys)
         self.pushes.append(judged.verdict)
         cosignature = ""
         if judged.verdict is PackageVerdict.ACCEPTED:

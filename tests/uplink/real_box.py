@@ -140,7 +140,7 @@ class RealBox:
                 device,
                 hub,
                 VerifyingKey.parse,
-                epoch_key=self.own.key_text,
+                epoch_key=lambda: self.own.key_text,
                 tls=self.tls,
             ),
             settings=msgspec.structs.replace(FAST, addresses=((0, self.port.url),)),
