@@ -16,6 +16,7 @@ from edgegw.commands import (
     factory_reset,
     hub,
     hub_ca,
+    key_changes,
     key_places,
     keys,
     ledger,
@@ -92,6 +93,8 @@ for command in (
 key_places.keys.add_command(terminal_keys.keys_terminal)
 ledger.ledger.add_command(prune.ledger_prune)
 hub.hub.add_command(hub_ca.ca)
+key_places.keys.add_command(key_changes.keys_rotate)
+key_places.keys.add_command(key_changes.keys_policy)
 site.site.add_command(site_list.site_list)
 hub.order.add_command(limit_orders.order_block)
 hub.order.add_command(limit_orders.order_limit)

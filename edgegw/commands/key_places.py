@@ -61,13 +61,16 @@ class KeyLine(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.group("keys")
 def keys() -> None:
-    """Where the private keys of a box, a hub or a mirror lie, and bringing them elsewhere.
+    """Where the private keys of a box, a hub or a mirror lie, bringing them elsewhere, and new ones in their
+    place.
 
     \b
     edgegw keys list box.toml
     edgegw keys make box.toml
     edgegw keys seal box.toml
     edgegw keys move box.toml --to tpm2
+    edgegw keys rotate checkpoint box.toml
+    edgegw keys policy box.toml
     """
 
 
@@ -187,11 +190,18 @@ def _public(keystore: Keystore, key: KeyFile) -> str:
 def _machine(path: Path) -> _Machine:
     """The keys of the box, the hub or the mirror whose settings these are; raises SettingsError."""
     from edgegw import card_vault, key_places
+    from edgegw.access.checkpoint_keys import next_file
 
     loaded = _loaded(path)
     if isinstance(loaded, Box):
         settings = loaded.settings
-        own = (key_places.device_key_file(settings), key_places.checkpoint_key_file(settings))
+        of_checkpoints = key_places.checkpoint_key_file(settings)
+        waits = next_file(of_checkpoints)
+        own = (
+            key_places.device_key_file(settings),
+            of_checkpoints,
+            *((waits,) if waits.path.exists() else ()),
+        )
         webhook = key_places.webhook_key_file(settings)
         keystore = key_places.keystore_of(settings)
         others = (*_keys_of_ways(loaded), *card_vault.vault_keys(settings, keystore).files())

@@ -10,7 +10,6 @@ from aiohttp import web
 from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.access.tls import TransportContext
 from edgegw.commands.serving import site_of
-from edgegw.core import journal
 from edgegw.core.decide import Funding
 from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import open_link
@@ -19,11 +18,13 @@ from edgegw.errors import Behind, NewEpoch, OperatingError
 from edgegw.hub.app import make_app
 from edgegw.ledger.closed import ClosedPen
 from edgegw.ledger.outcomes import Budget, Outcome
+from edgegw.ledger.received import policy_of
 from edgegw.ledger.start import Own, Ways, begin_epoch, start
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen
 from edgegw.ledger_source import LedgerSource
 from edgegw.machine import MachineClock
+from edgegw.own import signer
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity
 from edgegw.uplink.session import Sources
@@ -82,16 +83,16 @@ class RealBox:
         self.store.own(bank=BANK, box=NORTH)
         self.world, self.port, self.key, self.tls = world, port, key, tls
 
-        def sign(epoch: int, size: int, root: bytes) -> str:
-            origin = journal.journal_origin(bank=BANK, box=NORTH, epoch=epoch)
-            return key.seal(Checkpoint(origin, size, root).body())
+        def open_note(epoch: int, note: str) -> Checkpoint:
+            hub = world.hub_key.public
+            return policy_of(self.store, epoch, None, hub_key=hub, parse=VerifyingKey.parse).open(note)
 
         self.own = Own(
             bank=BANK,
             box=NORTH,
             boot=boot,
-            sign=sign,
-            open_note=lambda _epoch, note: key.public.open(note),
+            sign=signer(key, bank=BANK, box=NORTH),
+            open_note=open_note,
             key_text=key.public.text(),
             version="0",
             box_digest="",
