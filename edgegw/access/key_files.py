@@ -98,7 +98,7 @@ def take_place(fresh: Path, path: Path) -> None:
         with path.open("r+b") as old:
             length = os.fstat(old.fileno()).st_size
             os.replace(fresh, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             old.write(bytes(length))
             old.flush()
             os.fsync(old.fileno())

@@ -196,14 +196,15 @@ def _of_hub(settings: Path, box: str) -> KeyPolicyFile:
     from sqlalchemy import Connection, select
 
     from edgegw.hub import schema
+    from edgegw.hub.identities import known_boxes
     from edgegw.hub.key_policies import policy_of, revoked_notes
 
     with open_books(settings) as books:
         keyring = books.keyring
-        if box not in keyring.boxes:
-            raise SettingsError("--box", [f"{box!r}: give one of {', '.join(sorted(keyring.boxes))}"])
 
         def read(connection: Connection) -> tuple[Sequence[EpochKeys], Sequence[str]]:
+            if box not in (known := known_boxes(connection)):
+                raise SettingsError("--box", [f"{box!r}: give one of {', '.join(sorted(known))}"])
             table = schema.journal_head
             rows = connection.execute(select(table).where(table.c.box == box).order_by(table.c.epoch)).all()
             hub, bank = keyring.key.public, keyring.bank

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, select, update
 
+from edgegw.access.keys import VerifyingKey
 from edgegw.core import journal
 from edgegw.core.exchange import PackageJudgement, Session, judge_message, judge_push
 from edgegw.core.journal import Checkpoint

@@ -72,7 +72,6 @@ LAYERS: dict[str, frozenset[str]] = {
     "audit": frozenset({"core", "errors", "ledger"}),
     # It reads all three sides as files; no box or hub runs in its process.
     "reconcile": frozenset({"core", "errors", "access", "ledger", "hub"}),
-    "machine": frozenset(),
     "rotation": frozenset({"core", "errors", "access", "ledger", "own"}),
     "app": frozenset(
         {
