@@ -382,11 +382,9 @@ async def _serve(
     backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=box.settings.notices.aged_hours)
     front.backlog = backlog
     rotation = Rotation(pen, held.checkpoint, bank=own.bank, box=own.box)
-    pen.on_commit.append(webhooks.wake)
     pen.awaited = line.awaited
-    pen.on_commit.append(line.head_moved)
-    pen.on_commit.append(lambda: _note_anchor(opened, pen))
-    pen.on_commit.append(_measure(front.metrics, pen))
+    told = (webhooks.wake, line.head_moved, partial(_note_anchor, opened, pen), _measure(front.metrics, pen))
+    pen.on_commit.extend(told)
     front.show(pen, pen.desk.book, line, mirrored, now_ns=pen.desk.time.now_ns)
     writing = asyncio.create_task(pen.run())
     again = opened.store.reader()
