@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgegw.demo import checks
+from edgegw.demo.card_search import CardSearch
 from edgegw.demo.checks import Evidence
 from edgegw.demo.evidence import read_box, read_day, read_hub
 from edgegw.demo.plan import BOX
@@ -26,7 +26,6 @@ FINDINGS_MAX: Final = 20
 SHOWN_MAX: Final = 4
 """And so many on a terminal."""
 FINDING_CHARACTERS_MAX: Final = 600
-SEARCH_BYTES: Final = 1 << 22
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,35 +107,14 @@ def _check(name: str, what: str, findings: Iterator[str]) -> Check:
 
 
 def _leaks(place: Workplace, pans: Iterable[str]) -> Iterator[str]:
-    """Card numbers in the raw bytes of what box and hub wrote."""
-    wanted = [pan.encode() for pan in pans]
-    files = [
-        *place.directory.glob("data/*"),
-        *place.directory.glob("anchor/*"),
-        *place.directory.glob("hub.db*"),
-    ]
-    files += [place.hub_log, place.box_log, place.journal, *place.receipts.glob("*")]
-    for path in files:
-        if not path.is_file() or path.name.startswith("reserve"):
+    """Card numbers in what box and hub wrote. The demo's share long beginnings, so parts of them say
+    nothing."""
+    search = CardSearch(pans, parts=False)
+    for path in sorted(place.directory.rglob("*")):
+        if path.name.startswith("ledger.reserve") or path == place.answers:
             continue
-        leaked = _first_in(path, wanted)
-        if leaked:
-            yield f"{path} holds a card number that ends in {leaked[-4:].decode()}"
-
-
-def _first_in(path: Path, wanted: list[bytes]) -> bytes:
-    """The first of these that the file holds, b"" for none; read in overlapping pieces."""
-    before = b""
-    with path.open("rb") as file:
-        while piece := file.read(SEARCH_BYTES):
-            data = before + piece
-            # All of the demo's card numbers share their beginning, so one look rules most pieces out.
-            if any(pan[:6] in data for pan in wanted[:1]):
-                for pan in wanted:
-                    if pan in data:
-                        return pan
-            before = data[-32:]
-    return b""
+        for leak in islice(search.in_file(path), FINDINGS_MAX):
+            yield f"{path} holds a card number that ends in {leak.ends_in} as {leak.form}"
 
 
 def _refuted(verified: dict[str, Any]) -> Iterator[str]:

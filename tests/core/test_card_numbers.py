@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgegw.core.card_numbers import holds_card_number, mask_card_numbers
+from edgegw.core.card_numbers import holds_card_number, is_padded_card_number, mask_card_numbers
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,8 @@ from edgegw.core.card_numbers import holds_card_number, mask_card_numbers
         "378282246310005",
         "PAN:6011000990139424.",
         "6200000000000000000",
+        "４１１１１１１１１１１１１１１１",
+        "٤١١١ ١١١١ ١١١١ ١١١١",
     ],
 )
 def test_a_card_number_is_found(text: str) -> None:
@@ -44,3 +46,12 @@ def test_masking_leaves_four_digits_of_any_run_as_long_as_a_card_number() -> Non
     assert mask_card_numbers("card 4111 1111 1111 1112!") == "card ***************1112!"
     assert mask_card_numbers("at 1795301478376536863") == "at ***************6863"
     assert mask_card_numbers("id 00000000000000000000000000000001") == "id 00000000000000000000000000000001"
+
+
+@pytest.mark.parametrize("number", ["4111111111111111", "6200000000000000000", "5500000000000004"])
+def test_an_id_that_is_a_card_number_filled_up_is_found_and_other_ids_are_not(number: str) -> None:
+    """An id stands in the journal for ever, and a till may take what it has at hand."""
+    for id in (number.zfill(32), number.ljust(32, "0"), number.rjust(32, "f"), number.center(32, "0")):
+        assert is_padded_card_number(id)
+    for id in ("0" * 32, f"{7:032x}", "4111111111111112".zfill(32), number + "a" * (32 - len(number))):
+        assert not is_padded_card_number(id)

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from edgegw.core.card_numbers import holds_card_number
+from edgegw.core.card_numbers import holds_card_number, is_padded_card_number
 from edgegw.payments.http_api.bodies import BatchBody, CloseBatchBody, CloseBody, GroupBody
 from edgegw.payments.problems import Unanswered, shown
 
@@ -57,7 +57,8 @@ MENDS: Final[Mapping[str, str]] = {
     "second_token": "Send the bearer token of another client with the scope operate.",
 }
 _FREE_TEXTS: Final = ("debit_account_id", "credit_account_id", "terminal", "merchant", "reference")
-"""Ids of requests are left out: they are random hex and may hold any run of digits."""
+_IDS: Final = ("id", "original_id", "hold_id")
+"""They are random hex and may hold any run of digits, but they are no card number that was filled up."""
 _PLACE: Final = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?P<name>.*)`", re.DOTALL)
@@ -89,9 +90,11 @@ def decode_body(raw: bytes, decoder: msgspec.json.Decoder[S], *, known_account: 
 def decode_text(values: Mapping[str, str], shape: type[S]) -> S:
     """Typed parameters from their texts (of a query or a path); raises Unanswered."""
     try:
-        return msgspec.convert(values, shape, strict=False)
+        converted = msgspec.convert(values, shape, strict=False)
     except msgspec.ValidationError as error:
         raise _named(str(error), lambda: values) from None
+    _check_ids(converted, "")
+    return converted
 
 
 def _named(message: str, sent: Callable[[], object]) -> Unanswered:
@@ -202,6 +205,16 @@ def _check_card_numbers(item: msgspec.Struct, prefix: str, known_account: Callab
         if value and holds_card_number(value) and not (name.endswith("account_id") and known_account(value)):
             field = prefix + name
             raise Unanswered("card_number", f"{field} looks like a card number", field=field, value=value)
+    _check_ids(item, prefix)
+
+
+def _check_ids(item: msgspec.Struct, prefix: str) -> None:
+    for name in _IDS:
+        value: str = getattr(item, name, "")
+        if value and is_padded_card_number(value):
+            raise Unanswered(
+                "card_number", f"{prefix}{name} is a card number; mint a random id", field=prefix + name
+            )
 
 
 def _check_date(text: str) -> None:

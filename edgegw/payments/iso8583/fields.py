@@ -59,7 +59,8 @@ _NAMES: Final = {
 }  # fmt: skip
 
 _SHOWN_CHARACTERS_MAX: Final = 12
-"""Shorter than any card number that a message with shifted fields might show in the wrong place."""
+_SHOWN_OF_LONGER: Final = 6
+"""A message with shifted fields may have a card number anywhere; a mask shows its first six digits, too."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -103,8 +104,7 @@ def shown(number: int, value: str) -> str:
     """A field's value as errors may show it: never a secret one, never long enough for a card number."""
     if number in SECRET:
         return f"({len(value)} characters, not shown)"
-    cut = value[: _SHOWN_CHARACTERS_MAX - 1]
-    return repr(cut if cut == value else cut + "…")
+    return repr(value if len(value) < _SHOWN_CHARACTERS_MAX else value[:_SHOWN_OF_LONGER] + "…")
 
 
 def specification(bitmap: Bitmap) -> Spec:

@@ -464,7 +464,7 @@ def _amount_minor(message: Message) -> int | Rejection:
             return Rejection(FORMAT_ERROR, "F95 not digits", text)
         amount_minor -= int(replacement[:12])
     if amount_minor <= 0:
-        text = f"field 4 (amount) leaves {amount_minor} minor units; send an amount above 0"
+        text = "field 4 (amount), less what field 95 replaces, leaves nothing; send an amount above 0"
         return Rejection(INVALID_AMOUNT, "F4 leaves no amount", text)
     return amount_minor
 

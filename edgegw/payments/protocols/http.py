@@ -30,6 +30,7 @@ from edgegw.access.shown import Shown, Stranger
 from edgegw.access.speakers import Speakers
 from edgegw.access.tls import certificate_shown
 from edgegw.access.tokens import Client
+from edgegw.core.card_numbers import is_padded_card_number
 from edgegw.payments.http_api.bodies import CloseBody
 from edgegw.payments.http_api.handlers import Call, Handlers, Reply
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE, build_document
@@ -380,7 +381,7 @@ def trace_of(request: web.BaseRequest) -> str:
     given = request.headers.get("traceparent")
     if given is not None:
         match = _TRACEPARENT.fullmatch(given)
-        if match is not None and match[1].strip("0"):
+        if match is not None and match[1].strip("0") and not is_padded_card_number(match[1]):
             return match[1]
     return os.urandom(16).hex()
 
