@@ -46,6 +46,17 @@ def bodies(number: str, ids: Iterator[str], payer: str, payee: str) -> Iterator[
     def sent(path: str, **changes: Any) -> tuple[str, str, bytes]:
         return "POST", path, json.dumps(fields(**changes)).encode()
 
+    paid = fields()
+    for changes in ({}, {}, {"amount_minor": 4}, {"reference": number}):
+        yield "POST", "/v1/payments", json.dumps(paid | changes).encode()
+    for path in (f"/v1/payments/{paid['id']}/refunds", "/v1/reversals"):
+        back = {"id": next(ids), "amount_minor": 1, "original_id": paid["id"], "payment_id": paid["id"]}
+        yield "POST", path, json.dumps(back | {"reference": number}).encode()
+        yield "POST", path, json.dumps({key: back[key] for key in ("id", "amount_minor")}).encode()
+    held = fields()
+    yield "POST", "/v1/holds", json.dumps(held).encode()
+    yield "POST", f"/v1/holds/{held['id']}/post", json.dumps({"id": next(ids), "reference": number}).encode()
+    yield "POST", f"/v1/holds/{held['id']}/void", json.dumps({"id": next(ids)}).encode()
     names = ("id", "debit_account_id", "credit_account_id", "currency", "card", "terminal", "merchant")
     for name in (*names, "reference", "stand_in", number):
         for value in (number, spaced(number), spaced(number).replace(" ", "-"), f"card {number}, thanks"):

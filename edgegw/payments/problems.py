@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from edgegw.core.card_numbers import DIGITS_MIN, mask_card_numbers
+from edgegw.core.card_numbers import DIGITS_MAX, holds_card_number, mask_card_numbers
 from edgegw.core.reasons import REASONS
 
 REFUSED_STATUS: Final = 409
@@ -363,7 +363,7 @@ def shown(value: object) -> str:
     """A sent value as an error may repeat it: printable, short, and masked where it could be a card
     number."""
     text = mask_card_numbers(value) if isinstance(value, str) else str(value)
-    if not isinstance(value, str) and len(text) >= DIGITS_MIN:
+    if not isinstance(value, str) and (len(text) > DIGITS_MAX or holds_card_number(text)):
         text = "*" * (len(text) - 4) + text[-4:]
     text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 1] + "…"
