@@ -16,8 +16,9 @@ from edgegw import app
 from edgegw.commands.box import ask
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import load_box
+from edgegw.enrolment import certificate_files
 from edgegw.running import RUNNING_NAME
-from tests.centre import BOX, Centre, centre_of
+from tests.centre import BOX, DAY_S, Centre, centre_of
 from tests.processes import LINE, edgegw
 from tests.waiting import until
 
@@ -128,6 +129,25 @@ async def test_a_revoked_box_hears_it_and_clears_nothing(town: Town, monkeypatch
     said = await box.status()
     assert (said["clears"], "revoked" in said["mode_reason"]) == (False, True)
     assert "ended_device_speaks" in [one.event for one in town.centre.log() if one.alarm]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("town", ["intl", "gm"], indirect=True)
+async def test_after_an_outage_longer_than_the_certificate_lived_the_box_renews_and_then_has_its_line(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's listener takes no ended certificate, and the box believes by its own time that it is good."""
+    town.centre.ahead_s = -200 * DAY_S
+    box = await town.box("north")
+    town.centre.ahead_s = 0
+    before = certificate_files(load_box(box.folder / "box.toml", protocol_shapes()).settings).life()
+    assert before.ends_s < town.centre.now_ns() / 1e9
+    box.start(monkeypatch)
+    await box.is_in("active")
+    assert (await box.pay(500))[0] == 201
+    said = (await box.status())["certificate"]
+    assert (said["state"], said["days_left"] > 89) == ("well", True)
+    assert [one.event for one in town.centre.log()][-2:] == ["enrolled", "renewed"]
 
 
 @pytest.mark.slow
