@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def factory_reset(settings: Path, exported: tuple[Path, ...], yes: bool) -> None:
-    """Destroy a box's keys, ledger, anchor and certificates, and tell the centre; its settings stay.
+    """Destroy a box's keys, ledger, card vault, anchor and certificates, and tell the centre; settings stay.
 
     Refused while the box runs, and while its ledger has what the centre does not: records without its
     cosignature, payments that wait for its word. Bring the line up first, or export each such epoch
@@ -144,13 +144,14 @@ def _left(box: Box) -> str:
 
 def _keys(box: Box) -> Iterator[KeyFile]:
     """Every private key of the box and its ways in; raises SettingsError."""
-    from edgegw import key_places
+    from edgegw import card_vault, key_places
     from edgegw.payments import protocols
     from edgegw.payments.vault import SecretFileError
 
     yield key_places.device_key_file(box.settings)
     yield key_places.checkpoint_key_file(box.settings)
     yield key_places.webhook_key_file(box.settings)
+    yield from card_vault.vault_keys(box.settings, key_places.keystore_of(box.settings)).files()
     known = protocols.discover()
     for name, options in box.protocols.items():
         try:
