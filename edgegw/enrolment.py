@@ -24,7 +24,7 @@ from edgegw.access.certificate_keys import CertificateKey, claim_signature
 from edgegw.access.hub_time import Clock, HubTime
 from edgegw.access.key_files import replace_key_file
 from edgegw.access.keys import SigningKey, VerifyingKey, make_signing_key, open_signing_key
-from edgegw.access.keystore import OPEN_FILES, Keystore
+from edgegw.access.keystore import Keystore
 from edgegw.access.revocation_lists import keep_lists
 from edgegw.access.tls import SM2_PROFILES, TlsError, TransportContext, timeless_context
 from edgegw.access.webhook_key import load_webhook_key
@@ -60,7 +60,13 @@ from edgegw.core.enrolment import (
 )
 from edgegw.core.records import UNREADABLE
 from edgegw.errors import LinkDown, Next, OperatingError
-from edgegw.key_places import checkpoint_key_file, device_key_file, tls_key_file, webhook_key_file
+from edgegw.key_places import (
+    checkpoint_key_file,
+    device_key_file,
+    keystore_of,
+    tls_key_file,
+    webhook_key_file,
+)
 from edgegw.tls_tables import ClientTls
 
 ANSWER_S_MAX: Final = 20.0
@@ -134,7 +140,7 @@ class Holder(NamedTuple):
     @property
     def files(self) -> CertificateFiles:
         """Of the certificate that the hub gives; raises SettingsError."""
-        return certificate_files(self.settings)
+        return certificate_files(self.settings, self.keystore)
 
 
 def enrolled_table(settings: BoxSettings) -> ClientTls:
@@ -147,14 +153,15 @@ def enrolled_table(settings: BoxSettings) -> ClientTls:
     return tls
 
 
-def certificate_files(settings: BoxSettings) -> CertificateFiles:
-    """The files that enrolment fills; raises SettingsError. The key lies open: TLS reads it as a file."""
+def certificate_files(settings: BoxSettings, keystore: Keystore | None = None) -> CertificateFiles:
+    """The files that enrolment fills; raises SettingsError. keystore: the settings' own where one is open
+    already."""
     tls = enrolled_table(settings)
     return CertificateFiles(
         certificate=Path(tls.certificate_file),
         key=tls_key_file(settings),
         kind=kind_of_profile(tls.profile),
-        keystore=OPEN_FILES,
+        keystore=keystore or keystore_of(settings),
     )
 
 

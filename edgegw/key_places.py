@@ -14,6 +14,7 @@ from edgegw.access.places.passphrase import Passphrase
 from edgegw.access.places.pkcs11 import Pkcs11
 from edgegw.access.places.systemd import SystemdCredential
 from edgegw.access.places.tpm2 import Tpm2
+from edgegw.access.tls import SEALED_KEYS
 from edgegw.config.box import BoxSettings
 from edgegw.config.hub import HubSettings
 from edgegw.config.keys import KeysTable
@@ -74,6 +75,13 @@ def tls_key_file(settings: BoxSettings) -> KeyFile:
     tls = settings.hub.tls
     path = tls.key_file if isinstance(tls, ClientTls) else ""
     return KeyFile("hub.tls.key_file", Path(path), "tls", f"{settings.bank}/{settings.box}/tls")
+
+
+def open_sealed_tls_keys(settings: BoxSettings, keystore: Keystore) -> None:
+    """Let the TLS contexts that this task makes from now on read a key_file that the box's keystore has
+    sealed."""
+    key = tls_key_file(settings)
+    SEALED_KEYS.set(lambda path: keystore.read(key._replace(path=Path(path))))
 
 
 def hub_key_file(settings: HubSettings) -> KeyFile:

@@ -25,7 +25,13 @@ from edgegw.core.messages import ExchangeError
 from edgegw.encryption import line_of
 from edgegw.enrolment import Holder, certificate_files, hub_time_of
 from edgegw.errors import Behind, LedgerCorrupt
-from edgegw.key_places import checkpoint_key_file, device_key_file, keystore_of, webhook_key_file
+from edgegw.key_places import (
+    checkpoint_key_file,
+    device_key_file,
+    keystore_of,
+    open_sealed_tls_keys,
+    webhook_key_file,
+)
 from edgegw.ledger.batch import Sign
 from edgegw.ledger.received import policy_of
 from edgegw.ledger.start import Own
@@ -61,6 +67,7 @@ def load_keys(settings: BoxSettings) -> Keys:
     checkpoint = CheckpointKeys(keystore, checkpoint_key_file(settings))
     webhook = load_webhook_key(keystore, webhook_key_file(settings))
     hub, time = hub_key(settings), None
+    open_sealed_tls_keys(settings, keystore)
     if settings.enrolment is not msgspec.UNSET:
         certificate_files(settings).finish()
         time = hub_time_of(settings, MachineClock())

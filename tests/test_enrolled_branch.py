@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 
 from edgegw import app
+from edgegw.access.sealed_key import BEGIN
 from edgegw.commands.box import ask
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import load_box
+from edgegw.config.first_settings import first_settings
+from edgegw.core.enrolment import decode_claim
 from edgegw.enrolment import certificate_files
 from edgegw.running import RUNNING_NAME
 from tests.centre import BOX, DAY_S, Centre, centre_of
 from tests.processes import LINE, edgegw
+from tests.software_tpm import SoftwareTpm, need_tpm
 from tests.waiting import until
 
 Json = dict[str, Any]
@@ -200,3 +204,44 @@ async def test_of_a_box_and_its_copied_disk_the_second_to_speak_is_fenced_at_fir
         # what that one had written since makes two histories, and those are for a person.
         await box.is_in("fenced", "forked")
     assert (await box.pay(300))[0] == 503
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("town", "place"), [("intl", "tpm2"), ("gm", "passphrase")], indirect=["town"])
+async def test_where_a_place_is_chosen_no_key_of_an_enrolled_box_lies_open(
+    town: Town, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """A disk that is pulled out must not speak for the box, by TLS neither."""
+    folder = town.folder / "sealed"
+    (folder / "secrets").mkdir(parents=True)
+    tpm = None
+    more = '[keys.passphrase]\npassphrase_file = "words"\n'
+    if place == "tpm2":
+        need_tpm()
+        tpm = SoftwareTpm(town.folder / "chip")
+        more = f'[keys.tpm2]\ntcti = "{tpm.tcti}"\n'
+    (folder / "words").write_text("correct horse battery staple")
+    (folder / "words").chmod(0o600)
+    town.centre.ahead_s = -64 * DAY_S
+    claim, config = town.centre.claim(), folder / "box.toml"
+    text = first_settings(decode_claim(claim.read_bytes().strip()), place=place)
+    config.write_text(text.replace("[http]\n", f"{more}{LINE}[http]\nport = 0\n"))
+    words = ("enroll", "--config", str(config), "--claim", str(claim))
+    done = await asyncio.to_thread(edgegw, *words)
+    assert done.exit_code == 0, done.output
+    town.centre.ahead_s = 0
+    box = town.of(folder)
+    box.start(monkeypatch)
+    await box.is_in("active")
+    await until(lambda: "renewed" in [one.event for one in town.centre.log()], "the box to renew")
+    assert (await box.pay(500))[0] == 201
+    for name in ("device.pem", "checkpoint.pem", "webhook.pem", "box.key"):
+        assert (folder / "secrets" / name).read_bytes().startswith(BEGIN), name
+    await box.stop()
+    listed = await asyncio.to_thread(edgegw, "keys", "list", str(config), "--json")
+    found = {line["purpose"]: line["place"] for line in json.loads(listed.stdout)}
+    assert found["tls"] == place
+    checked = await asyncio.to_thread(edgegw, "config", "check", str(config))
+    assert checked.exit_code == 0, checked.output
+    if tpm is not None:
+        tpm.stop()

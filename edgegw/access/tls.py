@@ -16,7 +16,8 @@ import os
 import ssl
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -25,8 +26,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 
+from edgegw.access.key_files import KeyFileError
 from edgegw.access.memory_tls import Connected, allow_only
+from edgegw.access.places import PlaceAway
 from edgegw.access.revocations import LOOK_EACH_S, CrlError, Link, Revocations, links_of
+from edgegw.access.sealed_key import is_sealed
 from edgegw.tls_tables import ClientTls, ServerTls
 
 SM2_PROFILES: Final = frozenset({"gm", "gm-pq"})
@@ -84,6 +88,13 @@ class Work:
 HANDSHAKE_WORK: contextvars.ContextVar[Work | None] = contextvars.ContextVar("handshake_work", default=None)
 """Where it is counted."""
 
+SealedKeyReader = Callable[[str], bytes]
+SEALED_KEYS: contextvars.ContextVar[SealedKeyReader | None] = contextvars.ContextVar(
+    "sealed_keys", default=None
+)
+"""What opens a key_file that is sealed (its PEM; raises KeyFileError and PlaceAway), for the contexts that
+are made from then on."""
+
 
 class _Files(NamedTuple):
     """The options of a table, by the names that its errors use."""
@@ -101,6 +112,7 @@ class _Files(NamedTuple):
     """The time that ends of certificates are held against; None: the machine's clock, as OpenSSL does."""
 
     crl: str = ""
+    sealed_keys: SealedKeyReader | None = None
 
     def paths(self) -> tuple[str, ...]:
         return tuple(path for path in (self.certificate, self.key, self.authority) if path)
@@ -120,6 +132,7 @@ class TransportContext(ssl.SSLContext):
     def __new__(cls, files: _Files, *, is_server: bool, server_name: str = "") -> TransportContext:
         """Read the files; raises TlsError."""
         self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+        files = files._replace(sealed_keys=SEALED_KEYS.get())
         self._files, self._is_server, self._server_name = files, is_server, server_name
         self._seen = _state(files)
         self._made = _made(files, is_server=is_server)
@@ -442,7 +455,8 @@ def _of_library(files: _Files, *, is_server: bool) -> ssl.SSLContext:
     context.sslobject_class = _Plain
     try:
         if files.certificate:
-            context.load_cert_chain(files.certificate, files.key)
+            with _open_key(files) as key:
+                context.load_cert_chain(files.certificate, key)
     except ssl.SSLError as problem:
         raise TlsError(_key_fault(files, problem.reason or str(problem))) from None
     except OSError as problem:
@@ -478,7 +492,8 @@ def _of_pyopenssl(files: _Files, *, is_server: bool) -> SSL.Context:
     try:
         if files.certificate:
             context.use_certificate_chain_file(files.certificate)
-            context.use_privatekey_file(files.key)
+            with _open_key(files) as key:
+                context.use_privatekey_file(key)
             context.check_privatekey()
     except SSL.Error as problem:
         raise TlsError(_key_fault(files, _reason(problem))) from None
@@ -523,6 +538,31 @@ def _check_key_file(path: str) -> None:
         raise TlsError(
             f"key_file = {path}: it has a passphrase, and nobody is there to type it; store the key without"
         )
+
+
+@contextmanager
+def _open_key(files: _Files) -> Iterator[str]:
+    """The path of the key as OpenSSL reads it: of a sealed one a file that is in memory alone. Raises
+    TlsError."""
+    try:
+        with open(files.key, "rb") as file:
+            if not is_sealed(file.read(FILE_BYTES_MAX)):
+                yield files.key
+                return
+        if files.sealed_keys is None:
+            raise TlsError(
+                f"key_file = {files.key}: it is sealed, and nothing here opens it; give an open key"
+            )
+        body = files.sealed_keys(files.key)
+    except (KeyFileError, PlaceAway) as problem:
+        raise TlsError(f"key_file = {problem}; {problem.hint}") from None
+    descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as memory:
+            memory.write(body)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _check_kind(files: _Files, certificate: x509.Certificate) -> None:

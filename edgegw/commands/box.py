@@ -456,7 +456,9 @@ def window_close(
 def http_tls(box: Box) -> SSLContext | None:
     """How a command on this machine speaks to the box, None where that is plain; raises SettingsError."""
     from edgegw.encryption import own_listener_of
+    from edgegw.key_places import keystore_of, open_sealed_tls_keys
 
+    open_sealed_tls_keys(box.settings, keystore_of(box.settings))
     way = box.protocols.get("http")
     return None if way is None else own_listener_of(tls_of(way), "http.tls")
 

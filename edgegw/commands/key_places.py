@@ -12,7 +12,7 @@ import msgspec
 
 from edgegw.commands import ExitCode, json_option, print_json, settings_argument
 from edgegw.commands.settings import protocol_shapes
-from edgegw.config.box import Box, load_box
+from edgegw.config.box import Box, BoxSettings, load_box
 from edgegw.config.files import read_toml
 from edgegw.config.hub import HubSettings, load_hub
 from edgegw.config.keys import PlaceName
@@ -179,7 +179,7 @@ def _public(keystore: Keystore, key: KeyFile) -> str:
     from edgegw.access.keys import open_signing_key
     from edgegw.access.webhook_key import load_webhook_key
 
-    if key.purpose in ("vault", "vault-version", "terminal", "ca"):
+    if key.purpose in ("tls", "vault", "vault-version", "terminal", "ca"):
         keystore.read(key)
         return ""
     if key.purpose == "webhook":
@@ -205,6 +205,7 @@ def _machine(path: Path) -> _Machine:
         webhook = key_places.webhook_key_file(settings)
         keystore = key_places.keystore_of(settings)
         others = (*_keys_of_ways(loaded), *card_vault.vault_keys(settings, keystore).files())
+        others += tuple(_tls_keys(settings))
         return _Machine(keystore, own, webhook, others)
     if isinstance(loaded, HubSettings):
         authorities = (key_places.ca_key_file(loaded, kind) for kind in KINDS)
@@ -218,6 +219,14 @@ def _loaded(path: Path) -> Box | HubSettings | MirrorSettings:
     if isinstance(table.get("mirror"), str):
         return load_mirror(path)
     return load_box(path, protocol_shapes()) if "box" in table or "hub" in table else load_hub(path)
+
+
+def _tls_keys(settings: BoxSettings) -> Iterator[KeyFile]:
+    """Those of a box's enrolled certificate that are there: the one in force, and the next."""
+    from edgegw.enrolment import certificate_files
+
+    if settings.enrolment is not msgspec.UNSET:
+        yield from (key for key in certificate_files(settings).keys if key.path.exists())
 
 
 def _keys_of_ways(box: Box) -> Iterator[KeyFile]:

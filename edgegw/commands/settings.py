@@ -60,6 +60,7 @@ def _checked(path: Path) -> str:
     from edgegw.config.mirror import load_mirror
     from edgegw.config.site import load_site_bundle
     from edgegw.encryption import tls_faults
+    from edgegw.key_places import keystore_of, open_sealed_tls_keys
     from edgegw.pinned import box_key_faults, hub_key_faults, mirror_key_faults
     from edgegw.replica.key_files import key_file_faults
 
@@ -77,6 +78,7 @@ def _checked(path: Path) -> str:
         lines = [("hub.tls", box.settings.hub.tls), ("mirror.tls", box.settings.mirror.tls)]
         ways_in = [(f"{name}.tls", tls_of(way)) for name, way in box.protocols.items()]
         keys = key_file_faults(box.settings.replica)
+        open_sealed_tls_keys(box.settings, keystore_of(box.settings))
         _sound(path, box_key_faults(box.settings), keys, tls_faults([*lines, *ways_in]))
         ways = ", ".join(box.protocols)
         return f"sound settings of box {box.settings.box} of {box.settings.bank}, open to {ways}"
