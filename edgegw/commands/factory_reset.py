@@ -145,11 +145,13 @@ def _left(box: Box) -> str:
 def _keys(box: Box) -> Iterator[KeyFile]:
     """Every private key of the box and its ways in; raises SettingsError."""
     from edgegw import card_vault, key_places
+    from edgegw.access.checkpoint_keys import next_file
     from edgegw.payments import protocols
     from edgegw.payments.vault import SecretFileError
 
     yield key_places.device_key_file(box.settings)
     yield key_places.checkpoint_key_file(box.settings)
+    yield next_file(key_places.checkpoint_key_file(box.settings))
     yield key_places.webhook_key_file(box.settings)
     yield from card_vault.vault_keys(box.settings, key_places.keystore_of(box.settings)).files()
     known = protocols.discover()
