@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -61,7 +62,7 @@ async def _keep_lists(hub: Hub, settings: HubSettings, desk: Desk) -> None:
     while True:
         for kind in desk.authorities:
             try:
-                der = await hub.run(lambda c, kind=kind: desk.crl(c, kind, now_ns=hub.now_ns()))  # type: ignore[misc]
+                der = await hub.run(partial(desk.crl, kind=kind, now_ns=hub.now_ns()))
                 if der is not None and keep_list(settings, kind, der):
                     _log.info("revocation_list_written", kind=kind)
             except (OperatingError, KeyFileError) as problem:

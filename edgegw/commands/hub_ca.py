@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -88,6 +89,7 @@ def ca_init(kind: Kind, years: int, hub_settings: Path) -> None:
     now_s = int(time.time())
     ends_s = now_s + years * 365 * DAY_S
     made = create_authority(keystore_of(settings), settings, kind, at_s=now_s, ends_s=ends_s)
+    _keep_lists(hub_settings)
     click.echo(pem_of(made.der).decode(), nl=False)
     click.echo(f"its certificate is {certificate_file(settings, kind)}", err=True)
 
@@ -230,8 +232,8 @@ def ca_claim(
 
     Carry the file to the box on a USB stick. Whoever has it may enrol this box, once, until it expires; a
     claim before it for the same box is withdrawn. With --replaces the device that the box has is fenced
-    with the claim's use, and the box gets its next epoch; where operators are listed, two people order
-    that, and the claim is good once the second one has approved it.
+    with the claim's use, and the box gets its next epoch. Where operators are listed, a claim is good once
+    a second person has approved it.
 
     Example: edgegw hub ca claim branch-1 --branch "Harbour Street" --out claim.json --hub hub.toml
     """
@@ -477,7 +479,26 @@ def ca_revoke(box: str | None, serial: str, reason: str, person: Person, hub_set
     if (box is None) == (not serial):
         raise click.UsageError("name the box, or give --serial")
     action = RevokeDevice(box=box or "", serial=serial, reason=reason)
-    give_order(hub_settings, action, person=person, reason=reason)
+    if give_order(hub_settings, action, person=person, reason=reason).is_done:
+        _keep_lists(hub_settings)
+
+
+def _keep_lists(hub_settings: Path) -> None:
+    """Bring the files of what this machine's CAs have revoked up to date; a hub that serves does so, too."""
+    from edgegw.authorities import enrolment_table, keep_list, load_authorities
+    from edgegw.commands.hub import open_books
+    from edgegw.hub.crls import crl_of
+    from edgegw.key_places import keystore_of
+
+    settings = load_hub(hub_settings)
+    if not isinstance(settings.enrolment, EnrolmentTable):
+        return
+    life_s = int(enrolment_table(settings).certificate_days * DAY_S)
+    with open_books(hub_settings) as books:
+        for kind, authority in load_authorities(keystore_of(settings), settings).items():
+            work = partial(crl_of, authority=authority, now_ns=time.time_ns(), life_s=life_s)
+            der = books.database.transact(work)
+            keep_list(settings, kind, der)
 
 
 @ca.command("crl")
@@ -485,7 +506,10 @@ def ca_revoke(box: str | None, serial: str, reason: str, person: Person, hub_set
 @click.option("--out", required=True, type=FilePath, help="File for the list, PEM.")
 @hub_settings_option
 def ca_crl(kind: Kind, out: Path, hub_settings: Path) -> None:
-    """Write the list of revoked certificates, for servers that check them.
+    """Write the list of revoked certificates, for servers on other machines that check them.
+
+    Here it lies beside the CA, and is kept up to date there. The hub's own exchange should do without: it
+    knows a revoked device by its key, and must be heard by it to fence it.
 
     Example: edgegw hub ca crl --out secrets/ca.crl --hub hub.toml
     """

@@ -194,7 +194,7 @@ class Hub:
         if key is not None:
             self._keys[envelope.box] = key
             if key != known:
-                with suppress(NotSigned):
+                with suppress(NotSigned, OtherDevice):
                     return self._answered(envelope, key)
         for one in ended:
             with suppress(NotSigned):

@@ -100,10 +100,13 @@ def unseen_alarms(connection: Connection, *, limit: int = 50) -> list[Event]:
 
 
 def mark_seen(connection: Connection, number: int, *, by: str, now_ns: int) -> int:
-    """Say that the alarms up to this row were looked at; how many of them were new."""
+    """Say that the alarms up to this row were looked at; how many of them were new. What is still to come was
+    not."""
     lock_identities(connection)
     before, table = seen_up_to(connection), identity_event.c
-    count = select(func.count()).where(table.alarm, table.number > before, table.number <= number)
+    newest = connection.execute(select(func.max(table.number))).scalar() or 0
+    upto = min(number, newest)
+    count = select(func.count()).where(table.alarm, table.number > before, table.number <= upto)
     fresh = connection.execute(count).scalar() or 0
-    note_event(connection, SEEN, now_ns=now_ns, detail=f"by {by}" if by else "", refers=number)
+    note_event(connection, SEEN, now_ns=now_ns, detail=f"by {by}" if by else "", refers=upto)
     return fresh

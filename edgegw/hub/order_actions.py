@@ -312,9 +312,7 @@ class _Claiming(Action, frozen=True, kw_only=True):
 
 
 class MakeClaim(_Claiming, frozen=True, kw_only=True, tag="ca-claim"):
-    """Let a box without a device be enrolled: it has nothing to spend yet, so one person may."""
-
-    takes_two: ClassVar[bool] = False
+    """Let a box without a device be enrolled: it may ask for any account's money then."""
 
     def run(self, scene: Scene) -> str:
         """Once, until it expires."""

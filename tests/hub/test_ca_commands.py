@@ -41,6 +41,8 @@ def test_a_person_sets_up_the_ca_and_makes_a_claim(desk: Desk) -> None:
     out = desk.folder / "claim.json"
     assert "make one: edgegw hub ca init" in desk.ca("claim", "east", "--out", str(out), code=2)
     assert "BEGIN CERTIFICATE" in desk.ca("init")
+    listed = desk.folder / "secrets" / "ca-p256.crl"
+    empty = listed.read_bytes()
     assert "exists already" in desk.ca("init", code=2)
     desk.ca("init", "--kind", "sm2")
     qr = desk.folder / "claim.svg"
@@ -74,6 +76,7 @@ def test_a_person_sets_up_the_ca_and_makes_a_claim(desk: Desk) -> None:
     assert "0 revoked" in desk.ca("crl", "--out", str(desk.folder / "ca.crl"))
     [server] = json.loads(desk.ca("list", "--json"))[-1]["certificates"][-1:]
     desk.ca("revoke", "--serial", server["serial"], "--reason", "leaked")
+    assert listed.read_bytes() != empty
     assert "1 revoked" in desk.ca("crl", "--out", str(desk.folder / "ca.crl"))
     desk.ca("claim", "--withdraw", claim.id)
     assert "withdrawn" in desk.ca("list", "--claims")
@@ -104,5 +107,6 @@ def test_a_device_is_replaced_by_two_people_and_revoked_by_one(desk: Desk) -> No
     assert desk.ca("list", "--claims") == "no claims\n"
     assert "is good for a device in the place" in desk.hub("orders", "approve", "1", by="li")
     assert decode_claim(out.read_bytes()).id in desk.ca("list", "--claims")
+    assert "order 2 waits" in desk.ca("claim", "east", "--out", str(desk.folder / "first.json"), by="mei")
     assert "is revoked" in desk.ca("revoke", box, "--reason", "stolen", by="mei")
     assert "revoked (stolen)" in desk.ca("list")

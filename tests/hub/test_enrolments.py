@@ -400,8 +400,10 @@ def test_an_alarm_waits_for_a_person_until_one_has_looked(office: Office) -> Non
     [next_command] = told()
     [alarm] = office.alarms()
     assert f"--seen {alarm.number}" in next_command
-    assert office.run(lambda c: mark_seen(c, alarm.number, by="mei", now_ns=3)) == 1
+    assert office.run(lambda c: mark_seen(c, alarm.number + 99, by="mei", now_ns=3)) == 1
     assert told() == []
+    office.ask(Applicant("south-west").enrolment(office.claim("elsewhere")))
+    assert len(told()) == 1, "nobody has looked at what came later"
 
 
 def test_the_database_gives_no_claim_away(office: Office) -> None:
