@@ -1,4 +1,4 @@
-"""The binding to the system's libcrypto, versions 3.0 to 3.6, through ctypes: SM2 keys, EVP_DigestSign and
+"""The binding to the system's libcrypto, versions 3 and 4, through ctypes: SM2 keys, EVP_DigestSign and
 EVP_DigestVerify.
 
 Owns the keys' objects and their PEM and DER texts; signatures are DER here. A CDLL call releases the GIL, so
@@ -22,7 +22,9 @@ POINT_BYTES: Final = 65
 SPKI_HEAD: Final = bytes.fromhex("3059301306072a8648ce3d020106082a811ccf5501822d034200")
 """SubjectPublicKeyInfo up to the point: id-ecPublicKey, named curve 1.2.156.10197.1.301, a BIT STRING."""
 
-_FILE: Final = "libcrypto.so.3"
+FILES: Final = ("libcrypto.so.3", "libcrypto.so.4", "libcrypto.so")
+"""By these names the system's loader looks for it, wherever a distribution keeps its libraries (Debian's
+folders for each architecture, musl's /lib); the last is what a build of one's own installs."""
 _MAPPED: Final = Path("/proc/self/maps")
 _PKCS8_START: Final = b"-----BEGIN PRIVATE KEY-----\n"
 _BIO_CTRL_INFO: Final = 3
@@ -34,8 +36,8 @@ class SmError(OperatingError):
 
     code = "sm_unusable"
     default_hint = (
-        "Install an OpenSSL 3 with SM2 and SM3 (on Debian: apt install libssl3) and cryptography's own wheel;"
-        " `edgegw crypto self-test` tries each part."
+        "Install an OpenSSL 3 or 4 with SM2 and SM3 (on Debian: apt install libssl3) and cryptography's own"
+        " wheel; `edgegw crypto self-test` tries each part."
     )
 
 
@@ -160,7 +162,8 @@ class Key:
 def version() -> str:
     """What the loaded libcrypto calls itself, and its file; raises SmError when there is none."""
     text: bytes = _libcrypto().OpenSSL_version(0)
-    files = {line.split()[-1] for line in _MAPPED.read_text("utf-8").splitlines() if line.endswith(_FILE)}
+    name = str(_libcrypto()._name)
+    files = {line.split()[-1] for line in _MAPPED.read_text("utf-8").splitlines() if f"/{name}" in line}
     return " ".join([text.decode(errors="replace"), *sorted(files)])
 
 
@@ -241,12 +244,17 @@ _SIGNATURES: Final[dict[str, tuple[object, ...]]] = {
 
 @functools.cache
 def _libcrypto() -> ctypes.CDLL:
-    """The system's libcrypto with its prototypes; raises SmError when it is missing or too old."""
-    try:
-        crypto = ctypes.CDLL(_FILE)
-        for name, (result, *arguments) in _SIGNATURES.items():
-            function = getattr(crypto, name)
-            function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as problem:
-        raise SmError(f"no usable {_FILE} ({problem})") from None
-    return crypto
+    """The system's libcrypto with its prototypes, the first that has all of it; raises SmError when none
+    has."""
+    problems = []
+    for file in FILES:
+        try:
+            crypto = ctypes.CDLL(file)
+            for name, (result, *arguments) in _SIGNATURES.items():
+                function = getattr(crypto, name)
+                function.restype, function.argtypes = result, arguments
+        except (OSError, AttributeError) as problem:
+            problems.append(str(problem))
+        else:
+            return crypto
+    raise SmError(f"no usable libcrypto ({'; '.join(problems)})")

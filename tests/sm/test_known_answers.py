@@ -1,5 +1,7 @@
 """Known answers: a machine that lacks or miscomputes an algorithm is told so, and serves nothing."""
 
+import ctypes
+import functools
 import json
 import os
 import shutil
@@ -13,7 +15,7 @@ from unittest import mock
 import pytest
 
 from edgegw.commands import ExitCode
-from edgegw.sm import known_answers, rates, sm2, sm3, sm4_gcm
+from edgegw.sm import known_answers, libcrypto, rates, sm2, sm3, sm4_gcm
 from edgegw.sm.known_answers import QUESTIONS, answers, libraries, self_test
 from edgegw.sm.libcrypto import Key, SmError
 from tests.processes import Process, edgegw
@@ -97,9 +99,27 @@ def test_this_machine_gives_every_answer() -> None:
     assert problems() == {}
     assert [answer.name for answer in answers()] == NAMES
     self_test()
-    assert libraries()["libcrypto"].startswith("OpenSSL 3")
-    assert "libcrypto.so.3" in libraries()["libcrypto"]
+    assert libraries()["libcrypto"].startswith(("OpenSSL 3", "OpenSSL 4"))
+    assert "/libcrypto.so." in libraries()["libcrypto"]
     assert "OpenSSL" in libraries()["cryptography"]
+
+
+def test_a_machine_with_openssl_4_alone_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library has another name; a machine with neither hears which names were looked for."""
+    load, here = ctypes.CDLL, libcrypto.FILES[0]
+    asked: list[str] = []
+
+    def loaded(there: str, name: str) -> ctypes.CDLL:
+        asked.append(name)
+        return load(here if name == there else f"not-here-{name}")
+
+    monkeypatch.setattr(libcrypto.ctypes, "CDLL", functools.partial(loaded, "libcrypto.so.4"))
+    assert libcrypto._libcrypto.__wrapped__().EVP_sm3()
+    assert asked == ["libcrypto.so.3", "libcrypto.so.4"]
+    monkeypatch.setattr(libcrypto.ctypes, "CDLL", functools.partial(loaded, ""))
+    with pytest.raises(SmError) as refusal:
+        libcrypto._libcrypto.__wrapped__()
+    assert all(f"not-here-{name}" in str(refusal.value) for name in libcrypto.FILES)
 
 
 def wrong_hash(data: bytes) -> bytes:
