@@ -17,6 +17,7 @@ from edgegw.config.options import SettingsError, options_of
 from edgegw.config.site import load_site_bundle
 from edgegw.core.decide import OWN_PREFIXES
 from edgegw.core.site import decode_site
+from edgegw.sm.sm2 import PrivateKey
 
 BOX = """
 bank = "b1"
@@ -172,6 +173,9 @@ def test_a_mistyped_kind_of_order_is_refused(tmp_path: Path) -> None:
 # --- the site -----------------------------------------------------------------------------------------------
 
 KEY = base64.b64encode(bytes(32)).decode()
+POINT = PrivateKey.generate().public.point
+SM2_KEY = base64.b64encode(POINT).decode()
+OFF_CURVE = base64.b64encode(POINT[:-1] + bytes([POINT[-1] ^ 1])).decode()
 
 
 def a_site(**changes: object) -> dict[str, Any]:
@@ -199,6 +203,15 @@ def site_faults(folder: Path, site: dict[str, Any]) -> tuple[str, ...]:
 ACCOUNT = {"id": "alice", "currency": "CNY"}
 
 
+def test_who_signs_needs_no_key_for_tokens(tmp_path: Path) -> None:
+    """Two SM2 keys at once, while a client goes over to the next; and nothing of another kind."""
+    second = base64.b64encode(PrivateKey.generate().public.point).decode()
+    client = {"name": "till", "sm2_public_keys": [SM2_KEY, second], "profile": "signed"}
+    made = write(tmp_path, json.dumps(a_site(clients=[client])), "site.json")
+    site, _ = load_site_bundle(made, bank="b1", boxes=["box-1"])
+    assert (site.clients[0].profile, site.clients[0].public_key) == ("signed", "")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -214,6 +227,27 @@ ACCOUNT = {"id": "alice", "currency": "CNY"}
         ({"cards": {"6222020000000000006": "alice"}}, "cards[622202…]: it looks like a card number"),
         ({"clients": [{"name": "till", "public_key": "x"}]}, "clients[till].public_key = x: it is not 32"),
         ({"clients": [{"name": "till"}]}, "clients[till].public_key = : it is not 32"),
+        (
+            {"clients": [{"name": "till", "public_key": KEY, "profile": "signed"}]},
+            "clients[till].profile = signed: it has no sm2_public_keys",
+        ),
+        (
+            {"clients": [{"name": "till", "sm2_public_keys": [KEY]}]},
+            f"clients[till].sm2_public_keys = {KEY}: it is no SM2 public key",
+        ),
+        (
+            {"clients": [{"name": "till", "sm2_public_keys": [OFF_CURVE]}]},
+            f"clients[till].sm2_public_keys = {OFF_CURVE}: it is no SM2 public key",
+        ),
+        (
+            {"clients": [{"name": "till", "sm2_public_keys": [SM2_KEY, SM2_KEY]}]},
+            f"clients[till].sm2_public_keys = {SM2_KEY}: it stands there 2 times",
+        ),
+        ({"clients": [{"name": "till", "sm2_public_keys": [SM2_KEY] * 3}]}, "clients[0].sm2_public_keys"),
+        (
+            {"clients": [{"name": "till", "sm2_public_keys": [SM2_KEY], "profile": "sined"}]},
+            'clients[0].profile = "sined": expected',
+        ),
         (
             {"clients": [{"name": "till", "public_key": KEY, "webhook": {"url": "http://shop:99999/"}}]},
             "clients[till].webhook.url = http://shop:99999/: its host or port cannot be read; write https://",
