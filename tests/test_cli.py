@@ -419,6 +419,7 @@ def test_a_request_is_signed_by_hand(branch: Branch) -> None:
         assert digest_fits(headers, b"{}")
     assert "Content-Digest" not in edgegw("sign", *asked, "GET", address).output
     assert edgegw("sign", *asked, "GET", "127.0.0.1:8443").exit_code == ExitCode.USAGE
+    assert edgegw("sign", *asked[:4], "GET", address).exit_code == ExitCode.USAGE
 
 
 def test_a_key_pinned_under_another_box_is_refused(branch: Branch) -> None:

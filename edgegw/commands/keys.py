@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import secrets
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import click
 
@@ -231,55 +229,6 @@ def _thumbprint(path: Path) -> str:
     if certificate is None:
         raise SettingsError(str(path), ["its certificate cannot be read; give the client's own"])
     return certificate.x5t_s256
-
-
-@click.command()
-@click.option("--client", required=True, help="The client's name in the site's settings.")
-@click.option("--box", required=True, help="The box that is spoken to.")
-@click.option(
-    "--key", required=True, type=KeyPath, help="The client's SM2 key (`edgegw keygen client --sm2`)."
-)
-@click.option(
-    "--body", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="File of the body to send."
-)
-@click.option("--challenge", default="", help="A refusal's challenge: sign with it instead of this clock.")
-@click.argument("method")
-@click.argument("url")
-def sign(client: str, box: str, key: Path, body: Path | None, challenge: str, method: str, url: str) -> None:
-    """Sign one HTTP request and print its headers, one a line, as `curl -H @file` takes them.
-
-    \b
-    edgegw sign --client till --box branch-1 --key till-sm2.pem --body pay.json \\
-        POST http://127.0.0.1:8443/v1/payments > headers
-    curl -H @headers --data-binary @pay.json http://127.0.0.1:8443/v1/payments
-    """
-    from edgegw.access import key_files
-    from edgegw.access.key_files import KeyFileError
-    from edgegw.access.signatures import draft
-    from edgegw.access.signers import keyid_of
-
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.netloc or "@" in address.netloc:
-        raise SettingsError("URL", [f"{url}: it is no address; write http://host:port/path"])
-    try:
-        private = key_files.load_private_key(key)
-    except KeyFileError as problem:
-        raise SettingsError(str(key), [str(problem)]) from None
-    drafted = draft(
-        method=method,
-        scheme=address.scheme,
-        host=address.netloc,
-        path=address.path,
-        query=address.query,
-        body=None if body is None else body.read_bytes(),
-        box=box,
-        keyid=keyid_of(client, private.public),
-        nonce=challenge or secrets.token_urlsafe(18),
-        created_s=int(time.time()),
-    )
-    for name, value in drafted.signed(private.sign(drafted.base)).items():
-        if name != "Host":  # that is the address's own
-            click.echo(f"{name}: {value}")
 
 
 @click.command("card-lookup")

@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from edgegw.access.arrivals import LINES_EACH_MINUTE
 from edgegw.access.tokens import mint_token
 from edgegw.access.webhook_key import WebhookKey
+from edgegw.commands import ExitCode
 from edgegw.payments.protocols.http import HttpOptions, start
 from edgegw.sm.sm2 import PrivateKey, from_der, to_der
 from tests.payments.branch import BAKER, BOX, Branch, Reply, open_branch, payment
+from tests.processes import edgegw
 from tests.signing import SessionSigner, Sm2Signer, signing_client
 from tests.waiting import until
 
@@ -428,3 +430,39 @@ def test_a_short_number_is_padded_in_the_worked_example(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert base64.b64decode(done.stdout) == from_der(der)
+
+
+async def test_a_session_is_opened_and_used_by_hand(till: Till, tmp_path: Path) -> None:
+    """The commands' own words against a box: begin, sign, keep, and then no SM2 key any more."""
+    private = Ed25519PrivateKey.generate()
+    till.branch.gateway.webhook = box = WebhookKey(private)
+    (tmp_path / "till-sm2.pem").write_bytes(till.signer.key.to_pem())
+    (tmp_path / "till-sm2.pem").chmod(0o600)
+    kept, who = tmp_path / "session.json", ("--client", "signer", "--box", BOX)
+
+    def run(*words: str, code: int = 0) -> str:
+        done = edgegw(*words)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    async def sent(body: str, path: str, *by: str) -> Reply:
+        (tmp_path / "body.json").write_text(body)
+        address = f"{till.branch.url}{path}"
+        printed = run("sign", *by, "--body", str(tmp_path / "body.json"), "POST", address)
+        headers = dict(line.split(": ", 1) for line in printed.splitlines())
+        return await till.send(headers, path=path, body=body.encode())
+
+    answer = tmp_path / "opened.json"
+    share = run("session", "begin", "--out", str(kept))
+    run("sign", "--session", str(kept), "GET", till.branch.url, code=2)
+    opened = await sent(share, "/v1/sessions", *who, "--key", str(tmp_path / "till-sm2.pem"))
+    answer.write_bytes(opened.body)
+    stranger = WebhookKey(Ed25519PrivateKey.generate())
+    keep = ("session", "keep", *who, str(kept), str(answer))
+    run(*keep, "--box-key", stranger.text, code=2)
+    run(*keep, "--box-key", box.text)
+    run(*keep, code=2)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    for _ in range(3):
+        assert (await sent(json.dumps(payment(1)), PAY, "--session", str(kept))).status == 201
+    run("session", "begin", "--out", str(kept), code=ExitCode.USAGE)
