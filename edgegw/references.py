@@ -15,6 +15,7 @@ from typing import Final, get_args
 import click
 import msgspec
 
+import edgegw.enrolment  # noqa: F401 - its error is listed with the others
 from edgegw import errors
 from edgegw.__main__ import main
 from edgegw.commands import ExitCode, crypto
