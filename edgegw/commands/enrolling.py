@@ -41,7 +41,7 @@ def enrolling(
     tls = listener_of(table.tls, "enrolment.tls")
 
     async def serving(_: web.Application) -> AsyncIterator[None]:
-        keeping = asyncio.create_task(_keep_lists(hub, settings, desk))
+        keeping = asyncio.create_task(keep_lists(hub, settings, desk, look_s=LOOK_S))
         enrolment = Enrolment(hub, desk).app()
         places = addresses(table.listen)
         try:
@@ -57,8 +57,8 @@ def enrolling(
     return serving
 
 
-async def _keep_lists(hub: Hub, settings: HubSettings, desk: Desk) -> None:
-    """Keep the files up to date: listeners read them again as they change."""
+async def keep_lists(hub: Hub, settings: HubSettings, desk: Desk, *, look_s: float) -> None:
+    """Keep the files up to date until cancelled: listeners read them again as they change."""
     while True:
         for kind in desk.authorities:
             try:
@@ -67,4 +67,4 @@ async def _keep_lists(hub: Hub, settings: HubSettings, desk: Desk) -> None:
                     _log.info("revocation_list_written", kind=kind)
             except (OperatingError, KeyFileError) as problem:
                 _log.error("revocation_list_not_written", kind=kind, problem=str(problem), hint=problem.hint)
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(look_s)

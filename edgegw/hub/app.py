@@ -50,7 +50,7 @@ from edgegw.hub.beats import Taken, keep_cosignature, take_beat
 from edgegw.hub.books import violations
 from edgegw.hub.database import Database, NotKept
 from edgegw.hub.identities import Identity, device_key, ended_identities, register_boxes
-from edgegw.hub.identity_log import note_ended_device
+from edgegw.hub.identity_log import note_ended_device, unseen_count
 from edgegw.hub.items import set_aside
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.lists import list_block
@@ -107,6 +107,9 @@ class HubMetrics(Metrics):
         )
         self.enrolment_alarms = self.counter(
             "enrolment_alarms", "Of these, the ones that a person should look at, by cause.", "cause"
+        )
+        self.identity_alarms = self.gauge(
+            "identity_alarms", "Alarms about claims, devices and certificates at which nobody has looked."
         )
         self.retried = self.counter(
             "transactions_retried",
@@ -328,13 +331,15 @@ async def _healthz(request: web.Request) -> web.Response:
 async def _metrics(request: web.Request) -> web.Response:
     hub, now_ns = request.app[HUB], time.time_ns()
     before_ns = now_ns - request.app[AGED_DAYS] * suspense.DAY_NS
-    boxes, items, owed = await hub.run(
+    boxes, items, owed, alarms = await hub.run(
         lambda c: (
             _boxes(c),
             suspense.counts(c, aged_before_ns=before_ns),
             receivables.counts(c, aged_before_ns=before_ns),
+            unseen_count(c),
         )
     )
+    hub.metrics.identity_alarms.set(alarms)
     for box in boxes:
         hub.metrics.records.labels(box.box).set(box.records)
         hub.metrics.waiting.labels(box.box).set(box.waiting)

@@ -99,6 +99,13 @@ def unseen_alarms(connection: Connection, *, limit: int = 50) -> list[Event]:
     return events(connection, after=seen_up_to(connection), alarms=True, limit=limit)
 
 
+def unseen_count(connection: Connection) -> int:
+    """At how many alarms nobody has looked."""
+    table = identity_event.c
+    count = select(func.count()).where(table.alarm, table.number > seen_up_to(connection))
+    return connection.execute(count).scalar() or 0
+
+
 def mark_seen(connection: Connection, number: int, *, by: str, now_ns: int) -> int:
     """Say that the alarms up to this row were looked at; how many of them were new. What is still to come was
     not."""

@@ -13,6 +13,9 @@ from cryptography import x509
 from edgegw.access.certificate_keys import make_certificate_key
 from edgegw.access.key_files import write_new_file
 from edgegw.access.tls import client_context, server_context
+from edgegw.authorities import list_file
+from edgegw.commands.enrolling import keep_lists
+from edgegw.config.hub import load_hub
 from edgegw.core.enrolment import (
     ENROL_PATH,
     HUB,
@@ -33,12 +36,15 @@ from edgegw.hub.certificates import pem_of
 from edgegw.hub.enrolment_app import EACH_BURST, UNKNOWN_EACH_MINUTE, Enrolment, Turns
 from edgegw.hub.enrolments import Desk, No, Scene
 from edgegw.hub.identities import device_key, identities
+from edgegw.hub.revocations import revoke_device
 from edgegw.tls_tables import ClientTls, ServerTls
 from tests.encrypted import echo_server
 from tests.hub.applicant import LIFE_S, NS, Applicant, Office
 from tests.hub.places import PostgresPlace, SqlitePlace
+from tests.hub.simulated_box import BANK
 from tests.hub.test_cluster import at_once
 from tests.hub.world import World, a_site
+from tests.waiting import until
 
 EAST = "east"
 
@@ -125,6 +131,28 @@ async def test_both_kinds_are_enrolled_and_renewed_at_once(office: Office) -> No
     assert status == 200
     assert await line.refused(RENEW_PATH, east.renewal()) == Refusal.REVOKED
     await line.client.close()
+
+
+async def test_a_revocation_reaches_the_file_that_listeners_read(office: Office, tmp_path: Path) -> None:
+    """An operator's command at another machine writes to the database alone; the hub that serves does the
+    rest."""
+    (tmp_path / "hub.toml").write_text(f'bank = "{BANK}"\n[enrolment]\n')
+    settings = load_hub(tmp_path / "hub.toml")
+    (tmp_path / "secrets").mkdir()
+    keeping = asyncio.create_task(keep_lists(office.world.hub, settings, office.desk, look_s=0.01))
+    east = office.enrolled(EAST)
+    serials = [x509.load_der_x509_certificate(der).serial_number for der in east.certificates.values()]
+
+    def listed() -> set[int]:
+        files = [list_file(settings, kind) for kind in KINDS]
+        lists = [x509.load_pem_x509_crl(file.read_bytes()) for file in files if file.exists()]
+        return {entry.serial_number for one in lists for entry in one}
+
+    await until(lambda: all(list_file(settings, kind).exists() for kind in KINDS), "the first lists")
+    assert listed() == set()
+    office.run(lambda c: revoke_device(c, EAST, reason="", by="", now_ns=office.world.now_ns()))
+    await until(lambda: listed() == set(serials), "the revocation in both lists")
+    keeping.cancel()
 
 
 async def test_the_listener_serves_nothing_of_the_exchange(office: Office) -> None:
