@@ -149,7 +149,7 @@ class Front:
         )
         self._gateway.replica = self._announcement.copy
         self._gateway.certificate = self._announcement.certificate
-        self._gateway.keystore = self._held.keystore
+        self._gateway.keystore, self._gateway.token_files = self._held.keystore, self._held.tokens
         self._gateway.webhook = self._held.webhook
         self._gateway.cards = self.vault.cards
         self._copier.journal_size = lambda: self.gateway.book.seq + 1

@@ -84,6 +84,12 @@ def open_sealed_tls_keys(settings: BoxSettings, keystore: Keystore) -> None:
     SEALED_KEYS.set(lambda path: keystore.read(key._replace(path=Path(path))))
 
 
+def token_key_file(settings: BoxSettings) -> KeyFile:
+    """The keys that sign a box's access tokens."""
+    name = f"{settings.bank}/{settings.box}/tokens"
+    return KeyFile("token_key_file", Path(settings.token_key_file), "tokens", name)
+
+
 def hub_key_file(settings: HubSettings) -> KeyFile:
     """The hub's own key."""
     return KeyFile("key_file", Path(settings.key_file), "hub", f"{settings.bank}/hub")

@@ -6,6 +6,7 @@ Leaves out the ledger's own word about that (`ledger.boot`) and the hub's (`core
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -15,7 +16,9 @@ from edgegw import __version__
 from edgegw.access.checkpoint_keys import CheckpointKeys
 from edgegw.access.keys import SigningKey, VerifyingKey, open_signing_key
 from edgegw.access.keystore import FILES, OPEN_FILES, Keystore
+from edgegw.access.oauth import TokenFiles
 from edgegw.access.tls import TransportContext
+from edgegw.access.token_store import STORE_NAME
 from edgegw.access.webhook_key import WebhookKey, load_webhook_key
 from edgegw.config.box import Box, BoxSettings
 from edgegw.core import journal
@@ -30,6 +33,7 @@ from edgegw.key_places import (
     device_key_file,
     keystore_of,
     open_sealed_tls_keys,
+    token_key_file,
     webhook_key_file,
 )
 from edgegw.ledger.batch import Sign
@@ -57,6 +61,7 @@ class Keys(NamedTuple):
     """What opens the keys of the ways in."""
     enrolled: Holder | None = None
     """None for a box that renews no certificate."""
+    tokens: TokenFiles = TokenFiles()
 
 
 def load_keys(settings: BoxSettings) -> Keys:
@@ -75,7 +80,8 @@ def load_keys(settings: BoxSettings) -> Keys:
     tls = line_of(settings.hub.tls, "hub.tls", now_s=now_s)
     enrolled = None if time is None else Holder(settings, keystore, hub, time)
     mirror = mirror_peer(settings, now_s=now_s)
-    return Keys(device, checkpoint, hub, mirror, webhook, tls, keystore, enrolled)
+    tokens = TokenFiles(keystore, token_key_file(settings), Path(settings.data_dir) / STORE_NAME)
+    return Keys(device, checkpoint, hub, mirror, webhook, tls, keystore, enrolled, tokens)
 
 
 def tell_of_places(keystore: Keystore) -> None:

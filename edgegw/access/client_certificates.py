@@ -18,6 +18,7 @@ import msgspec
 from cryptography import x509
 
 from edgegw.access.tokens import Client
+from edgegw.core.scopes import scopes_of
 from edgegw.core.site import CertificateRule, ClientRule, Site, TerminalRule
 
 NAMES_SHOWN_MAX: Final = 3
@@ -131,8 +132,8 @@ class CertifiedClients:
         if certificate is None:
             return None
         found = [rule for rule in self._enough if is_one_of(certificate, rules_of(rule))]
-        if len(found) == 1:
-            return Client(found[0].name, frozenset(found[0].scopes), certificate.ends_at_s)
+        if len(found) == 1 and self._seen is not None:
+            return Client(found[0].name, scopes_of(found[0], self._seen), certificate.ends_at_s)
         whose = "no client" if not found else "several clients: " + ", ".join(rule.name for rule in found)
         text = (
             f"there is no Authorization header, and the certificate {certificate.text()} is that of {whose}"

@@ -99,6 +99,15 @@ class Keystore:
         else:
             rename_key_file(path, to)
 
+    def replace(self, key: KeyFile, content: bytes) -> None:
+        """Write other content to the key's file, whole or not at all, sealed as `create` seals it; raises
+        KeyFileError and PlaceAway."""
+        if self.place != FILES:
+            with self._alone():
+                self._replace(key, content, place=self.place, kek=self._newest(self.place))
+        else:
+            replace_key_file(key.path, content)
+
     def head(self, path: Path) -> Head | None:
         """What a file says of its key without being opened; None for an open key. Raises KeyFileError."""
         content = read_key_file(path)

@@ -28,8 +28,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What anyone may read of a sealed key."""
 
     purpose: str
-    """What it is for: `device`, `checkpoint`, `tls`, `webhook`, `vault`, `vault-version`, `terminal`, `hub`,
-    `ca`, `mirror`."""
+    """What it is for: `device`, `checkpoint`, `tls`, `webhook`, `vault`, `vault-version`, `terminal`,
+    `tokens`, `hub`, `ca`, `mirror`."""
     name: str
     """Whose it is."""
     key_version: int = 1

@@ -37,6 +37,7 @@ from edgegw.access.signatures import (
 )
 from edgegw.access.tokens import Client
 from edgegw.access.verifying import TooMany, Verifiers
+from edgegw.core.scopes import scopes_of
 from edgegw.core.site import SIGNED, ClientRule, Site
 from edgegw.sm.sm2 import PublicKey
 from edgegw.sm.sm3 import sm3
@@ -52,6 +53,7 @@ class _Held(NamedTuple):
 
     rule: ClientRule
     key: PublicKey
+    scopes: frozenset[str]
 
 
 class Signers:
@@ -103,11 +105,14 @@ class Signers:
         if site is self._seen_site:
             return
         self._seen_site = site
-        rules = () if site is None else site.clients
-        self._keys = {
-            keyid: _Held(rule, key) for rule in rules for keyid, key in signature_keys(rule).items()
-        }
-        self._signed_only = frozenset(rule.name for rule in rules if rule.profile == SIGNED)
+        self._keys, self._signed_only = {}, frozenset()
+        if site is not None:
+            self._keys = {
+                keyid: _Held(rule, key, scopes_of(rule, site))
+                for rule in site.clients
+                for keyid, key in signature_keys(rule).items()
+            }
+            self._signed_only = frozenset(rule.name for rule in site.clients if rule.profile == SIGNED)
         self.sessions.end_all_but(lambda session: session.opened_by in self._keys)
 
     async def _client_of_signature(self, shown: Shown, signed: Signed) -> Client | Stranger:
@@ -153,7 +158,7 @@ class Signers:
             )
         except Refused as refused:
             return self._once_more(refused.code, str(refused), SIGNATURE_INPUT)
-        return _client(held.rule, signed.keyid)
+        return _client(held, signed.keyid)
 
     async def _client_of_session(self, shown: Shown, signed: Signed, base: bytes) -> Client | Stranger:
         session = self.sessions.find(signed.keyid)
@@ -168,7 +173,7 @@ class Signers:
             return Stranger("signature_invalid", _INVALID, SIGNATURE)
         if not await _body_fits(shown):
             return Stranger("signature_invalid", _OTHER_BODY, CONTENT_DIGEST)
-        return self._counted(session, signed.nonce) or _client(held.rule, "")
+        return self._counted(session, signed.nonce) or _client(held, "")
 
     def _counted(self, session: Session, nonce: str) -> Stranger | None:
         """Count a request of a session; why it may not be."""
@@ -199,8 +204,8 @@ async def _body_fits(shown: Shown) -> bool:
     return digest_fits(shown.headers, body)
 
 
-def _client(rule: ClientRule, signed_by: str) -> Client:
-    return Client(rule.name, frozenset(rule.scopes), expires_at_s=0, signed_by=signed_by)
+def _client(held: _Held, signed_by: str) -> Client:
+    return Client(held.rule.name, held.scopes, expires_at_s=0, signed_by=signed_by)
 
 
 def signature_keys(rule: ClientRule) -> dict[str, PublicKey]:

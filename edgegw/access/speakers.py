@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from edgegw.access.client_certificates import CertifiedClients
+from edgegw.access.oauth import TokenServer
 from edgegw.access.sessions import Sessions
 from edgegw.access.shown import Shown, Stranger
 from edgegw.access.signers import Signers
@@ -27,11 +28,20 @@ _READING: Final = frozenset({"GET", "HEAD"})
 class Speakers:
     """Knows one box's clients."""
 
-    def __init__(self, *, box: str, site: Callable[[], Site | None], folder: Path) -> None:
-        """folder, on the ledger's disk, keeps what must outlast the process."""
+    def __init__(
+        self,
+        *,
+        box: str,
+        site: Callable[[], Site | None],
+        folder: Path,
+        server: TokenServer | None = None,
+    ) -> None:
+        """folder, on the ledger's disk, keeps what must outlast the process; server gives the box's own
+        tokens and knows what was revoked."""
         self._signers = Signers(box=box, site=site, folder=folder)
-        self._tokens = Tokens(box=box, site=site)
+        self._tokens = Tokens(box=box, site=site, issuer=server)
         self._certified = CertifiedClients(site=site)
+        self._server = server
 
     @property
     def sessions(self) -> Sessions:
@@ -80,8 +90,12 @@ class Speakers:
     def _on_its_connection(
         self, speaker: Client | Stranger, certified: Callable[[], bytes | None], *, field: str
     ) -> Client | Stranger:
-        """A client that is tied to a certificate is heard with it alone, however it shows who it is."""
+        """A client that is tied to a certificate is heard with it alone, and one that is blocked not at all,
+        however it shows who it is."""
         if isinstance(speaker, Stranger):
             return speaker
+        why = None if self._server is None else self._server.why_blocked(speaker.name)
+        if why is not None:
+            return Stranger("client_blocked", f"{speaker.name} is blocked: {why}", field)
         wrong = self._certified.foreign(speaker, certified)
         return speaker if wrong is None else Stranger(wrong.code, wrong.message, field, counts=True)

@@ -36,12 +36,14 @@ class _Machine(NamedTuple):
     """A box's Ed25519 key, which it makes for itself, too."""
     others: tuple[KeyFile, ...]
     """What was given to it."""
+    tokens: KeyFile | None = None
+    """A box's keys for access tokens, which it makes when it opens its way in."""
 
     @property
     def keys(self) -> tuple[KeyFile, ...]:
         """All of them, but for a webhook key that is not there yet."""
-        webhook = (self.webhook,) if self.webhook is not None and self.webhook.path.exists() else ()
-        return (*self.own, *webhook, *self.others)
+        made = (key for key in (self.webhook, self.tokens) if key is not None and key.path.exists())
+        return (*self.own, *made, *self.others)
 
 
 class KeyLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,7 +181,7 @@ def _public(keystore: Keystore, key: KeyFile) -> str:
     from edgegw.access.keys import open_signing_key
     from edgegw.access.webhook_key import load_webhook_key
 
-    if key.purpose in ("tls", "vault", "vault-version", "terminal", "ca"):
+    if key.purpose in ("tls", "vault", "vault-version", "terminal", "tokens", "ca"):
         keystore.read(key)
         return ""
     if key.purpose == "webhook":
@@ -202,11 +204,11 @@ def _machine(path: Path) -> _Machine:
             of_checkpoints,
             *((waits,) if waits.path.exists() else ()),
         )
-        webhook = key_places.webhook_key_file(settings)
+        webhook, tokens = key_places.webhook_key_file(settings), key_places.token_key_file(settings)
         keystore = key_places.keystore_of(settings)
         others = (*_keys_of_ways(loaded), *card_vault.vault_keys(settings, keystore).files())
         others += tuple(_tls_keys(settings))
-        return _Machine(keystore, own, webhook, others)
+        return _Machine(keystore, own, webhook, others, tokens)
     if isinstance(loaded, HubSettings):
         authorities = (key_places.ca_key_file(loaded, kind) for kind in KINDS)
         there = tuple(key for key in authorities if key.path.exists())

@@ -311,6 +311,13 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             description="Directory of the vault's own key versions; the first is made at the first start.",
         ),
     ] = "secrets/vault"
+    token_key_file: Annotated[
+        str,
+        msgspec.Meta(
+            min_length=1,
+            description="The private Ed25519 keys that sign access tokens; made at the first start.",
+        ),
+    ] = "secrets/tokens.json"  # noqa: S105 - a path
     keys: KeysTable = KeysTable()
     enrolment: EnrolmentTable | msgspec.UnsetType = msgspec.UNSET
     line: LineTable = LineTable()

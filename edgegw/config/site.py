@@ -22,6 +22,7 @@ from edgegw.config.site_limits import limit_faults, list_faults
 from edgegw.core.book import BANK
 from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
+from edgegw.core.scopes import scope_faults
 from edgegw.core.site import PARTICIPANT_PATTERN, SIGNED, WEEKDAYS, CertificateRule, Site, decode_site
 from edgegw.zones import UnknownZone, load_zone
 
@@ -92,6 +93,7 @@ def site_faults(site: Site, *, bank: str = "", boxes: Collection[str] | None = N
         *_calendar_faults(site),
         *_cap_faults(site),
         *_rate_faults(site),
+        *scope_faults(site),
     ]
 
 

@@ -48,6 +48,10 @@ class WebhookRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 5_000
 
 
+GroupName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}\Z")]
+SCOPE_PATTERN: Final = r"^[a-z][a-z:-]{0,31}\Z"
+
+
 class CertificateRule(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -94,6 +98,9 @@ class ClientRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     profile: Annotated[str, msgspec.Meta(pattern=r"^(token|signed)\Z")] | msgspec.UnsetType = msgspec.UNSET
     """`signed`: whatever changes something must be signed, by one of sm2_public_keys or in a session that one
     opened; what is not signed only reads. `token`, or without it: both will do."""
+    groups: tuple[GroupName, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Names of `scope_groups`, or of `pay`, `read`, `operate`: what these hold is then all that it may do,
+    and `scopes` says nothing."""
 
 
 class TerminalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -301,6 +308,17 @@ class NetDebitCap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """A payment beyond it is refused (`net_debit_cap`); a settlement transfer beyond it waits for cover."""
 
 
+class TokenRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the tokens of the site's clients are good for, at every box."""
+
+    access_minutes: Annotated[int, msgspec.Meta(ge=5, le=15)] = 10
+    """An access token of the box: so long may last what the box has not heard of, as the line is down."""
+    refresh_hours: Annotated[int, msgspec.Meta(ge=1, le=720)] = 24
+    """A refresh token and all that follow it, in all; then the client begins anew with its key."""
+    direct_minutes: Annotated[int, msgspec.Meta(ge=0, le=1440)] = 60
+    """A token that the client has signed itself, used as it is; 0: only at the token endpoint."""
+
+
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One site bundle."""
 
@@ -336,6 +354,16 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     25 % until 120, then 0 %."""
     rates: tuple[RateRule, ...] | msgspec.UnsetType = msgspec.UNSET
     """How fast clients and terminals may ask."""
+    scope_groups: (
+        dict[
+            GroupName,
+            tuple[Annotated[str, msgspec.Meta(pattern=SCOPE_PATTERN)], ...],
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    """Groups of scopes that clients are given, by name."""
+    tokens: TokenRule | msgspec.UnsetType = msgspec.UNSET
+    """How long tokens are good for; without it as its fields say."""
 
 
 _decoder = msgspec.json.Decoder(Site)

@@ -42,6 +42,9 @@ ADDED: Final = (
     Added("terminals[].certificates", 2, needed=True),
     Added("clients[].sm2_public_keys", 2, needed=False),
     Added("clients[].profile", 2, needed=True, unused="token"),
+    Added("clients[].groups", 2, needed=True),
+    Added("scope_groups", 2, needed=True),
+    Added("tokens", 2, needed=True),
     Added("allowances[].lease_seconds", 2, needed=True),
     Added("allowances[].lease_margin_seconds", 2, needed=True),
     Added("allowances[].headroom_percent", 2, needed=False),  # the hub's alone, as the next four

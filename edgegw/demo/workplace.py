@@ -28,7 +28,7 @@ from edgegw.access import keys, tokens
 from edgegw.access.key_files import write_new_file
 from edgegw.demo.plan import BANK, BOX, CLIENTS, KEYED_TERMINAL, OTHER_BOX, Day
 
-TOKEN_SECONDS: Final = 12 * 3600
+TOKEN_SECONDS: Final = 3600
 STATE_NAME: Final = "demo.json"
 
 

@@ -129,7 +129,25 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         "The session is not open",
         "Open another one: POST /v1/sessions, signed with the client's SM2 key.",
     ),
-    Problem("scope_missing", 403, "The client may not do this", "Ask the bank to give the client the scope."),
+    Problem(
+        "token_revoked",
+        401,
+        "The token was revoked",
+        "Ask for a new one at /v1/oauth/token; where that is refused, ask the bank.",
+    ),
+    Problem(
+        "client_blocked",
+        403,
+        "The client is blocked",
+        "Ask the bank; `edgegw order block client NAME --off` at the centre, or `edgegw oauth block NAME"
+        " --off` at the box, lets it speak again.",
+    ),
+    Problem(
+        "scope_missing",
+        403,
+        "The client may not do this",
+        "Ask the bank to give the client the scope, or the token endpoint for a token with it.",
+    ),
     Problem(
         "second_person_needed",
         403,
@@ -240,6 +258,13 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
         503,
         "The box's mirror is away",
         "Ask again with the same id: nothing was decided and the id is free.",
+        5,
+    ),
+    Problem(
+        "tokens_not_kept",
+        503,
+        "The box cannot keep tokens now",
+        "Ask again; the box's log says what is wrong with its file or its keys.",
         5,
     ),
     Problem("not_decided", 503, "Nothing was decided", "Ask again with the same id.", 1),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from edgegw.access.keystore import OPEN_FILES
+from edgegw.access.oauth import TokenFiles
 from edgegw.access.webhook_key import WebhookKey
 from edgegw.core.book import Book
 from edgegw.core.caps import CAP_PREFIX, ends_of, is_cap
@@ -165,6 +166,8 @@ class Gateway:
         """What opens the files of the keys that ways in need."""
         self.webhook: WebhookKey | None = None
         """Signs posts to webhooks and the shares of sessions; None before the box's own is given."""
+        self.token_files = TokenFiles()
+        """Where the keys and the memory of tokens lie; without files they last as long as a way in."""
 
     @property
     def site(self) -> Site | None:

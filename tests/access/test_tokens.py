@@ -10,16 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edgegw.access.tokens import (
     LEEWAY_SECONDS,
-    LIFETIME_SECONDS_MAX,
     REMEMBERED_MAX,
     TokenError,
     Tokens,
     mint_token,
     public_key_text,
 )
-from edgegw.core.site import ClientRule, CurrencyRule, Site
+from edgegw.core.scopes import GROUPS
+from edgegw.core.site import ClientRule, CurrencyRule, Site, TokenRule
 
 NOW = 1_790_000_000
+DIRECT_SECONDS = 60 * TokenRule().direct_minutes
 KEY, OTHER_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 
 
@@ -52,16 +53,16 @@ def minted(key: Ed25519PrivateKey = KEY, **changes: Any) -> str:
     return mint_token(key, **wanted)
 
 
-def signed(algorithm: str = "EdDSA", key: Any = KEY, **changes: Any) -> str:
+def signed(algorithm: str = "EdDSA", key: Any = KEY, typ: str = "JWT", **changes: Any) -> str:
     claims = {"iss": "till", "sub": "till", "aud": "branch-1", "exp": NOW + 600, **changes}
     claims = {name: value for name, value in claims.items() if value is not None}
-    return jwt.encode(claims, key, algorithm=algorithm)
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"typ": typ})
 
 
 def test_a_client_of_the_site_is_let_in_with_its_scopes(place: Place) -> None:
     """A client that cannot speak cannot pay."""
     client = place.tokens.client_of(f"Bearer {minted()}")
-    assert (client.name, client.scopes) == ("till", frozenset({"pay"}))
+    assert (client.name, client.scopes) == ("till", frozenset(GROUPS["pay"]))
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic dGlsbDp4", "token"])
@@ -87,6 +88,8 @@ def test_no_token_is_not_let_in(place: Place, header: str | None) -> None:
         pytest.param(signed("HS256", public_key_text(KEY) * 2), id="the public key as a shared secret"),
         pytest.param(minted()[:-4], id="cut off"),
         pytest.param("..", id="empty parts"),
+        pytest.param(signed(typ="at+jwt"), id="a client's own that calls itself the box's"),
+        pytest.param(signed(jti=5), id="a number for a name"),
         pytest.param("a" * 5000, id="too long"),
         pytest.param("\ud800", id="no text"),
     ],
@@ -108,8 +111,8 @@ def test_a_token_ends_when_it_says_and_not_much_later(place: Place) -> None:
 
 def test_a_token_that_ends_too_late_is_not_let_in(place: Place) -> None:
     """A client cannot give itself a token for a year."""
-    assert place.tokens.client_of(f"Bearer {minted(lifetime_seconds=LIFETIME_SECONDS_MAX)}").name == "till"
-    assert place.code(minted(lifetime_seconds=LIFETIME_SECONDS_MAX + LEEWAY_SECONDS + 1)) == "token_expired"
+    assert place.tokens.client_of(f"Bearer {minted(lifetime_seconds=DIRECT_SECONDS)}").name == "till"
+    assert place.code(minted(lifetime_seconds=DIRECT_SECONDS + LEEWAY_SECONDS + 1)) == "token_expired"
     assert place.code(signed(nbf=NOW + LEEWAY_SECONDS + 1)) == "token_expired"
 
 

@@ -4,7 +4,7 @@ of its own."""
 from __future__ import annotations
 
 import base64
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -15,37 +15,16 @@ from edgegw.core.merchants import first_batch
 from edgegw.core.records import Account, Mode, Request, WindowClosed, parse_place, place_text
 from edgegw.payments.answer import Outcome, shown_totals
 from edgegw.payments.http_api import bodies
+from edgegw.payments.http_api.calls import Call, Reply
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE
+from edgegw.payments.http_api.operations import member_scope
 from edgegw.payments.problems import ProblemDocument, Unanswered, refusal_document
 from edgegw.payments.service import Decided, Gateway
 
-JSON: Final = "application/json"
 _encode: Final = msgspec.json.Encoder().encode
 _REPLAY: Final = {"Idempotent-Replay": "true"}
 _NO_TRACE: Final = "0" * 32
 _STATUSES: Final = {Outcome.CLEARED: 201, Outcome.KEPT: 202, Outcome.REFUSED: 409}
-
-
-class Call(NamedTuple):
-    """One request, decoded: its types are those of the operation."""
-
-    client: str
-    body: Any
-    path: Any
-    query: Any
-    second: str = ""
-    """Another client that stands behind it, by a token of its own."""
-    signed_by: str = ""
-    """The keyid of the client's SM2 key, where that has signed this request."""
-
-
-class Reply(NamedTuple):
-    """What to send back."""
-
-    status: int
-    body: bytes
-    headers: dict[str, str] = {}  # noqa: RUF012 - never changed
-    content_type: str = JSON
 
 
 class Handlers:
@@ -120,6 +99,9 @@ class Handlers:
     async def create_group(self, call: Call) -> Reply:
         """A linked group."""
         group: bodies.GroupBody = call.body
+        for scope in sorted({member_scope(member) for member in group.members} - call.scopes):
+            message = f"{call.client} does not have the scope `{scope}`, which a member of the group needs"
+            raise Unanswered("scope_missing", message, field="members", value=scope)
         _check_no_repeats("members", [member.id for member in group.members])
         requests = [member.of(call.client) for member in group.members]
         return await self._decide_many(call.client, requests, linked=True)
@@ -296,17 +278,15 @@ class Handlers:
         return Reply(201, _encode(answer))
 
     def _whose(self, call: Call, asked: str | msgspec.UnsetType) -> str:
-        """Whose notices a client is told and notes: its own, or, with the scope `operate`, anybody's."""
+        """Whose notices a client is told and notes: its own, or, with the scope `notices:all`, anybody's."""
         if asked is msgspec.UNSET or asked == call.client:
             return call.client
-        site = self._gateway.site
-        scopes = next((one.scopes for one in site.clients if one.name == call.client), ()) if site else ()
-        if "operate" not in scopes:
+        if "notices:all" not in call.scopes:
             raise Unanswered(
                 "scope_missing",
-                f"{call.client} does not have the scope `operate`, which another's notices need",
+                f"{call.client} does not have the scope `notices:all`, which another's notices need",
                 field="client",
-                value=asked,
+                value="notices:all",
             )
         return asked
 

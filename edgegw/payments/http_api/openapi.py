@@ -10,6 +10,7 @@ import msgspec
 
 from edgegw.core.reasons import Reason
 from edgegw.payments.http_api.operations import ANY_SCOPE, Operation, Response, camel
+from edgegw.payments.http_api.tokens import FORM_ERRORS, OAuthProblem
 from edgegw.payments.problems import PROBLEMS, REFUSED_STATUS, ProblemDocument
 
 PROBLEM_TYPE: Final = "application/problem+json"
@@ -55,6 +56,7 @@ def build_document(operations: Sequence[Operation], *, version: str) -> Json:
     for operation in operations:
         shapes += [operation.path_shape, operation.query_shape]
         shapes += [] if operation.body is None else [operation.body]
+        shapes += [OAuthProblem] if operation.is_form else []
         shapes += [response.shape for response in operation.responses.values() if response.shape is not None]
     references, components = msgspec.json.schema_components(shapes, ref_template=_TEMPLATE)
     schemas: Json = _portable(components)
@@ -82,8 +84,9 @@ def build_document(operations: Sequence[Operation], *, version: str) -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "A JWT (EdDSA) signed with the client's Ed25519 key: iss and sub the"
-                    " client, aud the box, exp at most a day ahead.",
+                    "description": "An access token of POST /v1/oauth/token; or a JWT (EdDSA) signed with the"
+                    " client's Ed25519 key: iss and sub the client, aud the box, exp at most an hour ahead"
+                    " (or as the site's settings say).",
                 },
                 "signature": {
                     "type": "apiKey",
@@ -132,7 +135,8 @@ def _operation(operation: Operation, schemas: Json, names: Mapping[type, str]) -
         content: Json = {"schema": reference}
         if operation.example is not None:
             content["example"] = msgspec.to_builtins(operation.example)
-        document["requestBody"] = {"required": True, "content": {"application/json": content}}
+        media_type = "application/x-www-form-urlencoded" if operation.is_form else "application/json"
+        document["requestBody"] = {"required": True, "content": {media_type: content}}
     return document
 
 
@@ -161,12 +165,24 @@ def _responses(operation: Operation, names: Mapping[type, str]) -> Json:
         by_status.setdefault(REFUSED_STATUS, []).extend(reason.value for reason in Reason)
     for status in sorted(by_status):
         responses[str(status)] = _failure(operation, status, by_status[status], names)
+    if operation.is_form:
+        _add_form_errors(responses, names)
     return responses
+
+
+def _add_form_errors(responses: Json, names: Mapping[type, str]) -> None:
+    """What a form is refused with: RFC 6749's errors, beside problem documents."""
+    content = {"application/json": {"schema": {"$ref": _TEMPLATE.format(name=names[OAuthProblem])}}}
+    for status, errors in FORM_ERRORS.items():
+        response = responses.setdefault(str(status), {"headers": {"Trace-Id": _TRACE}, "content": {}})
+        said = f"Errors: {', '.join(f'`{error}`' for error in errors)}."
+        response["description"] = " ".join(filter(None, (response.get("description"), said)))
+        response["content"] |= content
 
 
 def _success(operation: Operation, response: Response, names: Mapping[type, str]) -> Json:
     headers: Json = {"Trace-Id": _TRACE}
-    if operation.scope == "pay":
+    if operation.decides:
         headers["Idempotent-Replay"] = _REPLAY
     if response.shape is not None:
         schema: Json = {"$ref": _TEMPLATE.format(name=names[response.shape])}

@@ -11,11 +11,20 @@ from typing import Final
 
 import msgspec
 
+from edgegw.access.oauth import Granted
 from edgegw.core.records import AccountId, BatchTotals, RequestId
+from edgegw.core.scopes import GROUPS
 from edgegw.ledger.receipts import Receipt
 from edgegw.payments.answer import Answer
 from edgegw.payments.history import PaymentView
 from edgegw.payments.http_api import bodies
+from edgegw.payments.http_api.tokens import (
+    FORM_BYTES_MAX,
+    Jwks,
+    Metadata,
+    RevokeForm,
+    TokenForm,
+)
 from edgegw.payments.notices import Notices
 
 BODY_BYTES_MAX: Final = 1 << 20
@@ -68,7 +77,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     summary: str
     scope: str
-    """`pay`, `read` or `operate`; `any`: every client; "" is open to everyone."""
+    """One of `core.scopes.SCOPES`; `any`: every client; "" is open to everyone."""
     responses: Mapping[int, Response]
     body: type[msgspec.Struct] | None = None
     example: msgspec.Struct | None = None
@@ -82,6 +91,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """The ledger can decide against it (409 with the reason's code)."""
     links: Mapping[str, str] = {}
     """Operation to the name of its path parameter that takes this one's `id`."""
+    is_form: bool = False
+    """Its body is a form, and who it refuses hears it in the words of RFC 6749, 5.2."""
 
     @property
     def operation_id(self) -> str:
@@ -89,14 +100,19 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return camel(self.name)
 
     @property
+    def decides(self) -> bool:
+        """Whether the ledger decides it."""
+        return self.scope in GROUPS["pay"]
+
+    @property
     def codes(self) -> tuple[str, ...]:
         """Every problem code that it can give, but for a ledger's refusals."""
         return (
             *self.problems,
             *(_SCOPED if self.scope else ()),
-            *(_WITH_BODY if self.body is not None else ()),
+            *(_WITH_FORM if self.is_form else _WITH_BODY if self.body is not None else ()),
             *(_WITH_PARAMETERS if self._has_parameters else ()),
-            *(_DECIDING if self.scope == "pay" else ()),
+            *(_DECIDING if self.decides else ()),
             *_EVERYWHERE,
         )
 
@@ -124,6 +140,8 @@ _SCOPED: Final = (
     "signature_replayed",
     "session_unknown",
     "storage_full",
+    "token_revoked",
+    "client_blocked",
     "scope_missing",
     "overloaded",
     "rate_exceeded",
@@ -141,6 +159,15 @@ _WITH_BODY: Final = (
     "request_timeout",
     "body_too_large",
     "unsupported_media_type",
+)
+_WITH_FORM: Final = (
+    "request_timeout",
+    "body_too_large",
+    "unsupported_media_type",
+    "overloaded",
+    "rate_exceeded",
+    "not_clearing",
+    "tokens_not_kept",
 )
 _DECIDING: Final = (
     "id_reused",
@@ -176,7 +203,13 @@ _CLEARED: Final = Response(
 
 
 def _after_another(
-    *, name: str, path: str, summary: str, path_shape: type[msgspec.Struct], example: msgspec.Struct
+    *,
+    name: str,
+    path: str,
+    summary: str,
+    scope: str,
+    path_shape: type[msgspec.Struct],
+    example: msgspec.Struct,
 ) -> Operation:
     """What is done about an earlier request, which the address names."""
     return Operation(
@@ -184,7 +217,7 @@ def _after_another(
         method="POST",
         path=path,
         summary=summary,
-        scope="pay",
+        scope=scope,
         path_shape=path_shape,
         body=type(example),
         example=example,
@@ -199,7 +232,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/payments",
         summary="Pay from one account to another",
-        scope="pay",
+        scope="payments:write",
         body=bodies.PaymentBody,
         example=_PAYMENT,
         responses={201: _CLEARED},
@@ -211,7 +244,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/payments/batch",
         summary="Pay up to 8,190 times, each by itself or all or none",
-        scope="pay",
+        scope="payments:write",
         body=bodies.BatchBody,
         example=bodies.BatchBody(payments=[_PAYMENT]),
         body_bytes_max=BATCH_BYTES_MAX,
@@ -223,7 +256,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/payments/{id}",
         summary="A payment's first answer, and what became of it",
-        scope="read",
+        scope="payments:read",
         path_shape=PaymentPath,
         responses={200: Response("The payment.", PaymentView)},
         problems=("payment_not_found", "outcome_unknown"),
@@ -233,7 +266,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/holds",
         summary="Reserve money, to be posted or voided later",
-        scope="pay",
+        scope="holds:write",
         body=bodies.HoldBody,
         example=_HOLD,
         responses={201: _CLEARED},
@@ -244,6 +277,7 @@ OPERATIONS: Final = (
         name="post_hold",
         path="/v1/holds/{hold_id}/post",
         summary="Pay what was held, whole or in part",
+        scope="holds:write",
         path_shape=HoldPath,
         example=bodies.PostBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e11", amount_minor=47300),
     ),
@@ -251,6 +285,7 @@ OPERATIONS: Final = (
         name="void_hold",
         path="/v1/holds/{hold_id}/void",
         summary="Give free what was held",
+        scope="holds:write",
         path_shape=HoldPath,
         example=bodies.VoidBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e12"),
     ),
@@ -259,7 +294,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/reversals",
         summary="Give a payment back, whole or in part",
-        scope="pay",
+        scope="reversals:write",
         body=bodies.ReversalBody,
         example=bodies.ReversalBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e13", original_id=_PAYMENT.id),
         responses={
@@ -276,6 +311,7 @@ OPERATIONS: Final = (
         name="create_refund",
         path="/v1/payments/{id}/refunds",
         summary="Give money of a payment back, whole or in parts",
+        scope="refunds:write",
         path_shape=PaymentPath,
         example=bodies.RefundBody(id="0198f2c5a1b27c3d8e4f5a6b7c8d9e14", amount_minor=250),
     ),
@@ -284,7 +320,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/groups",
         summary="Payments, holds, posts, voids, reversals and refunds: all of them, or none",
-        scope="pay",
+        scope="groups:write",
         body=bodies.GroupBody,
         example=bodies.GroupBody(
             members=[
@@ -319,7 +355,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/merchants/{merchant}/batches",
         summary="Close a merchant's or terminal's batch, and compare its totals",
-        scope="pay",
+        scope="batches:write",
         path_shape=MerchantPath,
         body=bodies.CloseBatchBody,
         example=bodies.CloseBatchBody(
@@ -350,7 +386,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/merchants/{merchant}/batches",
         summary="What a merchant's or terminal's open batch has counted, and its closed ones",
-        scope="read",
+        scope="batches:read",
         path_shape=MerchantPath,
         query_shape=bodies.BatchesQuery,
         responses={200: Response("The open batch, and a page of closed ones.", bodies.BatchesPage)},
@@ -361,7 +397,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/reversals",
         summary="Reversals of all clients that wait for an original this box does not know",
-        scope="operate",
+        scope="reversals:read",
         query_shape=bodies.KeptQuery,
         responses={200: Response("A page of them.", bodies.KeptPage)},
         problems=("outcome_unknown",),
@@ -371,7 +407,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/accounts",
         summary="What the box holds of every account",
-        scope="read",
+        scope="accounts:read",
         query_shape=bodies.AccountQuery,
         responses={200: Response("A page of accounts.", bodies.AccountPage)},
         problems=("outcome_unknown",),
@@ -381,7 +417,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/accounts/{account_id}",
         summary="What the box holds of an account",
-        scope="read",
+        scope="accounts:read",
         path_shape=AccountPath,
         responses={200: Response("The account.", bodies.AccountView)},
         problems=("account_not_found", "outcome_unknown"),
@@ -391,7 +427,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/receipts/{id}",
         summary="Proof that a payment is in the box's journal, verifiable offline",
-        scope="read",
+        scope="receipts:read",
         path_shape=PaymentPath,
         responses={200: Response("The receipt.", Receipt)},
         problems=("payment_not_found", "record_pruned", "outcome_unknown"),
@@ -401,7 +437,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/windows",
         summary="Closed clearing windows and their positions",
-        scope="read",
+        scope="windows:read",
         query_shape=bodies.WindowQuery,
         responses={200: Response("A page of windows.", bodies.WindowPage)},
         problems=("outcome_unknown",),
@@ -411,7 +447,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/windows/close",
         summary="Close the open clearing window",
-        scope="operate",
+        scope="windows:close",
         body=bodies.CloseBody,
         example=bodies.CloseBody(window=1, business_date="2026-11-21"),
         responses={200: Response("Closed; a repeat gives the same window.", bodies.WindowView)},
@@ -439,7 +475,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/notices",
         summary="What became of payments after their answers: confirmed, declined late, expired",
-        scope="read",
+        scope="notices:read",
         query_shape=bodies.NoticeQuery,
         responses={200: Response("A page of notices.", Notices)},
         problems=("outcome_unknown",),
@@ -449,7 +485,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/notices/acknowledgements",
         summary="Take note of notices; it is journalled, and again changes nothing",
-        scope="read",
+        scope="notices:write",
         body=bodies.AcknowledgeBody,
         example=bodies.AcknowledgeBody(up_to="1/42"),
         responses={200: Response("Taken note of.", bodies.Acknowledged)},
@@ -460,7 +496,7 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/status",
         summary="How the box is: mode, line, window, what waits",
-        scope="read",
+        scope="status:read",
         responses={200: Response("The status.", bodies.Status)},
     ),
     Operation(
@@ -468,9 +504,47 @@ OPERATIONS: Final = (
         method="GET",
         path="/v1/checkpoint",
         summary="The signed end of the journal, with the centre's cosignature",
-        scope="read",
+        scope="receipts:read",
         responses={200: Response("The checkpoint.", bodies.Checkpoint)},
         problems=("outcome_unknown",),
+    ),
+    Operation(
+        name="create_token",
+        method="POST",
+        path="/v1/oauth/token",
+        summary="Tokens for a client's signed assertion, or the next ones for a refresh token",
+        scope="",
+        body=TokenForm,
+        is_form=True,
+        body_bytes_max=FORM_BYTES_MAX,
+        responses={200: Response("The tokens.", Granted)},
+    ),
+    Operation(
+        name="revoke_token",
+        method="POST",
+        path="/v1/oauth/revoke",
+        summary="Revoke a token of one's own; one that is not known is no error",
+        scope="",
+        body=RevokeForm,
+        is_form=True,
+        body_bytes_max=FORM_BYTES_MAX,
+        responses={200: Response("It is not good any more.")},
+    ),
+    Operation(
+        name="get_jwks",
+        method="GET",
+        path="/v1/oauth/jwks",
+        summary="The public keys of the box's access tokens, for services behind it",
+        scope="",
+        responses={200: Response("The keys.", Jwks, "application/jwk-set+json")},
+    ),
+    Operation(
+        name="get_token_metadata",
+        method="GET",
+        path="/.well-known/oauth-authorization-server",
+        summary="What the box's authorization server can do, and where",
+        scope="",
+        responses={200: Response("The metadata.", Metadata)},
     ),
     Operation(
         name="get_health",
@@ -506,3 +580,18 @@ OPERATIONS: Final = (
         responses={200: Response("The document.", None, "application/json")},
     ),
 )
+
+
+def member_scope(member: bodies.Member) -> str:
+    """The scope that a member of a group needs: that of the operation which does it alone."""
+    return _MEMBER_SCOPES[type(member)]
+
+
+_MEMBER_SCOPES: Final[Mapping[type[bodies.Member], str]] = {
+    bodies.GroupPayment: "payments:write",
+    bodies.GroupHold: "holds:write",
+    bodies.GroupPost: "holds:write",
+    bodies.GroupVoid: "holds:write",
+    bodies.GroupReversal: "reversals:write",
+    bodies.GroupRefund: "refunds:write",
+}

@@ -1,7 +1,8 @@
 """HTTP/JSON: payments, holds, reversals, batches, accounts, receipts, windows, notices, status, health,
 metrics, OpenAPI.
 
-Clients send `Authorization: Bearer <token>`, a short-lived JWT signed with their own Ed25519 key. One with
+Clients send `Authorization: Bearer <token>`: an access token that POST /v1/oauth/token gave for a JWT signed
+with their own Ed25519 key, or such a JWT itself. One with
 `certificates` in the site's settings is heard only over a connection that has shown one of them in TLS; with
 `certificate_is_enough` that is all it needs, without an Authorization header. A first
 answer is 201, a repeat is the same status and bytes with `Idempotent-Replay: true`. Errors are RFC 9457
@@ -25,17 +26,22 @@ import structlog
 from aiohttp import hdrs, web
 
 from edgegw.access.arrivals import LINES_EACH_MINUTE, arrivals_of
+from edgegw.access.oauth import OAuthError, TokenServer
 from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Lines, Rates, Shares, bounded, read_whole
 from edgegw.access.shown import Shown, Stranger
 from edgegw.access.speakers import Speakers
 from edgegw.access.tls import certificate_shown
+from edgegw.access.token_store import StoreFails
 from edgegw.access.tokens import Client
 from edgegw.core.card_numbers import is_padded_card_number
+from edgegw.errors import OperatingError
 from edgegw.payments.http_api.bodies import CloseBody
-from edgegw.payments.http_api.handlers import Call, Handlers, Reply
+from edgegw.payments.http_api.calls import Call, Reply
+from edgegw.payments.http_api.handlers import Handlers
 from edgegw.payments.http_api.openapi import PROBLEM_TYPE, build_document
 from edgegw.payments.http_api.operations import ANY_SCOPE, OPERATIONS, Operation
 from edgegw.payments.http_api.strict import decode_body, decode_text
+from edgegw.payments.http_api.tokens import FORM, TokenHandlers, decode_form, refused
 from edgegw.payments.problems import Unanswered
 from edgegw.payments.protocol import Adapter
 from edgegw.payments.service import Gateway
@@ -51,6 +57,8 @@ _QUOTED: Final = re.compile(r":?\n|: b")
 _CUT_OFF_S: Final = 0.05
 """After the peer's end of sending: aiohttp may still be about to begin with the request."""
 _JSON: Final = re.compile(r"application/json(?:\s*;\s*charset=\"?utf-8\"?)?\s*", re.IGNORECASE)
+_NOBODY: Final = Client("", frozenset(), 0)
+_INVALID_TOKEN: Final = ("token_invalid", "token_expired", "token_revoked", "token_of_other_certificate")
 _BUSY: Final = (
     b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/problem+json\r\n"
     b"Retry-After: 1\r\nConnection: close\r\n\r\n"
@@ -93,6 +101,14 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     client_requests_max: Annotated[
         int, msgspec.Meta(ge=1, le=100_000, description="Requests that one client may have in hand at once.")
     ] = 512
+    issuer: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^(https?://[^\s/?#@]+)?\Z",
+            description="The URL by which clients and services reach this box, as https://host:port; its"
+            " tokens name it. Empty: edgegw://BANK/BOX.",
+        ),
+    ] = ""
     tls: OptionalServerTls = msgspec.UNSET
 
 
@@ -159,12 +175,26 @@ class HttpServer:
     def __init__(self, gateway: Gateway, options: HttpOptions) -> None:
         self._gateway = gateway
         self._options = options
-        self._speakers = Speakers(box=gateway.box, site=lambda: gateway.site, folder=gateway.history.folder)
+        self._tokens = TokenServer(
+            gateway.token_files,
+            bank=gateway.book.bank,
+            box=gateway.box,
+            issuer=options.issuer,
+            epoch=lambda: gateway.book.epoch,
+            ordered=lambda of, whose: gateway.book.tally.blocked.get((of, whose)),
+        )
+        self._speakers = Speakers(
+            box=gateway.box,
+            site=lambda: gateway.site,
+            folder=gateway.history.folder,
+            server=self._tokens,
+        )
         self._shares = Shares(each_max=options.client_requests_max)
         self._lines = Lines(each_minute_max=LINES_EACH_MINUTE)
         self._rates = Rates(site=lambda: gateway.site)
         document = _encode(build_document(OPERATIONS, version=gateway.version))
         self._handlers = Handlers(gateway, document, self._speakers.sessions)
+        self._token_handlers = TokenHandlers(gateway, self._tokens, self._rates)
         self._peers: set[_Peer] = set()
         self._peer: dict[str, Any] = {
             "access_log": None,
@@ -211,6 +241,7 @@ class HttpServer:
         self._server = await loop.create_server(accept, self._options.host, self._options.port, backlog=1024)
         names = [socket.getsockname() for socket in self._server.sockets]
         self.addresses = tuple(f"{name[0]}:{name[1]}" for name in names)
+        self._token_handlers.start()
 
     async def stop(self) -> None:
         """Take no new connections, answer what is under way for up to 5 s, close."""
@@ -220,13 +251,15 @@ class HttpServer:
             self._arrivals.end()
         await self._runner.cleanup()
         self._speakers.close()
+        await self._token_handlers.stop()
 
     # -- one request --------------------
 
     def _route(self, operation: Operation) -> Callable[[web.Request], Awaitable[web.Response]]:
         """The whole life of a request to one operation, in one function: no middlewares, which cost 20 µs
         each."""
-        handler: Callable[[Call], Awaitable[Reply]] = getattr(self._handlers, operation.name)
+        owner = self._token_handlers if hasattr(TokenHandlers, operation.name) else self._handlers
+        handler: Callable[[Call], Awaitable[Reply]] = getattr(owner, operation.name)
         decoder: msgspec.json.Decoder[Any] | None = None
         if operation.body is not None:
             decoder = msgspec.json.Decoder(operation.body)
@@ -247,11 +280,19 @@ class HttpServer:
                         raise Unanswered("rate_exceeded", f"{client.name} asks faster than the site allows")
                 path = decode_text(request.match_info, no_path) if has_path else None
                 query = decode_text(_query(request), no_query) if request.query_string else no_query()
-                body = None if decoder is None else await self._body(request, decoder, read)
-                name, signed_by = ("", "") if client is None else (client.name, client.signed_by)
+                if operation.is_form:
+                    body = await self._form(request, operation, read)
+                else:
+                    body = None if decoder is None else await self._body(request, decoder, read)
                 second = self._second(request, operation, body)
-                reply = await handler(Call(name, body, path, query, second, signed_by))
+                base = f"{request.scheme}://{request.host}"
+                who = _NOBODY if client is None else client
+                reply = await handler(
+                    Call(who.name, body, path, query, second, who.signed_by, who.scopes, base)
+                )
                 return _response(request, reply)
+            except OAuthError as error:
+                return _response(request, refused(error))
             except Unanswered as unanswered:
                 return _problem(request, unanswered)
             except Exception:  # noqa: BLE001 - the edge: logged with its trace, the process lives on
@@ -314,7 +355,8 @@ class HttpServer:
                 challenge=speaker.challenge,
             )
         if scope != ANY_SCOPE and scope not in speaker.scopes:
-            raise Unanswered("scope_missing", f"{speaker.name} does not have the scope `{scope}`")
+            message = f"{speaker.name} does not have the scope `{scope}`"
+            raise Unanswered("scope_missing", message, field="scope", value=scope)
         return speaker
 
     def _reader(self, request: web.Request, operation: Operation) -> Callable[[], Awaitable[bytes]]:
@@ -363,6 +405,17 @@ class HttpServer:
             raise Unanswered("unsupported_media_type", message, field="Content-Encoding", value=encoding)
         return decode_body(await read(), decoder, known_account=self._known_account)
 
+    async def _form(
+        self, request: web.Request, operation: Operation, read: Callable[[], Awaitable[bytes]]
+    ) -> Any:
+        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+        if not FORM.fullmatch(content_type) or operation.body is None:
+            message = "Content-Type is not application/x-www-form-urlencoded"
+            hint = "Send `Content-Type: application/x-www-form-urlencoded`, as RFC 6749 has it."
+            field = "Content-Type"
+            raise Unanswered("unsupported_media_type", message, field=field, value=content_type, hint=hint)
+        return decode_form(await read(), operation.body)
+
     def _known_account(self, account_id: str) -> bool:
         return account_id in self._gateway.book.accounts
 
@@ -409,9 +462,14 @@ def _problem(request: web.BaseRequest, unanswered: Unanswered, **extra: str) -> 
     }
     if problem.retry_after_s:
         headers["Retry-After"] = str(problem.retry_after_s)
-    if problem.status == web.HTTPUnauthorized.status_code:
+    if problem.code == "scope_missing":
+        headers["WWW-Authenticate"] = (
+            f'Bearer realm="edgegw", error="insufficient_scope", scope="{unanswered.value}"'
+        )
+    elif problem.status == web.HTTPUnauthorized.status_code:
         is_signed = unanswered.code.startswith(("signature_", "session_"))
-        headers["WWW-Authenticate"] = f'{"Signature" if is_signed else "Bearer"} realm="edgegw"'
+        invalid = ', error="invalid_token"' if problem.code in _INVALID_TOKEN else ""
+        headers["WWW-Authenticate"] = f'{"Signature" if is_signed else "Bearer"} realm="edgegw"{invalid}'
     response = web.Response(
         body=_encode(unanswered.document(trace_id=trace_id)), status=problem.status, headers=headers
     )
@@ -450,8 +508,12 @@ async def _expect(request: web.Request) -> None:
 
 
 async def start(gateway: Gateway, options: HttpOptions) -> HttpServer:
-    """Open the HTTP interface."""
-    server = HttpServer(gateway, options)
+    """Open the HTTP interface; raises OperatingError, KeyFileError and PlaceAway where the tokens' file or
+    keys cannot be read, and OSError."""
+    try:
+        server = HttpServer(gateway, options)
+    except StoreFails as problem:
+        raise OperatingError(str(problem), hint=problem.hint) from None
     await server.start()
     return server
 

@@ -18,7 +18,7 @@ from tests.payments.branch import Branch, open_branch
 
 ADAPTERS = discover()
 UNITS = ("_ms", "_s", "_days", "_bytes", "_max", "_min", "_count", "_file", "_directory")
-WITHOUT_A_UNIT = {"host", "port", "length_header", "bitmap", "profile"}
+WITHOUT_A_UNIT = {"host", "port", "length_header", "bitmap", "profile", "issuer"}
 
 
 @asynccontextmanager
