@@ -223,7 +223,7 @@ class Keystore:
                 f"it holds the {head.purpose} key of {head.name}, not the {key.purpose} key of {key.name}",
                 hint=f"give the right file in {key.option}",
             )
-        kek = next((one for one in self._secrets(head.place) if kek_id(one) == head.kek), None)
+        kek = self._kek(head)
         if kek is None:
             raise KeyFileError(
                 key.path,
@@ -236,6 +236,16 @@ class Keystore:
             raise KeyFileError(
                 key.path, "it was altered since it was sealed", hint="restore it from its backup"
             ) from None
+
+    def _kek(self, head: Head) -> bytes | None:
+        """The KEK that a sealed key names; a slot that another process has changed is opened once more."""
+        for again in (False, True):
+            if again:
+                self._keks.pop(head.place, None)
+            for kek in self._secrets(head.place):
+                if kek_id(kek) == head.kek:
+                    return kek
+        return None
 
     def _sealed(self, key: KeyFile, content: bytes, *, place: str, kek: bytes) -> bytes:
         head = Head(purpose=key.purpose, name=key.name, place=place, kek=kek_id(kek))
