@@ -14,7 +14,9 @@ from typing import Final
 from edgegw.sm.sm2 import PublicKey
 
 AT_ONCE: Final = 2
-WAITING_EACH_MAX: Final = 256
+WAITING_EACH_MAX: Final = 1024
+"""As many as a way in has connections by default: who shares a flood's address waits half a second, and is
+not refused."""
 
 
 class TooMany(Exception):

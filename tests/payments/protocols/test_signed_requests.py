@@ -117,17 +117,17 @@ async def test_a_signed_payment_is_paid_once_however_often_it_is_signed(till: Ti
 
 
 async def test_a_replay_is_counted_and_logged_and_fills_no_log(till: Till) -> None:
-    """Who watches the branch sees it; who repeats it a hundred times writes no hundred lines."""
+    """Who watches the branch sees it; who repeats it often writes few lines."""
     body = msgspec.json.encode(payment(100))
     headers = till.headers(body)
     with structlog.testing.capture_logs() as logs:
-        for _ in range(100):
+        for _ in range(70):
             await till.send(headers, body=body)
     lines = [line for line in logs if line["event"] == "stranger_refused"]
     assert {line["code"] for line in lines} == {"signature_replayed"}
-    assert 0 < len(lines) <= 2 * LINES_EACH_MINUTE
+    assert 0 < len(lines) <= 2 * LINES_EACH_MINUTE < 69
     counted = till.branch.metrics.exposition()[0].decode()
-    assert 'edgegw_protocol_events_total{event="signature_replayed",protocol="http"} 99.0' in counted
+    assert 'edgegw_protocol_events_total{event="signature_replayed",protocol="http"} 69.0' in counted
 
 
 async def test_a_client_that_must_sign_does_nothing_by_token_but_read(till: Till) -> None:
@@ -358,7 +358,8 @@ async def test_the_box_signs_its_share(till: Till) -> None:
 
 
 async def test_a_flood_of_bad_signatures_keeps_nobody_from_paying(till: Till) -> None:
-    """One address floods with a known keyid; another's payments go through between, by turns."""
+    """One address floods with a known keyid; another's payments go through between, by turns, and its own
+    wait for theirs."""
     body = msgspec.json.encode(payment(1))
     wrong = {**till.headers(body), "Signature": f"edgegw=:{base64.b64encode(bytes(range(1, 65))).decode()}:"}
     connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0), limit=400)
@@ -372,13 +373,18 @@ async def test_a_flood_of_bad_signatures_keeps_nobody_from_paying(till: Till) ->
                 seen[code] = seen.get(code, 0) + 1
 
     async with aiohttp.ClientSession(connector=connector) as session:
-        floods = [asyncio.create_task(flood(session)) for _ in range(300)]
+        floods = [asyncio.create_task(flood(session)) for _ in range(100)]
         await until(lambda: bool(seen), "the first answer to the flood")
         for _ in range(5):
             assert (await asyncio.wait_for(till.post(payment(1)), 5)).status == 201
+        beside = msgspec.json.encode(payment(1))
+        async with session.post(
+            f"{till.branch.url}{PAY}", headers=till.headers(beside), data=beside
+        ) as answer:
+            assert answer.status == 201
         stop.set()
         await asyncio.gather(*floods)
-    assert set(seen) <= {"signature_invalid", "overloaded"}
+    assert set(seen) == {"signature_invalid"}
 
 
 BY_HAND = r"""
