@@ -92,12 +92,12 @@ class Signers:
         if client.name not in self._signed_only:
             return client
         message = f"{client.name} has the profile `signed`: what is not signed only reads"
-        return self._once_more("signature_missing", message, field)
+        return self._once_more("signature_missing", message, field, counts=True)
 
-    def _once_more(self, code: str, message: str, field: str) -> Stranger:
+    def _once_more(self, code: str, message: str, field: str, *, counts: bool = False) -> Stranger:
         """With what a client needs to sign once more."""
         now_s, challenge = self._replays.now_s, self._replays.challenge()
-        return Stranger(code, message, field, server_time_s=now_s, challenge=challenge)
+        return Stranger(code, message, field, counts, server_time_s=now_s, challenge=challenge)
 
     def _learn(self) -> None:
         """Take over the keys of new settings; sessions of keys that are gone end."""

@@ -139,6 +139,8 @@ async def test_a_client_that_must_sign_does_nothing_by_token_but_read(till: Till
         assert (refused.status, refused.code) == (401, "signature_missing")
     assert (await till.send(stripped, body=body)).code == "token_missing"
     assert (await till.send(bearer(branch), path="/v1/status", method="GET")).status == 200
+    counted = branch.metrics.exposition()[0].decode()  # settings that lock everybody out are taken back
+    assert 'edgegw_protocol_events_total{event="turned_away",protocol="http"} 2.0' in counted
     session = base64.b64encode(bytes(32)).decode()
     refused = await till.send(bearer(branch), path="/v1/sessions", body=b'{"share":"%s"}' % session.encode())
     assert refused.code == "signature_missing"
