@@ -100,6 +100,7 @@ key_places.keys.add_command(key_changes.keys_policy)
 site.site.add_command(site_list.site_list)
 hub.order.add_command(limit_orders.order_block)
 hub.order.add_command(limit_orders.order_limit)
+hub.order.add_command(key_changes.order_revoke_key)
 
 if __name__ == "__main__":
     main(prog_name="edgegw")

@@ -42,6 +42,10 @@ class LedgerSource:
         """(seq, statement) of the records by which another key takes over."""
         return [(one.seq, one.note) for one in self._store.keys.notes(epoch)]
 
+    def revoked_keys(self) -> list[str]:
+        """The hub's words that revoke keys of this box."""
+        return self._store.keys.revoked()
+
     def cosignature(self, epoch: int) -> str:
         """The hub's newest cosigned note; "" for none."""
         kept = self._store.cosignature(epoch)

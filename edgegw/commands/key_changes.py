@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from edgegw.commands import SettingsPath, json_option, print_json, settings_argument
+from edgegw.commands import (
+    RowNumber,
+    SettingsPath,
+    hub_settings_option,
+    json_option,
+    print_json,
+    settings_argument,
+)
 from edgegw.commands.hub import open_books
 from edgegw.commands.ledger import directory_of, open_reader
+from edgegw.commands.orders import give_order, person_options
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import load_box
 from edgegw.config.files import read_toml
@@ -25,6 +33,7 @@ from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
     from edgegw.access.keys import VerifyingKey
+    from edgegw.access.operators import Person
     from edgegw.config.box import BoxSettings
     from edgegw.core.key_policy import KeyPolicy
     from edgegw.ledger.store import Store
@@ -160,22 +169,59 @@ def keys_policy(settings: Path, box: str, output: Path | None, as_json: bool) ->
             click.echo(f"{found.box} has no epoch yet")
 
 
+@click.command("revoke-key")
+@click.argument("box")
+@click.argument("key")
+@click.option("--epoch", type=RowNumber, help="Of which epoch; the newest when it is not given.")
+@click.option(
+    "--above",
+    type=click.IntRange(min=0, max=2**63 - 1),
+    help="What it signs of larger sizes is void; as much as the hub holds of it when it is not given.",
+)
+@click.option("--reason", required=True, help="Why; it stands in the hub's signed word.")
+@person_options
+@hub_settings_option
+def order_revoke_key(
+    box: str, key: str, epoch: int | None, above: int | None, reason: str, person: Person, hub_settings: Path
+) -> None:
+    """Revoke a checkpoint key of a box: above a size nothing counts that it has signed, for good.
+
+    KEY is the key's line or its id, as `edgegw keys policy` shows them. The hub refuses such heads from now
+    on, the box and its mirror hear of it, and verifiers with `edgegw keys policy --output`. What the box has
+    written beyond that size and the hub does not hold is lost with it: bring it first if it is sound. Where
+    the key is the one that signs now, the box clears nothing more; let it make another one (`edgegw keys
+    rotate checkpoint`), and then `edgegw order new-epoch`.
+
+    Example: edgegw order revoke-key branch-1 1a2b3c4d --reason "stolen from a backup" --hub hub.toml
+    """
+    from edgegw.hub.order_actions import VoidKey
+
+    size_max = -1 if above is None else above
+    action = VoidKey(box=box, epoch=epoch or 0, key=key, size_max=size_max, reason=reason)
+    give_order(hub_settings, action, person=person, reason=reason)
+
+
 def _of_ledger(settings: Path, box: str) -> KeyPolicyFile:
     from edgegw.pinned import hub_key, pinned_key
 
+    if isinstance(read_toml(settings).get("mirror"), str):
+        mirror = load_mirror(settings)
+        hub = pinned_key("hub_key", text=mirror.hub_key, file=mirror.hub_key_file)
+    else:
+        hub = hub_key(load_box(settings, protocol_shapes()).settings)
     with open_reader(directory_of(settings, box)) as store:
-        if isinstance(read_toml(settings).get("mirror"), str):
-            mirror = load_mirror(settings)
-            hub = pinned_key("hub_key", text=mirror.hub_key, file=mirror.hub_key_file)
-        else:
-            hub = hub_key(load_box(settings, protocol_shapes()).settings)
-        return KeyPolicyFile(
-            edgegw_key_policy=1,
-            bank=store.meta("bank") or "",
-            box=store.meta("box") or "",
-            epochs=tuple(_epoch_of(store, head.epoch, hub) for head in store.heads()),
-            revoked=tuple(store.keys.revoked()),
-        )
+        return policy_file(store, hub)
+
+
+def policy_file(store: Store, hub: VerifyingKey) -> KeyPolicyFile:
+    """The keys of all epochs of a ledger; raises SettingsError where this hub has not given them."""
+    return KeyPolicyFile(
+        edgegw_key_policy=1,
+        bank=store.meta("bank") or "",
+        box=store.meta("box") or "",
+        epochs=tuple(_epoch_of(store, head.epoch, hub) for head in store.heads()),
+        revoked=tuple(store.keys.revoked()),
+    )
 
 
 def _epoch_of(store: Store, epoch: int, hub: VerifyingKey) -> EpochKeys:
@@ -185,7 +231,8 @@ def _epoch_of(store: Store, epoch: int, hub: VerifyingKey) -> EpochKeys:
     from edgegw.ledger.received import policy_of
 
     try:
-        policy = policy_of(store, epoch, None, hub_key=hub, parse=VerifyingKey.parse)
+        parse = VerifyingKey.parse
+        policy = policy_of(store, epoch, None, hub_key=hub, parse=parse, heeds_revoked=True)
     except ExchangeError as problem:
         raise SettingsError(f"epoch {epoch}", [str(problem)]) from None
     first = decode_record(store.records(epoch=epoch, start=0, limit=1, bytes_max=1)[0].body)

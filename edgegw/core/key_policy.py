@@ -211,9 +211,19 @@ class KeyPolicy:
             opened = journal.open_note(note, name=key.name, key_id=key.key_id, verify=key.verify)
         except NoteError as problem:
             raise NoteError(self._out_of_range(checkpoint, lines) or str(problem)) from None
-        if checkpoint.size > self._void.get(text, checkpoint.size):
-            raise NoteError(f"key {text} is revoked: it signs nothing above size {self._void[text]}")
+        fault = self._void_fault(checkpoint.size)
+        if fault:
+            raise NoteError(fault)
         return opened
+
+    def _void_fault(self, size: int) -> str:
+        """Which revoked key a checkpoint of this size would rest on, "" for none: its own or one that has
+        introduced that."""
+        signs = [(change.said.old, change.said.seq) for change in self._changes if change.said.seq < size]
+        for text, signed in (*signs, (self.key_at(size), size)):
+            if signed > self._void.get(text, signed):
+                return f"key {text} is revoked: what it signs above size {self._void[text]} is void"
+        return ""
 
     def _out_of_range(self, checkpoint: Checkpoint, lines: Sequence[SignatureLine]) -> str:
         """What to say of a checkpoint that another key of this epoch has signed."""
@@ -234,6 +244,12 @@ class KeyPolicy:
             raise NoteError(f"epoch {self._place[2]} has no key: {problem}") from None
 
     # --- growing --------------------------------------------------------------------------------------------
+
+    def without(self, void: Mapping[str, int]) -> KeyPolicy:
+        """The same, and these keys are void above the sizes."""
+        policy = self._with(self._changes)
+        policy._void = dict(void)
+        return policy
 
     def known(self, notes: Sequence[str]) -> KeyPolicy:
         """The same with statements that were checked when they were kept; raises NoteError for what is

@@ -149,6 +149,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, tag="open"):
     """The hub-signed link of `epoch`: it proves the epoch to a hub that has lost it."""
     others: tuple[LogHead, ...] = ()
     """Journals of this box, one an epoch at most, that it has not itself, but knows what they decided."""
+    revoked: tuple[str, ...] = ()
+    """The hub's words that revoke keys of this box (`core.key_policy`): a mirror hears of them here alone."""
     site_format: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
     """The newest format of site settings that this program reads (`core.site_format`); 0: from before there
     were formats."""
@@ -192,6 +194,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     """What it holds of the others (sealed, forked): to be pulled, not pushed."""
     directives: LogHead = LogHead(0)
     """What the hub has for the box."""
+    revoked: tuple[str, ...] = ()
+    """The hub's words by which keys of this box are void above a size (`core.key_policy`), all of them."""
 
 
 class Coming(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,14 +54,16 @@ class Listed(NamedTuple):
 
 
 def listed_heads(connection: Connection, box: str) -> Listed:
-    """The heads for `Opened`, oldest first: an epoch that is sealed or forked is not to be pushed."""
-    table = schema.journal_head.c
+    """The heads for `Opened`, oldest first: an epoch that is sealed or forked, or whose newest key is
+    revoked, is not to be pushed."""
+    table, word = schema.journal_head.c, schema.revoked_key.c
+    void = set(connection.execute(select(word.epoch).where(word.box == box, word.ends)).scalars())
     rows = connection.execute(
         select(table.epoch, table.size, table.root, table.sealed | table.forked)
         .where(table.box == box)
         .order_by(table.epoch)
     ).all()
-    heads = [(LogHead(epoch, size, root), closed) for epoch, size, root, closed in rows]
+    heads = [(LogHead(epoch, size, root), closed or epoch in void) for epoch, size, root, closed in rows]
     return Listed(
         tuple(head for head, closed in heads if not closed), tuple(head for head, closed in heads if closed)
     )

@@ -20,17 +20,10 @@ from edgegw.hub import schema
 def policy_of(connection: Connection, head: Row[Any], *, hub_key: VerifyingKey, bank: str) -> KeyPolicy:
     """The keys of the epoch of this head (`hub.journals.journal_head_of`); its statements were checked when
     they came. Raises NoteError where the hub's own words were changed."""
-    policy = KeyPolicy(
-        bank=bank,
-        box=head.box,
-        epoch=head.epoch,
-        first=head.key,
-        parse=VerifyingKey.parse,
-        void=void_above(
-            revoked_keys(connection, head.box, head.epoch, hub_key=hub_key), box=head.box, epoch=head.epoch
-        ),
-    )
-    return policy.known(notes_of(head.key_changes))
+    box, epoch = head.box, head.epoch
+    first = KeyPolicy(bank=bank, box=box, epoch=epoch, first=head.key, parse=VerifyingKey.parse)
+    revoked = revoked_keys(connection, box, epoch, hub_key=hub_key)
+    return first.known(notes_of(head.key_changes)).without(void_above(revoked, box=box, epoch=epoch))
 
 
 def revoked_notes(connection: Connection, box: str, epoch: int | None = None) -> list[str]:

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from edgegw.core.counts import LimitChange
-from edgegw.hub import claims, limit_orders, operate, revocations, settlement, site, suspense
+from edgegw.hub import claims, limit_orders, operate, revocations, settlement, site, suspense, void_keys
 from edgegw.hub.books import BooksError
 from edgegw.hub.identities import live_boxes
 from edgegw.hub.keyring import Keyring
@@ -117,6 +117,37 @@ class NewEpoch(Action, frozen=True, kw_only=True, tag="new-epoch"):
             f"{self.box} gets a new epoch as soon as it holds all of its past again; let it run,"
             " with its data directory as it is. What an old epoch held of each account stays in doubt, and is"
             f" not granted again, until `edgegw order seal {self.box} EPOCH`"
+        )
+
+
+class VoidKey(Action, frozen=True, kw_only=True, tag="revoke-key"):
+    """Let nothing count that a box's checkpoint key has signed above a size."""
+
+    box: str
+    epoch: int
+    """0: the newest."""
+    key: str
+    """Its one-line text, or the key id in it."""
+    size_max: int
+    """-1: what the hub holds of it."""
+    reason: str
+
+    def run(self, scene: Scene) -> str:
+        """At the hub at once; the box and its mirror hear of it with their next opening."""
+        revoked = void_keys.revoke_key(
+            scene.connection,
+            scene.keyring,
+            box=self.box,
+            epoch=self.epoch,
+            key=self.key,
+            size_max=self.size_max,
+            reason=self.reason,
+            now_ns=scene.now_ns,
+        )
+        after = " It is the key that signs now: `edgegw order new-epoch` lets the box go on with another one."
+        return (
+            f"{revoked.key} of {self.box} is void above size {revoked.void_above}; verifiers take it from"
+            f" `edgegw keys policy --box {self.box} --output FILE`.{after if revoked.last is None else ''}"
         )
 
 

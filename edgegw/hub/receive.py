@@ -20,6 +20,7 @@ from edgegw.core.exchange import (
     other_histories,
     same_link,
 )
+from edgegw.core.key_policy import open_revoked
 from edgegw.core.messages import (
     VERSION,
     ExchangeError,
@@ -44,6 +45,7 @@ from edgegw.hub.journals import (
     mark_forked,
     note_told,
 )
+from edgegw.hub.key_policies import revoked_notes
 from edgegw.hub.keyring import Keyring
 
 BOOT_CHARS_MAX: Final = 64
@@ -52,6 +54,7 @@ ACTIVE: Final = "active"
 BEHIND: Final = "behind"
 FORKED: Final = "forked"
 QUARANTINED: Final = "quarantined"
+REVOKED_HINT: Final = "give the box another one (`edgegw keys rotate checkpoint`)"
 
 
 class OtherDevice(Exception):
@@ -121,6 +124,8 @@ def open_session(
     if verdict is Verdict.VERSION:
         return Opened(version=VERSION, verdict=verdict, reason=reason)
     version = choose_version(oldest=message.version_oldest, newest=message.version)
+    if verdict is Verdict.LINK and _is_revoked(connection, keyring, message):
+        verdict, reason = Verdict.FENCED, f"its checkpoint key is revoked: {REVOKED_HINT}"
     if verdict is Verdict.LINK:
         link = _link(connection, keyring, message, row, view)
         return Opened(version=version, verdict=verdict, reason=reason, link=link)
@@ -150,7 +155,14 @@ def open_session(
         ),
         closed=listed.closed,
         directives=directives_held(connection, box=row.box, incarnation=row.incarnation),
+        revoked=tuple(revoked_notes(connection, row.box)),
     )
+
+
+def _is_revoked(connection: Connection, keyring: Keyring, message: Open) -> bool:
+    """Whether the key with which the box would begin an epoch is void already, in whichever epoch."""
+    notes = revoked_notes(connection, message.box)
+    return any(open_revoked(note, keyring.key.public).key == message.key for note in notes)
 
 
 def _find_all_forked(connection: Connection, row: BoxRow, epochs: tuple[int, ...], reason: str) -> None:

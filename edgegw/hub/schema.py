@@ -215,6 +215,9 @@ revoked_key = Table(
     Column("epoch", Integer, primary_key=True, autoincrement=False),
     Column("number", Integer, primary_key=True, autoincrement=False),  # 1, 2, ... in an epoch
     Column("note", Text, nullable=False),  # our signed word: which key, and above which size
+    Column(
+        "ends", Boolean, nullable=False
+    ),  # it signs now, or introduced the one that does and is void there
 )
 
 tile = Table(

@@ -118,6 +118,13 @@ class ClosedPen:
         self._store.put_cosignature(epoch=epoch, size=size, note=note)
         self._store.commit()
 
+    async def keep_revoked(self, notes: Sequence[str]) -> None:
+        """Store the hub's words that revoke keys of this box."""
+        self._store.begin()
+        for note in notes:
+            self._store.keys.put_revoked(note)
+        self._store.commit()
+
     async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
         """Store what these records of another history decided, and that it is known up to `end`."""
         self._store.begin()

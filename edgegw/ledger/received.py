@@ -10,7 +10,7 @@ import msgspec
 
 from edgegw.core import tiles
 from edgegw.core.exchange import HeldLog, PackageJudgement, frontier_at, judge_push
-from edgegw.core.journal import Frontier, NoteError, consistency_proof, parse_checkpoint
+from edgegw.core.journal import Frontier, consistency_proof, parse_checkpoint
 from edgegw.core.key_policy import KeyPolicy, ParseKey, open_revoked, read_change, void_above
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
@@ -109,28 +109,28 @@ def package_from(store: Store, pull: LogHead) -> Package | None:
 
 
 def policy_of(
-    store: Store, epoch: int, package: Package | None, *, hub_key: VerifyingKey, parse: ParseKey
+    store: Store,
+    epoch: int,
+    package: Package | None,
+    *,
+    hub_key: VerifyingKey,
+    parse: ParseKey,
+    heeds_revoked: bool = False,
 ) -> KeyPolicy:
-    """The keys of an epoch's checkpoints as far as this ledger knows: the hub's link names the first, each
-    statement that is kept is checked, and what the hub has revoked is void. Raises ExchangeError."""
+    """The keys of an epoch's checkpoints as far as this ledger knows: the hub's link names the first, and
+    each statement that is kept is checked. Raises ExchangeError.
+
+    heeds_revoked: what the hub has revoked is void. A box reads its own past all the same.
+    """
     link = link_of(store, epoch, package, hub_key=hub_key)
-    revoked = []
-    for note in store.keys.revoked():
-        try:
-            revoked.append(open_revoked(note, hub_key))
-        except NoteError as problem:
-            raise ExchangeError(f"a word of the hub that revokes a key was changed: {problem}") from None
-    policy = KeyPolicy(
-        bank=link.bank,
-        box=link.box,
-        epoch=epoch,
-        first=link.key,
-        parse=parse,
-        void=void_above(revoked, box=link.box, epoch=epoch),
-    )
+    first = KeyPolicy(bank=link.bank, box=link.box, epoch=epoch, first=link.key, parse=parse)
     try:
         parse(link.key)
-        return policy.extended([one.note for one in store.keys.notes(epoch)])
+        policy = first.extended([one.note for one in store.keys.notes(epoch)])
+        if not heeds_revoked:
+            return policy
+        words = [open_revoked(note, hub_key) for note in store.keys.revoked()]
+        return policy.without(void_above(words, box=link.box, epoch=epoch))
     except ValueError as problem:
         raise ExchangeError(f"the keys of epoch {epoch}: {problem}") from None
 

@@ -325,6 +325,16 @@ class Pen:
 
         await self._submit(Job(run))
 
+    async def keep_revoked(self, notes: Sequence[str]) -> None:
+        """Store the hub's words that revoke keys of this box."""
+
+        def run(batch: Batch) -> None:
+            for note in notes:
+                self.desk.store.keys.put_revoked(note)
+            batch.touched = True
+
+        await self._submit(Job(run))
+
     async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
         """Store what these records of another history decided, and that it is known up to `end`."""
 

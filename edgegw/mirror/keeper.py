@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,8 +24,8 @@ from edgegw.core.exchange import (
     judge_message,
     judge_mirror_open,
 )
-from edgegw.core.journal import Checkpoint, journal_origin
-from edgegw.core.key_policy import KeyPolicy
+from edgegw.core.journal import Checkpoint, NoteError, journal_origin
+from edgegw.core.key_policy import KeyPolicy, open_revoked
 from edgegw.core.messages import (
     VERSION,
     Beat,
@@ -173,6 +173,7 @@ class Keeper:
         if not 0 < len(message.boot) <= BOOT_CHARACTERS_MAX:
             raise ExchangeError(f"boot has {len(message.boot)} characters, not 1 to {BOOT_CHARACTERS_MAX}")
         heads = {head.epoch: LogHead(head.epoch, head.size, head.root) for head in self._store.heads()}
+        self._keep_revoked(message.revoked)
         judged = judge_mirror_open(
             message,
             MirrorView(
@@ -202,6 +203,23 @@ class Keeper:
             journals=tuple(head for head in journals if head.number not in self._forks),
             closed=tuple(head for head in journals if head.number in self._forks),
         )
+
+    def _keep_revoked(self, notes: Sequence[str]) -> None:
+        """Keep the hub's words by which keys of this box are void; raises ExchangeError for what is none."""
+        known = self._store.keys.revoked()
+        fresh = [note for note in notes if note not in known]
+        try:
+            words = [open_revoked(note, self._keys.hub) for note in fresh]
+        except NoteError as problem:
+            raise ExchangeError(f"a word that revokes a key: {problem}") from None
+        if any((word.bank, word.box) != (self._bank, self._box) for word in words):
+            raise ExchangeError("a word that revokes a key is for another box")
+        if fresh:
+            self._store.begin()
+            for note in fresh:
+                self._store.keys.put_revoked(note)
+            self._store.commit()
+            self._policies.clear()
 
     def _root_at(self, epoch: int, size: int) -> bytes | None:
         return frontier_at(size, self._store.node(epoch, size)).root()
@@ -286,7 +304,12 @@ class Keeper:
         if (link.bank, link.box) != (self._bank, self._box):
             raise ExchangeError(f"the link of epoch {link.epoch} is for {link.bank}/{link.box}")
         return policy_of(
-            self._store, package.number, package, hub_key=self._keys.hub, parse=VerifyingKey.parse
+            self._store,
+            package.number,
+            package,
+            hub_key=self._keys.hub,
+            parse=VerifyingKey.parse,
+            heeds_revoked=True,
         )
 
     def _cosign(self, head: LogHead) -> str:

@@ -44,7 +44,16 @@ from edgegw.uplink.outbox import (
 )
 from edgegw.uplink.ports import HeldDirectives, Identity, Journal, LineSettings, Pen
 from edgegw.uplink.rehydrate import Keeper, rehydrate
-from edgegw.uplink.session import Reopen, Session, Sources, Wire, check_cosigned, directives_head, opening
+from edgegw.uplink.session import (
+    Reopen,
+    Session,
+    Sources,
+    Wire,
+    check_cosigned,
+    directives_head,
+    fresh_words,
+    opening,
+)
 from edgegw.uplink.status import HINTS, LineStatus
 from edgegw.uplink.threads import in_thread
 from edgegw.uplink.transport import LineFault
@@ -255,6 +264,10 @@ class Line:
             self._take_link(opened.link)
         if opened.verdict not in CARRIES_ON:
             raise LineFault(f"{address}: the hub says {opened.verdict}: {opened.reason}")
+        if opened.revoked:
+            known = await self._read(self._source.revoked_keys)
+            if fresh := fresh_words(self._identity, opened, known):
+                await self._pen.keep_revoked(fresh)
         self._hub_directives, self._hub_asked = opened.directives, None
         await self._take_verdict(opened.verdict, opened.reason)
         self.status.address = address

@@ -61,6 +61,10 @@ class Journal(Protocol):
         """(seq, statement) of the records by which another key takes over (`core.key_policy`), in order."""
         ...
 
+    def revoked_keys(self) -> Sequence[str]:
+        """The hub's words that revoke keys of this box."""
+        ...
+
     def cosignature(self, epoch: int) -> str:
         """The hub's newest cosigned note for an epoch; "" for none."""
         ...
@@ -112,6 +116,10 @@ class Pen(Protocol):
 
     async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
         """Store the hub's word that it holds so much of this epoch."""
+        ...
+
+    async def keep_revoked(self, notes: Sequence[str]) -> None:
+        """Store the hub's words that revoke keys of this box."""
         ...
 
     async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:

@@ -11,13 +11,14 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from edgegw.core import journal
 from edgegw.core.exchange import CARRIES_ON
+from edgegw.core.key_policy import open_revoked
 from edgegw.core.messages import (
     SESSION_BYTES,
     VERSION,
@@ -167,6 +168,7 @@ def opening(source: Journal, identity: Identity, mode: Mode) -> Open:
         directives_note=directives.checkpoint,
         link=link_of(source, epoch) if epoch else "",
         others=tuple(LogHead(end.number, end.frontier.size, end.frontier.root()) for end in source.others()),
+        revoked=tuple(source.revoked_keys()),
         site_format=SITE_FORMAT,
     )
 
@@ -190,6 +192,20 @@ def directives_head(directives: HeldDirectives) -> LogHead:
     """Number, size and root of what is applied."""
     size = directives.frontier.size
     return LogHead(directives.incarnation, size, directives.frontier.root() if size else b"")
+
+
+def fresh_words(identity: Identity, opened: Opened, known: Sequence[str]) -> list[str]:
+    """The hub's words that revoke keys of this box and are not known here yet; raises ExchangeError for what
+    is none."""
+    fresh = [note for note in opened.revoked if note not in known]
+    for note in fresh:
+        try:
+            word = open_revoked(note, identity.hub_key)
+        except journal.NoteError as problem:
+            raise ExchangeError(f"a word that revokes a key: {problem}") from None
+        if (word.bank, word.box) != (identity.bank, identity.box):
+            raise ExchangeError(f"a word that revokes a key is for {word.bank}/{word.box}")
+    return fresh
 
 
 def check_cosigned(identity: Identity, note: str, head: LogHead, *, root: bytes, by: str) -> None:

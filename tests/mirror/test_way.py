@@ -103,6 +103,9 @@ class BoxHere:
     def site(self, digest: str) -> None:
         return None
 
+    def revoked_keys(self) -> list[Any]:
+        return []
+
     def key_changes(self, epoch: int) -> list[Any]:
         return []
 

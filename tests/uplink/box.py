@@ -48,6 +48,9 @@ class MemoryKeeper:
     async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
         self.box.cosignatures[epoch] = note
 
+    async def keep_revoked(self, notes: Sequence[str]) -> None:
+        raise AssertionError(f"nothing is revoked here: {notes}")
+
     async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
         await self.box.keep_other(end, records)
 
@@ -179,6 +182,9 @@ class MemoryBox:
     def site(self, digest: str) -> bytes | None:
         return self.kept_sites.get(digest)
 
+    def revoked_keys(self) -> Sequence[str]:
+        return []
+
     def key_changes(self, epoch: int) -> Sequence[tuple[int, str]]:
         return []
 
@@ -245,6 +251,9 @@ class MemoryBox:
 
     async def keep_cosignature(self, *, epoch: int, size: int, note: str) -> None:
         self.cosignatures[epoch] = note
+
+    async def keep_revoked(self, notes: Sequence[str]) -> None:
+        raise AssertionError(f"nothing is revoked here: {notes}")
 
     async def keep_other(self, end: LogEnd, records: Sequence[bytes]) -> None:
         self._busy()

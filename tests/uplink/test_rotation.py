@@ -3,6 +3,7 @@ reads its checkpoints makes of it."""
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,27 @@ from edgegw.access.key_files import KeyFileError
 from edgegw.access.keys import VerifyingKey, load_signing_key
 from edgegw.access.keystore import OPEN_FILES, KeyFile
 from edgegw.audit.database import export_database
+from edgegw.commands.key_changes import policy_file
 from edgegw.commands.ledger import full_check
 from edgegw.core.decide import Funding
 from edgegw.core.key_policy import KeyPolicy
-from edgegw.core.messages import LogHead, PackageVerdict
+from edgegw.core.messages import Beat, LogHead, Open, PackageVerdict
 from edgegw.core.records import Kind, Mode, Request
 from edgegw.hub.key_policies import notes_of
+from edgegw.hub.operate import OrderError, release_epoch
+from edgegw.hub.void_keys import revoke_key
 from edgegw.ledger.export import export_journal
 from edgegw.ledger.receipts import receipt_of
 from edgegw.ledger.received import package_from, policy_of, take_package
 from edgegw.ledger.store import Store
+from edgegw.ledger_source import LedgerSource
+from edgegw.mirror.keeper import Keeper
+from edgegw.mirror.keeper import Keys as MirrorKeys
+from edgegw.own import signer
 from edgegw.rotation import Rotation
+from edgegw.uplink.outbox import pack
+from edgegw.uplink.session import opening
+from tests.core.authors import new_key
 from tests.hub.simulated_box import BANK
 from tests.hub.world import NORTH, World
 from tests.uplink.real_box import Port, RealBox, synced
@@ -238,3 +249,63 @@ async def test_a_change_that_is_not_written_leaves_the_old_key_in_charge(changin
     assert head is not None
     assert changing.policy().open(head.checkpoint).size == head.size
     assert box.pen.checkpoint_key == changing.keys.current.public.text()
+
+
+async def test_what_a_revoked_key_signs_later_is_void_everywhere(
+    changing: Changing, world: World, port: Port, tmp_path: Path, verified: Callable[..., dict[str, Any]]
+) -> None:
+    """Stolen while the line was down: the hub, the box, its mirror and the verifier; then another epoch."""
+    box, stolen = changing.box, changing.keys.current.public.text()
+    early = receipt_of(box.reader, epoch=1, seq=1)
+    source = LedgerSource(box.reader)
+    await box.pay(2, 10)
+    late = receipt_of(box.reader, epoch=1, seq=1)
+    key_id = stolen.split("+")[1]
+    with world.engine.begin() as connection:
+        revoke = partial(
+            revoke_key, connection, world.keyring, box=NORTH, epoch=0, key=key_id, reason="stolen", now_ns=1
+        )
+        assert early is not None
+        revoked = revoke(size_max=early.size)
+        with pytest.raises(OrderError, match="stricter"):
+            revoke(size_max=10**6)
+    held = world.row("SELECT size FROM journal_head WHERE box = :box", box=NORTH)
+    assert revoked.void_above == early.size
+    await port.open()
+    await until(lambda: box.pen.mode is Mode.FENCED, "the box to hear of it")
+    await until(lambda: len(box.reader.keys.revoked()) == 1, "the hub's word at the box")
+    assert world.row("SELECT size FROM journal_head WHERE box = :box", box=NORTH) == held
+    policy = tmp_path / "keys"
+    policy.write_bytes(msgspec.json.encode(policy_file(box.reader, world.hub_key.public)))
+    told = ("--policy", str(policy), "--hub-key", world.hub_key.public.text())
+    assert verified("receipt", msgspec.json.encode(late), "--box-key", stolen)["verified"]
+    found = verified("receipt", msgspec.json.encode(late), *told)
+    assert "revoked by the hub above size" in found["problem"]
+    early = msgspec.structs.replace(early, cosignature="", cosignature_proof=())
+    found = verified("receipt", msgspec.json.encode(early), *told)
+    assert "there is none by" in found["problem"], "its key counts; the hub has cosigned less"
+    check_mirror(box, world, tmp_path, opening(source, box.line._identity, Mode.FENCED))
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    await until(lambda: "is revoked" in box.line.status.reason, "the hub to give no epoch to that key")
+    fresh = changing.keys.prepare()
+    await changing.rotation.look()
+    assert changing.policy().newest == stolen, "a key that is void introduces nobody"
+    sign = signer(fresh, bank=BANK, box=NORTH)
+    box.own = msgspec.structs.replace(box.own, key_text=fresh.public.text(), sign=sign)
+    await until(lambda: box.pen.epoch == 2, "the next epoch")
+    await synced(box, world)
+
+
+def check_mirror(box: RealBox, world: World, folder: Path, message: Open) -> None:
+    """A mirror that hears of the word takes nothing more under that key."""
+    mirror = MirrorKeys(new_key("mirror"), world.devices[NORTH].public, world.hub_key.public)
+    keeper = Keeper(folder / "mirror", mirror, bank=BANK, box=NORTH)
+    candidate = b"c" * 16
+    keeper.opened(message, candidate=candidate)
+    head = next(one for one in LedgerSource(box.reader).heads())
+    push = pack(LedgerSource(box.reader), head, LogHead(1), 1 << 20)
+    beaten = keeper.beaten(Beat(directives=LogHead(0), push=push), session=candidate, counter=1)
+    assert beaten.push is PackageVerdict.BAD_CHECKPOINT
+    assert "is revoked" in beaten.push_reason
+    keeper.close()
