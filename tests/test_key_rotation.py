@@ -65,7 +65,7 @@ def test_a_key_changes_under_payments_without_a_line_and_over_a_start(branch: Br
     hub = branch.path("hub.toml")
     wait_until(lambda: ranges(branch, hub, "--box", "box-1") == ranges(branch, settings), "the hub to know")
     wait_until(lambda: branch.call("GET", "/v1/checkpoint").json["cosigned_size"] > 0, "a cosignature")
-    receipt = branch.call("GET", f"/v1/payments/{'11' * 16}/receipt")
+    receipt = branch.call("GET", f"/v1/receipts/{'11' * 16}")
     (branch.folder / "receipt.json").write_bytes(receipt.body)
     branch.run("export", settings, "--output", branch.path("audit.db"))
     branch.run("journal", "export", settings, "--output", branch.path("a.journal"))

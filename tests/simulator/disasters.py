@@ -22,7 +22,7 @@ from edgegw.ledger.export import export_journal
 from edgegw.ledger.store import Store
 from tests.simulator.loop import passed
 from tests.simulator.machine import Machine
-from tests.simulator.seams import key_of
+from tests.simulator.seams import SimulatedKeys
 from tests.simulator.world import World, until
 
 SYNC_S = 40.0
@@ -55,11 +55,22 @@ async def replace(world: World, chance: Random) -> None:
         world.throw_disk_away(machine)
         for part in ("data", "anchor"):
             shutil.rmtree(machine.folder / part, ignore_errors=True)
-        old = machine.keys.checkpoint
-        machine.keys = machine.keys._replace(checkpoint=key_of(old.name, old.public.public.point))
+        old = machine.keys.checkpoint.newest
+        machine.keys = machine.keys._replace(checkpoint=SimulatedKeys(old.name, old.public.public.point))
         world.injected["replace"] += 1
         machine.supervised = True
         machine.boot()
+
+
+async def rotate(world: World, chance: Random) -> None:
+    """Boxes get other checkpoint keys, whatever else happens to them in that second."""
+    for _ in range(1 + chance.randrange(4)):
+        await passed(1 + chance.random() * 15)
+        machine = chance.choice(list(world.machines.values()))
+        keys = machine.keys.checkpoint
+        keys.prepare()
+        if await until(lambda keys=keys: keys.following is None, seconds=SYNC_S):  # type: ignore[misc]
+            world.injected["rotate"] += 1
 
 
 async def _off_with_all_at_the_hub(world: World, machine: Machine) -> bool:

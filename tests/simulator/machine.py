@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import shutil
 from collections.abc import Awaitable, Callable
+from copy import copy
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -228,7 +229,7 @@ class Machine:
             folder,
             loop=self._loop,
             chance=Random(f"{label}/{self._chance.random()}"),
-            keys=self.keys,
+            keys=self.keys._replace(checkpoint=copy(self.keys.checkpoint)),
             addresses=self._addresses,
             transport=self._transport,
             label=label,

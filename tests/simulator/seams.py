@@ -21,6 +21,7 @@ import structlog
 
 import edgegw.app as app
 import edgegw.hub.app as hub_app
+from edgegw.access.checkpoint_keys import CheckpointKeys
 from edgegw.access.keys import SigningKey
 from edgegw.ledger import anchor as anchor_module
 from edgegw.ledger.anchor import INTERVAL_S, Anchor
@@ -117,6 +118,28 @@ def _signature(point: bytes, message: bytes) -> bytes:
 def key_of(name: str, seed: bytes) -> SigningKey:
     """A signing key made from a seed."""
     return SigningKey(name, HashedPrivate(seed))  # type: ignore[arg-type]
+
+
+class SimulatedKeys(CheckpointKeys):
+    """The checkpoint keys of a machine, without their files: they outlive its processes, as files do."""
+
+    def __init__(self, name: str, seed: bytes) -> None:
+        self._name, self._seed, self.made = name, seed, 0
+        self.current = key_of(name, seed)
+        self.following = None
+
+    def look(self) -> SigningKey | None:
+        return self.following
+
+    def prepare(self) -> SigningKey:
+        if self.following is None:
+            self.made += 1
+            self.following = key_of(self._name, self._seed + b"/%d" % self.made)
+        return self.following
+
+    def settle(self, text: str) -> None:
+        if self.following is not None and self.following.public.text() == text:
+            self.current, self.following = self.following, None
 
 
 # --- the parts that stand in for the machine ----------------------------------------------------------------

@@ -37,7 +37,7 @@ from tests.simulator.clients import Client, Log
 from tests.simulator.loop import VirtualLoop, passed
 from tests.simulator.machine import BANK, Machine
 from tests.simulator.network import Network
-from tests.simulator.seams import key_of
+from tests.simulator.seams import SimulatedKeys, key_of
 from tests.simulator.site import a_site, openings
 from tests.simulator.words import Plain
 
@@ -91,7 +91,9 @@ class World:
         for name in names:
             held = {
                 "device": devices[name],
-                "checkpoint": key_of(f"{BANK}/{name}/checkpoint", f"{seed}/{name}/checkpoint".encode()),
+                "checkpoint": SimulatedKeys(
+                    f"{BANK}/{name}/checkpoint", f"{seed}/{name}/checkpoint".encode()
+                ),
                 "hub": self.hub_key.public,
                 "keystore": OPEN_FILES,
                 "webhook": WebhookKey(Ed25519PrivateKey.from_private_bytes(sm3(f"{seed}/{name}".encode()))),
