@@ -174,8 +174,9 @@ class Arrivals:
         while self._secured:
             await asyncio.sleep(WATCH_EACH_S)
             for transport in list(self._secured):
-                wrapped = transport.get_extra_info("ssl_object")
-                if transport.is_closing() or wrapped is None:
+                # One that is closed answers no other question: asyncio has taken its protocol from it.
+                wrapped = None if transport.is_closing() else transport.get_extra_info("ssl_object")
+                if wrapped is None:
                     self._secured.discard(transport)
                 elif problem := wrapped.problem():
                     self._counted("certificate_ended")

@@ -177,3 +177,18 @@ def _has_ended(peer: socket.socket) -> bool:
         return False
     except ConnectionError:
         return True
+
+
+async def test_a_connection_that_closed_meanwhile_does_not_end_the_watch_over_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The certificates of everybody else would go on for ever, revoked or not."""
+    monkeypatch.setattr(arrivals, "WATCH_EACH_S", 0.01)
+    ours, theirs = contexts("intl", folder)
+    async with echo_server(ours) as server, aiohttp.ClientSession() as session:
+        async with session.post(server.url, data=b"hello", ssl=theirs) as answer:
+            assert await answer.read() == b"hello"
+            (secured,) = server.arrivals._secured
+            secured.abort()
+            secured.close()
+        await until(lambda: not server.arrivals._secured, "the closed one to be forgotten")
