@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -170,3 +172,66 @@ async def test_an_enrolment_survives_a_clock_that_is_wrong_by_years(
     assert done.exit_code == 0, done.output
     assert "clock is 11 years behind the centre's" in done.output
     assert any("s off" in one.detail and "-34689" in one.detail for one in centre.log())
+
+
+async def test_a_machine_that_was_reset_is_enrolled_anew_and_the_centre_knew(
+    tmp_path: Path, centre: Centre
+) -> None:
+    """A machine that moves to another branch, in one morning."""
+    assert (await enrolled(tmp_path / "box", centre.claim())).exit_code == 0
+    before = (tmp_path / "box/secrets/device.pub").read_text()
+    config = tmp_path / "box/box.toml"
+    reset = await command("factory-reset", "--config", config, "--yes")
+    assert reset.exit_code == 0, reset.output
+    assert "The centre has revoked this identity" in reset.output
+    assert centre.generation() == 0
+    assert not [one for one in (tmp_path / "box/secrets").rglob("*") if one.is_file()]
+    again = await enrolled(tmp_path / "box", centre.claim())
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "box/secrets/device.pub").read_text() != before
+    assert centre.generation() == 2
+    assert not [one for one in centre.log() if one.alarm]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.slow
+async def test_an_enrolment_that_is_killed_at_any_step_is_finished_by_the_same_command(
+    tmp_path: Path, centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A technician pulls the plug, and has one claim."""
+    left = 0
+
+    def dying(work: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return work(*arguments, **named)
+
+        return step
+
+    steps = 0
+    while True:
+        folder, claim = tmp_path / f"box-{steps}", centre.claim(f"box-{steps}")
+        with monkeypatch.context() as patched:
+            for name in ("link", "replace", "unlink", "fsync"):
+                patched.setattr(os, name, dying(getattr(os, name)))
+            left = steps
+            try:
+                done = await enrolled(folder, claim)
+            except Killed:
+                done = None
+        if done is not None:
+            break
+        again = await enrolled(folder, claim)
+        assert again.exit_code == 0, (steps, again.output)
+        assert centre.generation(f"box-{steps}") == 1
+        files = certificate_files(settings_in(folder))
+        assert files.key().public in files.held()
+        steps += 1
+    assert steps > 20
+    assert not [one for one in centre.log() if one.alarm]

@@ -71,8 +71,9 @@ def enroll(settings: Path, claim_file: Path, branch: str, place: str, as_json: b
     from edgegw.core.enrolment import EnrolmentError
     from edgegw.enrolment import NOTHING_BOUND, EnrolmentRefused
 
-    if str(claim_file) != "-" and not claim_file.exists() and _is_enrolled(settings):
-        click.echo(f"{claim_file} is not there, and the box of {settings} is enrolled: nothing is to be done")
+    if _is_spent(claim_file) and _is_enrolled(settings):
+        claim_file.unlink(missing_ok=True)  # where a kill came between the overwriting and this
+        click.echo(f"{claim_file} is used, and the box of {settings} is enrolled: nothing is to be done")
         return
     claim = _claim(claim_file)
     is_new = not settings.exists()
@@ -196,6 +197,13 @@ def _branch_of(box: BoxSettings) -> str:
     import msgspec
 
     return "" if box.enrolment is msgspec.UNSET else box.enrolment.branch
+
+
+def _is_spent(claim_file: Path) -> bool:
+    """Whether a claim's file is gone, or nothing but overwritten."""
+    if str(claim_file) == "-":
+        return False
+    return not claim_file.exists() or not claim_file.read_bytes().strip(b"\0")
 
 
 def _is_enrolled(settings: Path) -> bool:
