@@ -45,9 +45,11 @@ async def test_a_claim_alone_makes_a_machine_a_box(tmp_path: Path, profile: str)
     """What a technician would have to type on a ladder is typed wrongly."""
     async with centre_of(tmp_path, profile) as centre:
         claim = centre.claim()
+        os.link(claim, tmp_path / "still-open")
         done = await enrolled(tmp_path / "box", claim)
         assert done.exit_code == 0, done.output
         assert not claim.exists()
+        assert set((tmp_path / "still-open").read_bytes()) == {0}
         assert "overwritten and removed" in done.output
         checked = await command("config", "check", tmp_path / "box/box.toml")
         assert checked.exit_code == 0, checked.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -112,9 +113,12 @@ def test_a_reset_leaves_neither_keys_nor_data_and_can_be_repeated(tmp_path: Path
     """A machine that is sold, or sent back, must open nothing that was copied from its disk before."""
     machine = Machine(tmp_path, is_cosigned=True, more=SEALED)
     (slot,) = (tmp_path / "secrets").glob("*.kek.*")
+    os.link(slot, tmp_path / "words.kept")
     code, said = machine.reset()
     assert code == 0, said
     assert not slot.exists()
+    assert set((tmp_path / "words.kept").read_bytes()) == {0}
+    (tmp_path / "words.kept").unlink()
     assert machine.left() == set()
     assert machine.reset()[0] == 0
 

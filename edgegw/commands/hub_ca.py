@@ -211,7 +211,9 @@ def _keep(
 )
 @click.option("--out", type=FilePath, help="File for the claim, which is a secret until it is used.")
 @click.option(
-    "--qr", type=FilePath, help="File for the same as a QR code, .svg or .png by its name; as secret."
+    "--qr",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="File for the same as a QR code, .svg or .png by its name, or - for the terminal; as secret.",
 )
 @click.option("--withdraw", "withdrawn", default="", help="The id of a claim that must not be used any more.")
 @person_options
@@ -280,7 +282,8 @@ def _claim(
     except EnrolmentError as problem:
         mend = "give [enrolment] fewer addresses, or one CA"
         raise SettingsError("the claim", [f"{problem}; {mend}"]) from None
-    files = [(out, body), *([(qr, _qr(body, qr))] if qr is not None else [])]
+    is_shown = str(qr) == "-"
+    files = [(out, body), *([(qr, _qr(body, qr))] if qr is not None and not is_shown else [])]
     written: list[Path] = []
     try:
         for path, content in files:
@@ -291,7 +294,20 @@ def _claim(
         for path in written:
             path.unlink(missing_ok=True)
         raise
+    if is_shown:
+        _show_qr(body)
     click.echo(f"{out}: for {box}, until {_when(claim.expires_at_s * NS_PER_S)}; keep it secret till then")
+
+
+def _show_qr(body: bytes) -> None:
+    """Draw the QR code with the terminal's own characters, two rows in a line."""
+    import io
+
+    import segno
+
+    drawn = io.StringIO()
+    segno.make_qr(body, error="l").terminal(drawn, border=2, compact=True)
+    click.echo(drawn.getvalue())
 
 
 def _qr(body: bytes, path: Path) -> bytes:
