@@ -63,6 +63,10 @@ Result = TypeVar("Result")
 _log = structlog.get_logger("edgegw.hub")
 
 
+NO_DEVICE: Final = "no_device"
+"""The state of a box that has not enrolled yet, or whose device was revoked."""
+
+
 class BoxStatus(NamedTuple):
     """A box as an operator sees it."""
 
@@ -366,11 +370,17 @@ def _boxes(connection: Connection) -> list[BoxStatus]:
             box.waiting,
             box.beat_at_ns,
             box.taking_back,
+            box.device_key,
         )
         .outerjoin(schema.journal_head, (head.box == box.box) & (head.epoch == box.epoch))
         .order_by(box.box)
     )
-    return [BoxStatus(*row) for row in rows]
+    return [_status_of(BoxStatus(*row[:-1]), device_key=row.device_key) for row in rows]
+
+
+def _status_of(status: BoxStatus, *, device_key: str) -> BoxStatus:
+    """The same, where a device speaks for the box; else that none does."""
+    return status if device_key else status._replace(state=NO_DEVICE)
 
 
 async def _status(request: web.Request) -> web.Response:

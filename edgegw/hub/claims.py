@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection, insert, select, update
 
 from edgegw.core.allowance import NS_PER_S
+from edgegw.core.enrolment import HUB
 from edgegw.hub import schema
 from edgegw.hub.certificates import general_name
 from edgegw.hub.identities import PINNED, add_box, live_identity, lock_identities
@@ -73,6 +74,8 @@ def make_claim(
 
     The box is known from here on, so that the site's settings may name it; its accounts are opened.
     """
+    if box == HUB:
+        raise OrderError("box = hub: that name is the hub's own; give the box another one")
     lock_identities(connection)
     if expires_s * NS_PER_S <= now_ns:
         raise OrderError(f"the claim for {box} has expired before it was approved; make another one")

@@ -72,6 +72,7 @@ _HINTS: Final = {
     Refusal.WRONG_BOX: "Take the claim that was made for this box.",
     Refusal.WRONG_BRANCH: "Take the claim that was made for this branch.",
     Refusal.BOX_BOUND: "Ask the centre for a claim that replaces the device.",
+    Refusal.CLAIM_USED: "Tell the centre at once: a device that is not yours must be revoked.",
     Refusal.KEY_BOUND: "Let the box make new keys.",
 }
 _ASK: Final = "Tell the centre: its log of identities (edgegw hub ca log) says more."

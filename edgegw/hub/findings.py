@@ -14,13 +14,13 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, and_, exists, select, tuple_
 
 from edgegw.core.allowance import NS_PER_S
 from edgegw.core.records import UNREADABLE
 from edgegw.hub import identity_log, losses, orders, receivables, schema, suspense
 from edgegw.hub.database import Database
-from edgegw.hub.identities import LIVE
+from edgegw.hub.identities import LIVE, REVOKED
 from edgegw.hub.receive import ACTIVE, BEHIND, FORKED, QUARANTINED
 from edgegw.hub.stages import APPLIED, FLEET
 from edgegw.hub.suspense import Place
@@ -71,6 +71,7 @@ def findings(database: Database) -> Iterator[Finding]:
     """Everything that waits: orders for a second person, boxes, and the rest."""
     yield from _orders(database)
     yield from _identity_alarms(database)
+    yield from _revoked(database)
     yield from _certificates(database)
     yield from _boxes(database)
     yield from _sites(database)
@@ -130,6 +131,27 @@ def _identity_alarms(database: Database) -> Iterator[Finding]:
             at_ns=one.at_ns,
             reason=f"{one.event}: {one.detail}{claim}{remote}",
             next=f"edgegw hub ca log --alarms, then edgegw hub ca log --seen {one.number}",
+        )
+
+
+def _revoked(database: Database) -> Iterator[Finding]:
+    """Boxes whose device is revoked, while an epoch of theirs is not sealed: money is outstanding there."""
+    device, box, head = schema.identity.c, schema.box.c, schema.journal_head.c
+    later = schema.identity.alias()
+    is_newest = ~exists().where(later.c.box == device.box, later.c.generation > device.generation)
+    query = (
+        select(device.box, device.generation, device.reason, device.ended_ns, box.epoch)
+        .join(schema.box, box.box == device.box)
+        .where(device.state == REVOKED, is_newest, exists().where(head.box == device.box, ~head.sealed))
+    )
+    for row in _pages(database, query, schema.identity):
+        yield Finding(
+            kind="box",
+            box=row.box,
+            epoch=row.epoch,
+            at_ns=row.ended_ns,
+            reason=f"its device is revoked: {row.reason}",
+            next=f"edgegw hub ca claim {row.box} --replaces for another one, or edgegw order lost {row.box}",
         )
 
 

@@ -2,16 +2,25 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from cryptography import x509
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from edgegw.access.certificate_keys import make_certificate_key
-from edgegw.core.enrolment import Enrolled, Refusal
+from edgegw.core.enrolment import (
+    Enrolled,
+    EnrolmentError,
+    Refusal,
+    Reply,
+    Request,
+    Signed,
+    read_request,
+)
 from edgegw.core.messages import Beaten, Verdict
 from edgegw.hub.claims import ATTEMPTS_MAX, claim_of, withdraw_claim
-from edgegw.hub.enrolments import No
+from edgegw.hub.enrolments import No, Scene
 from edgegw.hub.findings import findings
 from edgegw.hub.identities import LIVE, REPLACED, device_key, identities, register_boxes
 from edgegw.hub.identity_log import mark_seen
@@ -404,6 +413,56 @@ def test_an_alarm_waits_for_a_person_until_one_has_looked(office: Office) -> Non
     assert told() == []
     office.ask(Applicant("south-west").enrolment(office.claim("elsewhere")))
     assert len(told()) == 1, "nobody has looked at what came later"
+
+
+def test_a_revoked_box_waits_for_a_person_until_its_epochs_are_sealed(office: Office) -> None:
+    """Its money is outstanding; nobody is to forget it."""
+    east = office.enrolled(EAST)
+    box = speaking(office.world, east)
+    office.run(lambda c: revoke_device(c, EAST, reason="stolen", by="", now_ns=office.world.now_ns()))
+
+    def told() -> list[str]:
+        return [one.reason for one in findings(office.world.database) if one.kind == "box"]
+
+    assert told() == ["its device is revoked: stolen"]
+    with office.world.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE journal_head SET sealed = :sealed WHERE box = 'east'"), {"sealed": True}
+        )
+    assert told() == []
+    assert box.epoch == 1
+
+
+def test_a_certificate_that_nobody_renewed_waits_for_a_person(office: Office) -> None:
+    """The box has not come through for a third of its life: somebody is to look before the end."""
+    office.pass_time(-80 * DAY_S)
+    office.enrolled(EAST)
+    office.pass_time(80 * DAY_S)
+    [told] = [one for one in findings(office.world.database) if one.kind == "certificate"]
+    assert "ends soon" in told.reason
+
+
+def test_no_request_that_was_tampered_with_binds_anything(office: Office) -> None:
+    """Whatever byte is changed on the way: refused in words, and nothing breaks."""
+    ticket, east, chance = office.claim(EAST), Applicant(EAST), Random(7)
+    sound = east.enrolment(ticket)
+    for _ in range(150):
+        place = chance.randrange(len(sound))
+        data = sound[:place] + bytes([sound[place] ^ 1 << chance.randrange(8)]) + sound[place + 1 :]
+        try:
+            signed, request = read_request(data)
+        except EnrolmentError:
+            continue
+
+        def judged(connection: Connection, signed: Signed = signed, request: Request = request) -> Reply | No:
+            scene = Scene(connection, signed, "192.0.2.7", office.world.now_ns(), lambda: True)
+            with connection.begin_nested() as tried:
+                answer = office.desk.answer(scene, request)
+                tried.rollback()
+            return answer
+
+        assert isinstance(office.run(judged), No), place
+    east.take(office.ask(sound))
 
 
 def test_the_database_gives_no_claim_away(office: Office) -> None:
