@@ -1,7 +1,7 @@
 """Lists of revoked certificates (CRLs), as they come from a CA: checked before they replace the ones held.
 
 A list counts that a known CA has signed and that is not older than the one held. Leaves out fetching them
-(`edgegw.renewal`) and refusing by them (`access.tls`).
+(`edgegw.renewal`) and refusing by them (`access.revocations`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from edgegw.access.key_files import replace_key_file
-from edgegw.access.tls import is_sm2
-from edgegw.sm import sm2
-from edgegw.sm.libcrypto import POINT_BYTES, SPKI_HEAD
+from edgegw.access.revocations import is_signed_by
 
 _BEGIN: Final = b"-----BEGIN X509 CRL-----"
 
@@ -34,7 +31,7 @@ def keep_lists(path: Path, lists: Sequence[bytes], *, ca_file: Path) -> float:
     for der in lists:
         fresh = x509.load_der_x509_crl(der)
         issuer = _whose(fresh)
-        if not any(ca.subject == fresh.issuer and _is_signed(fresh, ca) for ca in authorities):
+        if not any(is_signed_by(fresh, ca) for ca in authorities):
             continue
         if issuer in kept and fresh.last_update_utc < kept[issuer].last_update_utc:
             raise ValueError(f"the list of {fresh.last_update_utc} is older than the one held")
@@ -59,16 +56,3 @@ def _held(path: Path) -> list[x509.CertificateRevocationList]:
 def _whose(crl: x509.CertificateRevocationList) -> tuple[bytes, str]:
     """The CA's name and kind: a bank's two CAs may have one name."""
     return crl.issuer.public_bytes(), crl.signature_algorithm_oid.dotted_string
-
-
-def _is_signed(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    if not is_sm2(authority):
-        key = authority.public_key()
-        return isinstance(key, ec.EllipticCurvePublicKey) and crl.is_signature_valid(key)
-    body = authority.tbs_certificate_bytes
-    start = body.index(SPKI_HEAD) + len(SPKI_HEAD)
-    try:
-        public = sm2.PublicKey(body[start : start + POINT_BYTES])
-        return public.verify(crl.tbs_certlist_bytes, sm2.from_der(crl.signature))
-    except ValueError:
-        return False

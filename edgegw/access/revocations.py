@@ -19,14 +19,13 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from edgegw.sm import sm2
+from edgegw.sm.libcrypto import POINT_BYTES, SPKI_HEAD
 
 LOOK_EACH_S: Final = 1.0
 """How often a file is looked at for a newer list, at most."""
 FILE_BYTES_MAX: Final = 4 << 20
 """Some 100,000 entries."""
 _BEGIN: Final = b"-----BEGIN X509 CRL-----"
-_SM2_KEY_HEAD: Final = bytes.fromhex("301306072a8648ce3d020106082a811ccf5501822d034200")
-_SM2_POINT_BYTES: Final = 65
 _DAY_S: Final = 86_400
 
 _log = structlog.get_logger("edgegw.tls")
@@ -106,12 +105,12 @@ def is_signed_by(crl: x509.CertificateRevocationList, authority: x509.Certificat
     if crl.issuer != authority.subject:
         return False
     body = authority.tbs_certificate_bytes
-    start = body.find(_SM2_KEY_HEAD)
+    start = body.find(SPKI_HEAD)
     try:
         if start < 0:
             return crl.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-        start += len(_SM2_KEY_HEAD)
-        key = sm2.PublicKey(body[start : start + _SM2_POINT_BYTES])
+        start += len(SPKI_HEAD)
+        key = sm2.PublicKey(body[start : start + POINT_BYTES])
         return key.verify(crl.tbs_certlist_bytes, sm2.from_der(crl.signature))
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return False
