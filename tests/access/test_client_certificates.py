@@ -1,16 +1,21 @@
 """Clients tied to certificates: heard with theirs, whatever else they show, and never with another."""
 
+import base64
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
 
+import jwt
 import msgspec
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from multidict import CIMultiDict
 
+from edgegw.__main__ import main
 from edgegw.access.client_certificates import Certificate, certificate_of
 from edgegw.access.shown import Shown, Stranger
 from edgegw.access.speakers import Speakers
@@ -168,3 +173,16 @@ def test_settings_that_tie_a_client_to_nothing_are_refused() -> None:
     assert any("names nothing" in fault for fault in site_faults(_site(CertificateRule())))
     assert any("has no certificates" in fault for fault in site_faults(_site(certificate_is_enough=True)))
     assert not [fault for fault in site_faults(_site(OWN)) if "certificate" in fault]
+
+
+def test_a_token_is_bound_by_the_command_to_the_certificate_in_a_file(tmp_path: Path) -> None:
+    """What openssl says of the file is what stands in the token; a file without a certificate makes none."""
+    certificate = Authority(tmp_path, "p256").box("till").certificate
+    key = tmp_path / "till.pem"
+    CliRunner().invoke(main, ["keygen", "client", "--out", str(key)])
+    words = ["token", "--client", "till", "--box", "branch-1", "--key", str(key), "--certificate"]
+    minted = CliRunner().invoke(main, [*words, str(certificate)])
+    bound = jwt.decode(minted.stdout.strip(), options={"verify_signature": False})["cnf"]
+    thumbprint = hashlib.sha256(_der(certificate)).digest()
+    assert bound == {"x5t#S256": base64.urlsafe_b64encode(thumbprint).rstrip(b"=").decode()}
+    assert CliRunner().invoke(main, [*words, str(key)]).exit_code == 2
