@@ -2,6 +2,8 @@
 and whatever ends the process half-way, the next start goes on."""
 
 import asyncio
+import multiprocessing
+import random
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from edgegw.access.places.passphrase import Passphrase
 from edgegw.payments.iso8583.fields import Message
 from edgegw.payments.iso8583.mac import WRONG_MAX, WrongMacs, encode_with_mac
 from edgegw.payments.iso8583.terminal_keys import TerminalKeys, file_of, store_key, terminal_key_files
-from edgegw.payments.protocols.iso8583 import Iso8583Server
+from edgegw.payments.protocols.iso8583 import Iso8583Server, Options, start
 from edgegw.payments.vault import SecretFileError
 from tests.payments.protocols.iso8583_branch import (
     CODEC,
@@ -25,16 +27,19 @@ from tests.payments.protocols.iso8583_branch import (
     SIGN_ON,
     TERMINAL_KEY,
     Branch,
+    MemoryGateway,
     Terminal,
     branch,
     changed,
     hmac_sm3,
+    write_keys,
 )
 from tests.waiting import until
 
 NAME = "T0000009"
 MASTER = bytes(range(40, 72))
 GRACE_S = 100
+ROUNDS = 24
 
 
 def _opened(field: str, *, asked: Message, master: bytes = MASTER) -> tuple[int, bytes]:
@@ -373,6 +378,115 @@ async def test_sealed_keys_follow_one_another_as_open_ones_do(tmp_path: Path) ->
     file_of(folder, NAME, 2).path.rename(folder / "T1.key")
     with pytest.raises(SecretFileError, match=f"terminal key of {NAME}.2"):
         TerminalKeys(folder, keystore, grace_s=GRACE_S)
+
+
+# -- a process that is killed ------------------------------------------------------------------------------
+
+
+def _be_a_way_in(directory: str) -> None:
+    """In a process of its own: serve until killed; the port stands in a file."""
+
+    async def run() -> None:
+        path = Path(directory)
+        options = Options(
+            port=0,
+            vault_key_file=str(path / "vault.key"),
+            terminal_keys_directory=str(path / "keys"),
+            terminal_key_grace_s=1,
+        )
+        server = await start(MemoryGateway(), options)
+        (path / "draft").write_text(server.addresses[0].rpartition(":")[2])
+        (path / "draft").replace(path / "port")
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+class _Killed:
+    """A way in that is started anew and killed as often as a test wants."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.process: multiprocessing.process.BaseProcess | None = None
+
+    async def connect(self) -> Terminal:
+        """A connection to a fresh process."""
+        port = self.directory / "port"
+        port.unlink(missing_ok=True)
+        processes = multiprocessing.get_context("forkserver")
+        processes.set_forkserver_preload([__name__])
+        self.process = processes.Process(target=_be_a_way_in, args=(str(self.directory),), daemon=True)
+        self.process.start()
+        await until(port.exists, "the way in to be open")
+        return Terminal(*await asyncio.open_connection("127.0.0.1", int(port.read_text())))
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.join(10)
+
+
+async def _answer(terminal: Terminal) -> Message:
+    """The next answer; what the box asks by itself is passed over."""
+    while (message := await terminal.receive()).mti == "0800":
+        pass
+    return message
+
+
+@pytest.mark.slow
+async def test_a_terminal_is_always_heard_though_the_box_is_killed_at_any_moment(tmp_path: Path) -> None:
+    """It asks for keys, gets them or not, uses them or not, and the process dies in between: one of the two
+    keys that the terminal may know is good at each start, and what was followed long ago is not."""
+    write_keys(tmp_path)
+    store_key(tmp_path / "keys", OPEN_FILES, NAME, 1, TERMINAL_KEY)
+    store_key(tmp_path / "keys", OPEN_FILES, NAME, 0, MASTER)
+    chance = random.Random(83)
+    box = _Killed(tmp_path)
+    known: list[tuple[int, bytes]] = [(1, TERMINAL_KEY)]
+    changes = 0
+    for number in range(ROUNDS):
+        terminal = await box.connect()
+        used, key = known[0]
+        await terminal.send(_signed(SIGN_ON, key, version=used))
+        assert (await _answer(terminal)).fields[39] == "00", number
+        if chance.random() < 0.8:
+            await terminal.send(_asks(key, version=used, trace=number))
+            if chance.random() < 0.3:  # it dies while it makes the key, or before the answer is read
+                await asyncio.sleep(chance.random() * 0.01)
+            else:
+                answer = await _answer(terminal)
+                raw = _asks(key, version=used, trace=number)
+                assert answer.fields[39] == "00", (number, answer)
+                fresh = _opened(answer.fields[48], asked=CODEC.decode(raw))
+                if chance.random() < 0.8:
+                    await terminal.send(_payment(fresh[1], number, version=fresh[0]))
+                    assert (await _answer(terminal)).fields[39] == "00"
+                    known.insert(0, fresh)
+                    changes += 1
+                    await asyncio.sleep(chance.random() * 0.1)
+        box.kill()
+        terminal.writer.close()
+    terminal = await box.connect()
+
+    async def is_heard(version: int, key: bytes) -> bool:
+        await terminal.send(_signed(SIGN_ON, key, version=version))
+        return (await _answer(terminal)).fields[39] == "00"
+
+    assert await is_heard(*known[0])
+    old = known[1:]
+    folder = tmp_path / "keys"
+
+    def are_gone() -> bool:
+        live = [file_of(folder, NAME, number).path for number, _ in old]
+        return not list(folder.glob("*until*")) and not any(path.exists() for path in live)
+
+    await until(are_gone, "the old keys' files to be gone")
+    assert not [number for number, key in old if await is_heard(number, key)]
+    assert await is_heard(*known[0])
+    assert changes > ROUNDS // 4
+    box.kill()
+    terminal.writer.close()
 
 
 # -- commands ----------------------------------------------------------------------------------------------
