@@ -19,6 +19,7 @@ from edgegw.access.places.passphrase import Passphrase
 from edgegw.payments.iso8583.fields import Message
 from edgegw.payments.iso8583.mac import WRONG_MAX, WrongMacs, encode_with_mac
 from edgegw.payments.iso8583.terminal_keys import TerminalKeys, file_of, store_key, terminal_key_files
+from edgegw.payments.protocols import iso8583
 from edgegw.payments.protocols.iso8583 import Iso8583Server, Options, start
 from edgegw.payments.vault import SecretFileError
 from tests.payments.protocols.iso8583_branch import (
@@ -384,7 +385,8 @@ async def test_sealed_keys_follow_one_another_as_open_ones_do(tmp_path: Path) ->
 
 
 def _be_a_way_in(directory: str) -> None:
-    """In a process of its own: serve until killed; the port stands in a file."""
+    """In a process of its own: serve until killed; the port stands in a file, and keys are looked at often."""
+    iso8583.LOOK_EACH_S = 0.02  # type: ignore[misc]
 
     async def run() -> None:
         path = Path(directory)
@@ -439,8 +441,9 @@ async def test_a_terminal_is_always_heard_though_the_box_is_killed_at_any_moment
     """It asks for keys, gets them or not, uses them or not, and the process dies in between: one of the two
     keys that the terminal may know is good at each start, and what was followed long ago is not."""
     write_keys(tmp_path)
-    store_key(tmp_path / "keys", OPEN_FILES, NAME, 1, TERMINAL_KEY)
-    store_key(tmp_path / "keys", OPEN_FILES, NAME, 0, MASTER)
+    folder = tmp_path / "keys"
+    store_key(folder, OPEN_FILES, NAME, 1, TERMINAL_KEY)
+    store_key(folder, OPEN_FILES, NAME, 0, MASTER)
     chance = random.Random(83)
     box = _Killed(tmp_path)
     known: list[tuple[int, bytes]] = [(1, TERMINAL_KEY)]
@@ -453,7 +456,8 @@ async def test_a_terminal_is_always_heard_though_the_box_is_killed_at_any_moment
         if chance.random() < 0.8:
             await terminal.send(_asks(key, version=used, trace=number))
             if chance.random() < 0.3:  # it dies while it makes the key, or before the answer is read
-                await asyncio.sleep(chance.random() * 0.01)
+                if chance.random() < 0.5:
+                    await until(lambda: len(list(folder.iterdir())) >= 3, "the key to be made")
             else:
                 answer = await _answer(terminal)
                 raw = _asks(key, version=used, trace=number)
@@ -464,7 +468,8 @@ async def test_a_terminal_is_always_heard_though_the_box_is_killed_at_any_moment
                     assert (await _answer(terminal)).fields[39] == "00"
                     known.insert(0, fresh)
                     changes += 1
-                    await asyncio.sleep(chance.random() * 0.1)
+                    if chance.random() < 0.5:
+                        await until(lambda: bool(list(folder.glob("*until*"))), "the old key's end")
         box.kill()
         terminal.writer.close()
     terminal = await box.connect()
@@ -475,7 +480,6 @@ async def test_a_terminal_is_always_heard_though_the_box_is_killed_at_any_moment
 
     assert await is_heard(*known[0])
     old = known[1:]
-    folder = tmp_path / "keys"
 
     def are_gone() -> bool:
         live = [file_of(folder, NAME, number).path for number, _ in old]
