@@ -385,7 +385,7 @@ async def test_sealed_keys_follow_one_another_as_open_ones_do(tmp_path: Path) ->
 
 
 def _be_a_way_in(directory: str) -> None:
-    """In a process of its own: serve until killed; the port stands in a file, and keys are looked at often."""
+    """In a process of its own: serve until killed; the port stands in a file, keys are looked at often."""
     iso8583.LOOK_EACH_S = 0.02  # type: ignore[misc]
 
     async def run() -> None:
