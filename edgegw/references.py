@@ -23,7 +23,7 @@ from edgegw.config.box import BoxSettings
 from edgegw.config.hub import HubSettings
 from edgegw.config.mirror import MirrorSettings
 from edgegw.config.options import Option, help_of, options_of
-from edgegw.core import records
+from edgegw.core import records, scopes
 from edgegw.core.reasons import Reason
 from edgegw.core.site import Site
 from edgegw.hub.app import HubMetrics
@@ -203,6 +203,17 @@ def _answers() -> Iterator[Table]:
         "`GET /v1/openapi.json` at the box describes each in full.",
         ("method", "path", "scope", "what it does", "problem codes of its own"),
         tuple(_operation(one) for one in OPERATIONS),
+    )
+    yield Table(
+        "Scopes",
+        "What a client may do, by its `scopes` or `groups` in the site's settings, or less by its token. Each"
+        " group stands for all of its scopes.",
+        ("scope", "group", "what it lets a client do"),
+        tuple(
+            (f"`{scope}`", f"`{group}`", text)
+            for group, members in scopes.GROUPS.items()
+            for scope, text in members.items()
+        ),
     )
     yield Table(
         "Problem codes",

@@ -142,7 +142,8 @@ class TokenServer:
         self._ordered = ordered
         self._mono_s = mono_s
         self._store = TokenStore(files.store)
-        self._time = TokenTime(latest_s=self._store.latest_s(), wall_s=wall_s, mono_s=mono_s)
+        self._wall_s = wall_s
+        self._time = self._kept_time()
         self.keys = TokenKeys(files.keystore, files.key_file)
         self.keys.signing(self.now_s())
         self._look_next_s = mono_s() + LOOKS_EACH_S
@@ -164,6 +165,7 @@ class TokenServer:
 
     def keep_time(self) -> None:
         """Keep the time over a restart."""
+        self._look()
         self._store.keep_time(self._time.believed_s())
 
     # --- who speaks -----------------------------------------------------------------------------------------
@@ -175,8 +177,7 @@ class TokenServer:
         if mono_s >= self._look_next_s:
             self._look_next_s = mono_s + LOOKS_EACH_S
             try:
-                if self._store.changed_elsewhere():
-                    self._take_over()
+                self._look()
             except StoreFails as problem:
                 self._look_next_s = mono_s + LOOKS_AGAIN_S
                 _log.warning("tokens_not_read", problem=str(problem), hint=problem.hint)
@@ -398,9 +399,19 @@ class TokenServer:
         if client != said.rule.name:
             raise OAuthError("invalid_grant", "token was given to another client")
 
+    def _look(self) -> None:
+        """Take over what another process has changed."""
+        if self._store.changed_elsewhere():
+            self._take_over()
+
     def _take_over(self) -> None:
-        self._revoked = self._read()
+        before, self._revoked = self._revoked, self._read()
+        if self._revoked.era != before.era:
+            self._time = self._kept_time()  # Somebody may have taken back a time that was wrong.
         self._changed = True
+
+    def _kept_time(self) -> TokenTime:
+        return TokenTime(latest_s=self._store.latest_s(), wall_s=self._wall_s, mono_s=self._mono_s)
 
     def _read(self) -> _Revoked:
         entries = self._store.revocations()

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from edgegw.access.operators import Person
 
 BLOCKED: Final = ("account", "card", "terminal", "merchant")
-"""What can be blocked."""
+"""Who can be kept from paying."""
+HEARD: Final = ("client", "token")
+"""Who or what can be kept from speaking at the open ways in."""
 ID_LENGTH_MAX: Final = 64
 CARD_LOOKUP: Final = re.compile("[0-9a-f]{64}")
 _MINOR = click.IntRange(min=0, max=2**63 - 1)
@@ -35,14 +37,15 @@ def id_fault(of: str, whose: str) -> str:
 
 
 @click.command("block")
-@click.argument("of", type=click.Choice(BLOCKED))
+@click.argument("of", type=click.Choice((*BLOCKED, *HEARD)))
 @click.argument("whose", metavar="ID")
 @click.option("--reason", required=True, help="Why; it is journalled at every box.")
 @click.option("--off", is_flag=True, help="Let it pay again.")
 @person_options
 @hub_settings_option
 def order_block(of: str, whose: str, reason: str, off: bool, person: Person, hub_settings: Path) -> None:
-    """Let an account, card, terminal or merchant pay nothing, at each box when it hears of it.
+    """Let an account, card, terminal or merchant pay nothing, at each box when it hears of it; or let a
+    client not be heard at all, or a token (its jti, or its family's id) be good no more.
 
     A card is named by its lookup (`edgegw card-lookup`). The order holds until it is taken back with --off.
 

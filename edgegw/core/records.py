@@ -561,8 +561,8 @@ class FreezeDirective(DirectiveHead, frozen=True, kw_only=True, tag="freeze"):
 
 
 class BlockDirective(DirectiveHead, frozen=True, kw_only=True, tag="block"):
-    """From its journal record on, this account, card, terminal or merchant pays nothing here (or does
-    again)."""
+    """From its journal record on, this account, card, terminal or merchant pays nothing here (or does again);
+    a client, or a token by its id or its family's, is not heard."""
 
     of: str
     whose: str

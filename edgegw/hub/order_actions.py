@@ -174,7 +174,8 @@ class CloseAccount(Action, frozen=True, kw_only=True, tag="close-account"):
 
 
 class Block(Action, frozen=True, kw_only=True, tag="block"):
-    """Let an account, card, terminal or merchant pay nothing, or let it again."""
+    """Let an account, card, terminal or merchant pay nothing, or let it again; or a client or a token not be
+    heard."""
 
     of: str
     whose: str
@@ -192,9 +193,10 @@ class Block(Action, frozen=True, kw_only=True, tag="block"):
             reason=self.reason,
             now_ns=scene.now_ns,
         )
+        is_heard = self.of in ("client", "token")
         if self.blocked:
-            return f"{self.of} {self.whose} pays nothing"
-        again = f"{self.of} {self.whose} pays again"
+            return f"{self.of} {self.whose} {'is not heard' if is_heard else 'pays nothing'}"
+        again = f"{self.of} {self.whose} {'is heard' if is_heard else 'pays'} again"
         return again if before else f"{again}: no order had blocked it, so check the id"
 
 

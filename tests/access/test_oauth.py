@@ -534,12 +534,13 @@ def test_a_person_takes_back_a_time_that_was_wrong(place: Place, tmp_path: Path)
     place.begin()
     place.pass_s(BELIEVED_AFTER_S)
     wrong = place.begin()
-    place.server.close()
+    place.server.keep_time()
     place.wall_s -= 365 * 86_400
+    assert place.server.behind_s() > 300 * 86_400
     elsewhere = TokenStore(tmp_path / "tokens.db")
     elsewhere.set_time(int(place.wall_s))
     elsewhere.close()
-    place.start()
+    place.server.keep_time()  # As the running box does each minute; it must not write the wrong time again.
     assert place.server.behind_s() == 0
     assert place.client(place.begin().access_token).name == "till"
     assert place.error(wrong.refresh_token) == "invalid_grant"

@@ -102,6 +102,27 @@ def test_an_id_that_no_payment_can_have_gets_no_limit(world: World, whose: str, 
     assert whose not in str(caught.value)
 
 
+def test_a_client_and_a_token_are_told_to_every_box(world: World) -> None:
+    """A key that was stolen is stolen at each box, also at one that begins a new log."""
+
+    def order(of: str, whose: str, *, blocked: bool) -> str:
+        with world.engine.begin() as connection:
+            block = Block(of=of, whose=whose, blocked=blocked, reason="stolen")
+            return block.run(Scene(connection, world.keyring, 1, "mei"))
+
+    box = world.box(NORTH)
+    box.open()
+    assert order("client", "till", blocked=True) == "client till is not heard"
+    order("token", "f" * 32, blocked=True)
+    assert order("token", "f" * 32, blocked=False) == f"token {'f' * 32} is heard again"
+    heard = [said for said in box.sync() if isinstance(said, BlockDirective)]
+    assert [(said.of, said.whose, said.blocked) for said in heard] == [
+        ("client", "till", True),
+        ("token", "f" * 32, True),
+        ("token", "f" * 32, False),
+    ]
+
+
 def test_an_order_about_what_is_not_there_is_said(world: World) -> None:
     """Whoever mistypes an id believes an account barred, or a terminal free again."""
 
