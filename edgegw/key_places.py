@@ -5,6 +5,7 @@ Leaves out what a keystore does (`access.keystore`) and public keys that setting
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,11 +16,11 @@ from edgegw.access.places.pkcs11 import Pkcs11
 from edgegw.access.places.systemd import SystemdCredential
 from edgegw.access.places.tpm2 import Tpm2
 from edgegw.access.tls import SEALED_KEYS
-from edgegw.config.box import BoxSettings
-from edgegw.config.hub import HubSettings
+from edgegw.config.box import Box, BoxSettings, tls_of
+from edgegw.config.hub import EnrolmentTable, HubSettings
 from edgegw.config.keys import KeysTable
 from edgegw.config.mirror import MirrorSettings
-from edgegw.tls_tables import ClientTls
+from edgegw.tls_tables import ClientTls, OptionalClientTls, OptionalServerTls, is_encrypted
 
 
 def keystore_of(settings: BoxSettings | HubSettings | MirrorSettings) -> Keystore:
@@ -74,14 +75,43 @@ def tls_key_file(settings: BoxSettings) -> KeyFile:
     """The key of the certificate that enrolment gives a box; its line to the hub shows it."""
     tls = settings.hub.tls
     path = tls.key_file if isinstance(tls, ClientTls) else ""
-    return KeyFile("hub.tls.key_file", Path(path), "tls", f"{settings.bank}/{settings.box}/tls")
+    return KeyFile("hub.tls.key_file", Path(path), "tls", tls_key_name(settings))
 
 
-def open_sealed_tls_keys(settings: BoxSettings, keystore: Keystore) -> None:
-    """Let the TLS contexts that this task makes from now on read a key_file that the box's keystore has
+def tls_key_name(settings: BoxSettings | HubSettings | MirrorSettings) -> str:
+    """Whose the keys of all TLS tables of these settings are."""
+    return f"{settings.bank}/{owner_of(settings)}/tls"
+
+
+def tls_tables(
+    loaded: Box | HubSettings | MirrorSettings,
+) -> Iterator[tuple[str, OptionalServerTls | OptionalClientTls]]:
+    """Every TLS table of the settings, by its name, encrypting or not."""
+    if isinstance(loaded, Box):
+        yield "hub.tls", loaded.settings.hub.tls
+        yield "mirror.tls", loaded.settings.mirror.tls
+        yield from ((f"{name}.tls", tls_of(way)) for name, way in loaded.protocols.items())
+        return
+    yield "tls", loaded.tls
+    if isinstance(loaded, HubSettings) and isinstance(loaded.enrolment, EnrolmentTable):
+        yield "enrolment.tls", loaded.enrolment.tls
+
+
+def tls_key_files(loaded: Box | HubSettings | MirrorSettings) -> Iterator[KeyFile]:
+    """The private keys that those tables name, each file once."""
+    name, known = tls_key_name(loaded.settings if isinstance(loaded, Box) else loaded), set()
+    for where, table in tls_tables(loaded):
+        if isinstance(table, msgspec.UnsetType) or not is_encrypted(table) or table.key_file in known:
+            continue
+        known.add(table.key_file)
+        yield KeyFile(f"{where}.key_file", Path(table.key_file), "tls", name)
+
+
+def open_sealed_tls_keys(settings: BoxSettings | HubSettings | MirrorSettings, keystore: Keystore) -> None:
+    """Let the TLS contexts that this task makes from now on read a key_file that the machine's keystore has
     sealed."""
-    key = tls_key_file(settings)
-    SEALED_KEYS.set(lambda path: keystore.read(key._replace(path=Path(path))))
+    name = tls_key_name(settings)
+    SEALED_KEYS.set(lambda path: keystore.read(KeyFile("key_file", Path(path), "tls", name)))
 
 
 def token_key_file(settings: BoxSettings) -> KeyFile:

@@ -18,7 +18,8 @@ from tests.waiting import wait_until
 
 
 class EncryptedBranch(Branch):
-    """Hub, line and way in by one profile; clients of the box show certificates, too."""
+    """Hub, line and way in by one profile; clients of the box show certificates, too. All private keys are
+    sealed, those of the certificates with them."""
 
     profile = "gm-pq"
 
@@ -27,6 +28,7 @@ class EncryptedBranch(Branch):
         self._add(
             "hub.toml", "tls", authority(self.folder, kind_of(self.profile)).server("hub"), "client_ca_file"
         )
+        self._seal("hub.toml")
 
     def write_box(self, addresses: tuple[str, ...]) -> None:
         ours = authority(self.folder, kind_of(self.profile))
@@ -39,6 +41,14 @@ class EncryptedBranch(Branch):
         )
         self._add("box.toml", "hub.tls", ours.box("box-1", bank="b1"), "ca_file")
         self._add("box.toml", "http.tls", ours.server("way-in"), "client_ca_file")
+        self._seal("box.toml")
+
+    def _seal(self, name: str) -> None:
+        (self.folder / "words").write_text("correct horse battery staple")
+        (self.folder / "words").chmod(0o600)
+        with (self.folder / name).open("a") as file:
+            file.write('[keys]\nplace = "passphrase"\n[keys.passphrase]\npassphrase_file = "words"\n')
+        self.run("keys", "seal", self.path(name))
 
     def _add(self, name: str, table: str, files: tuple[Path, Path], ca: str) -> None:
         trusted = authority(self.folder, kind_of(self.profile)).ca

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority, Files
 from tests.processes import Branch, Process, edgegw
 from tests.software_tpm import SoftwareTpm, need_tpm
 
@@ -53,6 +54,57 @@ def test_the_list_of_keys_says_where_they_lie_and_what_is_missing(tmp_path: Path
     missing = edgegw("keys", "list", str(settings))
     assert missing.exit_code == 1
     assert "cannot be read" in missing.output
+
+
+def test_the_keys_of_certificates_are_sealed_like_all_others(tmp_path: Path) -> None:
+    """Who copies the disk would be the hub to every box, and a box to every till, by an open TLS key."""
+    ours, hub, box = Authority(tmp_path, "p256"), tmp_path / "hub.toml", tmp_path / "box.toml"
+    (tmp_path / "words").write_text(WORDS)
+    (tmp_path / "words").chmod(0o600)
+    ways = {"hub": ours.server("hub"), "line": ours.box("box-1", bank="b1"), "way": ours.server("way")}
+
+    def table(name: str, files: Files, ca: str) -> str:
+        named = f'certificate_file = "{files.certificate}"\nkey_file = "{files.key}"\n{ca} = "{ours.ca}"\n'
+        return f'[{name}]\nprofile = "intl"\n{named}'
+
+    place = '[keys]\nplace = "passphrase"\n[keys.passphrase]\npassphrase_file = "words"\n'
+    hub.write_text(f'bank = "b1"\n{place}' + table("tls", ways["hub"], "client_ca_file"))
+    lines = '[hub]\nkey_file = "secrets/hub.pub"\n[[hub.addresses]]\nurl = "https://127.0.0.1:1"\n'
+    lines += "[http]\nport = 0\n"
+    tables = table("hub.tls", ways["line"], "ca_file") + table("http.tls", ways["way"], "client_ca_file")
+    box.write_text(f'bank = "b1"\nbox = "box-1"\n{place}{lines}{tables}')
+    for settings in (hub, box):
+        edgegw("keys", "make", str(settings))
+
+    def listed(settings: Path) -> dict[str, tuple[str, int, str]]:
+        """File to place, version and problem of the keys of certificates."""
+        said = json.loads(edgegw("keys", "list", str(settings), "--json").stdout)
+        return {
+            line["file"]: (line["place"], line["key_version"], line["problem"])
+            for line in said
+            if line["purpose"] == "tls"
+        }
+
+    names = {hub: ["hub"], box: ["line", "way"]}
+    for settings in (hub, box):
+        files = [ways[name].key for name in names[settings]]
+        opened = [file.read_text() for file in files]
+        assert all("it lies open" in problem for _, _, problem in listed(settings).values())
+        assert edgegw("keys", "seal", str(settings)).exit_code == 0
+        assert listed(settings) == {str(file): ("passphrase", 1, "") for file in files}
+        assert edgegw("config", "check", str(settings)).exit_code == 0
+        turned = edgegw("keys", "rotate-kek", str(settings))
+        assert turned.exit_code == 0, turned.output
+        assert listed(settings) == {str(file): ("passphrase", 2, "") for file in files}
+        checked = edgegw("config", "check", str(settings))
+        assert checked.exit_code == 0, checked.output
+        for file, text in zip(files, opened, strict=True):
+            number = text.splitlines()[1]
+            assert not any(number in path.read_text() for path in tmp_path.rglob("*") if path.is_file()), file
+    shutil.copy(ways["line"].key, ways["way"].key)
+    assert "it is not the key of" in edgegw("config", "check", str(box)).output
+    (tmp_path / "words").write_text("others")
+    assert edgegw("config", "check", str(hub)).exit_code == 2
 
 
 @pytest.fixture

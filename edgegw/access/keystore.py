@@ -247,12 +247,14 @@ class Keystore:
                     return kek
         return None
 
-    def _sealed(self, key: KeyFile, content: bytes, *, place: str, kek: bytes) -> bytes:
-        head = Head(purpose=key.purpose, name=key.name, place=place, kek=kek_id(kek))
+    def _sealed(self, key: KeyFile, content: bytes, *, place: str, kek: bytes, version: int = 1) -> bytes:
+        head = Head(purpose=key.purpose, name=key.name, key_version=version, place=place, kek=kek_id(kek))
         return sealed_key.seal(content, kek=kek, head=head)
 
     def _replace(self, key: KeyFile, content: bytes, *, place: str, kek: bytes) -> None:
-        replace_key_file(key.path, self._sealed(key, content, place=place, kek=kek))
+        before = self.head(key.path)
+        version = 1 if before is None else before.key_version + 1
+        replace_key_file(key.path, self._sealed(key, content, place=place, kek=kek, version=version))
 
     def _slot(self, place: str) -> Path:
         return self._directory / f"{self._owner}.kek.{place}"

@@ -33,6 +33,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: str
     """Whose it is."""
     key_version: int = 1
+    """How often it was sealed: one more with each new key-encryption key."""
     place: str
     """Where the key-encryption key lies that opens it."""
     kek: str

@@ -150,8 +150,10 @@ async def serve_hub(settings: HubSettings) -> None:
     from edgegw.commands.serving import serve
     from edgegw.encryption import listener_of
     from edgegw.hub.app import Hub, make_app
+    from edgegw.key_places import keystore_of, open_sealed_tls_keys
 
     keyring = load_keyring(settings)
+    open_sealed_tls_keys(settings, keystore_of(settings))
     tls = listener_of(settings.tls)
     with open_database(settings, serves=True) as database:
         center = Hub(database, keyring)

@@ -12,7 +12,7 @@ import msgspec
 
 from edgegw.commands import ExitCode, json_option, print_json, settings_argument
 from edgegw.commands.settings import protocol_shapes
-from edgegw.config.box import Box, BoxSettings, load_box
+from edgegw.config.box import Box, load_box
 from edgegw.config.files import read_toml
 from edgegw.config.hub import HubSettings, load_hub
 from edgegw.config.keys import PlaceName
@@ -154,6 +154,24 @@ def keys_move(settings: Path, to: str) -> None:
         click.echo(f'now set place = "{to}" in [keys] of {settings}', err=True)
 
 
+@keys.command("rotate-kek")
+@settings_argument
+def keys_rotate_kek(settings: Path) -> None:
+    """Seal every key anew, under a new key-encryption key in the place that the keys are in.
+
+    The keys themselves stay: nobody who has pinned one must be told. Killed at any moment, the machine
+    starts, and the same command goes on.
+
+    Example: edgegw keys rotate-kek box.toml
+    """
+    machine = _machine(settings)
+    place = machine.keystore.place
+    if place not in SEALED_PLACES:
+        raise SettingsError(str(settings), [f"keys.place = files: choose {', '.join(SEALED_PLACES)}"])
+    moved = machine.keystore.move(machine.keys, to=place)
+    click.echo(f"{len(moved)} keys are sealed under a new key-encryption key in {place}")
+
+
 def _line(keystore: Keystore, key: KeyFile) -> KeyLine:
     from edgegw.access.key_files import KeyFileError
     from edgegw.access.places import PlaceAway
@@ -207,13 +225,15 @@ def _machine(path: Path) -> _Machine:
         webhook, tokens = key_places.webhook_key_file(settings), key_places.token_key_file(settings)
         keystore = key_places.keystore_of(settings)
         others = (*_keys_of_ways(loaded), *card_vault.vault_keys(settings, keystore).files())
-        others += tuple(_tls_keys(settings))
+        others += tuple(_tls_keys(loaded))
         return _Machine(keystore, own, webhook, others, tokens)
     if isinstance(loaded, HubSettings):
         authorities = (key_places.ca_key_file(loaded, kind) for kind in KINDS)
-        there = tuple(key for key in authorities if key.path.exists())
-        return _Machine(key_places.keystore_of(loaded), (key_places.hub_key_file(loaded),), None, there)
-    return _Machine(key_places.keystore_of(loaded), (key_places.mirror_key_file(loaded),), None, ())
+        there = (key for key in authorities if key.path.exists())
+        others = (*there, *key_places.tls_key_files(loaded))
+        return _Machine(key_places.keystore_of(loaded), (key_places.hub_key_file(loaded),), None, others)
+    others = tuple(key_places.tls_key_files(loaded))
+    return _Machine(key_places.keystore_of(loaded), (key_places.mirror_key_file(loaded),), None, others)
 
 
 def _loaded(path: Path) -> Box | HubSettings | MirrorSettings:
@@ -223,12 +243,18 @@ def _loaded(path: Path) -> Box | HubSettings | MirrorSettings:
     return load_box(path, protocol_shapes()) if "box" in table or "hub" in table else load_hub(path)
 
 
-def _tls_keys(settings: BoxSettings) -> Iterator[KeyFile]:
-    """Those of a box's enrolled certificate that are there: the one in force, and the next."""
+def _tls_keys(box: Box) -> Iterator[KeyFile]:
+    """Those of all TLS tables; of a certificate that enrolment gives, those that are there: the one in force,
+    and the next."""
+    from edgegw import key_places
     from edgegw.enrolment import certificate_files
 
-    if settings.enrolment is not msgspec.UNSET:
-        yield from (key for key in certificate_files(settings).keys if key.path.exists())
+    enrolled: tuple[KeyFile, ...] = ()
+    if box.settings.enrolment is not msgspec.UNSET:
+        enrolled = certificate_files(box.settings).keys
+    known = {key.path for key in enrolled}
+    yield from (key for key in enrolled if key.path.exists())
+    yield from (key for key in key_places.tls_key_files(box) if key.path not in known)
 
 
 def _keys_of_ways(box: Box) -> Iterator[KeyFile]:

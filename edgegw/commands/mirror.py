@@ -38,14 +38,16 @@ async def serve_mirror(settings: MirrorSettings) -> None:
     from edgegw.access.keys import open_signing_key
     from edgegw.commands.serving import serve
     from edgegw.encryption import listener_of
-    from edgegw.key_places import keystore_of, mirror_key_file
+    from edgegw.key_places import keystore_of, mirror_key_file, open_sealed_tls_keys
     from edgegw.mirror.app import Mirror, make_app
     from edgegw.mirror.keeper import Keeper, Keys
     from edgegw.pinned import pinned_boxes, pinned_key
 
     boxes = pinned_boxes(settings.bank, settings.boxes)
+    keystore = keystore_of(settings)
+    key = open_signing_key(keystore, mirror_key_file(settings))
+    open_sealed_tls_keys(settings, keystore)
     tls = listener_of(settings.tls)
-    key = open_signing_key(keystore_of(settings), mirror_key_file(settings))
     hub = pinned_key("hub_key", text=settings.hub_key, file=settings.hub_key_file)
     with ExitStack() as opened:
         keepers = {}

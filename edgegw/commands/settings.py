@@ -55,12 +55,12 @@ def config_check(ctx: click.Context, files: tuple[Path, ...]) -> None:
 def _checked(path: Path) -> str:
     """What a sound file is; raises SettingsError."""
     from edgegw.authorities import authority_faults
-    from edgegw.config.box import load_box, tls_of
-    from edgegw.config.hub import EnrolmentTable, load_hub
+    from edgegw.config.box import load_box
+    from edgegw.config.hub import load_hub
     from edgegw.config.mirror import load_mirror
     from edgegw.config.site import load_site_bundle
     from edgegw.encryption import tls_faults
-    from edgegw.key_places import keystore_of, open_sealed_tls_keys
+    from edgegw.key_places import keystore_of, open_sealed_tls_keys, tls_tables
     from edgegw.pinned import box_key_faults, hub_key_faults, mirror_key_faults
     from edgegw.replica.key_files import key_file_faults
 
@@ -71,22 +71,19 @@ def _checked(path: Path) -> str:
         return f"sound settings of a site, version {site.version}, {size}"
     if isinstance(table.get("mirror"), str):
         mirror = load_mirror(path)
-        _sound(path, mirror_key_faults(mirror), tls_faults([("tls", mirror.tls)]))
+        open_sealed_tls_keys(mirror, keystore_of(mirror))
+        _sound(path, mirror_key_faults(mirror), tls_faults(tls_tables(mirror)))
         return f"sound settings of mirror {mirror.mirror} of {mirror.bank}, {len(mirror.boxes)} boxes"
     if "box" in table or "hub" in table:
         box = load_box(path, protocol_shapes())
-        lines = [("hub.tls", box.settings.hub.tls), ("mirror.tls", box.settings.mirror.tls)]
-        ways_in = [(f"{name}.tls", tls_of(way)) for name, way in box.protocols.items()]
         keys = key_file_faults(box.settings.replica)
         open_sealed_tls_keys(box.settings, keystore_of(box.settings))
-        _sound(path, box_key_faults(box.settings), keys, tls_faults([*lines, *ways_in]))
+        _sound(path, box_key_faults(box.settings), keys, tls_faults(tls_tables(box)))
         ways = ", ".join(box.protocols)
         return f"sound settings of box {box.settings.box} of {box.settings.bank}, open to {ways}"
     hub = load_hub(path)
-    tables = [("tls", hub.tls)]
-    if isinstance(hub.enrolment, EnrolmentTable):
-        tables.append(("enrolment.tls", hub.enrolment.tls))
-    _sound(path, hub_key_faults(hub), authority_faults(hub), tls_faults(tables))
+    open_sealed_tls_keys(hub, keystore_of(hub))
+    _sound(path, hub_key_faults(hub), authority_faults(hub), tls_faults(tls_tables(hub)))
     return f"sound settings of the hub of {hub.bank}, {len(hub.boxes)} boxes"
 
 

@@ -270,6 +270,18 @@ def test_moves_that_are_killed_at_their_end_do_not_pile_up(
         assert read_all(folder) == SECRETS
 
 
+def test_a_running_process_reads_keys_that_were_sealed_anew(tmp_path: Path) -> None:
+    """A box takes a renewed certificate's key up without a restart: it must not know one slot for ever."""
+    folder = tmp_path / "secrets"
+    keys = filled(folder)
+    running = keystore(folder)
+    assert {name: running.read(key) for name, key in keys.items()} == SECRETS
+    keystore(folder).move(keys.values(), to="passphrase")
+    assert {name: running.read(key) for name, key in keys.items()} == SECRETS
+    heads = [running.head(key.path) for key in keys.values()]
+    assert {head.key_version for head in heads if head is not None} == {2}
+
+
 def test_a_move_leaves_nothing_that_the_old_place_opens(tmp_path: Path) -> None:
     """Who has the old passphrase and the new disk must have nothing."""
     folder = tmp_path / "secrets"
