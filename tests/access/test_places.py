@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from edgegw.access.places import Place, PlaceAway, PlaceRefuses
+from edgegw.access.places import Place, PlaceAway, PlaceRefuses, tpm2
 from edgegw.access.places.pkcs11 import Pkcs11
 from edgegw.access.places.systemd import SystemdCredential
 from edgegw.access.places.tpm2 import Tpm2
@@ -95,6 +96,21 @@ def test_a_changed_boot_shuts_what_was_sealed_to_its_pcrs(tpms: Callable[[str], 
     subprocess.run(["tpm2_changeauth", "-Q", "-c", "owner", "words"], check=True, env=environment)
     with pytest.raises(PlaceRefuses, match="owner hierarchy has a password"):
         tpm.place().seal(SECRET)
+
+
+def test_what_a_killed_process_left_of_a_tpms_work_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box that is killed at each start fills its disk; one that works beside must keep what it works on."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "edgegw-tpm-left").mkdir()
+    (tmp_path / "edgegw-tpm-left" / "parent").write_bytes(b"context")
+    (tmp_path / "others").mkdir()
+    with tpm2._own_folder() as mine:
+        with tpm2._own_folder() as another:
+            assert {path.name for path in tmp_path.iterdir()} == {mine.name, another.name, "others"}
+        assert mine.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["others"]
 
 
 def test_a_machine_without_the_tpms_programs_says_which_to_install(

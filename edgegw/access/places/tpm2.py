@@ -9,8 +9,10 @@ without a password.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,7 @@ from edgegw.access.places import PlaceAway, PlaceRefuses
 
 _SECONDS_MAX: Final = 60
 """A slow discrete TPM makes a storage key in about two."""
+_FOLDER: Final = "edgegw-tpm-"
 _RETURN_CODE: Final = re.compile(r"\((0x[0-9A-Fa-f]{1,8})\)")
 _PCRS: Final = re.compile(r"(sha256:\d{1,2}(,\d{1,2})*)?")
 # TPM 2.0 part 2, clause 6.6.3: codes of format one, without the number of the parameter or session.
@@ -108,8 +111,8 @@ class Tpm2:
     @contextmanager
     def _parent(self) -> Iterator[_Tools]:
         """The tools in a folder of their own that has the storage key's context; raises PlaceAway."""
-        with tempfile.TemporaryDirectory(prefix="edgegw-tpm-") as folder:
-            tools = _Tools(Path(folder), self._tcti)
+        with _own_folder() as folder:
+            tools = _Tools(folder, self._tcti)
             try:
                 tools.run("tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-g", "sha256", "-c", "parent")
             except _Failed as problem:
@@ -122,6 +125,41 @@ class Tpm2:
                     hint="See that the device is there (dmesg), and that the box's user is in the group tss.",
                 ) from None
             yield tools
+
+
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A new private folder, gone at the end; those of processes that were killed go with it."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with _held(left) as is_left:
+            if is_left:
+                shutil.rmtree(left, ignore_errors=True)
+    while True:
+        with tempfile.TemporaryDirectory(prefix=_FOLDER, ignore_cleanup_errors=True) as made:
+            folder = Path(made)
+            with _held(folder) as is_mine:
+                if is_mine and folder.exists():  # another process may have taken it for one that was left
+                    yield folder
+                    return
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Whether the folder is this user's and no living process holds it; then it is held until the end."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_held = os.fstat(descriptor).st_uid == os.geteuid()
+        except BlockingIOError:
+            is_held = False
+        yield is_held
+    finally:
+        os.close(descriptor)
 
 
 class _Tools:
