@@ -6,6 +6,7 @@ import http.client
 import json
 import secrets
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edgegw.sm.sm2 import PrivateKey
-from tests.processes import Branch, Reply
+from tests.processes import Branch, Process, Reply
 from tests.signing import SessionSigner, Sm2Signer
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,9 @@ PAY, NOTED = "/v1/payments", "/v1/notices/acknowledgements"
 
 
 class SignedBranch(Branch):
-    """Its till must sign."""
+    """Its till must sign. Its processes take the clock that the test gives them."""
+
+    process = Process
 
     def sign_only(self) -> Sm2Signer:
         """Publish that, with a key of `keygen client --sm2`; its signer."""
@@ -108,6 +111,7 @@ def test_a_kill_lets_nothing_through_again(
             refused = branch.send(path, body, headers)
             assert refused.status == 401, refused.body
             assert refused.json["code"] in ("signature_stale", "session_unknown")
+        assert (abs(refused.json["server_time_s"] - time.time()) > 3600) is (clock != "+0")
         body = pay()
         fresh = branch.signed(signer, PAY, body, nonce=refused.json["challenge"], created_s=1)
         assert branch.send(PAY, body, fresh).status == 201
