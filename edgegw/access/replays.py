@@ -36,8 +36,9 @@ FLOORS_NAME: Final = "signatures.json"
 WINDOW_S: Final = 60
 """So far a request's time may lie before or behind the box's clock."""
 FLOOR_AHEAD_S: Final = 2
-NONCES_MAX: Final = 200_000
-"""Remembered for each client and of each kind; then the oldest second is forgotten and refused."""
+NONCES_MAX: Final = 100_000
+"""Remembered for each client and of each kind, some 15 MB at most; then the oldest second is forgotten and
+refused."""
 CHALLENGE_LIFETIME_S: Final = 300
 CHALLENGE_PREFIX: Final = "box."
 _RANDOM_BYTES: Final = 12

@@ -43,7 +43,7 @@ _PARAMETER: Final = re.compile(r';([a-z]+)=(?:"([^"]*)"|([0-9]+))')
 _VALUE: Final = re.compile(r"(?P<label>[a-z*][a-z0-9_.*-]{0,31})=:(?P<bytes>[A-Za-z0-9+/]{1,128}={0,2}):")
 _DIGESTS: Final = re.compile(r"([a-z0-9-]{1,16})=:([A-Za-z0-9+/]{1,128}={0,2}):")
 _FIELD: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_NONCE: Final = re.compile(r"[A-Za-z0-9_.:~+/=-]{1,160}")
+_NONCE: Final = re.compile(r"[A-Za-z0-9_.:~+/=-]{1,96}")
 _TEXTS: Final = frozenset({"keyid", "nonce", "tag", "alg"})
 _NUMBERS: Final = frozenset({"created", "expires"})
 _PORTS: Final = {"https": ":443", "http": ":80"}
@@ -139,7 +139,7 @@ def _parameters(rest: str) -> dict[str, str]:
         if not said.get(name):
             raise SignatureProblem(f"its parameter {name} is missing")
     if not _NONCE.fullmatch(said["nonce"]):
-        raise SignatureProblem("its nonce is not 1 to 160 letters, digits or _.:~+/=-")
+        raise SignatureProblem("its nonce is not 1 to 96 letters, digits or _.:~+/=-")
     return said
 
 
