@@ -9,17 +9,22 @@ import asyncio
 import base64
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
+from edgegw.payments.http_api.operations import OPERATIONS
 from tests.payments.protocols.iso8583_branch import PAYMENT, SIGN_ON, changed
 
 REGISTERED = "6221917346082576"
 STRANGE = "4916283745019635"
 LONG = "6217580934172650816"
 NUMBERS = (REGISTERED, STRANGE, LONG)
+FORMS = {operation.path for operation in OPERATIONS if operation.is_form}
 WIDTHS = {41: 8, 42: 15, 43: 40, 48: 16, 54: 20, 60: 19, 62: 30, 63: 16, 90: 42, 95: 42, 102: 19, 103: 28}
 """Fields of ISO 8583 into which a number goes, and with how many characters. Not field 37: nobody can tell
 the first twelve digits of a card from a reference number."""
@@ -57,6 +62,7 @@ def bodies(number: str, ids: Iterator[str], payer: str, payee: str) -> Iterator[
     yield "POST", "/v1/holds", json.dumps(held).encode()
     yield "POST", f"/v1/holds/{held['id']}/post", json.dumps({"id": next(ids), "reference": number}).encode()
     yield "POST", f"/v1/holds/{held['id']}/void", json.dumps({"id": next(ids)}).encode()
+    yield from _operations(number)
     names = ("id", "debit_account_id", "credit_account_id", "currency", "card", "terminal", "merchant")
     for name in (*names, "reference", "stand_in", number):
         for value in (number, spaced(number), spaced(number).replace(" ", "-"), f"card {number}, thanks"):
@@ -96,10 +102,25 @@ def bodies(number: str, ids: Iterator[str], payer: str, payee: str) -> Iterator[
     yield "POST", "/v1/payments", b"card=" + number.encode()
 
 
+def _operations(number: str) -> Iterator[tuple[str, str, bytes]]:
+    """Every operation that there is, with the number in its path, its query and each field of its body."""
+    for operation in OPERATIONS:
+        path = re.sub(r"\{[a-z_]+\}", number, operation.path)
+        names = [field.encode_name for field in msgspec.structs.fields(operation.query_shape)]
+        yield operation.method, f"{path}?" + "&".join(f"{name}={number}" for name in names), b""
+        fields = () if operation.body is None else msgspec.structs.fields(operation.body)
+        for field in fields:
+            name = field.encode_name
+            body = f"{name}={number}" if operation.is_form else json.dumps({name: number})
+            yield operation.method, path, body.encode()
+            yield operation.method, re.sub(r"\{[a-z_]+\}", "0" * 31 + "1", operation.path), body.encode()
+
+
 def http_requests(number: str, ids: Iterator[str], token: str, **ends: str) -> Iterator[bytes]:
     """The same as bytes for a socket, and others whose head is wrong."""
     for method, path, body in bodies(number, ids, **ends):
-        yield _request(method, path, body, f"Authorization: Bearer {token}")
+        form = "\r\nContent-Type: application/x-www-form-urlencoded" if path in FORMS else ""
+        yield _request(method, path, body, f"Authorization: Bearer {token}{form}")
     basic = base64.b64encode(f"till:{number}".encode()).decode()
     for header in (
         f"Authorization: Bearer {number}",

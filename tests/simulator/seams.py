@@ -23,9 +23,11 @@ import edgegw.app as app
 import edgegw.hub.app as hub_app
 from edgegw.access.checkpoint_keys import CheckpointKeys
 from edgegw.access.keys import SigningKey
+from edgegw.core.book import Book
 from edgegw.ledger import anchor as anchor_module
 from edgegw.ledger.anchor import INTERVAL_S, Anchor
 from edgegw.ledger.store import Store
+from edgegw.payments.cards import NoVault
 from edgegw.sm import sm2
 from edgegw.uplink import session as session_module
 from edgegw.uplink.line import Line
@@ -290,6 +292,24 @@ def _urandom(count: int) -> bytes:
     return process().token(count)
 
 
+class NamedCards:
+    """Cards here are named alike by settings and records: what a vault keeps is for other tests."""
+
+    is_open = True
+
+    def __init__(self, *_: object) -> None:
+        self.cards = NoVault()
+
+    def use(self, book: Book) -> None:
+        """Nothing to name."""
+
+    def look(self, book: Book) -> None:
+        """Nothing to tell."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 @contextmanager
 def open_seams() -> Iterator[None]:
     """Put the simulator's parts where the machine's are, until the block ends."""
@@ -300,6 +320,7 @@ def open_seams() -> Iterator[None]:
         (app, "time", types.SimpleNamespace(monotonic=_seconds)),
         (app, "MachineClock", ProcessClock),
         (app, "Metrics", QuietMetrics),
+        (app, "CardVault", NamedCards),
         (app, "Reserve", Room),
         (app, "Line", _line),
         (app, "Gateway", _gateway),
