@@ -218,6 +218,9 @@ class Cards:
                     self._failed = f"{problem}; start the box again when the disk is mended"
                 gathered.found.set_exception(problem)
                 return
+            except Exception as problem:  # noqa: BLE001 - whoever waits must hear of it
+                gathered.found.set_exception(problem)
+                return
             if told == self._told:  # else one of them may have been shredded meanwhile
                 self._remember(found)
                 self._numbered.update(lookup for lookup, number in gathered.wanted.items() if number)

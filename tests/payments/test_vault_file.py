@@ -167,6 +167,17 @@ async def test_many_that_meet_new_cards_at_once_get_one_token_each(tmp_path: Pat
     cards.close()
 
 
+async def test_what_is_no_lookup_is_an_error_and_nobody_waits_for_ever(
+    tmp_path: Path, vault: VaultFile
+) -> None:
+    """A till that waits without end is a till that is switched off and on, and pays twice."""
+    cards = Cards(vault, opened(tmp_path))
+    with pytest.raises(ValueError, match="hexadecimal"):
+        await cards.tokens(["no lookup"])
+    assert await cards.tokens([LOOKUP])
+    cards.close()
+
+
 async def test_what_another_process_shreds_is_forgotten_in_memory_too(
     tmp_path: Path, vault: VaultFile
 ) -> None:
