@@ -17,6 +17,7 @@ from edgegw.hub.identities import lock_identities
 from edgegw.hub.schema import certificate, crl
 
 DAY_S: Final = 86_400
+NEXT_S_MIN: Final = 8 * DAY_S
 KEPT_S: Final = 30 * DAY_S
 """An entry stays so long after its certificate's end: clocks differ."""
 
@@ -39,7 +40,7 @@ def crl_of(connection: Connection, authority: Authority, *, now_ns: int, life_s:
     ).all()
     before = connection.execute(select(crl.c.number).where(crl.c.kind == authority.kind)).scalar() or 0
     revoked = [Revoked(int(row.serial, 16), row.revoked_s) for row in rows]
-    der = authority.crl(revoked, number=before + 1, at_s=now_s, next_s=now_s + life_s)
+    der = authority.crl(revoked, number=before + 1, at_s=now_s, next_s=now_s + max(life_s, NEXT_S_MIN))
     connection.execute(delete(crl).where(crl.c.kind == authority.kind))
     connection.execute(
         insert(crl).values(
