@@ -513,7 +513,9 @@ def key_record(said: dict[str, Any], origin: Origin, place: int) -> str:
     ValueError where it is none of both keys, of this place."""
     if said.get("type") != "key" or (place == 1 and "note" not in said):
         return ""
-    change = open_change(said.get("note"), origin)
+    if "note" not in said:
+        raise Malformed("it begins a key without a statement of both keys")
+    change = open_change(said["note"], origin)
     if change.seq != place or key_of(str(said.get("key"))) != change.new:
         raise Malformed(f"the statement about a key is that of record {change.seq}")
     return str(said["note"]) if change.purpose == "checkpoint" else ""

@@ -17,7 +17,7 @@ from edgegw.hub.journals import journal_head_of
 from edgegw.hub.key_policies import policy_of
 from edgegw.hub.keyring import Keyring
 from edgegw.hub.operate import OrderError
-from edgegw.hub.receive import ACTIVE, BEHIND, QUARANTINED, BoxRow
+from edgegw.hub.receive import ACTIVE, BEHIND, QUARANTINED, REVOKED_HINT, BoxRow
 
 
 def revoke_key(
@@ -69,7 +69,8 @@ def revoke_key(
         if row.state in (ACTIVE, BEHIND):
             row.state = QUARANTINED
             row.reason = (
-                f"its checkpoint key {found.key.split('+')[1]} is revoked above size {limit}: {reason}"
+                f"its checkpoint key {found.key.split('+')[1]} is revoked above size {limit} ({reason}):"
+                f" {REVOKED_HINT}"
             )
             row.write(connection)
         _end_sessions(connection, box)

@@ -29,6 +29,18 @@ def said(**changes: Any) -> KeyChange:
 
 
 NOTE = sign_change(said(), old=FIRST, new=SECOND)
+
+
+class Forger:
+    """Signs under another key's name and id with a key of its own."""
+
+    def __init__(self, key: SigningKey) -> None:
+        self.name, self.key_id = key.name, key.key_id
+
+    def sign(self, message: bytes) -> bytes:
+        return THIRD.sign(message)
+
+
 POLICY = one_key(FIRST.public, bank=BANK, box=BOX)
 
 
@@ -110,6 +122,8 @@ def test_each_size_has_one_key() -> None:
             sign_change(said(old=THIRD.public.text()), old=THIRD, new=SECOND), id="ends a key that never was"
         ),
         pytest.param(sign_change(said(), old=FIRST, new=FIRST), id="signed by the old key twice"),
+        pytest.param(sign_change(said(), old=Forger(FIRST), new=SECOND), id="with a forged old signature"),
+        pytest.param(sign_change(said(), old=FIRST, new=Forger(SECOND)), id="with a forged new signature"),
         pytest.param(sign_change(said(), old=SECOND, new=SECOND), id="signed by the new key twice"),
         pytest.param(sign_change(said(), old=THIRD, new=SECOND), id="signed by a stranger for the old key"),
         pytest.param(NOTE.rsplit("\n", 2)[0] + "\n", id="with the old key's signature alone"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import update
 
 from edgegw import verifier
 from edgegw.access.checkpoint_keys import CheckpointKeys, next_file
@@ -22,6 +23,7 @@ from edgegw.core.decide import Funding
 from edgegw.core.key_policy import KeyPolicy
 from edgegw.core.messages import Beat, LogHead, Open, PackageVerdict
 from edgegw.core.records import Kind, Mode, Request
+from edgegw.hub import schema
 from edgegw.hub.key_policies import notes_of
 from edgegw.hub.operate import OrderError, release_epoch
 from edgegw.hub.void_keys import revoke_key
@@ -287,7 +289,11 @@ async def test_what_a_revoked_key_signs_later_is_void_everywhere(
     check_mirror(box, world, tmp_path, opening(source, box.line._identity, Mode.FENCED))
     with world.engine.begin() as connection:
         release_epoch(connection, NORTH)
-    await until(lambda: "is revoked" in box.line.status.reason, "the hub to give no epoch to that key")
+        connection.execute(update(schema.session).values(candidate_verdict=""))
+    opened = "SELECT candidate_verdict FROM session WHERE box = :box"
+    await until(lambda: world.row(opened, box=NORTH) != ("",), "the box to ask for its epoch")
+    assert world.row(opened, box=NORTH) == ("fenced",), "no epoch begins with that key"
+    assert "give the box another one" in box.line.status.reason
     fresh = changing.keys.prepare()
     await changing.rotation.look()
     assert changing.policy().newest == stolen, "a key that is void introduces nobody"
@@ -295,6 +301,8 @@ async def test_what_a_revoked_key_signs_later_is_void_everywhere(
     box.own = msgspec.structs.replace(box.own, key_text=fresh.public.text(), sign=sign)
     await until(lambda: box.pen.epoch == 2, "the next epoch")
     await synced(box, world)
+    begun = world.row("SELECT key FROM journal_head WHERE box = :box AND epoch = 2", box=NORTH)
+    assert begun == (fresh.public.text(),)
 
 
 def check_mirror(box: RealBox, world: World, folder: Path, message: Open) -> None:
