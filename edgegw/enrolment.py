@@ -291,7 +291,8 @@ async def _first(where: Where, path: str, data: bytes | None) -> bytes:
             said.append(f"{address}: {refused}")
     raise LinkDown(
         "the hub's enrolment does not answer: " + "; ".join(said),
-        hint="Check cable, address and that the hub runs; then give the same command again.",
+        hint="Check cable, address and that the hub runs; then give the same command again. A running box"
+        " asks again by itself.",
     )
 
 

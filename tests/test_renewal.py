@@ -69,7 +69,7 @@ class Enrolled:
         return x509.load_der_x509_certificate(files.held()).serial_number
 
 
-@pytest.mark.parametrize("centre", ["intl", "gm"], indirect=True)
+@pytest.mark.parametrize("centre", ["intl", pytest.param("gm", marks=pytest.mark.slow)], indirect=True)
 async def test_a_certificate_is_renewed_at_two_thirds_and_taken_up_without_a_restart(
     tmp_path: Path, centre: Centre
 ) -> None:

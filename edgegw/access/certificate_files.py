@@ -63,6 +63,7 @@ class CertificateFiles:
 
     def write(self, chain: bytes) -> None:
         """Put a certificate for the key in force into its file (PEM, its own first); raises KeyFileError."""
+        self.certificate.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_key_file(self.certificate, chain)
 
     def install(self, chain: bytes) -> None:
@@ -92,6 +93,7 @@ class CertificateFiles:
 
     def _key_in(self, key: KeyFile) -> CertificateKey:
         if not key.path.exists():
+            key.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._keystore.create(key, make_certificate_key(self.kind).to_pem())
         try:
             return certificate_key_of(self.kind, self._keystore.read(key))
