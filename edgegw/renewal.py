@@ -18,7 +18,7 @@ import structlog
 
 from edgegw.access.key_files import KeyFileError
 from edgegw.access.places import PlaceAway
-from edgegw.access.revocation_lists import keep_lists
+from edgegw.access.revocation_lists import is_listed, keep_lists
 from edgegw.core.enrolment import CRL_PATH, EnrolmentError, Refusal
 from edgegw.enrolment import (
     EnrolmentRefused,
@@ -166,3 +166,5 @@ class Renewal:
         ca_file = Path(enrolled_table(settings).ca_file)
         self._holder.time.at_least(keep_lists(crl_file(settings), lists, ca_file=ca_file))
         self._lists_at_s = self._holder.time.now_s()
+        if is_listed(crl_file(settings), self._holder.files.held()):
+            raise EnrolmentRefused(Refusal.REVOKED, "its list has this box's certificate")

@@ -164,9 +164,13 @@ async def test_of_two_devices_with_one_identity_one_is_told_at_its_renewal(
 async def test_a_revoked_box_is_told_so_and_gets_nothing_more(tmp_path: Path, centre: Centre) -> None:
     """A stolen box must not renew until somebody notices."""
     box = await Enrolled.at(centre, tmp_path / "box")
+    await box.renewal.once()
     centre.revoke()
-    box.pass_days(70)
+    box.pass_days(1)
     first = box.serial
+    await box.renewal.once()
+    assert (box.serial, box.renewal.status.state) == (first, "refused")
+    box.pass_days(70)
     await box.renewal.once()
     assert (box.serial, box.renewal.status.state) == (first, "refused")
     assert "factory-reset" in box.renewal.status.hint

@@ -44,6 +44,16 @@ def keep_lists(path: Path, lists: Sequence[bytes], *, ca_file: Path) -> float:
     return max(one.last_update_utc.timestamp() for one in kept.values())
 
 
+def is_listed(path: Path, der: bytes) -> bool:
+    """Whether a certificate (DER) is in one of the lists of a file."""
+    certificate = x509.load_der_x509_certificate(der)
+    return any(
+        one.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+        for one in _held(path)
+        if one.issuer == certificate.issuer
+    )
+
+
 def _held(path: Path) -> list[x509.CertificateRevocationList]:
     """The lists of a file; none where there is no file, or an unreadable one."""
     try:
