@@ -183,8 +183,8 @@ def assertion_of(
     claims = verified_claims(
         token, public_key_from(rule.public_key), issuer=rule.name, audiences=audiences, also=("sub",)
     )
-    if claims["sub"] != rule.name or is_access_token(token):
-        raise TokenError("token_invalid", "the token is not one that the client has signed for itself")
+    if is_access_token(token):
+        raise TokenError("token_invalid", "the token calls itself the box's, and the client has signed it")
     expires_at_s, issued_at_s = claims["exp"], claims.get("iat", 0)
     if expires_at_s + LEEWAY_SECONDS <= now_s or expires_at_s > now_s + lifetime_seconds_max + LEEWAY_SECONDS:
         raise out_of_time("exp", expires_at_s, now_s, f"; exp lies at most {lifetime_seconds_max} s ahead")

@@ -236,6 +236,19 @@ def test_of_two_refreshes_at_once_one_wins_and_the_family_ends(place: Place) -> 
     assert place.code(access) == "token_revoked"
 
 
+def test_of_two_that_saw_the_same_newest_token_one_rotates_it(tmp_path: Path) -> None:
+    """The check and the change are one step: what was read before may be old by then."""
+    store = TokenStore(tmp_path / "tokens.db")
+    family = token_store.Family(
+        id="f", client="till", client_key="k", epoch=1, scopes=(), made_s=NOW, expires_s=NOW + 900
+    )
+    used = [token_store.Assertion("till", f"{number}", NOW + 60) for number in range(3)]
+    store.begin(family, b"first", used[0], now_s=NOW)
+    assert store.rotate(family, b"second", used[1], now_s=NOW)
+    assert not store.rotate(family, b"third", used[2], now_s=NOW)
+    assert store.family_of(b"third") is None
+
+
 def test_a_request_that_is_sent_again_ends_no_family(place: Place) -> None:
     """Who has recorded a request of yesterday must not be able to log a client out."""
     first = place.begin()
