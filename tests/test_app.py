@@ -88,7 +88,15 @@ def test_sigterm_leaves_a_ledger_that_checks_and_an_export_that_verifies(open_br
     assert branch.box is not None
     assert branch.box.end(signal.SIGTERM) == 0, branch.box.log.read_text()
     left = {path.name for path in (folder / "data").iterdir()}
-    assert left == {"ledger.db", "ledger.lock", "ledger.reserve", "log", "site_health.json", "vault.db"}
+    assert left == {
+        "ledger.db",
+        "ledger.lock",
+        "ledger.reserve",
+        "log",
+        "site_health.json",
+        "tokens.db",
+        "vault.db",
+    }
 
     checked = branch.run("ledger", "check", branch.path("box.toml"), "--json")
     assert json.loads(checked)["problems"] == 0
