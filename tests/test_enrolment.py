@@ -183,6 +183,7 @@ async def test_a_machine_that_was_reset_is_enrolled_anew_and_the_centre_knew(
     assert (await enrolled(tmp_path / "box", centre.claim())).exit_code == 0
     before = (tmp_path / "box/secrets/device.pub").read_text()
     config = tmp_path / "box/box.toml"
+    (tmp_path / "box/secrets/tokens.json").write_bytes(b"the keys of access tokens, which a way in makes")
     reset = await command("factory-reset", "--config", config, "--yes")
     assert reset.exit_code == 0, reset.output
     assert "The centre has revoked this identity" in reset.output

@@ -153,6 +153,7 @@ def _keys(box: Box) -> Iterator[KeyFile]:
     yield key_places.checkpoint_key_file(box.settings)
     yield next_file(key_places.checkpoint_key_file(box.settings))
     yield key_places.webhook_key_file(box.settings)
+    yield key_places.token_key_file(box.settings)
     yield from key_places.tls_key_files(box)
     yield from card_vault.vault_keys(box.settings, key_places.keystore_of(box.settings)).files()
     known = protocols.discover()
