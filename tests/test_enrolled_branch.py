@@ -73,7 +73,7 @@ class RunningBox:
     async def is_in(self, *modes: str, epoch: int = 1) -> None:
         """Wait until it is in one of these modes."""
         await until((self.folder / "data" / RUNNING_NAME).exists, "the box to open")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 said = await self.status()
                 if said.get("mode") in modes and said.get("epoch") == epoch:
