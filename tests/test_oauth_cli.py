@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from edgegw.__main__ import main
 from edgegw.access.token_store import STORE_NAME, Assertion, Family, TokenStore
+from edgegw.commands.limit_orders import id_fault
 
 SETTINGS = """
 bank = "demo-bank"
@@ -82,3 +83,10 @@ def test_a_box_that_never_ran_is_told_apart(settings: Path) -> None:
     """An empty list would read as: nobody has a token."""
     result = ran("list", str(settings))
     assert result.exit_code != 0
+
+
+def test_a_token_whose_id_has_digits_like_a_card_s_can_be_blocked() -> None:
+    """One random id in hundreds has them, and its thief would have been safe."""
+    number = "4111111111111111"
+    assert id_fault("token", number + "abcdef0123456789") == ""
+    assert "card number" in id_fault("token", number)

@@ -464,8 +464,10 @@ def _digest(token: str) -> bytes:
 
 
 def _use(said: Assertion) -> token_store.Assertion:
-    # It is checked with the leeway, so it is remembered with it.
-    return token_store.Assertion(said.rule.name, said.token_id, said.expires_at_s + LEEWAY_SECONDS + 1)
+    # Hashed: the client chooses it, and what it chooses may be anything, also what must not lie on a disk. It
+    # is checked with the leeway, so it is remembered with it.
+    jti = hashlib.sha256(said.token_id.encode()).hexdigest()
+    return token_store.Assertion(said.rule.name, jti, said.expires_at_s + LEEWAY_SECONDS + 1)
 
 
 def _granted(access: str, scopes: frozenset[str], refresh: str, rule: TokenRule) -> Granted:

@@ -21,12 +21,16 @@ HEARD: Final = ("client", "token")
 """Who or what can be kept from speaking at the open ways in."""
 ID_LENGTH_MAX: Final = 64
 CARD_LOOKUP: Final = re.compile("[0-9a-f]{64}")
+TOKEN_ID: Final = re.compile("[0-9a-f]{32}")
+"""As a box makes them; one in hundreds has digits like a card number's."""
 _MINOR = click.IntRange(min=0, max=2**63 - 1)
 
 
 def id_fault(of: str, whose: str) -> str:
     """Why an id cannot be kept, "" where it can; what looks like a card number is not repeated."""
     if of == "card" and CARD_LOOKUP.fullmatch(whose):
+        return ""
+    if of == "token" and TOKEN_ID.fullmatch(whose):
         return ""
     if not 1 <= len(whose) <= ID_LENGTH_MAX or not (whose.isascii() and whose.isprintable()):
         return f"an id is 1 to {ID_LENGTH_MAX} printable ASCII characters"

@@ -281,9 +281,12 @@ def test_families_and_revocations_outlive_a_restart_and_a_kill(place: Place) -> 
 def test_no_refresh_token_lies_on_the_disk(place: Place, tmp_path: Path) -> None:
     """A copied disk would be everybody's session."""
     granted = place.begin()
+    said = place.said()
+    place.server.begin(place.site, said, scope="")
     place.server.close()
     written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert granted.refresh_token.encode() not in written
+    assert said.token_id.encode() not in written
     assert b"family" in written
     assert (tmp_path / "tokens.db").stat().st_mode & 0o077 == 0
 
