@@ -121,6 +121,14 @@ def withdraw_claim(connection: Connection, id: str, *, by: str, reason: str, now
     return row.box
 
 
+def withdraw_first_claims(connection: Connection, box: str, *, by: str, now_ns: int) -> None:
+    """Let claims for the device that a box has be good for nothing more, now that it is revoked: they may be
+    in the same hands. One that replaces it stays."""
+    for row in _open_claims(connection, box):
+        if not row.replaces:
+            _end(connection, row, by=by, now_ns=now_ns, reason="the box's device was revoked")
+
+
 def claim_of(connection: Connection, id: str) -> ClaimRow | None:
     """A claim by its id."""
     row = connection.execute(select(*_COLUMNS).where(claim.c.id == id)).one_or_none()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, select, update
 
 from edgegw.core.allowance import NS_PER_S
+from edgegw.hub.claims import withdraw_first_claims
 from edgegw.hub.identities import REVOKED, end_identity, live_identity, lock_identities
 from edgegw.hub.identity_log import note_event
 from edgegw.hub.operate import OrderError
@@ -22,6 +23,7 @@ def revoke_device(connection: Connection, box: str, *, reason: str, by: str, now
     if live is None:
         raise OrderError(f"{box} has no device that could be revoked; `edgegw hub ca list` tells them")
     end_identity(connection, live, state=REVOKED, reason=reason, now_ns=now_ns)
+    withdraw_first_claims(connection, box, by=by, now_ns=now_ns)
     detail = f"device {live.generation}: {reason}" + (f", by {by}" if by else "")
     note_event(connection, "revoked", now_ns=now_ns, box=box, detail=detail)
     return live.generation

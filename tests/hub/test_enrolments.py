@@ -310,6 +310,15 @@ def test_a_revoked_device_is_fenced_at_its_next_message(office: Office) -> None:
     assert office.refused(east.renewal()) is Refusal.REVOKED
 
 
+def test_who_steals_a_box_and_the_claim_for_it_gets_nothing_once_it_is_revoked(office: Office) -> None:
+    """The claim for a pinned box lies in the same bag: the person who revokes the box ends both."""
+    office.world.box(NORTH)
+    ticket = office.claim(NORTH)
+    office.run(lambda c: revoke_device(c, NORTH, reason="stolen", by="mei", now_ns=office.world.now_ns()))
+    assert office.refused(Applicant(NORTH).enrolment(ticket)) is Refusal.CLAIM_WITHDRAWN
+    office.claim(NORTH, replaces=True)
+
+
 def test_a_replaced_device_is_fenced_and_the_new_one_gets_the_next_epoch(office: Office) -> None:
     """Hardware that broke: another machine takes its branch, and the old one nothing more."""
     first = office.enrolled(EAST)
