@@ -176,7 +176,9 @@ class Fleet:
         for store in self._stores:
             opened = apsw.Connection(str(store.path))
             opened.set_busy_timeout(1_000)
-            store._db = store.pruned._db = store.others._db = store.late._db = opened
+            for part in (store, *vars(store).values()):
+                if hasattr(part, "_db"):
+                    part._db = opened
         asyncio.set_event_loop(self.loop)
         return Stage(self.world, self.loop)
 
