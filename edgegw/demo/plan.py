@@ -146,7 +146,7 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
         return next(phase for phase in self.phases if phase.name == name)
 
     def settings(self, public_keys: dict[str, str], tokens: dict[str, str]) -> dict[str, object]:
-        """The site's settings as the hub publishes them; tokens: PAN to vault token."""
+        """The site's settings as the hub publishes them; tokens: PAN to its lookup."""
         return {
             "bank": BANK,
             "version": 1,

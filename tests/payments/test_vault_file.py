@@ -2,7 +2,7 @@
 gone when they were destroyed."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -190,6 +190,28 @@ async def test_what_another_process_shreds_is_forgotten_in_memory_too(
     assert cards.lookup(token) is None
     assert [act.what for act in cards.news(Book(bank="b", box="b"))] == ["shred"]
     assert cards.news(Book(bank="b", box="b")) == []
+    other.close()
+    cards.close()
+
+
+async def test_a_card_that_is_shredded_while_its_token_is_fetched_is_not_remembered(
+    tmp_path: Path, vault: VaultFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of the file was true when it was given, and is not when it arrives."""
+    cards, other = Cards(vault, opened(tmp_path)), opened(tmp_path)
+    token = other.mint({LOOKUP: PAN})[LOOKUP]
+    mint = vault.mint
+
+    def overtaken(wanted: Mapping[str, str]) -> dict[str, str]:
+        found = mint(wanted)
+        opened(tmp_path).shred(token, **BECAUSE)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(vault, "mint", overtaken)
+        assert (await cards.tokens([LOOKUP]))[LOOKUP] == token
+    assert (await cards.tokens([LOOKUP]))[LOOKUP] != token
+    assert cards.lookup(token) is None
     other.close()
     cards.close()
 
