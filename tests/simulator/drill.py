@@ -163,6 +163,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "hub_restore": disasters.hub_restore,
     "poison": disasters.poison,
     "clone": disasters.clone,
+    "rotate": disasters.rotate,
 }
 RARE: Final[dict[str, float]] = {
     "restore": 0.3,
@@ -170,6 +171,7 @@ RARE: Final[dict[str, float]] = {
     "hub_restore": 0.25,
     "poison": 0.15,
     "clone": 0.2,
+    "rotate": 0.3,
 }
 """How often a seed has them; every other fault is in more than half of the seeds."""
 
