@@ -487,10 +487,21 @@ def signers(head: Head, keys: Keys, notes: object) -> tuple[Key, ...]:
         raise Malformed(
             f"no key that was given leads to {key_text(chain[index])}, which signs size {head.size}"
         )
-    for change, revoked in itertools.product(changes[trusted:index], revoked_in(keys, head.origin)):
-        if change.old == revoked.key and change.seq > revoked.size_max:
-            raise Malformed(f"record {change.seq} introduces a key by one that is {why_void(revoked)}")
+    check_introducers(changes[trusted:index], head.origin, keys)
     return (chain[index],)
+
+
+def check_introducers(changes: Iterable[Change], origin: Origin, keys: Keys) -> None:
+    """ValueError where a revoked key introduces another: above its size, or by a statement that the policy
+    does not know, for who has stolen a key can write any record's number in one."""
+    policy = keys.policies.get(origin.text, Policy())
+    for change, revoked in itertools.product(changes, policy.revoked):
+        if change.old != revoked.key:
+            continue
+        if change.seq >= revoked.size_max or change not in [
+            open_change(note, origin) for note in policy.notes
+        ]:
+            raise Malformed(f"record {change.seq} introduces a key by one that is {why_void(revoked)}")
 
 
 def revoked_in(keys: Keys, origin: Origin) -> tuple[Revoked, ...]:

@@ -2,10 +2,10 @@
 
 The hub's link names the first key. Each later one is introduced by a record of the journal whose statement
 both keys have signed: standing at seq n, it ends the old key with size n and begins the new one with size
-n + 1, so the COMMIT that writes it is signed by the new key already. Readers that do not hold that record yet
-get its statement beside the checkpoint. A key that the hub has revoked is void for the sizes above a limit,
-and so is a statement that it has signed there. Leaves out where keys lie (`access`) and who keeps the
-statements (`ledger`, `hub`).
+n + 1, so the COMMIT that writes it is signed by the new key already, and the statement is of that size.
+Readers that do not hold that record yet get its statement beside the checkpoint. A key that the hub has
+revoked is void for the sizes above a limit, and so is a statement of such a size that it has signed. Leaves
+out where keys lie (`access`) and who keeps the statements (`ledger`, `hub`).
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class KeyPolicy:
     def _void_fault(self, size: int) -> str:
         """Which revoked key a checkpoint of this size would rest on, "" for none: its own or one that has
         introduced that."""
-        signs = [(change.said.old, change.said.seq) for change in self._changes if change.said.seq < size]
+        signs = [(change.said.old, change.said.seq + 1) for change in self._changes if change.said.seq < size]
         for text, signed in (*signs, (self.key_at(size), size)):
             if signed > self._void.get(text, signed):
                 return f"key {text} is revoked: what it signs above size {self._void[text]} is void"
@@ -301,9 +301,9 @@ class KeyPolicy:
             raise NoteError(f"record {said.seq} ends key {said.old}, but {self.newest} signs there")
         if said.new in (one.key for one in self.ranges()):
             raise NoteError(f"record {said.seq} brings back key {said.new}, which has signed before")
-        if said.seq > self._void.get(said.old, said.seq):
+        if said.seq >= self._void.get(said.old, said.seq + 1):
             raise NoteError(
-                f"key {said.old} is revoked: its statement at {said.seq} is above size"
+                f"key {said.old} is revoked: its statement in record {said.seq} is above size"
                 f" {self._void[said.old]} and void"
             )
         return signed

@@ -52,6 +52,8 @@ def revoke_key(
         ids = ", ".join(one.key.split("+")[1] for one in ranges)
         raise OrderError(f"{key} is no checkpoint key of epoch {epoch} of {box}; they are {ids}")
     limit = size_max if size_max >= 0 else min(head.size, head.size if found.last is None else found.last)
+    if found.last is not None and limit == found.last < head.size:
+        limit += 1  # the record by which another key followed stays
     if found.void_above is not None and found.void_above <= limit:
         raise OrderError(f"{found.key} is revoked above size {found.void_above} already, which is stricter")
     word = RevokedKey(
@@ -63,7 +65,7 @@ def revoke_key(
         at_s=now_ns // 1_000_000_000,
         reason=reason,
     )
-    ends = found.last is None or limit < found.last
+    ends = found.last is None or limit <= found.last
     _keep(connection, word, sign_revoked(word, keyring.key), ends=ends)
     if epoch == row.epoch and ends:
         if row.state in (ACTIVE, BEHIND):

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgegw import verifier
 from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.core import journal
 from edgegw.core.exchange import HeldLog, PackageJudgement, judge_push
@@ -153,11 +154,11 @@ def test_keys_follow_one_after_the_other_and_never_come_back() -> None:
 def test_a_revoked_key_introduces_nobody_above_its_limit() -> None:
     """Who has stolen it would else only have to name a successor."""
     first = FIRST.public.text()
-    for limit, counts in ((CHANGE, True), (CHANGE - 1, False)):
+    for limit, counts in ((CHANGE + 1, True), (CHANGE, False), (CHANGE - 1, False)):
         policy = KeyPolicy(
             bank=BANK, box=BOX, epoch=1, first=first, parse=VerifyingKey.parse, void={first: limit}
         )
-        assert policy.open(checkpoint(FIRST, limit)).size == limit
+        assert policy.open(checkpoint(FIRST, min(limit, CHANGE))).size == min(limit, CHANGE)
         if counts:
             assert policy.extended([NOTE]).newest == SECOND.public.text()
         else:
@@ -165,6 +166,24 @@ def test_a_revoked_key_introduces_nobody_above_its_limit() -> None:
                 policy.open(checkpoint(FIRST, limit + 1))
             with pytest.raises(NoteError, match="revoked"):
                 policy.extended([NOTE])
+
+
+@pytest.mark.parametrize(
+    ("limit", "known", "counts"), [(9, True, True), (9, False, False), (CHANGE, False, False)]
+)
+def test_a_verifier_takes_no_successor_that_a_thief_has_named(limit: int, known: bool, counts: bool) -> None:
+    """Who has stolen a key that is revoked can write any record's number in a statement: only one that the
+    policy knows counts."""
+    origin = verifier.origin_of(journal.journal_origin(bank=BANK, box=BOX, epoch=1))
+    first = verifier.key_of(FIRST.public.text())
+    revoked = (verifier.Revoked(first, limit, "stolen"),)
+    policy = verifier.Policy(first, (NOTE,) if known else (), revoked)
+    keys = verifier.Keys((), None, {origin.text: policy})
+    if counts:
+        assert verifier.open_checkpoint(checkpoint(SECOND, 8), keys, (NOTE,)).size == 8
+    else:
+        with pytest.raises(verifier.Unverified, match="revoked by the hub"):
+            verifier.open_checkpoint(checkpoint(SECOND, 8), keys, (NOTE,))
 
 
 def test_a_reader_learns_the_key_from_the_record_in_the_package() -> None:

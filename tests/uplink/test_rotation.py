@@ -24,7 +24,7 @@ from edgegw.core.key_policy import KeyPolicy
 from edgegw.core.messages import Beat, LogHead, Open, PackageVerdict
 from edgegw.core.records import Kind, Mode, Request
 from edgegw.hub import schema
-from edgegw.hub.key_policies import notes_of
+from edgegw.hub.key_policies import notes_of, revoked_notes
 from edgegw.hub.operate import OrderError, release_epoch
 from edgegw.hub.void_keys import revoke_key
 from edgegw.ledger.export import export_journal
@@ -303,6 +303,38 @@ async def test_what_a_revoked_key_signs_later_is_void_everywhere(
     await synced(box, world)
     begun = world.row("SELECT key FROM journal_head WHERE box = :box AND epoch = 2", box=NORTH)
     assert begun == (fresh.public.text(),)
+
+
+async def test_the_key_before_is_revoked_and_the_box_goes_on(
+    changing: Changing, world: World, port: Port, tmp_path: Path, verified: Callable[..., dict[str, Any]]
+) -> None:
+    """Found in an old backup after its time: what it did in its time counts, its successor too."""
+    box, first = changing.box, changing.keys.current.public.text()
+    seq = await changing.change()
+    await port.open()
+    await synced(box, world)
+    with world.engine.begin() as connection:
+        revoked = revoke_key(
+            connection,
+            world.keyring,
+            box=NORTH,
+            epoch=0,
+            key=first.split("+")[1],
+            size_max=-1,
+            reason="found in a backup",
+            now_ns=1,
+        )
+        words = tuple(revoked_notes(connection, NORTH))
+    assert revoked.void_above == seq + 1
+    await box.pay(2, 10)
+    await synced(box, world)
+    assert world.row("SELECT state FROM box WHERE box = :box", box=NORTH) == ("active",)
+    policy = tmp_path / "keys"
+    known = policy_file(box.reader, world.hub_key.public)
+    policy.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, revoked=words)))
+    journal = journal_of(box.reader, tmp_path / "box.journal")
+    told = ("--policy", str(policy), "--hub-key", world.hub_key.public.text())
+    assert verified("journal", journal, *told)["verified"]
 
 
 def check_mirror(box: RealBox, world: World, folder: Path, message: Open) -> None:
