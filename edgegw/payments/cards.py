@@ -23,8 +23,9 @@ from edgegw.payments.vault_file import Act, VaultFailed, VaultFile
 KNOWN_MAX: Final = 65_536
 """Cards in memory, some 20 MB; others cost a read of the file."""
 LOST_HINT: Final = (
-    "Bring the vault's file and keys back from where they are and start again; where they are gone:"
-    " `edgegw vault accept-loss`, which gives those cards new tokens and their limits anew."
+    "Bring the vault's file and keys back from where they are and start again; where they are gone,"
+    " take what is left of vault.db away and start the box: `edgegw vault accept-loss` gives those cards new"
+    " tokens and their limits anew."
 )
 
 

@@ -165,6 +165,11 @@ class VaultFile:
             if owner == (0, 0):
                 vault._begin()
             fsync_directory(path.parent)
+        try:
+            vault._check_keys()
+        except VaultFailed:
+            connection.close()
+            raise
         return vault
 
     def _begin(self) -> None:
@@ -177,6 +182,19 @@ class VaultFile:
             self._db.execute("INSERT INTO key_version VALUES(?)", (number,))
             self._db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version={SCHEMA}")
+
+    def _check_keys(self) -> None:
+        """Open every key version now, with a card of it: under another vault's key each known card would be
+        taken for a new one. Raises VaultFailed."""
+        with self._writing():  # no rotation ends meanwhile
+            for number in self._versions():
+                self._open_version(number)
+                for row in self._all(
+                    """SELECT token, version, data_key, sealed FROM card
+                        WHERE version = ? AND sealed IS NOT NULL LIMIT 1""",
+                    number,
+                ):
+                    self._unsealed(*row)
 
     def close(self) -> None:
         """End the connection."""
@@ -269,7 +287,9 @@ class VaultFile:
             plaintext = sm4_gcm.unseal(opened, sealed, nonce=_ONLY_NONCE, associated=token.encode())
         except sm4_gcm.NotAuthentic:
             raise VaultFailed(
-                f"{self.path}: the card of token {token} was altered", hint="Restore the vault."
+                f"{self.path}: the card of token {token} was altered, or version {version} is another"
+                " vault's key",
+                hint="Restore the vault and its keys from one backup.",
             ) from None
         return Card(plaintext[:HASH_BYTES].hex(), plaintext[HASH_BYTES:].decode("ascii"))
 

@@ -116,11 +116,8 @@ def test_after_a_shredding_and_a_rotation_no_copy_gives_the_card(tmp_path: Path,
         assert isinstance(secret, bytes)
         assert secret not in live, "secret bytes stay in a free page or in the WAL"
     rotate(vault)
-    copy = VaultFile.open(before / "vault.db", keys_in(tmp_path))
-    for token in tokens.values():
-        with pytest.raises(VaultFailed, match="cannot be read"):
-            copy.card(token)
-    copy.close()
+    with pytest.raises(VaultFailed, match="cannot be read"):
+        VaultFile.open(before / "vault.db", keys_in(tmp_path))
     assert vault.card(tokens[POOR]) == (POOR, POOR_PAN)
     assert vault.mint({LOOKUP: PAN})[LOOKUP] != tokens[LOOKUP]
     assert vault.unknown({tokens[LOOKUP], "never"}) == ["never"]
@@ -254,7 +251,19 @@ def test_a_file_that_is_no_vault_and_one_without_keys_are_said(tmp_path: Path, v
     with pytest.raises(VaultFailed, match="there is no vault"):
         VaultFile.open(tmp_path / "none.db", keys_in(tmp_path))
     keys_in(tmp_path).destroy(1)
-    again = opened(tmp_path)
     with pytest.raises(VaultFailed, match="cannot be read"):
-        again.find(LOOKUP)
+        opened(tmp_path)
+
+
+def test_another_vaults_key_is_told_at_the_start(tmp_path: Path, vault: VaultFile) -> None:
+    """Under it no known card would be found: each would get a new token and its limits anew."""
+    token = vault.mint({LOOKUP: PAN})[LOOKUP]
+    version = tmp_path / "keys/version-1.key"
+    right = version.read_text()
+    version.write_text("ab" * 32 + "\n")
+    with pytest.raises(VaultFailed, match="another vault's key"):
+        opened(tmp_path)
+    version.write_text(right)
+    again = opened(tmp_path)
+    assert again.mint({LOOKUP: ""})[LOOKUP] == token
     again.close()
