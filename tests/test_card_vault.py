@@ -54,7 +54,7 @@ def test_the_commands_of_a_vault_need_no_running_box(tmp_path: Path) -> None:
 
     token = tokens[lookups[0]]
     assert told("reveal", token, *WHO) == (0, "622191******2576")
-    assert told("reveal", token, "--full", *WHO) == (0, REGISTERED)
+    assert told("reveal", lookups[0], "--full", *WHO) == (0, REGISTERED)
     assert told("reveal", tokens[lookups[1]], *WHO)[0] == 1, "its number was never shown"
     assert told("reveal", token, "--by", "mei", "--reason", f"card {REGISTERED}")[0] == 2
     assert told("rotate", *WHO) == (0, "2 cards lie under the new key version")
@@ -75,6 +75,21 @@ def test_the_commands_of_a_vault_need_no_running_box(tmp_path: Path) -> None:
         "vault-version"
     ) == 1
     assert list(SEARCH.in_file(tmp_path / "data/vault.db")) == []
+
+
+def test_a_shredding_that_was_killed_before_its_rotation_is_ended_by_the_same_command(tmp_path: Path) -> None:
+    """The card is gone from the file already, and every older copy still gives it."""
+    settings = tmp_path / "box.toml"
+    settings.write_text(BOX)
+    for folder in ("data", "anchor"):
+        (tmp_path / folder).mkdir()
+    keys = KeyFolder(OPEN_FILES, tmp_path / "secrets/vault", owner="b1/box-1/vault")
+    file = VaultFile.open(tmp_path / "data/vault.db", keys, create=True)
+    token = file.mint({"ab" * 32: REGISTERED})["ab" * 32]
+    file.shred(token, by="mei", reason="a test")
+    file.close()
+    done = edgegw("vault", "shred", str(settings), token, *WHO)
+    assert (done.exit_code, keys.numbers()) == (1, [2]), done.stdout
 
 
 class Hook:

@@ -155,7 +155,8 @@ def vault_shred(ctx: click.Context, settings: Path, cards: tuple[str, ...], by: 
     versions.
 
     No record changes: its token leads nowhere from then on, and an older copy of the vault opens nothing. A
-    card that comes again gets a new token. Exit code 1 when one of them is not in the vault.
+    card that comes again gets a new token. Killed at any moment, the same command goes on. Exit code 1 when
+    one of them is not in the vault, any more or at all.
 
     Example: edgegw vault shred box.toml "$CARD" --by mei --reason "the customer asked"
     """
@@ -168,7 +169,7 @@ def vault_shred(ctx: click.Context, settings: Path, cards: tuple[str, ...], by: 
             else:
                 missing += 1
                 click.echo(f"edgegw: card {number} is not in this vault", err=True)
-        if missing < len(cards):
+        if opened.counts().shredded:  # the rotation after an earlier shredding may have been killed
             _rotated(opened, by=by, reason=f"after shredding: {reason}"[:200])
             click.echo("older copies of the vault open nothing any more")
     if missing:
@@ -182,8 +183,8 @@ def vault_shred(ctx: click.Context, settings: Path, cards: tuple[str, ...], by: 
 @_person
 @click.pass_context
 def vault_reveal(ctx: click.Context, settings: Path, token: str, full: bool, by: str, reason: str) -> None:
-    """Print the number of the card behind a token, masked unless --full is given; who and why is on disk
-    before it is shown.
+    """Print the number of the card behind a token or a lookup, masked unless --full is given; who and why is
+    on disk before it is shown.
 
     Exit code 1 when the vault has no number for it.
 
@@ -192,7 +193,8 @@ def vault_reveal(ctx: click.Context, settings: Path, token: str, full: bool, by:
     from edgegw.payments.vault import mask
 
     with _opened(settings) as (_, opened):
-        card = opened.card(_token(opened, token))
+        token = _token(opened, token)  # what is kept of it must not name the card once it is shredded
+        card = opened.card(token)
         if card is None or not card.number:
             click.echo("edgegw: the vault has no number for this token", err=True)
             ctx.exit(ExitCode.FOUND)
