@@ -221,8 +221,9 @@ class TokenServer:
         of when it was issued."""
         revoked = self._revoked
         for one in ids:
-            if one in revoked.tokens:
-                raise TokenError("token_revoked", f"it was revoked: {revoked.tokens[one]}")
+            for known in (one, _signed_id(client, one)):
+                if known in revoked.tokens:
+                    raise TokenError("token_revoked", f"it was revoked: {revoked.tokens[known]}")
         until_s = max(revoked.until_s.get(client, 0), revoked.until_s.get("", 0))
         if issued_at_s <= until_s:
             raise TokenError("token_revoked", f"what {client} had until {until_s} was revoked")
@@ -384,7 +385,8 @@ class TokenServer:
                     now_s=now_s,
                     lifetime_seconds_max=LONGEST_TOKEN_S,
                 )
-                client, token_id, expires_s = own.rule.name, own.token_id, own.expires_at_s
+                client, expires_s = own.rule.name, own.expires_at_s
+                token_id = _signed_id(client, own.token_id) if own.token_id else ""
         except TokenError:
             return
         self._check_own(client, said)
@@ -434,6 +436,11 @@ def _words_of_the_store() -> Iterator[None]:
         ) from None
     except TooMany:
         raise OAuthError("invalid_client", "too many assertions of this client; let some expire") from None
+
+
+def _signed_id(client: str, token_id: str) -> str:
+    """How what a client has signed itself is revoked by it: it chose the id, maybe as another's is."""
+    return f"{client}:{token_id}"
 
 
 def _rule_of(site: Site) -> TokenRule:

@@ -420,6 +420,23 @@ def test_a_client_revokes_its_own_tokens_and_nobody_else_s(place: Place) -> None
     assert place.client(mine.access_token).name == "till"
 
 
+def test_a_client_that_names_its_token_as_another_s_is_named_revokes_its_own_alone(place: Place) -> None:
+    """Clients choose the jti of what they sign; by one that is chosen alike nobody may stop the other."""
+    theirs = place.begin("other")
+    family = place.client(theirs.access_token).family
+    claims = {"aud": BOX, "iat": NOW, "exp": NOW + 300}
+    for jti in ("1", place.client(theirs.access_token).token_id, family):
+        mine, alike = (
+            jwt.encode(claims | {"iss": name, "sub": name, "jti": jti}, KEYS[name], algorithm="EdDSA")
+            for name in ("till", "other")
+        )
+        place.server.revoke(place.site, place.said(), token=mine)
+        assert place.code(mine) == "token_revoked"
+        assert place.client(alike).name == "other"
+    assert place.client(theirs.access_token).name == "other"
+    place.refresh(theirs.refresh_token, "other")
+
+
 def test_revocations_are_let_go_once_nothing_is_left_to_revoke(place: Place, tmp_path: Path) -> None:
     """A set that only grows would be slow after a year."""
     for _ in range(3):
