@@ -50,6 +50,7 @@ CLOCK_HINT: Final = (
 FORM: Final = re.compile(
     r"application/x-www-form-urlencoded(?:\s*;\s*charset=\"?utf-8\"?)?\s*", re.IGNORECASE
 )
+_BASE: Final = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _UNAUTHORIZED: Final = 401
 FORM_ERRORS: Final = {
     400: ("invalid_request", "invalid_grant", "invalid_scope", "unsupported_grant_type"),
@@ -273,6 +274,8 @@ class TokenHandlers:
         """RFC 8414's document; its addresses are those by which the client has asked."""
         own, site = self._server.issuer, self._gateway.site
         base = own if own.startswith("http") else call.base
+        if not _BASE.fullmatch(base):
+            raise Unanswered("malformed_http", "the Host header is no host with its port", field="Host")
         names = {*SCOPES, *(() if site is None else groups_of(site))}
         methods, algorithms = ["private_key_jwt"], ["EdDSA"]
         metadata = Metadata(
