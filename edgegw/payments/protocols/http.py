@@ -116,9 +116,10 @@ class _Peer(web.RequestHandler):
     """One connection: what aiohttp would answer in its own words becomes a problem document, too. In `peers`
     from the moment that it is accepted."""
 
-    def __init__(self, server: web.Server, peers: set[_Peer], **options: Any) -> None:
+    def __init__(self, server: web.Server, peers: set[_Peer], lines: Lines, **options: Any) -> None:
         super().__init__(server, **options)
         self._peers = peers
+        self._lines = lines
         peers.add(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -137,7 +138,8 @@ class _Peer(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun already")
         said = _QUOTED.split(message or "", maxsplit=1)[0].strip(" *.") or "the address is not one"
-        _peer_log.warning("not a request from %s: %s", request.remote, type(exc).__name__)
+        if self._lines.take():
+            _peer_log.warning("not a request from %s: %s", request.remote, type(exc).__name__)
         code = "malformed_http" if status < web.HTTPInternalServerError.status_code else "internal_error"
         response = _problem(request, Unanswered(code, said))
         response.force_close()
@@ -191,6 +193,8 @@ class HttpServer:
         )
         self._shares = Shares(each_max=options.client_requests_max)
         self._lines = Lines(each_minute_max=LINES_EACH_MINUTE)
+        self._rubbish_lines = Lines(each_minute_max=LINES_EACH_MINUTE)
+        """Apart, so that rubbish does not hide who was refused."""
         self._rates = Rates(site=lambda: gateway.site)
         document = _encode(build_document(OPERATIONS, version=gateway.version))
         self._handlers = Handlers(gateway, document, self._speakers.sessions)
@@ -231,7 +235,7 @@ class HttpServer:
             raise RuntimeError("the runner of aiohttp made no server")
         loop = asyncio.get_running_loop()
         accept = bounded(
-            lambda: _Peer(http, self._peers, loop=loop, **self._peer),
+            lambda: _Peer(http, self._peers, self._rubbish_lines, loop=loop, **self._peer),
             count=lambda: len(self._peers),
             connections_max=self._options.connections_max,
             answer=_BUSY,

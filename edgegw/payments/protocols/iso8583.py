@@ -631,9 +631,10 @@ class Iso8583Server:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._serving) >= self._options.connections_max:
             self._terminals.count("connection_refused")
-            logger.warning(
-                "iso8583: a connection was refused; connections_max is %s", self._options.connections_max
-            )
+            if self._terminals.may_log():
+                logger.warning(
+                    "iso8583: a connection was refused; connections_max is %s", self._options.connections_max
+                )
             writer.transport.abort()
             return
         connection = _Connection(self._terminals, reader, writer)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgegw import verifier
+from edgegw.access.arrivals import LINES_EACH_MINUTE
 from edgegw.core.records import Mode
 from edgegw.payments.protocols import discover
 from edgegw.payments.protocols.http import HttpOptions, HttpServer, start
@@ -424,6 +425,28 @@ async def test_what_is_no_request_is_answered_with_a_problem_too(
     assert problem["message"]
     assert problem["hint"]
     assert PAN not in body.decode() + caplog.text
+
+
+async def test_rubbish_fills_no_log(branch: Branch, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reaches the port could else push all that matters out of the log."""
+    for _ in range(3 * LINES_EACH_MINUTE):
+        await talk(branch, b"hello\r\n\r\n")
+    assert 0 < len([one for one in caplog.records if "not a request" in one.message]) <= 2 * LINES_EACH_MINUTE
+
+
+async def test_a_host_that_is_none_is_the_sender_s_fault(branch: Branch) -> None:
+    """Nobody has to show who he is there: a failure of the program would count against new settings, and let
+    a stranger take them back."""
+    for host in (b"\xff\xfe", b'a"b<>', b"", b"a b"):
+        top, _, body = (
+            await talk(
+                branch,
+                b"GET /.well-known/oauth-authorization-server HTTP/1.1\r\nHost: %b\r\n" % host,
+                b"Connection: close\r\n\r\n",
+            )
+        ).partition(b"\r\n\r\n")
+        assert (int(top.split()[1]), json.loads(body)["code"]) == (400, "malformed_http")
+    assert 'event="failed"' not in branch.metrics.exposition()[0].decode()
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip", "deflate"])

@@ -389,6 +389,19 @@ async def test_a_silent_peer_and_one_too_many_cost_nothing(tmp_path: Path) -> No
         assert (here.gateway.events["connected"], here.gateway.events["connection_refused"]) == (3, 0)
 
 
+async def test_connections_beyond_what_it_takes_fill_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reaches the port could else push all that matters out of the log."""
+    monkeypatch.setattr("edgegw.payments.protocols.iso8583._LOGGED_EACH_MINUTE_MAX", 5)
+    async with branch(tmp_path, connections_max=1) as here:
+        await here.connect()
+        await until(lambda: here.gateway.events["connected"] == 1, "the first to be let in")
+        for _ in range(30):
+            assert await (await here.connect()).ended()
+    assert 0 < len([one for one in caplog.records if "connection was refused" in one.message]) <= 2 * 5
+
+
 async def test_a_half_closed_peer_still_gets_its_answers(tmp_path: Path) -> None:
     """Some clients send, shut their half and read: the payment is made, so its answer is owed."""
     async with branch(tmp_path) as here:
