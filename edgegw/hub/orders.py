@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Connection, func, insert, select
 
 from edgegw.access.operators import CHECKER, MAKER, OperatorError, Person
+from edgegw.core.card_numbers import holds_card_number
 from edgegw.core.journal import sm3
 from edgegw.hub.database import Database
 from edgegw.hub.keyring import Keyring
@@ -129,6 +130,7 @@ def give(
 ) -> Given:
     """Order something: it is carried out at once, or it waits for another person; raises what the order
     raises, and OperatorError."""
+    _check(reason)
     desk = _Desk(connection, keyring, by=by, now_ns=now_ns)
     number, name = desk.number(), str(action.__struct_config__.tag)
     named = {
@@ -148,6 +150,12 @@ def give(
     outcome = action.run(scene)
     desk.write(Ordered(**named, outcome=outcome), role=MAKER, action=name)
     return Given(number, True, outcome)
+
+
+def _check(reason: str) -> None:
+    """Raises OrderError where a reason names a card: it is kept for ever, at every box as well."""
+    if holds_card_number(reason):
+        raise OrderError("the reason holds what looks like a card number; write its last four digits")
 
 
 def recall_first(
@@ -198,6 +206,7 @@ def reject(
     connection: Connection, keyring: Keyring, number: int, *, by: Person, reason: str, now_ns: int
 ) -> Given:
     """Say no to what waits: as another person, or as its maker who takes it back."""
+    _check(reason)
     desk = _Desk(connection, keyring, by=by, now_ns=now_ns)
     proposed, leaf = _waiting(desk, number)
     role = MAKER if by.name == proposed.by else CHECKER

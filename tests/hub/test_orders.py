@@ -272,6 +272,19 @@ def test_a_bank_that_lists_nobody_acts_at_once_and_has_it_in_writing(desk: Desk)
     assert desk.problems() == []
 
 
+def test_a_reason_that_names_a_card_is_not_kept(desk: Desk) -> None:
+    """It would stand in the log of orders and in the journal of every box for ever."""
+    names_it, keyring = "card 6221 9173 4608 2576 is stolen", desk.world.keyring
+    with pytest.raises(OrderError, match="card number"):
+        desk.do(lambda c: give(c, keyring, FREEZE, by=Person("mei"), reason=names_it, now_ns=1))
+    number = desk.give(FREEZE).number
+    with pytest.raises(OrderError, match="card number"):
+        desk.do(
+            lambda c: reject(c, desk.keyring, number, by=person("li"), reason=names_it, now_ns=desk.now_ns)
+        )
+    assert [order.state for order in desk.orders()] == ["waiting"]
+
+
 def test_settings_without_operators_leave_a_trace(desk: Desk) -> None:
     """Whoever may edit the hub's settings can order alone for a moment; the log says that they did."""
     desk.give(FREEZE)
