@@ -395,7 +395,7 @@ def _place(holder: Holder, reply: Enrolled) -> bytes:
     tls = enrolled_table(holder.settings)
     write_authorities(Path(tls.ca_file), reply.authorities, kinds_of(holder.settings))
     try:
-        keep_lists(crl_file(holder.settings), reply.crls, ca_file=Path(tls.ca_file))
+        keep_lists(crl_file(holder.settings), reply.crls, ca_file=Path(tls.ca_file), is_fresh=True)
     except ValueError as problem:
         raise EnrolmentError(f"the hub's lists of revoked certificates: {problem}") from None
     holder.time.heard(reply.hub_time_s)

@@ -18,7 +18,7 @@ import structlog
 
 from edgegw.access.key_files import KeyFileError
 from edgegw.access.places import PlaceAway
-from edgegw.access.revocation_lists import is_listed, keep_lists
+from edgegw.access.revocation_lists import OlderList, is_listed, keep_lists
 from edgegw.core.enrolment import CRL_PATH, EnrolmentError, Refusal
 from edgegw.enrolment import (
     EnrolmentRefused,
@@ -76,6 +76,7 @@ class Renewal:
         self._failures = 0
         self._lists_at_s = -LISTS_S
         self._refused = False
+        self._is_time_in_doubt = False
         self._problem = ""
         self._hint = ""
 
@@ -106,10 +107,11 @@ class Renewal:
 
     async def once(self) -> float:
         """Do what is due; for how many seconds there is nothing to do then."""
-        if self._holder.time.now_s() >= self._lists_at_s + LISTS_S:
+        if not 0 <= self._holder.time.now_s() - self._lists_at_s < LISTS_S:
             # First: their date is the newest word on the time that a box with a wrong clock can get.
             await self._attempt(self._fetch_lists)
-        if self._holder.time.now_s() >= self._due_s() and not await self._attempt(self._renew):
+        is_due = self._is_time_in_doubt or self._holder.time.now_s() >= self._due_s()
+        if is_due and not await self._attempt(self._renew):
             return self._pause_s()
         if self._failures:
             return self._pause_s()
@@ -153,6 +155,7 @@ class Renewal:
         if where is None:
             return
         reply = await renew(self._holder, where=where)
+        self._is_time_in_doubt = False
         self._late = self._chance() * JITTER
         ends_s = self._holder.files.life().ends_s
         _log.info("certificate_renewed", box=reply.box, ends_s=int(ends_s), generation=reply.generation)
@@ -164,7 +167,14 @@ class Renewal:
             return
         lists = [await get(where, CRL_PATH + kind) for kind in sorted(kinds_of(settings))]
         ca_file = Path(enrolled_table(settings).ca_file)
-        self._holder.time.at_least(keep_lists(crl_file(settings), lists, ca_file=ca_file))
+        try:
+            made_s = keep_lists(crl_file(settings), lists, ca_file=ca_file)
+        except OlderList:
+            # The hub's clock may have been ahead when it made the one held, and this box believes it ever
+            # since. The answer to a renewal is fresh beyond doubt.
+            self._is_time_in_doubt = True
+            raise
+        self._holder.time.at_least(made_s)
         self._lists_at_s = self._holder.time.now_s()
         if is_listed(crl_file(settings), self._holder.files.held()):
             raise EnrolmentRefused(Refusal.REVOKED, "its list has this box's certificate")

@@ -189,3 +189,23 @@ async def test_a_machine_whose_clock_stopped_renews_by_the_centres_time(
     await box.renewal.once()
     assert box.serial != first
     assert box.renewal.status.clock_ahead_s < -300 * DAY_S
+
+
+async def test_a_hub_whose_clock_was_years_ahead_for_a_day_locks_no_box_out(
+    tmp_path: Path, centre: Centre
+) -> None:
+    """Its word, its list and its certificate of that day would else be the newest for years."""
+    box = await Enrolled.at(centre, tmp_path / "box")
+    centre.ahead_s += 2_000 * DAY_S
+    await box.renewal.once()
+    ahead = box.serial
+    centre.ahead_s -= 2_000 * DAY_S
+    box.pass_days(1)
+    await box.renewal.once()
+    assert box.serial != ahead
+    assert abs(box.renewal.status.clock_ahead_s) < 60
+    assert (box.renewal.status.state, 89 < box.renewal.status.days_left < 91) == ("well", True)
+    box.pass_days(1)
+    after = box.serial
+    await box.renewal.once()
+    assert (box.renewal.status.problem, box.serial) == ("", after)

@@ -1,6 +1,7 @@
 """Lists of revoked certificates (CRLs), as they come from a CA: checked before they replace the ones held.
 
-A list counts that a known CA has signed and that is not older than the one held. Leaves out fetching them
+A list counts that a known CA has signed and that is not older than the one held, unless it came with a fresh
+word of the hub's. Leaves out fetching them
 (`edgegw.renewal`) and refusing by them (`access.revocations`).
 """
 
@@ -19,10 +20,15 @@ from edgegw.access.revocations import is_signed_by
 _BEGIN: Final = b"-----BEGIN X509 CRL-----"
 
 
-def keep_lists(path: Path, lists: Sequence[bytes], *, ca_file: Path) -> float:
+class OlderList(ValueError):
+    """A list is older than the one held: somebody shows an old one, or the CA's clock was ahead once."""
+
+
+def keep_lists(path: Path, lists: Sequence[bytes], *, ca_file: Path, is_fresh: bool = False) -> float:
     """Write those of these CRLs (DER) that the CAs in ca_file have signed, as PEM; when the newest was made,
-    Unix seconds. Raises ValueError for one that is no list or older than the one held, KeyFileError where it
-    cannot be kept."""
+    Unix seconds. is_fresh: the hub has signed them for this moment, so that their dates do not matter. Raises
+    ValueError for one that is no list, OlderList for one that is older than the one held, KeyFileError where
+    it cannot be kept."""
     try:
         authorities = x509.load_pem_x509_certificates(ca_file.read_bytes())
     except OSError as problem:
@@ -33,8 +39,8 @@ def keep_lists(path: Path, lists: Sequence[bytes], *, ca_file: Path) -> float:
         issuer = _whose(fresh)
         if not any(is_signed_by(fresh, ca) for ca in authorities):
             continue
-        if issuer in kept and fresh.last_update_utc < kept[issuer].last_update_utc:
-            raise ValueError(f"the list of {fresh.last_update_utc} is older than the one held")
+        if not is_fresh and issuer in kept and fresh.last_update_utc < kept[issuer].last_update_utc:
+            raise OlderList(f"the list of {fresh.last_update_utc} is older than the one held")
         kept[issuer] = fresh
     if not kept:
         raise ValueError("none of the lists is signed by a CA of this box's")
