@@ -42,9 +42,9 @@ from edgegw.core.enrolment import (
 from edgegw.errors import OperatingError
 from edgegw.exchange_http import problem
 from edgegw.hub.app import Hub
-from edgegw.hub.enrolments import UNAUTHENTIC, Desk, No, Scene
+from edgegw.hub.enrolments import TOLD_AGAIN_NS, UNAUTHENTIC, Desk, No, Scene
 from edgegw.hub.identities import lock_identities
-from edgegw.hub.identity_log import note_event
+from edgegw.hub.identity_log import note_event, was_told
 
 BODIES_MAX: Final = 16
 BODIES_EACH_MAX: Final = 4
@@ -243,7 +243,10 @@ class Enrolment:
 
 
 def _note_flood(connection: Connection, remote: str, *, now_ns: int) -> None:
+    """Write down that somebody floods, once in a while, lest that bury the other alarms."""
     lock_identities(connection)
+    if was_told(connection, Refusal.TOO_MANY.value, of=None, since_ns=now_ns - TOLD_AGAIN_NS):
+        return
     note_event(
         connection,
         Refusal.TOO_MANY.value,

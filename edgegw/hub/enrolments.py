@@ -80,6 +80,9 @@ UNAUTHENTIC: Final = frozenset(
     {Refusal.CLAIM_UNKNOWN, Refusal.BAD_SIGNATURE, Refusal.NOT_ENROLLED, Refusal.CLAIM_DEAD}
 )
 """What anybody can be refused for."""
+MADE_UP: Final = frozenset({Refusal.CLAIM_UNKNOWN, Refusal.NOT_ENROLLED})
+"""Of these, the ones that may name any claim and box: one row stands for all of a while, lest they bury an
+alarm that is authentic."""
 
 
 class No(NamedTuple):
@@ -497,7 +500,8 @@ def _note_refused(scene: Scene, refused: No, *, box: str, claim: str = "") -> No
     code, since_ns = refused.code.value, scene.now_ns - TOLD_AGAIN_NS
     if refused.code in UNAUTHENTIC and not scene.told():
         return
-    if was_told(scene.connection, code, box=box, claim=claim, remote=scene.remote, since_ns=since_ns):
+    of = None if refused.code in MADE_UP else (box, claim, scene.remote)
+    if was_told(scene.connection, code, of=of, since_ns=since_ns):
         return
     _note(scene, refused.code.value, box=box, claim=claim, detail=refused.text, alarm=refused.is_alarm)
 

@@ -56,13 +56,14 @@ def note_event(
     return number
 
 
-def was_told(connection: Connection, event: str, *, box: str, claim: str, remote: str, since_ns: int) -> bool:
-    """Whether the same was written down since: what asks again and again fills no table."""
+def was_told(connection: Connection, event: str, *, of: tuple[str, str, str] | None, since_ns: int) -> bool:
+    """Whether the same was written down since: what asks again and again fills no table. of: box, claim and
+    address; None for whichever, where the peer may have made them up."""
     table = identity_event.c
-    same = (
-        (table.event == event) & (table.box == box) & (table.claim == claim) & (table.remote == remote[:64])
-    )
-    query = select(table.number).where(same, table.at_ns > since_ns).limit(1)
+    query = select(table.number).where(table.event == event, table.at_ns > since_ns).limit(1)
+    if of is not None:
+        box, claim, remote = of
+        query = query.where(table.box == box, table.claim == claim, table.remote == remote[:64])
     return connection.execute(query).first() is not None
 
 
