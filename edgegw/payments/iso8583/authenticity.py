@@ -47,11 +47,14 @@ class Authenticity:
         """Whether a terminal must send a MAC."""
         return self.keys.ring(terminal) is not None
 
-    def own_key(self, terminal: str) -> bytes | None:
-        """What the box signs with to a terminal that has not shown which key it has; None without keys."""
-        ring = self.keys.ring(terminal)
-        current = None if ring is None else ring.current
-        return None if current is None else current.key
+    def shown_key(self, raw: bytes, message: Message) -> bytes | None:
+        """The key under which this message is right, None where under none: an answer to it is signed with
+        that alone. A signed refusal to whoever asks in a terminal's name would be played to the terminal as
+        the answer to what was booked."""
+        ring = self.keys.ring(message.get(41))
+        versions = [] if ring is None else ring.good(key_change.named_version(message))
+        right = (one.key for one in versions if is_authentic(one.key, raw, message, self._codec))
+        return next(right, None)
 
     def checked(self, raw: bytes, message: Message, terminal: str) -> bytes | Rejection | None:
         """The key under which this message of a terminal is right, None of one without keys; else why it is

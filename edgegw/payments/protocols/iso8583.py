@@ -18,8 +18,10 @@ the connection, and what is not answered yet is repeated or reversed, as after a
 **Who may speak.** Field 41 names a terminal of the site's settings, field 42 (if sent) its merchant. It signs
 on once per connection; a sign-on without field 41 signs on every terminal that has no key. A terminal with a
 key file must send a MAC in its last field (64, or 128), and gets one: the first 8 bytes of HMAC-SM3 over all
-bytes before it. One with `certificates` in the site's settings is heard only on a connection that has shown
-one of them in TLS, its own or that of the switch in front of it; others are answered 63.
+bytes before it. An answer to what came without a right MAC has none either: it is a hint for people, and a
+terminal goes on to wait, repeat or reverse. One with `certificates` in the site's settings is heard only on
+a connection that has shown one of them in TLS, its own or that of the switch in front of it; others are
+answered 63.
 
 **Keys.** The last four digits of field 53 may say which version of its key a terminal uses; with 0000 or
 without the field the box tries those that are good. 0800 with field 70 = 161 asks for the next key, which
@@ -332,10 +334,11 @@ class Terminals:
 
 
 class _Asked:
-    """One message as it came, and the key under which it was right."""
+    """One message as it came, decoded, and the key under which it was right."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw: Final = raw
+        self.message: Message | None = None
         self.key: bytes | None = None
 
 
@@ -454,7 +457,10 @@ class _Connection:
         asked = _Asked(raw)
         reply = await self._reply(asked)
         if reply is not None:
-            await self._send(reply, asked.key or self._terminals.authenticity.own_key(reply.get(41)))
+            key = asked.key
+            if key is None and asked.message is not None:
+                key = self._terminals.authenticity.shown_key(asked.raw, asked.message)
+            await self._send(reply, key)
 
     async def _send(self, message: Message, key: bytes | None) -> None:
         codec = self._terminals.codec
@@ -473,7 +479,7 @@ class _Connection:
     async def _reply(self, asked: _Asked) -> Message | None:
         self._terminals.count("received")
         try:
-            message = self._terminals.codec.decode(asked.raw)
+            message = asked.message = self._terminals.codec.decode(asked.raw)
         except FrameError as error:
             return self._rejected(error.partial, Rejection(messages.FORMAT_ERROR, error.word, str(error)))
         if message.mti == _INVITED:

@@ -264,6 +264,30 @@ async def test_a_terminal_with_a_key_needs_a_right_mac_and_gets_one(tmp_path: Pa
         assert raw[-16:] == hmac_sm3(TERMINAL_KEY, raw[:-16])[:8].hex().upper().encode()
 
 
+async def test_no_refusal_is_signed_for_whoever_asks_in_a_terminal_s_name(tmp_path: Path) -> None:
+    """On the terminal's own line it would be the answer to a payment that was booked: paid, and told that it
+    was not."""
+    named = {41: "T0000009", 42: "M2".ljust(15)}
+    bare = changed(PAYMENT, named)
+    strange = [
+        bare,
+        encode_with_mac(bytes(32), CODEC.decode(bare), CODEC),
+        changed(PAYMENT, named | {4: None}),
+        changed(SIGN_ON, {41: "T0000009"}),
+    ]
+    async with branch(tmp_path) as here:
+        stranger = await here.connect()
+        for raw in strange:
+            await stranger.send(raw)
+            answer = await stranger.receive_raw()
+            assert CODEC.decode(answer).fields[39] != "00"
+            assert answer[-16:] != hmac_sm3(TERMINAL_KEY, answer[:-16])[:8].hex().upper().encode()
+        await stranger.send(encode_with_mac(TERMINAL_KEY, CODEC.decode(strange[2]), CODEC))
+        answer = await stranger.receive_raw()
+        assert CODEC.decode(answer).fields[39] == "30"
+        assert answer[-16:] == hmac_sm3(TERMINAL_KEY, answer[:-16])[:8].hex().upper().encode()
+
+
 async def test_new_site_settings_take_effect_without_a_restart(tmp_path: Path) -> None:
     """A terminal that was taken off the list must not go on until the next reboot."""
     async with branch(tmp_path) as here:
