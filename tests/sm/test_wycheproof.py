@@ -117,6 +117,24 @@ def test_signatures_in_wycheproofs_form_are_decided(tmp_path: Path, form: str, o
     assert len(wrong_in(_file(tmp_path, "SM2", group, turned))) == 2
 
 
+@pytest.mark.parametrize("own_id", [sm2.USER_ID, b"ALICE123@YAHOO.COM"])
+@pytest.mark.parametrize("as_pem", [True, False])
+def test_other_projects_write_ids_as_text_and_keys_in_other_forms(
+    tmp_path: Path, own_id: bytes, as_pem: bool
+) -> None:
+    """A valid signature that is refused for the form of its file hides what the file is there to find."""
+    key = PrivateKey.generate()
+    form = {"publicKeyPem": key.public.to_pem().decode()} if as_pem else {"key": key.public.point.hex()}
+    one = {
+        "tcId": 1,
+        "msg": b"pay".hex(),
+        "sig": sm2.to_der(key.sign(b"pay", user_id=own_id)).hex(),
+        "userId": own_id.decode(),
+        "result": "valid",
+    }
+    assert wrong_in(_file(tmp_path, "SM2", {"type": "Sm2Verify"} | form, [one])) == []
+
+
 def test_what_the_product_has_not_is_said_and_not_passed_over(tmp_path: Path) -> None:
     """A file of another mode of SM4 shows up as skipped, with its name."""
     found = _file(tmp_path, "SM4-CCM", {"type": "AeadTest"}, [])

@@ -7,7 +7,10 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from string import hexdigits
 from typing import Any, Final, NamedTuple
+
+from edgegw.sm.sm2 import PublicKey
 
 FOLDER: Final = Path(
     os.environ.get(
@@ -68,7 +71,11 @@ def files_of_sm(folder: Path = FOLDER) -> list[Vectors]:
 
 def point_of(group: dict[str, Any]) -> bytes:
     """The uncompressed public point of a group of signatures."""
-    key = group.get("publicKey") or group["key"]
+    key = group.get("publicKey") or group.get("key")
+    if key is None:
+        return PublicKey.from_pem(group["publicKeyPem"].encode()).point
+    if isinstance(key, str):
+        return bytes.fromhex(key)
     if "uncompressed" in key:
         return bytes.fromhex(key["uncompressed"])
     halves = [int(key[name], 16).to_bytes(32, "big") for name in ("wx", "wy")]
@@ -76,9 +83,12 @@ def point_of(group: dict[str, Any]) -> bytes:
 
 
 def user_id_of(group: dict[str, Any], test: dict[str, Any], default: bytes) -> bytes:
-    """The user id under which a signature stands: in hex, of the test or its group, else the usual one."""
+    """The user id under which a signature stands, in hex or as text, of the test or its group, else the usual
+    one."""
     for holder in (test, group):
         for name in ("userId", "userID", "id", "uid"):
-            if isinstance(holder.get(name), str):
-                return bytes.fromhex(holder[name])
+            said = holder.get(name)
+            if isinstance(said, str):
+                is_hex = len(said) % 2 == 0 and set(said) <= set(hexdigits) and said.encode() != default
+                return bytes.fromhex(said) if is_hex else said.encode()
     return default
