@@ -15,7 +15,7 @@ import os
 import resource
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -98,6 +98,13 @@ class Keystore:
                 rename_key_file(path, to)
         else:
             rename_key_file(path, to)
+
+    def shred(self, path: Path) -> None:
+        """Overwrite a key's file and take it away, and what a killed process has left half-written of it;
+        raises KeyFileError."""
+        with self._alone() if self.place != FILES else nullcontext():  # no move writes it anew meanwhile
+            for file in (*drafts_of(path), path):
+                shred_key_file(file)
 
     def replace(self, key: KeyFile, content: bytes) -> None:
         """Write other content to the key's file, whole or not at all, sealed as `create` seals it; raises

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from edgegw.access.key_files import KeyFileError, shred_key_file
+from edgegw.access.key_files import KeyFileError
 from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.access.places import PlaceAway
 from edgegw.payments.vault import KEY_BYTES, SecretFileError, read_key
@@ -67,7 +67,7 @@ class KeyFolder:
     def destroy(self, number: int) -> None:
         """Take a version's file away; raises VaultFailed."""
         try:
-            shred_key_file(self._file(number).path)
+            self._keystore.shred(self._file(number).path)
         except KeyFileError as problem:
             raise VaultFailed(str(problem), hint=problem.hint) from None
 

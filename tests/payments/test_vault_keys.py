@@ -63,3 +63,14 @@ def test_a_version_of_another_box_or_for_another_use_is_refused(tmp_path: Path) 
         keystore(tmp_path).create(wrong, b"00" * 32 + b"\n")
         with pytest.raises(VaultFailed, match="it holds the"):
             opened(tmp_path, keystore(tmp_path))[0].find(LOOKUP)
+
+
+def test_a_version_that_is_destroyed_leaves_no_draft_of_itself(tmp_path: Path) -> None:
+    """A move of keys that was killed left one, which opens every copy of the vault from before a shredding."""
+    vault, keys = opened(tmp_path, keystore(tmp_path))
+    [file] = keys.files()
+    draft = file.path.with_name(f".{file.path.name}.0123456789abcdef")
+    draft.write_bytes(file.path.read_bytes())
+    rotate(vault)
+    vault.close()
+    assert [path.name for path in file.path.parent.iterdir()] == ["version-2.key"]
