@@ -66,7 +66,10 @@ class VaultFailed(OperatingError):
 
     code = "vault_unavailable"
     next = Next.PAUSE
-    default_hint = "Payments without a card go on. Read `edgegw vault status`, and mend the disk or the keys."
+    default_hint = (
+        "Payments without a card go on. Mend the disk or the keys; if file or keys are gone for good, take what"
+        " is left of vault.db away, start the box, and `edgegw vault accept-loss`."
+    )
 
 
 class VersionKeys(Protocol):
