@@ -67,8 +67,8 @@ class VaultFailed(OperatingError):
     code = "vault_unavailable"
     next = Next.PAUSE
     default_hint = (
-        "Payments without a card go on. Mend the disk or the keys; if file or keys are gone for good, take what"
-        " is left of vault.db away, start the box, and `edgegw vault accept-loss`."
+        "Payments without a card go on. Mend the disk or the keys; if either is gone for good, take what is"
+        " left of vault.db away, start the box, and `edgegw vault accept-loss`."
     )
 
 

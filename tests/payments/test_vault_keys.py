@@ -66,7 +66,7 @@ def test_a_version_of_another_box_or_for_another_use_is_refused(tmp_path: Path) 
 
 
 def test_a_version_that_is_destroyed_leaves_no_draft_of_itself(tmp_path: Path) -> None:
-    """A move of keys that was killed left one, which opens every copy of the vault from before a shredding."""
+    """A move of keys that was killed left one, which opens any copy of the vault from before a shredding."""
     vault, keys = opened(tmp_path, keystore(tmp_path))
     [file] = keys.files()
     draft = file.path.with_name(f".{file.path.name}.0123456789abcdef")
