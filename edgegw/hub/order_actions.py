@@ -145,9 +145,12 @@ class VoidKey(Action, frozen=True, kw_only=True, tag="revoke-key"):
             now_ns=scene.now_ns,
         )
         after = " It is the key that signs now: `edgegw order new-epoch` lets the box go on with another one."
+        more = void_keys.signing_in(scene.connection, scene.keyring, self.box, revoked.key)
+        others = f" It still counts in epoch {', '.join(map(str, more))}: revoke it there, too, with --epoch."
         return (
             f"{revoked.key} of {self.box} is void above size {revoked.void_above}; verifiers take it from"
             f" `edgegw keys policy --box {self.box} --output FILE`.{after if revoked.last is None else ''}"
+            f"{others if more else ''}"
         )
 
 

@@ -79,6 +79,18 @@ def revoke_key(
     return found._replace(void_above=limit)
 
 
+def signing_in(connection: Connection, keyring: Keyring, box: str, key: str) -> list[int]:
+    """In which epochs of a box this key signs and is not revoked: it may have begun several."""
+    table, hub = schema.journal_head, keyring.key.public
+    heads = connection.execute(select(table).where(table.c.box == box).order_by(table.c.epoch)).all()
+    policies = {head.epoch: policy_of(connection, head, hub_key=hub, bank=keyring.bank) for head in heads}
+    return [
+        epoch
+        for epoch, policy in policies.items()
+        if any(one.key == key and one.void_above is None for one in policy.ranges())
+    ]
+
+
 def _keep(connection: Connection, word: RevokedKey, note: str, *, ends: bool) -> None:
     table = schema.revoked_key
     place = (table.c.box == word.box) & (table.c.epoch == word.epoch)

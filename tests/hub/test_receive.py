@@ -1,5 +1,6 @@
 """What boxes push: kept once, replayed whole, and never believed beyond what was handed out."""
 
+import msgspec
 import pytest
 
 from edgegw.core.journal import Checkpoint, journal_origin
@@ -7,6 +8,7 @@ from edgegw.core.messages import Ask, ExchangeError, PackageVerdict, Verdict
 from edgegw.core.records import AMOUNT_MINOR_MAX, ClearedBy, Leg
 from edgegw.hub.books import BooksError
 from edgegw.hub.operate import OrderError, release_epoch, seal_epoch
+from edgegw.hub.order_actions import Scene, VoidKey
 from tests.hub.simulated_box import SimulatedBox
 from tests.hub.world import CNY, NORTH, SOUTH, World
 
@@ -16,6 +18,21 @@ def funded(world: World, name: str, account_id: str, amount_minor: int) -> Simul
     box = world.box(name)
     box.sync(Ask(f"{name}-{account_id}", account_id, CNY, amount_minor))
     return box
+
+
+def test_a_revoked_key_that_began_two_epochs_is_told_of_in_both(world: World) -> None:
+    """Who has stolen it writes more of the older one, and verifiers take that."""
+    box = funded(world, NORTH, "A", 300)
+    with world.engine.begin() as connection:
+        release_epoch(connection, NORTH)
+    assert box.come_back().verdict is Verdict.OK
+    box.sync()
+    key = box.key.public.text()
+    action = VoidKey(box=NORTH, epoch=0, key=key, size_max=-1, reason="stolen")
+    with world.engine.begin() as connection:
+        scene = Scene(connection, world.keyring, 1, "mei")
+        assert "still counts in epoch 1:" in action.run(scene)
+        assert "still counts" not in msgspec.structs.replace(action, epoch=1).run(scene)
 
 
 def replica_of(world: World, box: str, account_id: str) -> int:
