@@ -2,7 +2,8 @@
 does.
 
 The wall clock counts, because clients and services name its seconds. Behind the latest time that the box has
-seen it is not believed: then that time goes on by the monotonic clock. A jump ahead is followed at once, and
+seen it is not believed: then that time goes on by the monotonic clock, a tenth slower, so that a clock that
+was put back by minutes is caught up with within the hour. A jump ahead is followed at once, and
 believed for good only after it has lasted, so that a wrong minute does not lock clients out for a year.
 """
 
@@ -16,6 +17,8 @@ JUMP_S: Final = 300
 """A wall clock that is ahead by more than this has jumped, or the machine was off."""
 BELIEVED_AFTER_S: Final = 600
 """So long a jump has to last."""
+CATCHING_UP: Final = 0.9
+"""How fast the time goes while the wall clock is behind it."""
 
 
 class TokenTime:
@@ -49,7 +52,10 @@ class TokenTime:
 
     def _now(self) -> tuple[float, float]:
         wall_s, mono_s = self._wall_s(), self._mono_s()
-        floor_s = self._floor_s + (mono_s - self._floor_mono_s)
+        passed_s = mono_s - self._floor_mono_s
+        floor_s = self._floor_s + passed_s
+        if wall_s < floor_s:
+            floor_s = max(wall_s, self._floor_s + passed_s * CATCHING_UP)
         if wall_s > floor_s + JUMP_S:
             if self._jumped_mono_s is None:
                 self._jumped_mono_s = mono_s

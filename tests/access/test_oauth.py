@@ -537,6 +537,24 @@ def test_a_clock_that_goes_back_revives_nothing(place: Place) -> None:
     assert place.server.behind_s() == 4000
 
 
+def test_a_clock_that_is_put_back_by_minutes_locks_nobody_out_for_long(place: Place) -> None:
+    """A machine whose clock was fast until the line came back would else refuse short tokens for as long as
+    it runs; what was said of the time is never taken back meanwhile."""
+    place.begin()
+    place.wall_s -= 240
+    before_s = place.server.now_s()
+    for _ in range(60):
+        place.pass_s(60)
+        now_s = place.server.now_s()
+        assert now_s > before_s
+        before_s = now_s
+    assert place.server.behind_s() == 0
+    place.pass_s(60)
+    now_s = int(place.wall_s)
+    token = mint_token(KEYS["till"], client="till", box=BOX, lifetime_seconds=30, now_s=now_s)
+    assert place.client(token).name == "till"
+
+
 def test_a_clock_that_jumps_ahead_and_back_locks_nobody_out(place: Place) -> None:
     """A wrong minute must not stop a branch for a year."""
     place.wall_s += 365 * 86_400
