@@ -20,6 +20,7 @@ from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated
 from edgegw.config.site_limits import limit_faults, list_faults
 from edgegw.core.book import BANK
+from edgegw.core.card_numbers import holds_card_number
 from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
 from edgegw.core.scopes import scope_faults
@@ -28,6 +29,8 @@ from edgegw.zones import UnknownZone, load_zone
 
 PUBLIC_KEY_BYTES: Final = 32
 SM2_POINT_BYTES: Final = 65
+LOOKUP_LENGTH: Final = 64
+"""Hex digits of a card's lookup; runs of digits within them mean nothing."""
 _SM2_P: Final = 2**256 - 2**224 - 2**96 + 2**64 - 1
 _SM2_B: Final = 0x28E9FA9E9D9F5E344D5A9E4BCF6509A7F39789F515AB8F92DDBCBD414D940E93
 """y² = x³ - 3 x + b modulo p."""
@@ -186,7 +189,7 @@ def _reference_faults(site: Site) -> Iterator[str]:
         where = f"cards[{token[:6]}…]"
         if account_id not in accounts:
             yield f"{where} = {account_id}: it is not in accounts; add it there"
-        if token.isdigit():
+        if token.isdigit() or (len(token) < LOOKUP_LENGTH and holds_card_number(token)):
             yield f"{where}: it looks like a card number; write its lookup (`edgegw card-lookup`)"
     known = accounts.keys() | site.cards.keys()
     for one in site.blocked:
