@@ -155,8 +155,9 @@ def vault_shred(ctx: click.Context, settings: Path, cards: tuple[str, ...], by: 
     versions.
 
     No record changes: its token leads nowhere from then on, and an older copy of the vault opens nothing. A
-    card that comes again gets a new token. Killed at any moment, the same command goes on. Exit code 1 when
-    one of them is not in the vault, any more or at all.
+    card that comes again gets a new token, and what limits have counted of it is not held against it any
+    more. Killed at any moment, the same command goes on. Exit code 1 when one of them is not in the vault,
+    any more or at all.
 
     Example: edgegw vault shred box.toml "$CARD" --by mei --reason "the customer asked"
     """
