@@ -62,12 +62,17 @@ def keep_list(settings: HubSettings, kind: Kind, der: bytes) -> bool:
 def create_authority(
     keystore: Keystore, settings: HubSettings, kind: Kind, *, at_s: int, ends_s: int
 ) -> Authority:
-    """A new CA in new files; raises KeyFileError, PlaceAway and SettingsError."""
+    """A new CA in new files; what was killed behind its key is finished. Raises KeyFileError, PlaceAway and
+    SettingsError."""
     file = ca_key_file(settings, kind)
     file.path.parent.mkdir(parents=True, exist_ok=True)
-    key = make_certificate_key(kind)
+    if not file.path.exists() or certificate_file(settings, kind).exists():
+        keystore.create(file, make_certificate_key(kind).to_pem())
+    try:
+        key = certificate_key_of(kind, keystore.read(file))
+    except ValueError as problem:
+        raise KeyFileError(file.path, str(problem), hint="move it away, then make the CA") from None
     made = make_authority(key, name=f"{settings.bank} edgegw CA {kind}", at_s=at_s, ends_s=ends_s)
-    keystore.create(file, key.to_pem())
     write_new_file(certificate_file(settings, kind), pem_of(made.der), mode=CERTIFICATE_MODE)
     return made
 

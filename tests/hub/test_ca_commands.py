@@ -45,6 +45,8 @@ def test_a_person_sets_up_the_ca_and_makes_a_claim(desk: Desk) -> None:
     empty = listed.read_bytes()
     assert "exists already" in desk.ca("init", code=2)
     desk.ca("init", "--kind", "sm2")
+    (desk.folder / "secrets" / "ca-sm2.crt").unlink()
+    assert "BEGIN CERTIFICATE" in desk.ca("init", "--kind", "sm2"), "killed between its two files"
     qr = desk.folder / "claim.svg"
     said = desk.ca("claim", "east", "--branch", "Harbour", "--out", str(out), "--qr", str(qr))
     assert "is good for the first device of east" in said
