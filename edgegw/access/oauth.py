@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -148,6 +149,7 @@ class TokenServer:
         self.keys.signing(self.now_s())
         self._look_next_s = mono_s() + LOOKS_EACH_S
         self._changed = False
+        self._taking = threading.Lock()
         self._revoked = self._read()
 
     def close(self) -> None:
@@ -407,10 +409,11 @@ class TokenServer:
             self._take_over()
 
     def _take_over(self) -> None:
-        before, self._revoked = self._revoked, self._read()
-        if self._revoked.era != before.era:
-            self._time = self._kept_time()  # Somebody may have taken back a time that was wrong.
-        self._changed = True
+        with self._taking:  # Of two threads that read at once, the later must not put the earlier back.
+            before, self._revoked = self._revoked, self._read()
+            if self._revoked.era != before.era:
+                self._time = self._kept_time()  # Somebody may have taken back a time that was wrong.
+            self._changed = True
 
     def _kept_time(self) -> TokenTime:
         return TokenTime(latest_s=self._store.latest_s(), wall_s=self._wall_s, mono_s=self._mono_s)

@@ -437,6 +437,31 @@ def test_a_client_that_names_its_token_as_another_s_is_named_revokes_its_own_alo
     place.refresh(theirs.refresh_token, "other")
 
 
+def test_what_is_revoked_while_another_process_s_change_is_read_stays_revoked(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread reads the file for who speaks, another writes it: the older reading must not win."""
+    granted, said = place.begin(), place.said()
+    revoking = threading.Thread(
+        target=place.server.revoke, args=(place.site, said), kwargs={"token": granted.access_token}
+    )
+    era = place.server._store.era
+
+    def era_meanwhile() -> str:
+        if not revoking.ident:
+            revoking.start()
+            revoking.join(0.2)
+        return era()
+
+    monkeypatch.setattr(place.server._store, "era", era_meanwhile)
+    elsewhere = TokenStore(tmp_path / "tokens.db")
+    elsewhere.revoke(Revocation(TOKEN, "x", 0, 0, "by hand"), now_s=NOW)
+    elsewhere.close()
+    place.server.keep_time()
+    revoking.join()
+    assert place.code(granted.access_token) == "token_revoked"
+
+
 def test_revocations_are_let_go_once_nothing_is_left_to_revoke(place: Place, tmp_path: Path) -> None:
     """A set that only grows would be slow after a year."""
     for _ in range(3):
