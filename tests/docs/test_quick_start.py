@@ -51,10 +51,12 @@ def test_a_stranger_gets_from_keys_to_a_verified_payment(tmp_path: Path) -> None
             processes[-1].opened()
         wait_until(lambda: _status(tmp_path) == 0, "the box to take payments", timeout_seconds=60)
         output = play(block_of("HTTP"), tmp_path, ports)
+        bought = play(block_of("Tokens"), tmp_path, ports)
     finally:
         ends = [process.end(signal.SIGTERM) for process in processes]
     assert ends == [0, 0]
     assert re.search(r'"cleared_by":"allowance"', output)
+    assert re.search(r'"refresh_token":"', bought)
 
 
 def _status(folder: Path) -> int:

@@ -24,6 +24,7 @@ from edgegw.access.webhook_key import WebhookKey
 from edgegw.commands import ExitCode
 from edgegw.payments.protocols.http import HttpOptions, start
 from edgegw.sm.sm2 import PrivateKey, from_der, to_der
+from tests.docs.readme import block_of
 from tests.payments.branch import BAKER, BOX, Branch, Reply, open_branch, payment
 from tests.processes import edgegw
 from tests.signing import SessionSigner, Sm2Signer, signing_client
@@ -389,24 +390,10 @@ async def test_a_flood_of_bad_signatures_keeps_nobody_from_paying(till: Till) ->
     assert set(seen) == {"signature_invalid"}
 
 
-BY_HAND = r"""
-set -eu
-key_id=$(openssl pkey -in till-sm2.pem -pubout -outform DER | tail -c 65 | openssl dgst -sm3 -r | cut -c1-8)
-digest="sm3=:$(openssl dgst -sm3 -binary pay.json | base64 -w0):"
-params='("@method" "@authority" "@path" "@query" "content-digest" "content-type")'
-params="$params;created=$(date +%s);keyid=\"signer/$key_id\""
-params="$params;nonce=\"$(openssl rand -hex 16)\";tag=\"edgegw:branch-1\""
-{
-    printf '"@method": POST\n"@authority": %s\n"@path": /v1/payments\n"@query": ?\n' "$box"
-    printf '"content-digest": %s\n"content-type": application/json\n' "$digest"
-    printf '"@signature-params": %s' "$params"
-} > base
-openssl dgst -sm3 -sign till-sm2.pem -sigopt distid:1234567812345678 -out der base
-signature=$(openssl asn1parse -inform DER -in der | sed -n 's/.*INTEGER *://p' |
-    while read -r number; do printf '%64s' "$number" | tr ' ' 0; done | basenc -d --base16 | base64 -w0)
-curl -sS -H 'Content-Type: application/json' -H "Content-Digest: $digest" -H "Signature-Input: sig=$params" \
-    -H "Signature: sig=:$signature:" --data-binary @pay.json "http://$box/v1/payments"
-"""
+BY_HAND = "set -eu\n" + "\n".join(block_of("Sign with openssl and curl alone").commands).replace(
+    "127.0.0.1:8443", "$box"
+).replace("till/", "signer/")
+"""The README's, for a box elsewhere and another client."""
 
 
 async def test_a_client_of_openssl_and_curl_alone_pays(till: Till, tmp_path: Path) -> None:
