@@ -563,14 +563,13 @@ def ca_log(alarms: bool, seen: int | None, as_json: bool, person: Person, hub_se
     Example: edgegw hub ca log --alarms --hub hub.toml
     """
     from edgegw.commands.hub import open_books
-    from edgegw.hub.identity_log import events, mark_seen
+    from edgegw.hub.identity_log import events
+    from edgegw.hub.order_actions import SeeAlarms
 
+    if seen is not None:
+        give_order(hub_settings, SeeAlarms(number=seen), person=person)
+        return
     with open_books(hub_settings) as books:
-        if seen is not None:
-            number, now_ns = seen, time.time_ns()
-            fresh = books.database.transact(lambda c: mark_seen(c, number, by=person.name, now_ns=now_ns))
-            click.echo(f"{fresh} alarms were looked at")
-            return
         rows = books.database.transact(lambda c: events(c, alarms=alarms))
     if as_json:
         print_json([row._asdict() for row in rows])

@@ -30,6 +30,7 @@ ORDERS: Final = (
     "ca-claim",
     "ca-replace",
     "ca-revoke",
+    "ca-seen",
     "ca-withdraw",
     "close-account",
     "declare-box-lost",
@@ -41,6 +42,7 @@ ORDERS: Final = (
     "park",
     "promote",
     "publish",
+    "revoke-key",
     "roll-back",
     "seal",
 )

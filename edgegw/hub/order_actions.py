@@ -14,7 +14,17 @@ import msgspec
 from sqlalchemy import Connection
 
 from edgegw.core.counts import LimitChange
-from edgegw.hub import claims, limit_orders, operate, revocations, settlement, site, suspense, void_keys
+from edgegw.hub import (
+    claims,
+    identity_log,
+    limit_orders,
+    operate,
+    revocations,
+    settlement,
+    site,
+    suspense,
+    void_keys,
+)
 from edgegw.hub.books import BooksError
 from edgegw.hub.identities import live_boxes
 from edgegw.hub.keyring import Keyring
@@ -377,6 +387,18 @@ class WithdrawClaim(Action, frozen=True, kw_only=True, tag="ca-withdraw"):
             scene.connection, self.id, by=scene.by, reason="it was withdrawn", now_ns=scene.now_ns
         )
         return f"claim {self.id} for {box} is withdrawn"
+
+
+class SeeAlarms(Action, frozen=True, kw_only=True, tag="ca-seen"):
+    """Say that the alarms about identities were looked at, up to one."""
+
+    takes_two: ClassVar[bool] = False
+    number: int
+
+    def run(self, scene: Scene) -> str:
+        """They wait for nobody any more."""
+        fresh = identity_log.mark_seen(scene.connection, self.number, by=scene.by, now_ns=scene.now_ns)
+        return f"{fresh} alarms were looked at"
 
 
 class RevokeDevice(Action, frozen=True, kw_only=True, tag="ca-revoke"):

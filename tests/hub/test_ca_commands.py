@@ -112,3 +112,5 @@ def test_a_device_is_replaced_by_two_people_and_revoked_by_one(desk: Desk) -> No
     assert "order 2 waits" in desk.ca("claim", "east", "--out", str(desk.folder / "first.json"), by="mei")
     assert "is revoked" in desk.ca("revoke", box, "--reason", "stolen", by="mei")
     assert "revoked (stolen)" in desk.ca("list")
+    assert "--by" in desk.ca("log", "--seen", "1", code=2), "nobody silences an alarm in another's name"
+    assert "0 alarms were looked at" in desk.ca("log", "--seen", "1", by="mei")
