@@ -7,6 +7,7 @@ kept in the vault with who and why, and a running box logs it.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ from edgegw.core.card_numbers import holds_card_number
 if TYPE_CHECKING:
     from edgegw.payments.vault_file import Act, VaultFile
 
+PAUSE_S: Final = 0.05
+"""Between two portions of a rotation: a box that waits for the file looks again after up to so long, and
+would else lose it to the next portion again and again."""
 _LOOKUP: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -141,6 +145,7 @@ def _rotate_once(opened: VaultFile, *, by: str, reason: str) -> int:
         while portion := opened.rotate_portion(after):
             done, after = done + portion.moved, portion.last
             show(done, behind)
+            time.sleep(PAUSE_S)
     opened.end_rotation(by=by, reason=reason)
     return done
 
