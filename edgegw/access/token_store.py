@@ -172,6 +172,15 @@ class TokenStore:
             except apsw.Error as problem:
                 raise StoreFails(self.path, problem) from None
 
+    @contextmanager
+    def _read(self) -> Iterator[apsw.Connection]:
+        """The file, for one query."""
+        with self._lock:
+            try:
+                yield self._connection
+            except apsw.Error as problem:
+                raise StoreFails(self.path, problem) from None
+
     def _sweep(self, now_s: int) -> None:
         run = self._connection.execute
         run("UPDATE latest SET seen_s = max(seen_s, ?)", (now_s,))
@@ -198,15 +207,11 @@ class TokenStore:
 
     def family_of(self, digest: bytes) -> tuple[Family, int] | None:
         """The family of a refresh token and the token's own generation; None for one that nobody knows."""
-        with self._lock:
-            try:
-                row = self._connection.execute(
-                    "SELECT f.*, r.generation FROM refresh r JOIN family f ON f.id = r.family"
-                    " WHERE r.digest = ?",
-                    (digest,),
-                ).fetchone()
-            except apsw.Error as problem:
-                raise StoreFails(self.path, problem) from None
+        with self._read() as connection:
+            row = connection.execute(
+                "SELECT f.*, r.generation FROM refresh r JOIN family f ON f.id = r.family WHERE r.digest = ?",
+                (digest,),
+            ).fetchone()
         return None if row is None else (_family(row[:-1]), row[-1])
 
     def rotate(self, family: Family, fresh: bytes, used: Assertion, *, now_s: int) -> bool:
@@ -249,9 +254,9 @@ class TokenStore:
             raise UsedBefore
 
     def families(self) -> list[Family]:
-        """All that are kept, the newest first."""
-        with self._lock:
-            rows = self._connection.execute("SELECT * FROM family ORDER BY made_s DESC, id").fetchall()
+        """All that are kept, the newest first; raises StoreFails."""
+        with self._read() as connection:
+            rows = connection.execute("SELECT * FROM family ORDER BY made_s DESC, id").fetchall()
         return [_family(row) for row in rows]
 
     # --- revocations ----------------------------------------------------------------------------------------
@@ -281,11 +286,8 @@ class TokenStore:
 
     def revocations(self) -> list[Revocation]:
         """All that are kept; raises StoreFails."""
-        with self._lock:
-            try:
-                rows = self._connection.execute("SELECT * FROM revocation ORDER BY of, whose").fetchall()
-            except apsw.Error as problem:
-                raise StoreFails(self.path, problem) from None
+        with self._read() as connection:
+            rows = connection.execute("SELECT * FROM revocation ORDER BY of, whose").fetchall()
         return [msgspec.convert(row, Revocation) for row in rows]
 
     def changed_elsewhere(self) -> bool:
@@ -311,8 +313,8 @@ class TokenStore:
     # --- time -----------------------------------------------------------------------------------------------
 
     def latest_s(self) -> int:
-        """The latest time that was kept; 0 where there is none."""
-        with self._lock:
+        """The latest time that was kept; 0 where there is none. Raises StoreFails."""
+        with self._read():
             return self._number("SELECT seen_s FROM latest")
 
     def keep_time(self, now_s: int) -> None:
@@ -330,9 +332,10 @@ class TokenStore:
             self._new_era()
 
     def era(self) -> str:
-        """Names the time since the box's tokens were all revoked last; each access token carries it."""
-        with self._lock:
-            [(era,)] = self._connection.execute("SELECT era FROM latest").fetchall()
+        """Names the time since the box's tokens were all revoked last; each access token carries it.
+        Raises StoreFails."""
+        with self._read() as connection:
+            [(era,)] = connection.execute("SELECT era FROM latest").fetchall()
         return str(era)
 
     def _new_era(self) -> None:
