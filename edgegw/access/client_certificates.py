@@ -69,7 +69,7 @@ def certificate_of(der: bytes) -> Certificate | None:
             if isinstance(extension.value, x509.SubjectAlternativeName):
                 uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
                 dns = extension.value.get_values_for_type(x509.DNSName)
-    except ValueError:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return None
     return Certificate(
         sha256=hashlib.sha256(der).hexdigest(),

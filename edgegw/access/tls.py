@@ -381,7 +381,12 @@ def _uris(der: bytes) -> frozenset[str]:
         names = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         )
-    except (x509.ExtensionNotFound, ValueError):
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ):
         return frozenset()
     return frozenset(names.value.get_values_for_type(x509.UniformResourceIdentifier))
 

@@ -1,6 +1,7 @@
 """Clients tied to certificates: heard with theirs, whatever else they show, and never with another."""
 
 import base64
+import datetime
 import hashlib
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgegw.__main__ import main
 from edgegw.access.client_certificates import Certificate, certificate_of
 from edgegw.access.shown import Shown, Stranger
 from edgegw.access.speakers import Speakers
+from edgegw.access.tls import _uris
 from edgegw.access.tokens import Client, mint_token, public_key_text
 from edgegw.config.site import site_faults
 from edgegw.core.scopes import GROUPS
@@ -166,6 +168,33 @@ async def test_a_certificate_of_two_clients_is_nobodys_alone(ours: dict[str, byt
     same = msgspec.structs.replace(alone.clients[0], name="clerk")
     faults = site_faults(msgspec.structs.replace(alone, clients=(*alone.clients, same)))
     assert any("one is that of till" in fault for fault in faults)
+
+
+def _odd(of: bytes) -> bytes:
+    """A certificate whose subjectAltName has this value; its issuerAltName is empty."""
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(start).not_valid_after(start)
+    for last, value in (("7", of), ("8", b"\x30\x00")):
+        oid = x509.ObjectIdentifier(f"2.5.29.1{last}")
+        builder = builder.add_extension(x509.UnrecognizedExtension(oid, value), critical=False)
+    return builder.sign(key, None).public_bytes(Encoding.DER)
+
+
+def test_a_certificate_with_odd_extensions_is_one_that_cannot_be_read() -> None:
+    """It would be an internal error to whoever shows it, and a trace in the log each time."""
+    names = bytes.fromhex("3004a3020500")  # an X.400 address, which the library does not read
+    unsupported = _odd(names)
+    twice = _odd(b"\x30\x00").replace(bytes.fromhex("0603551d12"), bytes.fromhex("0603551d11"))
+    for der, problem in ((unsupported, x509.UnsupportedGeneralNameType), (twice, x509.DuplicateExtension)):
+        with pytest.raises(problem):
+            x509.load_der_x509_certificate(der).extensions.get_extension_for_class(
+                x509.SubjectAlternativeName
+            )
+        assert certificate_of(der) is None
+        assert _uris(der) == frozenset()
 
 
 def test_settings_that_tie_a_client_to_nothing_are_refused() -> None:
