@@ -12,12 +12,12 @@ import asyncio
 import ssl
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
+from edgegw.access.crowd import Crowd, host_of
 from edgegw.access.tls import HANDSHAKE_WORK, LAST_WORDS, TransportContext, Work, server_context
 from edgegw.access.turns import Turns
 from edgegw.tls_tables import OptionalServerTls, ServerTls, is_encrypted
@@ -61,7 +61,7 @@ class Arrivals:
         self._counted = counted
         self._turns = Turns(share)
         self._under_way: dict[asyncio.Transport, asyncio.Task[None]] = {}
-        self._of_host: Counter[str] = Counter()
+        self._crowd: Crowd[asyncio.Transport] = Crowd()
         self._minute = 0
         self._lines = 0
         self._secured: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
@@ -84,32 +84,25 @@ class Arrivals:
             self._watching.cancel()
 
     def _begin(self, transport: asyncio.Transport, accept: Callable[[], asyncio.BaseProtocol]) -> None:
-        host = _host_of(transport)
-        if self._of_host[host] >= HANDSHAKES_EACH_MAX:
+        host = host_of(transport)
+        if self._crowd.count(host) >= HANDSHAKES_EACH_MAX:
             self._counted("handshake_crowded")
             self._tell(host, f"it has {HANDSHAKES_EACH_MAX} handshakes under way")
             transport.abort()
             return
-        if len(self._under_way) >= HANDSHAKES_MAX:
+        if len(self._crowd) >= HANDSHAKES_MAX and (oldest := self._crowd.first()) is not None:
             self._counted("handshake_crowded")
-            oldest = self._to_give_way()
+            self._crowd.discard(oldest)
             self._under_way.pop(oldest).cancel()
-            self._tell(_host_of(oldest), "it was the longest without a handshake, and its place was needed")
-        self._of_host[host] += 1
+            self._tell(host_of(oldest), "it was the longest without a handshake, and its place was needed")
+        self._crowd.add(transport, host)
         task = asyncio.get_running_loop().create_task(self._shake(transport, host, accept))
         self._under_way[transport] = task
-        task.add_done_callback(lambda _: self._ended(transport, host))
+        task.add_done_callback(lambda _: self._ended(transport))
 
-    def _to_give_way(self) -> asyncio.Transport:
-        """The longest under way of those whose address has the most."""
-        most = max(self._of_host.values())
-        return next(one for one in self._under_way if self._of_host[_host_of(one)] == most)
-
-    def _ended(self, transport: asyncio.Transport, host: str) -> None:
+    def _ended(self, transport: asyncio.Transport) -> None:
         self._under_way.pop(transport, None)
-        self._of_host[host] -= 1
-        if not self._of_host[host]:
-            del self._of_host[host]
+        self._crowd.discard(transport)
 
     async def _shake(
         self, transport: asyncio.Transport, host: str, accept: Callable[[], asyncio.BaseProtocol]
@@ -255,11 +248,6 @@ class _Waiting(asyncio.Protocol):
                 protocol.data_received(data)
             if self._has_ended:
                 protocol.eof_received()
-
-
-def _host_of(transport: asyncio.Transport) -> str:
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else "?"
 
 
 def _said(problem: OSError) -> str:

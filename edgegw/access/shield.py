@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol
 
 import msgspec
 
+from edgegw.access.crowd import Crowd, One
 from edgegw.core.site import RateRule, Site
 
 
@@ -148,6 +149,66 @@ class Lines:
         return self._count <= self._each_minute_max
 
 
+class Places(Generic[One]):
+    """The places of one way in. When all are taken, a connection on which no known client was heard and that
+    has no request in hand gives its place to a new one (`access.crowd`); no other ever does."""
+
+    def __init__(self, *, places_max: int, end: Callable[[One], None]) -> None:
+        """end: ends a connection that gives way; its place is free by then."""
+        self._places_max = places_max
+        self._end = end
+        self._taken: dict[One, str | None] = {}
+        """Each with its address, None until that is seen and from when it is known."""
+        self._idle_strangers: Crowd[One] = Crowd()
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def __iter__(self) -> Iterator[One]:
+        return iter(self._taken)
+
+    def has_one_free(self) -> bool:
+        """Whether one more may come; where that takes it, a stranger has been ended."""
+        if len(self._taken) < self._places_max:
+            return True
+        stranger = self._idle_strangers.first()
+        if stranger is None:
+            return False
+        self.leave(stranger)
+        self._end(stranger)
+        return True
+
+    def take(self, one: One) -> None:
+        """Take a place for a connection whose address is not seen yet."""
+        self._taken[one] = None
+
+    def stranger(self, one: One, host: str) -> None:
+        """Its address: it is idle, and nobody known was heard on it."""
+        self._taken[one] = host
+        self._idle_strangers.add(one, host)
+
+    def busy(self, one: One) -> None:
+        """It has a request in hand."""
+        self._idle_strangers.discard(one)
+
+    def idle(self, one: One) -> None:
+        """It has no request in hand from now on."""
+        host = self._taken.get(one)
+        if host is not None:
+            self._idle_strangers.add(one, host)
+
+    def known(self, one: One) -> None:
+        """A known client was heard on it."""
+        if one in self._taken:
+            self._taken[one] = None
+            self._idle_strangers.discard(one)
+
+    def leave(self, one: One) -> None:
+        """Give its place free, if it has one."""
+        self._taken.pop(one, None)
+        self._idle_strangers.discard(one)
+
+
 class _Busy(asyncio.Protocol):
     """Answers a connection that is one too many, and closes it."""
 
@@ -161,15 +222,7 @@ class _Busy(asyncio.Protocol):
 
 
 def bounded(
-    accept: Callable[[], asyncio.BaseProtocol],
-    *,
-    count: Callable[[], int],
-    connections_max: int,
-    answer: bytes,
+    accept: Callable[[], asyncio.BaseProtocol], *, has_one_free: Callable[[], bool], answer: bytes
 ) -> Callable[[], asyncio.BaseProtocol]:
-    """A protocol factory that gives connections beyond connections_max the `answer` and nothing else."""
-
-    def factory() -> asyncio.BaseProtocol:
-        return accept() if count() < connections_max else _Busy(answer)
-
-    return factory
+    """A protocol factory that gives connections without a free place the `answer` and nothing else."""
+    return lambda: accept() if has_one_free() else _Busy(answer)

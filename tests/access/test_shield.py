@@ -6,7 +6,7 @@ import pytest
 from aiohttp import StreamReader
 from aiohttp.base_protocol import BaseProtocol
 
-from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Lines, Rates, Shares, bounded, read_whole
+from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Lines, Places, Rates, Shares, bounded, read_whole
 from edgegw.core.site import RateRule, Site
 
 
@@ -71,12 +71,57 @@ def test_one_client_cannot_take_everybodys_turn() -> None:
 async def test_one_connection_too_many_gets_an_answer_and_is_closed() -> None:
     """A silent close looks like a broken network."""
     loop = asyncio.get_running_loop()
-    factory = bounded(asyncio.Protocol, count=lambda: 1, connections_max=1, answer=b"busy")
+    factory = bounded(asyncio.Protocol, has_one_free=lambda: False, answer=b"busy")
     server = await loop.create_server(factory, "127.0.0.1", 0)
     async with server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         assert await reader.read() == b"busy"
         writer.close()
+
+
+def _full(**hosts: str) -> tuple[Places[str], list[str]]:
+    """Places that are all taken by these strangers, the longest idle first; and who gave way since."""
+    gave_way: list[str] = []
+    places: Places[str] = Places(places_max=len(hosts), end=gave_way.append)
+    for name, host in hosts.items():
+        assert places.has_one_free()
+        places.take(name)
+        places.stranger(name, host)
+    return places, gave_way
+
+
+def test_the_address_with_most_strangers_loses_those_that_were_idle_longest() -> None:
+    """A flood from one address takes its own places; an honest one that came first keeps its only one."""
+    places, gave_way = _full(till="a", first="b", second="b", third="b")
+    for name in ("fourth", "fifth"):
+        assert places.has_one_free()
+        places.stranger(name, "b")
+    assert gave_way == ["first", "second"]
+    places.busy("third")
+    places.idle("third")
+    assert places.has_one_free()
+    assert gave_way == ["first", "second", "fourth"]
+    assert len(places) == 3
+
+
+def test_nobody_known_and_no_request_in_hand_gives_way() -> None:
+    """To end them would let strangers cut payments off; when only they are there, there is no place."""
+    places, gave_way = _full(paid="a", asking="a", gone="a")
+    places.known("paid")
+    places.busy("paid")
+    places.idle("paid")
+    places.busy("asking")
+    places.leave("gone")
+    places.idle("gone")
+    assert places.has_one_free()
+    places.take("arriving")
+    assert not places.has_one_free()
+    assert not gave_way
+    places.idle("asking")
+    assert places.has_one_free()
+    assert gave_way == ["asking"]
+    places.known("asking")
+    assert list(places) == ["paid", "arriving"]
 
 
 def _site_with(rates: tuple[RateRule, ...]) -> Site:

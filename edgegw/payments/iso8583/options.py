@@ -48,7 +48,13 @@ class TerminalOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         ),
     ] = 4_096
     connections_max: Annotated[
-        int, msgspec.Meta(ge=1, le=10_000, description="Connections at once; one more is closed at once.")
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=10_000,
+            description="Connections at once. When all are taken, one that is idle and on which no terminal"
+            " has signed on is closed for a new one; where there is none, the new one is closed.",
+        ),
     ] = 512
     in_flight_max: Annotated[
         int,

@@ -26,8 +26,9 @@ import structlog
 from aiohttp import hdrs, web
 
 from edgegw.access.arrivals import LINES_EACH_MINUTE, arrivals_of
+from edgegw.access.crowd import host_of
 from edgegw.access.oauth import OAuthError, TokenServer
-from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Lines, Rates, Shares, bounded, read_whole
+from edgegw.access.shield import BodyTooLarge, BodyTooSlow, Lines, Places, Rates, Shares, bounded, read_whole
 from edgegw.access.shown import Shown, Stranger
 from edgegw.access.speakers import Speakers
 from edgegw.access.tls import certificate_shown
@@ -96,7 +97,13 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = 30
     connections_max: Annotated[
-        int, msgspec.Meta(ge=1, le=100_000, description="Open connections at once.")
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=100_000,
+            description="Open connections at once. When all are taken, one that is idle and on which no known"
+            " client was heard is ended for a new one; where there is none, the new one is answered 429.",
+        ),
     ] = 1024
     client_requests_max: Annotated[
         int, msgspec.Meta(ge=1, le=100_000, description="Requests that one client may have in hand at once.")
@@ -113,18 +120,31 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class _Peer(web.RequestHandler):
-    """One connection: what aiohttp would answer in its own words becomes a problem document, too. In `peers`
-    from the moment that it is accepted."""
+    """One connection: what aiohttp would answer in its own words becomes a problem document, too. In
+    `places` from the moment that it is accepted."""
 
-    def __init__(self, server: web.Server, peers: set[_Peer], lines: Lines, **options: Any) -> None:
+    def __init__(
+        self, server: web.Server, places: Places[web.RequestHandler], lines: Lines, **options: Any
+    ) -> None:
         super().__init__(server, **options)
-        self._peers = peers
+        self._places = places
         self._lines = lines
-        peers.add(self)
+        places.take(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin as a stranger."""
+        self._places.stranger(self, host_of(transport))
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; the headers of a request make it one in hand."""
+        super().data_received(data)
+        if self._messages:
+            self._places.busy(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give the place free."""
-        self._peers.discard(self)
+        self._places.leave(self)
         super().connection_lost(exc)
 
     def handle_error(
@@ -153,7 +173,10 @@ class _Peer(web.RequestHandler):
             resp = _problem(
                 request, Unanswered("not_found", "nothing is at this address", value=request.path)
             )
-        return await super().finish_response(request, resp, start_time)
+        sent = await super().finish_response(request, resp, start_time)
+        if not self._messages:
+            self._places.idle(self)
+        return sent
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Some clients send, shut their half and read: what is under way is still answered."""
@@ -199,7 +222,9 @@ class HttpServer:
         document = _encode(build_document(OPERATIONS, version=gateway.version))
         self._handlers = Handlers(gateway, document, self._speakers.sessions)
         self._token_handlers = TokenHandlers(gateway, self._tokens, self._rates)
-        self._peers: set[_Peer] = set()
+        self._places: Places[web.RequestHandler] = Places(
+            places_max=options.connections_max, end=self._give_way
+        )
         self._peer: dict[str, Any] = {
             "access_log": None,
             "logger": _peer_log,
@@ -235,9 +260,8 @@ class HttpServer:
             raise RuntimeError("the runner of aiohttp made no server")
         loop = asyncio.get_running_loop()
         accept = bounded(
-            lambda: _Peer(http, self._peers, self._rubbish_lines, loop=loop, **self._peer),
-            count=lambda: len(self._peers),
-            connections_max=self._options.connections_max,
+            lambda: _Peer(http, self._places, self._rubbish_lines, loop=loop, **self._peer),
+            has_one_free=self._places.has_one_free,
             answer=_BUSY,
         )
         if self._arrivals is not None:
@@ -256,6 +280,15 @@ class HttpServer:
         await self._runner.cleanup()
         self._speakers.close()
         await self._token_handlers.stop()
+
+    def _give_way(self, peer: web.RequestHandler) -> None:
+        self._count("connection_gave_way")
+        if peer.transport is None:
+            return
+        if self._rubbish_lines.take():
+            remote = host_of(peer.transport)
+            _log.warning("connection_gave_way", remote=remote, problem="connections_max needed its place")
+        peer.transport.abort()
 
     # -- one request --------------------
 
@@ -330,7 +363,10 @@ class HttpServer:
             peer=request.remote or "",
             certified=lambda: certificate_shown(request.transport),
         )
-        return self._trusted(await self._speakers.client_of(shown), operation.scope, peer=shown.peer)
+        speaker = await self._speakers.client_of(shown)
+        if isinstance(speaker, Client):
+            self._places.known(request.protocol)
+        return self._trusted(speaker, operation.scope, peer=shown.peer)
 
     def _second(self, request: web.Request, operation: Operation, body: Any) -> str:
         """The second client behind an order, by the token in its body; "" where there is none."""
@@ -376,6 +412,8 @@ class HttpServer:
         return read
 
     async def _whole(self, request: web.Request, bytes_max: int) -> bytes:
+        if not request.content.is_eof():
+            self._places.idle(request.protocol)  # A request that is not there yet keeps no stranger's place.
         try:
             return await read_whole(
                 request.content,
@@ -390,6 +428,8 @@ class HttpServer:
             raise Unanswered("request_timeout", str(error)) from None
         except (web.RequestPayloadError, ConnectionError) as error:
             raise Unanswered("malformed_json", f"the body did not arrive whole: {error}") from None
+        finally:
+            self._places.busy(request.protocol)
 
     async def _body(
         self,

@@ -70,8 +70,9 @@ import msgspec
 
 from edgegw.access.arrivals import arrivals_of
 from edgegw.access.client_certificates import foreign, rules_of
+from edgegw.access.crowd import host_of
 from edgegw.access.keystore import KeyFile, Keystore
-from edgegw.access.shield import Rates
+from edgegw.access.shield import Places, Rates
 from edgegw.access.tls import certificate_shown
 from edgegw.core.book import Book
 from edgegw.core.records import Kind, Request, WindowClosed
@@ -200,6 +201,7 @@ class Terminals:
     def __init__(self, payments: Payments, options: Options) -> None:
         self.options = options
         self.codec = Codec(options.bitmap)
+        self.places = Places(places_max=options.connections_max, end=_Connection.give_way)
         directory = Path(options.terminal_keys_directory)
         keys = TerminalKeys(directory, payments.keystore, grace_s=options.terminal_key_grace_s)
         self.authenticity = Authenticity(keys, self.codec, self.count)
@@ -349,6 +351,7 @@ class _Connection:
         self, terminals: Terminals, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._terminals = terminals
+        self._places = terminals.places
         self._options = terminals.options
         self._reader = reader
         self._writer = writer
@@ -384,10 +387,13 @@ class _Connection:
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
+        self._places.busy(self)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if not self._tasks:
+            self._places.idle(self)
         self._slots.release()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, OSError | TimeoutError):
@@ -405,6 +411,12 @@ class _Connection:
                 where.name,
                 where.lineno,
             )
+
+    def give_way(self) -> None:
+        """End at once, for another connection."""
+        self._terminals.count("connection_gave_way")
+        self._log("closed", "nobody has signed on, and connections_max needed its place")
+        self._writer.transport.abort()
 
     async def _finish(self) -> None:
         if self._tasks:
@@ -510,6 +522,7 @@ class _Connection:
         )
         if isinstance(proposal, Rejection):
             return self._rejected(message, proposal)
+        self._places.known(self)
         return await self._terminals.ask(message, proposal, terminal)
 
     def _rejected(self, message: Message, rejection: Rejection) -> Message | None:
@@ -537,6 +550,8 @@ class _Connection:
         if code == _SIGN_ON:
             self._signed_on.add(name)
             self._signed_off.discard(name)
+            if name:  # Without one anybody may have sent it.
+                self._places.known(self)
         elif code == _SIGN_OFF:
             self._sign_off(name)
         elif code != _ECHO:
@@ -574,6 +589,8 @@ class _Connection:
         if isinstance(checked, Rejection):
             return checked
         asked.key = checked
+        if checked is not None:
+            self._places.known(self)
         return None
 
     def _not_signed_on(self, terminal: str) -> Rejection | None:
@@ -600,7 +617,6 @@ class Iso8583Server:
         self._terminals = Terminals(payments, options)
         self._options = options
         self._serving: set[asyncio.Task[None]] = set()
-        self._connections: set[_Connection] = set()
         self._keeping: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
         self._arrivals = arrivals_of(options.tls, name="iso8583", counted=self._terminals.count)
@@ -628,25 +644,23 @@ class Iso8583Server:
         while True:
             try:
                 await self._terminals.authenticity.keys.keep()
-                for connection in list(self._connections):
+                for connection in list(self._terminals.places):
                     await connection.invite()
             except Exception:
                 logger.exception("iso8583: the terminals' keys were not looked after")
             await asyncio.sleep(LOOK_EACH_S)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._serving) >= self._options.connections_max:
+        if not self._terminals.places.has_one_free():
             self._terminals.count("connection_refused")
             if self._terminals.may_log():
-                logger.warning(
-                    "iso8583: a connection was refused; connections_max is %s", self._options.connections_max
-                )
+                logger.warning("iso8583: a connection was refused; as many as connections_max are in use")
             writer.transport.abort()
             return
         connection = _Connection(self._terminals, reader, writer)
-        self._connections.add(connection)
+        self._terminals.places.stranger(connection, host_of(writer.transport))
         task = asyncio.ensure_future(connection.serve())
-        task.add_done_callback(lambda _: self._connections.discard(connection))
+        task.add_done_callback(lambda _: self._terminals.places.leave(connection))
         self._serving.add(task)
         self._terminals.count("connected")
         _bound(writer)

@@ -30,7 +30,7 @@ def _table(profile: str, folder: Path, *, mutual: bool = True) -> ServerTls:
 
 def _is_reading(opened: Branch) -> bool:
     assert opened.server is not None
-    return any(peer._current_request is not None for peer in opened.server._peers)
+    return any(peer._current_request is not None for peer in opened.server._places)
 
 
 def _client(profile: str, folder: Path, *, ca: str = "ca") -> TransportContext:

@@ -398,13 +398,13 @@ async def test_a_sender_that_drips_is_understood_and_one_that_stops_is_cut_off(t
 
 
 async def test_a_silent_peer_and_one_too_many_cost_nothing(tmp_path: Path) -> None:
-    """Port scanners open connections and say nothing; the terminals behind them must get in."""
+    """Port scanners open connections and say nothing; the terminals behind them must get in, and none that
+    has signed on is closed for another."""
     async with branch(tmp_path, connections_max=2) as here:
-        for _ in range(2):
-            await here.connect()
-        await until(lambda: here.gateway.events["connected"] == 2, "both to be let in")
+        terminals = [await here.signed_on() for _ in range(2)]
         assert await (await here.connect()).ended()
         assert here.gateway.events["connection_refused"] == 1
+        assert [(await one.ask(ECHO)).fields[39] for one in terminals] == ["00", "00"]
     async with branch(tmp_path, idle_timeout_ms=50, connections_max=2) as here:
         silent = [await here.connect(), await here.connect()]
         assert [await one.ended() for one in silent] == [True, True]
@@ -413,17 +413,50 @@ async def test_a_silent_peer_and_one_too_many_cost_nothing(tmp_path: Path) -> No
         assert (here.gateway.events["connected"], here.gateway.events["connection_refused"]) == (3, 0)
 
 
+async def test_strangers_that_hold_all_places_give_way_to_terminals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent ones, half a frame, an echo, a sign-on for nobody and a wrong MAC keep no terminal out; who has
+    signed on, and a message that is being decided, are never cut."""
+    async with branch(tmp_path, connections_max=7) as here:
+        kept = await here.signed_on()
+        strangers = [await here.connect() for _ in range(2)]
+        strangers[1].writer.write(b"\x00\x50" + PAYMENT[:40])
+        for said in (ECHO, changed(SIGN_ON, {41: None}), changed(SIGN_ON, {41: "T0000009"})):
+            strangers.append(await here.connect())
+            await strangers[-1].ask(said)
+        deciding = await here.connect()
+        assert (await deciding.ask(changed(SIGN_ON, {41: None}))).fields[39] == "00"
+        here.gateway.gate.clear()
+
+        async def window(_: int) -> None:
+            await here.gateway.gate.wait()
+
+        monkeypatch.setattr(here.gateway, "window", window)
+        await deciding.send(PAYMENT)
+        await until(lambda: here.gateway.events["received"] == 6, "the payment to be read")
+        came = [await here.signed_on() for _ in range(5)]
+        assert [await one.ended() for one in strangers] == [True] * 5
+        assert here.gateway.events["connection_gave_way"] == 5
+        assert await (await here.connect()).ended()
+        here.gateway.gate.set()
+        assert (await deciding.receive()).fields[39] == "00"
+        assert [(await one.ask(ECHO)).fields[39] for one in (kept, *came)] == ["00"] * 6
+
+
 async def test_connections_beyond_what_it_takes_fill_no_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever reaches the port could else push all that matters out of the log."""
     monkeypatch.setattr("edgegw.payments.protocols.iso8583._LOGGED_EACH_MINUTE_MAX", 5)
     async with branch(tmp_path, connections_max=1) as here:
-        await here.connect()
-        await until(lambda: here.gateway.events["connected"] == 1, "the first to be let in")
+        silent = [await here.connect() for _ in range(30)]
+        assert all([await one.ended() for one in silent[:-1]])
+        assert (await silent[-1].ask(SIGN_ON)).fields[39] == "00"
         for _ in range(30):
             assert await (await here.connect()).ended()
-    assert 0 < len([one for one in caplog.records if "connection was refused" in one.message]) <= 2 * 5
+    lines = [one.message for one in caplog.records]
+    assert 0 < len([one for one in lines if "was refused" in one or "needed its place" in one]) <= 2 * 5
 
 
 async def test_a_half_closed_peer_still_gets_its_answers(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ async def test_a_terminal_that_lost_its_keys_asks_under_its_master_key(tmp_path:
 
 async def _offered(here: Branch, terminal: Terminal) -> Message:
     await _keys(here.server).keep()
-    for connection in here.server._connections:
+    for connection in here.server._terminals.places:
         await connection.invite()
     return await terminal.receive()
 
@@ -191,7 +191,7 @@ async def test_the_box_asks_a_terminal_to_change_and_takes_no_answer_for_it(tmp_
         asked = await _offered(here, terminal)
         assert (asked.mti, asked.fields[70], asked.get(41)) == ("0800", "162", NAME)
         assert asked.fields[64 if 64 in asked.fields else 128]
-        for connection in here.server._connections:
+        for connection in here.server._terminals.places:
             await connection.invite()
         await terminal.send(_signed(changed(SIGN_ON, {70: "162"}), TERMINAL_KEY).replace(b"0800", b"0810", 1))
         assert await _given(terminal, _asks(TERMINAL_KEY)) == (2, bytes(range(32)))
