@@ -203,7 +203,8 @@ class Gateway:
         if closed is not None:
             return closed.detail, closed.hint
         if self.book.site is None:
-            return "the box has no settings of its site yet", "Let the box reach the hub once."
+            hint = "Publish them at the centre (`edgegw site publish`), and let the box reach it once."
+            return "the box has no settings of its site yet", hint
         return None
 
     def use(self, pen: Pen, book: Book, line: Line) -> None:
