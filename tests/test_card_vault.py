@@ -120,6 +120,8 @@ class Hook:
 class CardBranch(MirroredBranch):
     """Hub, mirror, and a box with both ways in, a copy by litestream and a webhook; REGISTERED is bob's."""
 
+    process = Process  # a forked one has no faulthandler to write of a crash
+
     def furnish(self, hook: Hook) -> None:
         """Publish the site with its card and terminal."""
         self.run("keygen", "vault", "--out", self.path("secrets/vault.key"))

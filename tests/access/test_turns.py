@@ -114,6 +114,7 @@ async def test_a_handshake_whose_turn_does_not_come_is_told(
         assert echo.arrivals.under_way == 0
 
 
+@pytest.mark.slow
 async def test_a_flood_of_greetings_leaves_the_processor_to_others(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

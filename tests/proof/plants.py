@@ -155,8 +155,8 @@ PLANTS: Final[tuple[Plant, ...]] = (
         "checkpoint-of-another-root",
         "the box signs what its disk does not hold",
         "ledger/writer.py",
-        "checkpoint = self._sign(batch.epoch, batch.size, root)",
-        "checkpoint = self._sign(batch.epoch, batch.size, tip.frontier.root())",
+        "checkpoint = sign(batch.epoch, batch.size, root)",
+        "checkpoint = sign(batch.epoch, batch.size, tip.frontier.root())",
         WRITER,
     ),
     plant(
