@@ -19,12 +19,17 @@ import msgspec
 from edgegw.access.key_files import remove_key_file
 from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.config.box import BoxSettings
+from edgegw.core.records import Boot, ClockStep, DurabilityChanged, ModeChanged, Snapshot, decode_record
 from edgegw.enrolment import HUB_TIME_NAME, certificate_files, crl_file, enrolled_table
 from edgegw.ledger.anchor import FILE_NAME as ANCHOR_NAME
 from edgegw.ledger.boot import LEDGER_NAME, LOCK_NAME
 from edgegw.ledger.store import Head, Store
 
 _SUFFIXES: Final = ("", "-wal", "-shm")
+_OF_THE_MACHINE: Final = (Boot, ModeChanged, ClockStep, Snapshot, DurabilityChanged)
+"""Records that tell of the machine alone: a stop writes one that the centre never hears of."""
+_TAIL_MAX: Final = 64
+_TAIL_BYTES_MAX: Final = 1 << 20
 
 
 class Lacking(NamedTuple):
@@ -42,16 +47,29 @@ class Lacking(NamedTuple):
 
 
 def lacking(store: Store, *, stand_ins: int) -> list[Lacking]:
-    """What of a ledger the hub is not known to have, by epoch; stand_ins wait in the newest."""
+    """What of a ledger the hub is not known to have and would miss, by epoch; stand_ins: in the newest."""
     heads = store.heads()
     found = []
     for head in heads:
         held = store.cosignature(head.epoch)
         waiting = stand_ins if head.epoch == heads[-1].epoch else 0
         one = Lacking(head, head.size - (0 if held is None else held[0]), waiting)
-        if one.uncosigned or one.stand_ins:
+        if one.stand_ins or (one.uncosigned and not _is_of_the_machine(store, one)):
             found.append(one)
     return found
+
+
+def _is_of_the_machine(store: Store, one: Lacking) -> bool:
+    """Whether what the centre lacks tells of this machine alone."""
+    if one.uncosigned > _TAIL_MAX:
+        return False
+    epoch, size = one.head.epoch, one.head.size
+    tail = store.records(
+        epoch=epoch, start=size - one.uncosigned, limit=one.uncosigned, bytes_max=_TAIL_BYTES_MAX
+    )
+    return len(tail) == one.uncosigned and all(
+        isinstance(decode_record(entry.body), _OF_THE_MACHINE) for entry in tail
+    )
 
 
 def destroy_keys(settings: BoxSettings, keystore: Keystore, keys: Iterable[KeyFile]) -> list[Path]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from edgegw.access.keys import SigningKey, make_signing_key
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import Box, load_box
+from edgegw.core.exchange import Mode
 from edgegw.core.messages import LinkNote, sign_link
+from edgegw.core.records import ModeChanged, Operator
 from edgegw.key_places import checkpoint_key_file, device_key_file, keystore_of
 from edgegw.ledger import export
+from edgegw.ledger.batch import Batch
 from edgegw.ledger.boot import LedgerLock
 from edgegw.ledger.store import Store
 from edgegw.sm.sm2 import PrivateKey
@@ -39,7 +43,15 @@ passphrase_file = "words"
 class Machine:
     """A box that has run: settings, sealed keys, and a ledger of which the hub holds a part."""
 
-    def __init__(self, folder: Path, *, is_cosigned: bool, more: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        is_cosigned: bool,
+        more: str = "",
+        later: Sequence[Callable[[Batch], None]] = (),
+    ) -> None:
+        """later: what it wrote after the hub's last word."""
         self.folder = folder
         self.path = folder / "box.toml"
         (folder / "words").write_text("horse battery staple")
@@ -58,6 +70,8 @@ class Machine:
             store.begin()
             store.put_cosignature(epoch=1, size=pen.desk.tip.size, note="the hub's note")
             store.commit()
+        for one in later:
+            pen.commit_now(one)
         store.close()
         for file in ("data/ledger.lock", "data/log/box.jsonl", "anchor/anchor.json"):
             (folder / file).parent.mkdir(exist_ok=True)
@@ -92,6 +106,23 @@ def test_a_box_whose_records_the_centre_lacks_is_not_reset(tmp_path: Path) -> No
     assert (code, machine.left()) == (3, before)
     assert "records that the centre has not cosigned" in said
     assert "journal export" in said
+
+
+def test_the_stop_that_the_centre_never_hears_of_is_no_loss(tmp_path: Path) -> None:
+    """Each stop writes that the line is down; what a person ordered before it would be missed."""
+    machine = Machine(tmp_path, is_cosigned=True, later=(_ordered, _line_down))
+    assert "epoch 1: 2 records" in machine.reset()[1]
+    (tmp_path / "other").mkdir()
+    assert Machine(tmp_path / "other", is_cosigned=True, later=(_line_down,)).reset()[0] == 0
+
+
+def _ordered(batch: Batch) -> None:
+    batch.note_and_write(Operator(**batch.head(), operator="mei", action="drill", detail=""))
+
+
+def _line_down(batch: Batch) -> None:
+    mode = ModeChanged(**batch.head(), mode=Mode.OFFLINE, previous=batch.book.mode, reason="the box stops")
+    batch.note_and_write(mode)
 
 
 def test_an_export_that_verifies_lets_the_reset_through_and_no_other_file_does(tmp_path: Path) -> None:
