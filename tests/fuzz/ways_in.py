@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgegw.access.shield import Places
 from edgegw.access.tokens import TokenError, Tokens, mint_token, public_key_text
 from edgegw.core.records import AMOUNT_MINOR_MAX, Request
 from edgegw.core.site import ClientRule, CurrencyRule, Site
@@ -185,6 +186,7 @@ class _Nobody:
 class _Terminals:
     def __init__(self, length_header: str) -> None:
         self.options = protocol.Options(length_header=length_header)  # type: ignore[arg-type]
+        self.places: Places[protocol._Connection] = Places(places_max=1, end=lambda _: None)
 
 
 LOOP: Final = asyncio.new_event_loop()

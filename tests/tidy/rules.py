@@ -61,7 +61,7 @@ LAYERS: dict[str, frozenset[str]] = {
         }
     ),
     "enrolment": frozenset({"core", "errors", "config", "access", "key_places", "tls_tables"}),
-    "factory_reset": frozenset({"config", "access", "ledger", "enrolment"}),
+    "factory_reset": frozenset({"core", "config", "access", "ledger", "enrolment"}),
     "renewal": frozenset({"core", "errors", "access", "enrolment"}),
     "own": frozenset(
         {"enrolment", "machine"}
