@@ -11,7 +11,8 @@ import base64
 import binascii
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,6 +21,7 @@ import apsw
 PIECE_BYTES: Final = 1 << 22
 OVERLAP_BYTES: Final = 512
 PART_DIGITS: Final = 10
+END_BYTES: Final = 4
 _UNPACKED_BYTES_MAX: Final = 1 << 27
 _GZIP: Final = b"\x1f\x8b\x08"
 _ZLIB: Final = re.compile(rb"\x78[\x01\x5e\x9c\xda]")
@@ -73,9 +75,9 @@ class CardSearch:
         self._widths = sorted({len(window) for window in self._windows})
         self._heads = {number[:7].encode(): number for number in self._numbers if parts}
         self._tails = {number[-5:].encode(): number for number in self._numbers if parts}
-        self._literals = [
-            (form, literal, number) for number in self._numbers for form, literal in _binary(number)
-        ]
+        self._literals = _by_a_shared_end(
+            [(form, literal, number) for number in self._numbers for form, literal in _binary(number)]
+        )
 
     def in_bytes(self, data: bytes) -> Iterator[Leak]:
         """What is found in these bytes, and in what they hold compressed."""
@@ -89,9 +91,11 @@ class CardSearch:
                 digits = re.sub(rb"[^0-9]", b"", decoded(run.group()))
                 for number in self._in_digits(digits):
                     yield Leak(form, number[-4:])
-        for form, literal, number in self._literals:
-            if literal in data:
-                yield Leak(form, number[-4:])
+        for end, literals in self._literals.items():
+            if end in data:
+                for form, literal, number in literals:
+                    if literal in data:
+                        yield Leak(form, number[-4:])
         for number in self._behind_masks(data):
             yield Leak("too short a mask", number[-4:])
 
@@ -148,6 +152,20 @@ def _binary(number: str) -> Iterator[tuple[str, bytes]]:
     packed = int(number).to_bytes(8, "big").lstrip(b"\0")
     yield "integer", packed
     yield "integer", packed[::-1]
+
+
+def _by_a_shared_end(
+    literals: Sequence[tuple[str, bytes, str]],
+) -> dict[bytes, list[tuple[str, bytes, str]]]:
+    """The literals by their first or last bytes, whichever more of them have: cards of one bank begin alike,
+    and bytes without that beginning need no look for each card."""
+    firsts = Counter(literal[:END_BYTES] for _, literal, _ in literals)
+    lasts = Counter(literal[-END_BYTES:] for _, literal, _ in literals)
+    found: dict[bytes, list[tuple[str, bytes, str]]] = {}
+    for one in literals:
+        first, last = one[1][:END_BYTES], one[1][-END_BYTES:]
+        found.setdefault(first if firsts[first] >= lasts[last] else last, []).append(one)
+    return found
 
 
 def _middle(encoded: bytes, form: str, *, in_front: int) -> bytes:
