@@ -93,7 +93,7 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier(_identifier(point)), critical=False)
             .add_extension(self._own_identifier(), critical=False)
         )
-        return _certificate(builder, public, self._key)
+        return sign_certificate(builder, public, self._key)
 
     def crl(self, revoked: Iterable[Revoked], *, number: int, at_s: int, next_s: int) -> bytes:
         """The list (DER) of what is revoked at this time; the next one comes before next_s."""
@@ -108,11 +108,7 @@ class Authority:
         for one in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(one.serial)
             builder = builder.add_revoked_certificate(entry.revocation_date(_time(one.at_s)).build())
-        thrown_away = ec.generate_private_key(ec.SECP256R1())
-        made = builder.sign(thrown_away, hashes.SHA256()).tbs_certlist_bytes
-        fields = list(_elements(made[_head(made) :]))
-        fields[_PLACE_OF_ALGORITHM_IN_CRL] = _SIGNED_BY[self.kind]
-        return _signed(fields, self._key)
+        return sign_list(builder, self._key)
 
     def _own_identifier(self) -> x509.AuthorityKeyIdentifier:
         return x509.AuthorityKeyIdentifier(_identifier(point_of(self.kind, self._key.public)), None, None)
@@ -129,7 +125,7 @@ def make_authority(key: CertificateKey, *, name: str, at_s: int, ends_s: int) ->
         .add_extension(x509.SubjectKeyIdentifier(_identifier(point)), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier(_identifier(point), None, None), critical=False)
     )
-    return Authority(key, _certificate(builder, key.public, key))
+    return Authority(key, sign_certificate(builder, key.public, key))
 
 
 def serial_of(der: bytes) -> int:
@@ -188,11 +184,21 @@ def _time(at_s: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(at_s, datetime.UTC)
 
 
-def _certificate(builder: x509.CertificateBuilder, public: bytes, issuer: CertificateKey) -> bytes:
+def sign_certificate(builder: x509.CertificateBuilder, public: bytes, issuer: CertificateKey) -> bytes:
+    """The certificate (DER) of a public key (SubjectPublicKeyInfo), whatever key the builder has."""
     thrown_away = ec.generate_private_key(ec.SECP256R1())
     made = builder.sign(thrown_away, hashes.SHA256()).tbs_certificate_bytes
     fields = list(_elements(made[_head(made) :]))
     fields[_PLACE_OF_ALGORITHM], fields[_PLACE_OF_KEY] = _SIGNED_BY[issuer.kind], public
+    return _signed(fields, issuer)
+
+
+def sign_list(builder: x509.CertificateRevocationListBuilder, issuer: CertificateKey) -> bytes:
+    """The list of revoked certificates (DER)."""
+    thrown_away = ec.generate_private_key(ec.SECP256R1())
+    made = builder.sign(thrown_away, hashes.SHA256()).tbs_certlist_bytes
+    fields = list(_elements(made[_head(made) :]))
+    fields[_PLACE_OF_ALGORITHM_IN_CRL] = _SIGNED_BY[issuer.kind]
     return _signed(fields, issuer)
 
 
