@@ -10,7 +10,6 @@ the ways in stay open over it. Leaves out everything that the parts do, and the 
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,11 +30,11 @@ from edgegw.config.options import SettingsError
 from edgegw.config.site import site_faults
 from edgegw.core.book import Book
 from edgegw.core.messages import open_link
-from edgegw.core.records import Durability, Mode
+from edgegw.core.records import Mode
 from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, NewEpoch, Next, OperatingError
+from edgegw.gauges import gauges_of
 from edgegw.ledger.boot import Opened, open_ledger
 from edgegw.ledger.closed import ClosedPen
-from edgegw.ledger.coverage import Coverage
 from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.reserve import Reserve
 from edgegw.ledger.scrub import scrub
@@ -65,7 +64,6 @@ from edgegw.rotation import Rotation
 from edgegw.running import RUNNING_NAME, Announcement, KeptWatch
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity, LineSettings
-from edgegw.uplink.status import LineStatus
 from edgegw.uplink.threads import in_thread
 
 TICK_S: Final = 1.0
@@ -184,50 +182,16 @@ class Front:
     def _watch(self, gateway: Gateway) -> None:
         """Fill the gauges; each is read at a scrape."""
 
-        def line(read: Callable[[LineStatus], int]) -> int:
-            return 0 if self._line is None else read(self._line.status)
-
-        def offline_seconds() -> float:
-            since_ns = gateway.book.offline_since_ns
-            return max(0, self._now_ns() - since_ns) / 1e9 if since_ns else 0
-
-        def cosigned() -> int:
-            return max(0, gateway.book.seq + 1 - line(lambda status: status.waiting))
-
-        def mirror(read: Callable[[Coverage], float]) -> float:
-            return 0 if self._mirrored is None else read(self._mirrored.coverage)
-
-        gauges: dict[str, Callable[[], float]] = {
-            "edgegw_mirror_up": lambda: mirror(lambda coverage: int(coverage.up)),
-            "edgegw_mirror_durability": lambda: mirror(
-                lambda coverage: int(coverage.state is not Durability.LOCAL)
-            ),
-            "edgegw_mirror_lag_seconds": lambda: mirror(lambda coverage: coverage.lag_ns / 1e9),
-            "edgegw_mirror_lag_records": lambda: mirror(
-                lambda coverage: coverage.lag_records(epoch=gateway.book.epoch, size=gateway.book.seq + 1)
-            ),
-            "edgegw_queue_depth": lambda: gateway.queue_depth,
-            "edgegw_line_up": lambda: int(gateway.line_up),
-            "edgegw_clears": lambda: int(gateway.ready),
-            "edgegw_offline_seconds": offline_seconds,
-            "edgegw_epoch": lambda: gateway.book.epoch,
-            "edgegw_journal_records": lambda: gateway.book.seq + 1,
-            "edgegw_cosigned_records": cosigned,
-            "edgegw_waiting_records": lambda: line(lambda status: status.waiting),
-            "edgegw_lacking_records": lambda: line(lambda status: status.lacking),
-            "edgegw_stand_ins_waiting": lambda: len(list(gateway.book.stand_ins.items())),
-            "edgegw_notices_unacknowledged": lambda: 0 if self.backlog is None else self.backlog.notices,
-            "edgegw_notices_oldest_seconds": lambda: (
-                0 if self.backlog is None else self.backlog.oldest_seconds
-            ),
-            "edgegw_window": lambda: gateway.book.window,
-            "edgegw_site_version": lambda: gateway.book.site_version,
-            "edgegw_certificate_days": lambda: (
-                math.nan if self._renewal is None else self._renewal.status.days_left
-            ),
-            "edgegw_disk_free_bytes": lambda: self._reserve.free_bytes,
-            "edgegw_vault_open": lambda: int(self.vault.is_open),
-        }
+        gauges = gauges_of(
+            gateway,
+            line=lambda: None if self._line is None else self._line.status,
+            coverage=lambda: None if self._mirrored is None else self._mirrored.coverage,
+            backlog=lambda: self.backlog,
+            renewal=self._renewal,
+            now_ns=lambda: self._now_ns(),  # noqa: PLW0108 - it changes
+        )
+        gauges["edgegw_disk_free_bytes"] = lambda: self._reserve.free_bytes
+        gauges["edgegw_vault_open"] = lambda: int(self.vault.is_open)
         for name, read in (gauges | self._copier.gauges).items():
             self.metrics.watch(name, read)
         for kind in KINDS:
