@@ -8,7 +8,7 @@ python := .venv/bin/python
 pytest := $(python) -m pytest -n 2 --dist loadgroup
 ARGS ?=
 
-.PHONY: help setup demo test check bench-quick proof reference lock clean
+.PHONY: help setup demo test check bench-quick proof reference lock image-lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,10 @@ lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, 
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile pyproject.toml --group dev --upgrade --quiet \
 		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --system-certs \
 		--output-file requirements.lock
+
+image-lock: setup ## Lock today's versions of Debian's packages for the image, with hashes
+	@.ci/setup-image
+	@$(python) -m firmware lock
 
 clean: ## Remove the virtual environment, caches and what the demo left
 	@rm -rf .venv .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run build dist

@@ -213,6 +213,16 @@ def layers(path: str, tree: ast.Module) -> Iterator[str]:
         yield f"{path}:{line}: {part} must not import {target}; it may import {sorted(allowed) or 'nothing'}"
 
 
+def builder(path: str, tree: ast.Module) -> Iterator[str]:
+    """Find imports that would bind the image's builder to the product, or the product to its builder."""
+    inside = path.startswith("firmware/")
+    for line, name in imported_modules(path, tree):
+        if inside and name.startswith("edgegw.") and not name.startswith("edgegw.errors"):
+            yield f"{path}:{line}: the builder must not import {name}; edgegw.errors is all it may know"
+        elif not inside and name.split(".")[0] == "firmware":
+            yield f"{path}:{line}: the product must not import its builder"
+
+
 def standalone(path: str, tree: ast.Module) -> Iterator[str]:
     """Find imports that would keep the verifier from being copied out and run by itself."""
     if part_of(path) != "verifier":

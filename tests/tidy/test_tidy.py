@@ -19,6 +19,7 @@ VERBATIM = ("tests/vectors/", LICENCE_TEXT)
 TreeRule = Callable[[str, ast.Module], Iterator[str]]
 PACKAGE_RULES: list[TreeRule] = [
     rules.layers,
+    rules.builder,
     rules.standalone,
     rules.siblings,
     rules.pure_core,
@@ -27,6 +28,7 @@ PACKAGE_RULES: list[TreeRule] = [
     rules.words,
     rules.docstrings,
 ]
+FIRMWARE_RULES: list[TreeRule] = [rules.builder, rules.words, rules.docstrings, rules.printing]
 TEST_RULES: list[TreeRule] = [rules.docstrings, rules.sleeping, rules.weak_tests]
 
 
@@ -53,7 +55,9 @@ def report(findings: list[str]) -> str:
     return f"{len(findings)} findings:\n" + "\n".join(findings)
 
 
-@pytest.mark.parametrize(("prefix", "held_to"), [("edgegw/", PACKAGE_RULES), ("tests/", TEST_RULES)])
+@pytest.mark.parametrize(
+    ("prefix", "held_to"), [("edgegw/", PACKAGE_RULES), ("firmware/", FIRMWARE_RULES), ("tests/", TEST_RULES)]
+)
 def test_no_file_breaks_a_rule_of_the_house(prefix: str, held_to: list[TreeRule]) -> None:
     """A layer that leaks, an impure core, a test that cannot fail, a function too long: all of them
     are seen on the day they are written."""
@@ -124,6 +128,8 @@ PLANTS: list[tuple[TreeRule, str, str, str]] = [
     (rules.layers, "edgegw/hub/x.py", "from edgegw.ledger import store", "hub must not import ledger"),
     (rules.layers, "edgegw/demo/x.py", "from edgegw.app import main", "demo must not import app"),
     (rules.layers, "edgegw/newcomer/x.py", "", "has no layer"),
+    (rules.builder, "firmware/x.py", "from edgegw.app import main", "the builder must not import"),
+    (rules.builder, "edgegw/hub/x.py", "from firmware import roots", "must not import its builder"),
     (rules.standalone, "edgegw/verifier.py", "import msgspec", "the standard library is all"),
     (rules.standalone, "edgegw/verifier.py", "from .core import journal", "the standard library is all"),
     (rules.siblings, "edgegw/payments/rules/a.py", "from . import b", "imports its sibling"),

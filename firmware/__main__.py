@@ -1,0 +1,54 @@
+"""The build's command line: `python -m firmware --help` names every command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from edgegw.errors import OperatingError
+from firmware import lockfile, resolve, roots
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def firmware() -> None:
+    """Build the appliance from locked packages. firmware/README.md tells how."""
+
+
+@firmware.command()
+@click.argument("names", nargs=-1)
+def lock(names: tuple[str, ...]) -> None:
+    """Lock today's versions of Debian's packages for all roots, or for those NAMES."""
+    for written in resolve.write_locks(list(names or lockfile.catalogue().roots)):
+        size_mb = written.size_bytes // 1_000_000
+        click.echo(f"{lockfile.lock_path(written.root)}: {len(written.packages)} packages, {size_mb} MB")
+
+
+@firmware.command()
+@click.argument("names", nargs=-1)
+def root(names: tuple[str, ...]) -> None:
+    """Make the root file systems NAMES (all without a name) from their locks; print where they are."""
+    for name in names or tuple(lockfile.catalogue().roots):
+        click.echo(roots.ready(name).path)
+
+
+@firmware.command()
+def prune() -> None:
+    """Remove roots that no lock of this checkout asks for any more; the pool is kept."""
+    for name in lockfile.catalogue().roots:
+        for path in roots.prune(name):
+            click.echo(f"removed {path}")
+
+
+def main() -> int:
+    """Run a command; an error that an operator can mend is told in words, with what to do."""
+    try:
+        firmware(prog_name="python -m firmware")
+    except OperatingError as error:
+        click.echo(f"error: {error}\n  {error.hint}", err=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
