@@ -31,6 +31,7 @@ from edgegw.config.site import site_faults
 from edgegw.core.book import Book
 from edgegw.core.messages import open_link
 from edgegw.core.records import Mode
+from edgegw.discovery.finder import discovery_of
 from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, NewEpoch, Next, OperatingError
 from edgegw.gauges import gauges_of
 from edgegw.ledger.boot import Opened, open_ledger
@@ -44,7 +45,7 @@ from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.ledger_source import LedgerSource
 from edgegw.machine import MachineClock, raise_descriptor_limit, stop_signal
-from edgegw.mirrored import Mirrored, mirror_line
+from edgegw.mirrored import Mirrored, found_mirrors, mirror_line
 from edgegw.observe.metrics import Metrics
 from edgegw.own import Keys, load_keys, own_of, replaced, tell_of_places
 from edgegw.payments import protocols, rules
@@ -115,7 +116,8 @@ class Front:
         self._gateway: Gateway | None = None
         self._servers: dict[str, Server] = {}
         certified = None if renewal is None else lambda: renewal.status
-        self._announcement = Announcement(box.settings, self._servers, copier.told, certified)
+        self.discovery = discovery_of(box.settings)
+        self._announcement = Announcement(box, self._servers, copier.told, certified, self.discovery)
         self._now_ns: Callable[[], int] = lambda: 0
         self.backlog: Backlog | None = None
         """Counts the notices that wait."""
@@ -166,6 +168,7 @@ class Front:
 
     async def stop(self) -> None:
         """No new payments; answers to what is in flight."""
+        self.discovery.say({})
         if self._gateway is not None:
             self._gateway.stop_admitting()
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
@@ -192,7 +195,7 @@ class Front:
         )
         gauges["edgegw_disk_free_bytes"] = lambda: self._reserve.free_bytes
         gauges["edgegw_vault_open"] = lambda: int(self.vault.is_open)
-        for name, read in (gauges | self._copier.gauges).items():
+        for name, read in (gauges | self._copier.gauges | self.discovery.gauges).items():
             self.metrics.watch(name, read)
         for kind in KINDS:
             self.metrics.watch_disk(kind, partial(self._space.bytes_of, kind))
@@ -263,6 +266,7 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
     # It goes on over all epochs: without a certificate there is no line that could give the next one.
     renewing = [] if renewal is None else [asyncio.create_task(_keep("renewal", renewal.run))]
     front = Front(box, opened.store, reserve, copier, held, renewal)
+    renewing.append(asyncio.create_task(_keep("discovery", front.discovery.run)))
     trouble = opened.trouble or replaced(own, held, opened.store)
     begun: Pen | None = None
     try:
@@ -272,7 +276,7 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
                 if trouble is not None:
                     await _serve_closed(box, front, own, held, opened, trouble, stop)
                 else:
-                    pen = begun or await _started(box, own, held, opened, ways)
+                    pen = begun or await _started(box, own, held, opened, ways, front)
                     await _serve(box, front, own, held, opened, pen, stop)
                 return
             except NewEpoch as given:
@@ -285,15 +289,15 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
         await front.close()
 
 
-async def _started(box: Box, own: Own, held: Keys, opened: Opened, ways: Ways) -> Pen:
+async def _started(box: Box, own: Own, held: Keys, opened: Opened, ways: Ways, front: Front) -> Pen:
     """The pen of this start, its boot journalled; raises Behind where the hub or the mirror, if it answers at
     once, holds more of this ledger."""
     pen = prepare(opened.store, own, ways)
     if pen.epoch:
         looks = [_look(opened, pen, _identity(box, own, held), _line_settings(box.settings))]
-        if held.mirror is not None:
-            identity = held.mirror.speaking(_identity(box, own, held))
-            looks.append(_look(opened, pen, identity, mirror_line(box.settings)))
+        way = mirror_line(box.settings, found_mirrors(box.settings, front.discovery))
+        if held.mirror is not None and way.addresses:
+            looks.append(_look(opened, pen, held.mirror.speaking(_identity(box, own, held)), way))
         for found in await asyncio.gather(*looks, return_exceptions=True):
             if found is not None:
                 raise found
@@ -330,16 +334,16 @@ async def _serve(
 ) -> None:
     """Serve and write until the stop, or until nothing is certain any more. Raises NewEpoch, and Behind where
     the hub found it."""
-    source = opened.store.reader()
+    source, who = opened.store.reader(), _identity(box, own, held)
     line = Line(
-        identity=_identity(box, own, held),
+        identity=who,
         settings=_line_settings(box.settings),
         source=LedgerSource(source),
         pen=pen,
         site_faults=partial(site_faults, bank=own.bank),
     )
     mirrored = Mirrored(
-        box.settings, opened.store, _identity(box, own, held), peer=held.mirror, line=line, pen=pen
+        box.settings, opened.store, who, peer=held.mirror, line=line, finder=front.discovery, pen=pen
     )
     notices = (opened.store.reader(), opened.store.reader())
     webhooks = _webhooks(box, held, notices[0], pen, line, front.metrics)
@@ -441,21 +445,17 @@ async def _serve_closed(
         parse_key=VerifyingKey.parse,
         before_taking=opened.disown,
     )
-    source = opened.store.reader()
-
-    def link_waits() -> str:
-        return mirrored.link_waits()
-
+    source, who = opened.store.reader(), _identity(box, own, held)
     line = Line(
-        identity=_identity(box, own, held),
+        identity=who,
         settings=_line_settings(box.settings),
         source=LedgerSource(source),
         pen=pen,
         keeper=pen,
-        link_waits=link_waits,
+        link_waits=lambda: mirrored.link_waits(),  # noqa: PLW0108 - it comes later
     )
     mirrored = Mirrored(
-        box.settings, opened.store, _identity(box, own, held), peer=held.mirror, line=line, keeper=pen
+        box.settings, opened.store, who, peer=held.mirror, line=line, finder=front.discovery, keeper=pen
     )
 
     def show() -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 from edgegw.access.keys import VerifyingKey
 from edgegw.access.tls import TransportContext
-from edgegw.config.box import BoxSettings
+from edgegw.config.box import BoxSettings, has_mirror
 from edgegw.core.journal import NoteError, journal_origin
 from edgegw.core.records import Durability
 from edgegw.encryption import line_of
@@ -25,6 +26,7 @@ from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, mirror_note_key
 from edgegw.ledger_source import LedgerSource
 from edgegw.pinned import pinned_key
+from edgegw.tls_tables import is_encrypted
 from edgegw.uplink.line import Line
 from edgegw.uplink.mirror import Mirror
 from edgegw.uplink.ports import Head, Identity, LineSettings
@@ -46,6 +48,16 @@ BACKOFF_MS_MAX: Final = 1_000
 _log = structlog.get_logger("edgegw.mirrored")
 
 
+class Finder(Protocol):
+    """Knows where the mirror may be (`edgegw.discovery`)."""
+
+    def mirrors(self, *, encrypted: bool) -> tuple[str, ...]:
+        """URLs, the likeliest first."""
+
+    def mirror_reached(self, url: str) -> None:
+        """The mirror has proved itself there."""
+
+
 class MirrorPeer(NamedTuple):
     """The mirror's pinned key, and how the line to it is encrypted."""
 
@@ -60,7 +72,7 @@ class MirrorPeer(NamedTuple):
 def mirror_peer(settings: BoxSettings, *, now_s: Callable[[], float] | None = None) -> MirrorPeer | None:
     """The mirror, None where there is none; raises KeyFileError or SettingsError."""
     mirror = settings.mirror
-    if not mirror.addresses:
+    if not has_mirror(settings):
         return None
     key = pinned_key("mirror.key", text=mirror.key, file=mirror.key_file)
     return MirrorPeer(key, line_of(mirror.tls, "mirror.tls", now_s=now_s))
@@ -77,10 +89,12 @@ class Mirrored:
         *,
         peer: MirrorPeer | None,
         line: Line,
+        finder: Finder,
         pen: Pen | None = None,
         keeper: Keeper | None = None,
     ) -> None:
-        """identity: as on the line to the hub."""
+        """identity: as on the line to the hub. finder: says where the mirror may be where
+        the settings do not."""
         table = settings.mirror
         rule = MirrorRule(
             mirrored=table.durability == "mirrored",
@@ -102,6 +116,8 @@ class Mirrored:
                 line=line,
                 keep_note=self._keep_note,
                 keeper=keeper,
+                places=None if table.addresses else partial(found_mirrors, settings, finder),
+                reached=(lambda _address: None) if table.addresses else finder.mirror_reached,
             )
         if pen is not None:
             self._cover(pen, identity, None if peer is None else peer.key)
@@ -214,11 +230,18 @@ class _Loud:
         say("durability", durability=durability.value, previous=previous.value, reason=reason, hint=hint)
 
 
-def mirror_line(settings: BoxSettings) -> LineSettings:
-    """As the line to the hub, but a silent mirror is noticed well before it counts as away."""
+def found_mirrors(settings: BoxSettings, finder: Finder) -> tuple[str, ...]:
+    """Where the mirror may be, of a box whose settings do not say it."""
+    return finder.mirrors(encrypted=is_encrypted(settings.mirror.tls))
+
+
+def mirror_line(settings: BoxSettings, found: Sequence[str] = ()) -> LineSettings:
+    """As the line to the hub, but a silent mirror is noticed well before it counts as away. found: its
+    addresses where the settings name none."""
     line = settings.line
     return LineSettings(
-        addresses=tuple((address.priority, address.url) for address in settings.mirror.addresses),
+        addresses=tuple((address.priority, address.url) for address in settings.mirror.addresses)
+        or tuple(enumerate(found)),
         heartbeat_ms=max(1, min(line.heartbeat_ms, settings.mirror.timeout_ms // 4)),
         connect_timeout_ms=line.connect_timeout_ms,
         answer_timeout_ms=line.answer_timeout_ms,

@@ -16,7 +16,7 @@ from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.access.operators import Operator, Operators
 from edgegw.access.places import PlaceAway
 from edgegw.access.webhook_key import load_webhook_key
-from edgegw.config.box import BoxSettings
+from edgegw.config.box import BoxSettings, has_mirror
 from edgegw.config.hub import HubSettings, OperatorTable
 from edgegw.config.mirror import MirrorSettings
 from edgegw.config.options import SettingsError
@@ -84,7 +84,7 @@ def box_key_faults(settings: BoxSettings) -> Iterator[str]:
     """What is wrong with the keys that a box's settings name, a line each."""
     hub, mirror = settings.hub, settings.mirror
     yield from _pinned_faults("hub.key", text=hub.key, file=hub.key_file)
-    if mirror.addresses:
+    if has_mirror(settings):
         yield from _pinned_faults("mirror.key", text=mirror.key, file=mirror.key_file)
     keystore, webhook = keystore_of(settings), webhook_key_file(settings)
     yield from _own_faults(keystore, device_key_file(settings))

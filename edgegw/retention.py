@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from edgegw.access.keys import VerifyingKey
-from edgegw.config.box import BoxSettings
+from edgegw.config.box import BoxSettings, has_mirror
 from edgegw.core.journal import Cosignature
 from edgegw.errors import LedgerCorrupt
 from edgegw.ledger import prune
@@ -138,7 +138,7 @@ class Retention:
     ) -> None:
         """anchored: whether what is on disk is known outside, too."""
         self._days = settings.retention.records_days
-        self._mirrored = bool(settings.mirror.addresses)
+        self._mirrored = has_mirror(settings)
         self._store = store
         self._pen = pen
         self._hub = hub

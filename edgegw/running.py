@@ -11,10 +11,13 @@ from typing import Final
 import msgspec
 import structlog
 
-from edgegw.config.box import BoxSettings
+from edgegw.config.box import Box, tls_of
+from edgegw.discovery.finder import Discovery, DiscoveryWord
+from edgegw.discovery.messages import Way
 from edgegw.payments.http_api.bodies import Certificate, Replica
 from edgegw.payments.protocols import Server
 from edgegw.payments.site_health import Watch
+from edgegw.tls_tables import PLAIN
 from edgegw.uplink.line import Line
 from edgegw.uplink.status import MirrorWord
 
@@ -49,6 +52,8 @@ class RunningBox(msgspec.Struct, frozen=True):
     """How the copy of the ledger's file is; None where the settings want none."""
     certificate: Certificate | None = None
     """How the box's own certificate is; None where the settings name no enrolment."""
+    discovery: DiscoveryWord | None = None
+    """How it is found and whom it knows on its network; None where the settings say nothing of it."""
 
 
 class Announcement:
@@ -56,15 +61,18 @@ class Announcement:
 
     def __init__(
         self,
-        settings: BoxSettings,
+        box: Box,
         servers: Mapping[str, Server],
         told: Callable[[], object] | None,
         certified: Callable[[], object] | None,
+        discovery: Discovery,
     ) -> None:
-        self._path = Path(settings.data_dir) / RUNNING_NAME
+        self._path = Path(box.settings.data_dir) / RUNNING_NAME
+        self._discovery = discovery
+        self._profiles = {name: _profile(way) for name, way in box.protocols.items()}
         self._told = told
         self._certified = certified
-        self._box = settings.box
+        self._box = box.settings.box
         self._servers = servers
         self._said: RunningBox | None = None
         self.is_open = False
@@ -80,10 +88,19 @@ class Announcement:
             return None
         return msgspec.convert(self._certified(), Certificate, from_attributes=True)
 
+    def _ways(self) -> dict[str, Way]:
+        """The ways in that are open, as they are said on the network."""
+        ways = {}
+        for name, server in self._servers.items():
+            host, _, port = server.addresses[0].rpartition(":")
+            ways[name] = Way(port=int(port), profile=self._profiles[name], host=host.strip("[]"))
+        return ways
+
     def write(self, line: Line | None, mirror: MirrorWord | None) -> None:
         """Say it again if something changed; a disk that takes no file is said in the log alone."""
         if not self.is_open:
             return
+        self._discovery.say(self._ways())
         from_hub = 0 if line is None else line.status.lacking
         running = RunningBox(
             os.getpid(),
@@ -96,6 +113,7 @@ class Announcement:
             mirror=mirror,
             replica=self.copy(),
             certificate=self.certificate(),
+            discovery=self._discovery.told,
         )
         if running == self._said:
             return
@@ -108,6 +126,11 @@ class Announcement:
             fresh.replace(self._path)
         except OSError as problem:
             _log.warning("not_announced", path=str(self._path), problem=str(problem))
+
+
+def _profile(way: msgspec.Struct) -> str:
+    tls = tls_of(way)
+    return PLAIN if tls is msgspec.UNSET else tls.profile
 
 
 class KeptWatch:

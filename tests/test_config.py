@@ -142,7 +142,7 @@ def test_a_whole_file_of_defaults_is_what_the_defaults_are(tmp_path: Path) -> No
     tables: dict[str, list[str]] = {}
     for option in options_of(BoxSettings):
         table, _, name = option.name.rpartition(".")
-        optional = table.endswith(".tls") or table == "enrolment"
+        optional = table.endswith(".tls") or table in ("enrolment", "discovery")
         if option.default and "hub" not in table and "[]" not in table and not optional:
             tables.setdefault(table, []).append(f"{name} = {option.default}")
     top, rest = tables.pop(""), tables

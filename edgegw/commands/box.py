@@ -29,6 +29,7 @@ from edgegw.errors import OperatingError
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from edgegw.discovery.finder import DiscoveryWord
     from edgegw.payments.http_api.bodies import Certificate, Replica
     from edgegw.running import RunningBox
     from edgegw.uplink.status import MirrorWord
@@ -133,6 +134,8 @@ class Report(msgspec.Struct, kw_only=True):
     """The running box's word on the copy of its ledger's file."""
     certificate: Certificate | None = None
     """The running box's word on its own certificate."""
+    discovery: DiscoveryWord | None = None
+    """The running box's word on how it is found, and whom it knows on its network."""
     replica_drill: dict[str, Any] = {}
     """What the last restore drill of that copy found."""
     needs: list[Need] = []
@@ -265,6 +268,7 @@ def _ask_running(directory: Path, token: str, tls: SSLContext | None, report: Re
         report.hint = HINTS.get(Mode(running.mode), "")
     report.mirror, report.lacking = running.mirror, running.lacking
     report.replica, report.certificate = running.replica, running.certificate
+    report.discovery = running.discovery
     report.hub_address, report.hubs_said = running.hub_address, running.hubs_said
     for address in running.addresses.get("http", ()):
         try:
@@ -355,6 +359,9 @@ def _show(report: Report) -> None:
     if report.certificate is not None:
         until = f"until {_at(report.certificate.ends_s)}, {report.certificate.days_left:.1f} days"
         rows["certificate"] = f"{report.certificate.state}, {until}"
+    if report.discovery is not None:
+        rows["found as"] = found_as(report.discovery)
+        rows["peers"] = ", ".join(f"{peer.kind} {peer.name}" for peer in report.discovery.peers)
     rows |= {f"hub {address}": problem for address, problem in report.hubs_said.items()}
     rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
     for name, value in rows.items():
@@ -363,6 +370,13 @@ def _show(report: Report) -> None:
     for need in report.needs:
         table.add_row("needs a person", f"{need.what}: {need.problem}\nhint: {need.hint}")
     Console(highlight=False, soft_wrap=True).print(table)
+
+
+def found_as(word: DiscoveryWord) -> str:
+    """How a box is found on its network, in words."""
+    if word.instance:
+        return f"{word.instance.removesuffix('.')} at {', '.join(word.addresses)}"
+    return f"nothing: {word.problem}" if word.problem else "nothing yet"
 
 
 def _behind(report: Report) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
+import msgspec
 
 from edgegw.commands import SettingsPath, serve_until_end
 from edgegw.config.listen import addresses
@@ -37,11 +39,14 @@ async def serve_mirror(settings: MirrorSettings) -> None:
     """Serve until SIGTERM or SIGINT; raises OperatingError, KeyFileError and SettingsError."""
     from edgegw.access.keys import open_signing_key
     from edgegw.commands.serving import serve
+    from edgegw.discovery.finder import Discovery
+    from edgegw.discovery.messages import EXCHANGE, Way
     from edgegw.encryption import listener_of
     from edgegw.key_places import keystore_of, mirror_key_file, open_sealed_tls_keys
     from edgegw.mirror.app import Mirror, make_app
     from edgegw.mirror.keeper import Keeper, Keys
     from edgegw.pinned import pinned_boxes, pinned_key
+    from edgegw.tls_tables import PLAIN
 
     boxes = pinned_boxes(settings.bank, settings.boxes)
     keystore = keystore_of(settings)
@@ -59,11 +64,24 @@ async def serve_mirror(settings: MirrorSettings) -> None:
         mirror = Mirror(key, keepers, boxes, bank=settings.bank)
         application = make_app(mirror)
         opened.pop_all()
-        await serve(
-            application,
-            addresses(settings.listen),
-            name="mirror",
-            bank=settings.bank,
-            tls=tls,
-            failed=mirror.failed,
-        )
+        discovery = Discovery(settings.discovery, kind="mirror", bank=settings.bank, name=settings.mirror)
+        profile = PLAIN if settings.tls is msgspec.UNSET else settings.tls.profile
+
+        def say(served: Sequence[str]) -> None:
+            host, _, port = served[0].rpartition(":")
+            discovery.say({EXCHANGE: Way(port=int(port), profile=profile, host=host)})
+
+        speaking = asyncio.create_task(discovery.run())
+        try:
+            await serve(
+                application,
+                addresses(settings.listen),
+                name="mirror",
+                bank=settings.bank,
+                tls=tls,
+                failed=mirror.failed,
+                opened=say,
+            )
+        finally:
+            speaking.cancel()
+            await asyncio.gather(speaking, return_exceptions=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -32,10 +32,12 @@ async def serve(
     bank: str,
     tls: TransportContext | None,
     failed: asyncio.Future[None] | None = None,
+    opened: Callable[[Sequence[str]], None] = lambda _served: None,
 ) -> None:
     """Serve at each (host, port) until SIGTERM, SIGINT or the error in `failed`, which is raised then.
 
-    name is what the server is, as in its log. Raises OperatingError for an address that cannot be had.
+    name is what the server is, as in its log. opened: told where it listens. Raises OperatingError
+    for an address that cannot be had.
     """
     loop = asyncio.get_running_loop()
     ended = failed or loop.create_future()
@@ -47,6 +49,7 @@ async def serve(
     try:
         async with listening(application, addresses, name=name, option="listen", tls=tls) as served:
             log.info("open", bank=bank, pid=os.getpid(), addresses=served)
+            opened(served)
             await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from edgegw.config.discovery import OptionalDiscovery, can_find
+from edgegw.config.discovery import faults_of as discovery_faults
 from edgegw.config.files import read_toml
 from edgegw.config.keys import KeysTable
 from edgegw.config.listen import has_port
@@ -122,7 +124,8 @@ class LineTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class MirrorTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[mirror]`: the second machine in the branch that keeps the journal; none without addresses."""
+    """`[mirror]`: the second machine in the branch that keeps the journal. Where no addresses are given it is
+    looked for by `[discovery]`; without both there is none."""
 
     addresses: tuple[PeerAddress, ...] = ()
     key: Annotated[
@@ -322,6 +325,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     enrolment: EnrolmentTable | msgspec.UnsetType = msgspec.UNSET
     line: LineTable = LineTable()
     mirror: MirrorTable = MirrorTable()
+    discovery: OptionalDiscovery = msgspec.UNSET
     replica: ReplicaTable = ReplicaTable()
     disk: DiskTable = DiskTable()
     retention: RetentionTable = RetentionTable()
@@ -398,7 +402,8 @@ def _faults(settings: BoxSettings) -> list[str]:
     if bool(hub.key) == bool(hub.key_file):
         faults.append("hub.key, hub.key_file: give one of them, the hub's public key or its file")
     faults += _address_faults("hub", hub.addresses, hub.tls)
-    faults += _mirror_faults(settings.mirror)
+    faults += discovery_faults(settings.discovery)
+    faults += _mirror_faults(settings.mirror, found=has_mirror(settings))
     faults += _enrolment_faults(settings)
     faults += faults_of(settings.replica, data_dir=settings.data_dir)
     faults += [
@@ -438,15 +443,38 @@ def _is_network(text: str) -> bool:
     return True
 
 
-def _mirror_faults(mirror: MirrorTable) -> list[str]:
+def has_mirror(settings: BoxSettings) -> bool:
+    """Whether the box has a mirror: its addresses are given, or its key is and they are to be found."""
+    mirror = settings.mirror
+    return bool(mirror.addresses or ((mirror.key or mirror.key_file) and can_find(settings.discovery)))
+
+
+def _mirror_faults(mirror: MirrorTable, *, found: bool) -> list[str]:
     faults = _address_faults("mirror", mirror.addresses, mirror.tls)
-    if mirror.addresses and bool(mirror.key) == bool(mirror.key_file):
+    if found and bool(mirror.key) == bool(mirror.key_file):
         faults.append("mirror.key, mirror.key_file: give one of them, the mirror's public key or its file")
-    if mirror.durability == "mirrored" and not mirror.addresses:
+    if mirror.durability == "mirrored" and not found:
         faults.append(
-            "mirror.durability = mirrored: there is no mirror; give a [[mirror.addresses]] with its url"
+            "mirror.durability = mirrored: there is no mirror; give a [[mirror.addresses]] with its url, or"
+            " its key and [discovery]"
         )
+    if found and not mirror.addresses:
+        faults += _found_mirror_faults(mirror.tls)
     return faults
+
+
+def _found_mirror_faults(tls: OptionalClientTls) -> Iterator[str]:
+    """What is wrong where the mirror's address comes from the network, which is believed for nothing else."""
+    if tls is msgspec.UNSET:
+        yield (
+            "mirror.tls: it is missing, and the mirror's address is found on the network; give [mirror.tls]"
+            ' with its profile, or profile = "plain" where something in front encrypts'
+        )
+    elif is_encrypted(tls) and not tls.server_name:
+        yield (
+            "mirror.tls.server_name: it is missing, and the mirror's address is found on the network; give"
+            " the name that its certificate must have"
+        )
 
 
 def _address_faults(where: str, addresses: tuple[PeerAddress, ...], tls: OptionalClientTls) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Annotated
 import msgspec
 
 from edgegw.config.box import LogTable, Name
+from edgegw.config.discovery import OptionalDiscovery
+from edgegw.config.discovery import faults_of as discovery_faults
 from edgegw.config.files import read_toml
 from edgegw.config.keys import KeysTable
 from edgegw.config.listen import Listen, faults_of
@@ -45,6 +47,7 @@ class MirrorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = "secrets/mirror.pem"
     tls: OptionalServerTls = msgspec.UNSET
     keys: KeysTable = KeysTable()
+    discovery: OptionalDiscovery = msgspec.UNSET
     log: LogTable = LogTable()
 
 
@@ -54,6 +57,7 @@ def load_mirror(path: Path) -> MirrorSettings:
     settings = read_table(MirrorSettings, read_toml(path), faults)
     if settings is not None:
         faults += faults_of(settings.listen, settings.tls)
+        faults += discovery_faults(settings.discovery)
         if bool(settings.hub_key) == bool(settings.hub_key_file):
             faults.append("hub_key, hub_key_file: give one of them, the hub's public key or its file")
         if not settings.boxes:

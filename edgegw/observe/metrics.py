@@ -46,6 +46,9 @@ GAUGES: Final[dict[str, str]] = {
     "edgegw_replica_drill_well": "1 if the last restore drill found the copy well, else 0.",
     "edgegw_replica_drill_age_seconds": "How long ago the copy was last restored and checked; NaN for never.",
     "edgegw_certificate_days": "Days until the box's own certificate ends; NaN without enrolment.",
+    "edgegw_discovery_listed": "1 while the box is listed on its network by multicast DNS, else 0.",
+    "edgegw_discovery_peers": "Boxes and mirrors of the bank that say on the network that they are there.",
+    "edgegw_discovery_restarts": "How often the process that speaks multicast DNS was started again.",
     "edgegw_disk_free_bytes": "Free bytes on the ledger's disk.",
     "edgegw_vault_open": "1 while payments with a card are decided, 0 while the vault is lost or failed.",
 }

@@ -110,6 +110,8 @@ class Line:
         self._inbox = Inbox(identity, self._wire.transport, kept=self._kept_site, faults=site_faults)
         self._asks = Asks(boot=identity.boot, timeout_ms=settings.centre_timeout_ms)
         self._addresses = self._wire.addresses
+        if not self._addresses:
+            raise ValueError("there is no address; name at least one with its priority")
         self._turn = 0
         self._failures = 0
         self._rounds = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -93,9 +93,12 @@ class Mirror:
         keep_note: Callable[[int, str], Awaitable[None]],
         keeper: Keeper | None = None,
         sources: Sources | None = None,
+        places: Callable[[], Sequence[str]] | None = None,
+        reached: Callable[[str], None] = lambda _address: None,
     ) -> None:
         """identity: with the mirror's pinned key in the place of the hub's. keep_note: takes (epoch, cosigned
-        note) now and then. keeper: takes the box's past back, for a ledger that is closed."""
+        note) now and then. keeper: takes the box's past back, for a ledger that is closed. places: where it
+        may be, the likeliest first, where the settings name no address; reached: told when it was there."""
         self._identity = identity
         self._settings = settings
         self._source = source
@@ -105,7 +108,9 @@ class Mirror:
         self._keeper = keeper
         self._sources = sources or Sources()
         self._wire = Wire(identity, settings, self._sources)
-        self._turn = 0
+        self._places = (lambda: self._wire.addresses) if places is None else places
+        self._reached = reached
+        self._turns = Turns()
         self._rounds = 0
         self._moved = asyncio.Event()
         self._tips: deque[Head] = deque(maxlen=TIPS_MAX)
@@ -133,8 +138,10 @@ class Mirror:
         """
         try:
             while True:
-                address = self._wire.addresses[self._turn]
+                address = self._turns.next(self._places())
                 try:
+                    if not address:
+                        raise LineFault("no mirror was found on the network yet")
                     await self._talk(await self._opened(address))
                 except Reopen:
                     self._failed(address, "the mirror does not know the session")
@@ -149,7 +156,6 @@ class Mirror:
     def _failed(self, address: str, problem: str) -> None:
         self.address = ""
         self._coverage.said = problem
-        self._turn = (self._turn + 1) % len(self._wire.addresses)
         self._rounds += 1
         _log.info("mirror address failed", extra={"address": address, "problem": problem})
 
@@ -179,6 +185,7 @@ class Mirror:
         session = Session(self._wire, address, opened)
         await self._credit(session)
         self.address = address
+        self._reached(address)
         return session
 
     async def _obey(self, verdict: Verdict, reason: str) -> None:
@@ -280,6 +287,27 @@ class Mirror:
         """The mirror's pinned key must have signed for just what this box has; raises ExchangeError."""
         root = push.root if head.size == push.size else _root_at(self._source, head)
         check_cosigned(self._identity, note, head, root=root, by="mirror")
+
+
+class Turns:
+    """Whose turn it is among the places where the mirror may be: the likeliest's each second time, so that
+    any number of false ones costs little, and between these who was not tried for the longest time."""
+
+    def __init__(self) -> None:
+        self._attempts = 0
+        self._tried: dict[str, int] = {}
+        """Which attempt at a place was the last one."""
+
+    def next(self, places: Sequence[str]) -> str:
+        """Where to try now, "" for nowhere. places: the likeliest first."""
+        self._tried = {place: self._tried.get(place, 0) for place in places}
+        if not places:
+            return ""
+        self._attempts += 1
+        others = places[1:]
+        turn = places[0] if self._attempts % 2 or not others else min(others, key=self._tried.__getitem__)
+        self._tried[turn] = self._attempts
+        return turn
 
 
 class _NotToBeHad(Exception):

@@ -57,8 +57,6 @@ class Wire:
     """Signed messages to an address of the hub, or the mirror, and its signed answers; counts bytes."""
 
     def __init__(self, identity: Identity, settings: LineSettings, sources: Sources) -> None:
-        if not settings.addresses:
-            raise ValueError("there is no address; name at least one with its priority")
         self.identity = identity
         self.addresses = [address for _, address in sorted(settings.addresses)]
         """The best priority first."""

@@ -39,7 +39,10 @@ LAYERS: dict[str, frozenset[str]] = {
     "exchange_http": frozenset({"core", "errors", "access"}),
     "hub": frozenset({"core", "errors", "access", "config", "exchange_http", "zones"}),
     "ledger_source": frozenset({"core", "errors", "ledger", "uplink"}),
-    "running": frozenset({"core", "errors", "config", "payments", "payments.protocols", "uplink"}),
+    "discovery": frozenset({"config"}),
+    "running": frozenset(
+        {"core", "errors", "config", "discovery", "payments", "payments.protocols", "tls_tables", "uplink"}
+    ),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
     "key_places": frozenset({"config", "access", "tls_tables"}),
     "machine": frozenset(),
@@ -58,6 +61,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "pinned",
             "encryption",
             "ledger_source",
+            "tls_tables",
             "uplink",
         }
     ),
@@ -93,6 +97,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "payments.rules",
             "card_vault",
             "gauges",
+            "discovery",
             "key_places",
             "ledger_source",
             "machine",
