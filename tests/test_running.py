@@ -4,7 +4,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgegw.config.box import BoxSettings, HubTable
+from edgegw.config.box import Box, BoxSettings, HubTable
+from edgegw.discovery.finder import discovery_of
+from edgegw.payments.protocols.http import HttpOptions
 from edgegw.running import RUNNING_NAME, Announcement, RunningBox
 
 
@@ -18,7 +20,9 @@ def test_nothing_is_said_before_every_way_in_is_open(tmp_path: Path) -> None:
     """A box that read a long ledger first said "open" without an address, a second after its start."""
     settings = BoxSettings(bank="b1", box="box-1", hub=HubTable(addresses=()), data_dir=str(tmp_path))
     servers: dict[str, Listening] = {}
-    announcement = Announcement(settings, servers, None, None)  # type: ignore[arg-type]
+    box = Box(settings=settings, protocols={"http": HttpOptions()}, digest="")
+    discovery = discovery_of(settings)
+    announcement = Announcement(box, servers, None, None, discovery)  # type: ignore[arg-type]
     announcement.write(None, None)
     assert list(tmp_path.iterdir()) == []
     servers["http"] = Listening()
