@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -32,18 +31,19 @@ from edgegw.core.book import Book
 from edgegw.core.messages import open_link
 from edgegw.core.records import Mode
 from edgegw.discovery.finder import discovery_of
-from edgegw.errors import Behind, BrokenInvariant, Forked, LedgerCorrupt, NewEpoch, Next, OperatingError
+from edgegw.errors import Behind, BrokenInvariant, Forked, NewEpoch, Next, OperatingError
 from edgegw.gauges import gauges_of
+from edgegw.ledger.batch import Batch
 from edgegw.ledger.boot import Opened, open_ledger
 from edgegw.ledger.closed import ClosedPen
 from edgegw.ledger.outcomes import Budget
 from edgegw.ledger.reserve import Reserve
-from edgegw.ledger.scrub import scrub
 from edgegw.ledger.space import KINDS, Space
 from edgegw.ledger.start import Own, Ways, begin_epoch, prepare, read_book, take_over
 from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.ledger_source import LedgerSource
+from edgegw.liveness import Liveness
 from edgegw.machine import MachineClock, raise_descriptor_limit, stop_signal
 from edgegw.mirrored import Mirrored, found_mirrors, mirror_line
 from edgegw.observe.metrics import Metrics
@@ -60,22 +60,19 @@ from edgegw.payments.webhook_post import Postman
 from edgegw.payments.webhooks import Webhooks
 from edgegw.renewal import Renewal
 from edgegw.replica.copier import Copier
+from edgegw.rereading import keep_reading
 from edgegw.retention import Retention
 from edgegw.rotation import Rotation
 from edgegw.running import RUNNING_NAME, Announcement, KeptWatch
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity, LineSettings
-from edgegw.uplink.threads import in_thread
 
 TICK_S: Final = 1.0
 LINE_PAUSE_S: Final = 2.0
 """Before the line is taken up again when the world, or a fault of ours, has ended it."""
 
-SCRUB_FIRST_S: Final = 1.0
+REREADING_FIRST_S: Final = 1.0
 """How long the ways in wait for all records to be read again; what is left is read beside the payments."""
-SCRUB_REST: Final = 9
-"""Then so many times as long as a portion took is left to the payments."""
-SCRUB_PAUSE_S: Final = 3600.0
 
 SITE_HINT: Final = "The centre is told by the journal; publish mended settings, or roll back there."
 
@@ -100,6 +97,7 @@ class Front:
     ) -> None:
         self._held = held
         self._renewal = renewal
+        self.life = Liveness()
         self.metrics = Metrics()
         self.health = SiteHealth(**msgspec.structs.asdict(box.settings.site_health))
         self.watched = KeptWatch(Path(box.settings.data_dir))
@@ -161,13 +159,17 @@ class Front:
         await _open_ways(self.gateway, self._wanted, self._servers)
         self._announcement.is_open = True
         self.announce()
+        self.life.ready()
 
     def announce(self) -> None:
         """Say outside how the line is."""
         self._announcement.write(self._line, None if self._mirrored is None else self._mirrored.told())
+        if self._gateway is not None:
+            self.life.status(f"{self._gateway.book.mode}: {self._gateway.book.mode_reason}".rstrip(": "))
 
     async def stop(self) -> None:
         """No new payments; answers to what is in flight."""
+        self.life.stopping()
         self.discovery.say({})
         if self._gateway is not None:
             self._gateway.stop_admitting()
@@ -360,7 +362,8 @@ async def _serve(
     tasks = (
         asyncio.create_task(_keep("line", line.run)),
         asyncio.create_task(_tick(pen, opened, front)),
-        asyncio.create_task(_keep_reading(again, line, read_once)),
+        asyncio.create_task(front.life.watch(partial(pen.work, _nothing))),
+        asyncio.create_task(keep_reading(again, line, read_once)),
         asyncio.create_task(_keep("mirror", mirrored.talk)),
         asyncio.create_task(mirrored.hold()),
         asyncio.create_task(_keep("retention", _retention(box, held, opened, pen, mirrored).run)),
@@ -371,7 +374,7 @@ async def _serve(
     goes_on = False
     try:
         with suppress(TimeoutError):
-            async with asyncio.timeout(SCRUB_FIRST_S):
+            async with asyncio.timeout(REREADING_FIRST_S):
                 await read_once.wait()
         read_once.set()
         await front.open()
@@ -469,6 +472,7 @@ async def _serve_closed(
     tasks = (
         asyncio.create_task(_keep("line", line.run)),
         asyncio.create_task(_tick_closed(pen, front)),
+        asyncio.create_task(front.life.watch(partial(asyncio.sleep, 0))),
         asyncio.create_task(_keep("mirror", mirrored.talk)),
     )
     goes_on = False
@@ -594,34 +598,6 @@ async def _keep(what: str, run: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(LINE_PAUSE_S)
 
 
-async def _keep_reading(store: Store, line: Line, read_once: asyncio.Event) -> None:
-    """Read every record again, at the start, when the line is back and each SCRUB_PAUSE_S; one that was
-    changed by hand ends the clearing. Slowly once `read_once` is set, which the first pass does."""
-    while True:
-        portions = scrub(store)
-        began_s = time.monotonic()
-        try:
-            while await in_thread(partial(next, portions, None)) is not None:
-                if read_once.is_set():
-                    await asyncio.sleep(SCRUB_REST * (time.monotonic() - began_s))
-                began_s = time.monotonic()
-        except LedgerCorrupt as problem:
-            _log.error("record_edited", problem=str(problem), hint=Forked.default_hint)
-            await line.distrust(str(problem))
-        read_once.set()
-        await _next_reading(line)
-
-
-async def _next_reading(line: Line) -> None:
-    """Until SCRUB_PAUSE_S are over, or the line is back: what an outage has seen is found at its end."""
-    began_s, was_up = time.monotonic(), line.up
-    while time.monotonic() - began_s < SCRUB_PAUSE_S:
-        await asyncio.sleep(TICK_S)
-        if line.up and not was_up:
-            return
-        was_up = line.up
-
-
 async def _carry_on(what: str, work: Awaitable[None]) -> None:
     """Log what goes wrong in a part that the box can do without; raises what must end the process, or this
     pen."""
@@ -639,12 +615,18 @@ async def _carry_on(what: str, work: Awaitable[None]) -> None:
         _log.exception(f"{what}_failed")
 
 
+def _nothing(_: Batch) -> None:
+    """A round through the pen and its thread that writes nothing: both live."""
+
+
 def _measure(metrics: Metrics, pen: Pen) -> Callable[[], None]:
     """What is to be called after each COMMIT."""
     seen = pen.records
 
     def measure() -> None:
         nonlocal seen
+        if pen.records == seen:
+            return
         metrics.committed(records=pen.records - seen, seconds=pen.commit_ns / 1e9)
         seen = pen.records
 

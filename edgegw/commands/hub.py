@@ -164,7 +164,14 @@ async def serve_hub(settings: HubSettings) -> None:
         )
         if isinstance(settings.enrolment, EnrolmentTable):
             application.cleanup_ctx.append(enrolling(center, settings, settings.enrolment))
-        await serve(application, addresses(settings.listen), name="hub", bank=settings.bank, tls=tls)
+        await serve(
+            application,
+            addresses(settings.listen),
+            name="hub",
+            bank=settings.bank,
+            tls=tls,
+            turn=center.turn,
+        )
 
 
 @click.command()

@@ -79,6 +79,7 @@ async def serve_mirror(settings: MirrorSettings) -> None:
                 name="mirror",
                 bank=settings.bank,
                 tls=tls,
+                turn=mirror.turn,
                 failed=mirror.failed,
                 opened=say,
             )

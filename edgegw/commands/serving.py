@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,6 +15,7 @@ from aiohttp import web
 from edgegw.access.arrivals import Arrivals
 from edgegw.access.tls import TransportContext
 from edgegw.errors import OperatingError
+from edgegw.liveness import Liveness
 
 _SHARE: Final = 0.5
 """Of a core's time, for handshakes: this loop carries bytes alone, and all boxes come back at once."""
@@ -31,13 +32,14 @@ async def serve(
     name: str,
     bank: str,
     tls: TransportContext | None,
+    turn: Callable[[], Awaitable[object]],
     failed: asyncio.Future[None] | None = None,
     opened: Callable[[Sequence[str]], None] = lambda _served: None,
 ) -> None:
     """Serve at each (host, port) until SIGTERM, SIGINT or the error in `failed`, which is raised then.
 
-    name is what the server is, as in its log. opened: told where it listens. Raises OperatingError
-    for an address that cannot be had.
+    name is what the server is, as in its log; turn is a round through its threads, which shows that they
+    live. opened: told where it listens. Raises OperatingError for an address that cannot be had.
     """
     loop = asyncio.get_running_loop()
     ended = failed or loop.create_future()
@@ -45,14 +47,19 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     log = structlog.get_logger(f"edgegw.{name}")
-    stopping = asyncio.create_task(stop.wait())
+    life = Liveness()
+    stopping, living = asyncio.create_task(stop.wait()), asyncio.create_task(life.watch(turn))
     try:
         async with listening(application, addresses, name=name, option="listen", tls=tls) as served:
             log.info("open", bank=bank, pid=os.getpid(), addresses=served)
             opened(served)
+            life.status(f"serves at {', '.join(served)}")
+            life.ready()
             await asyncio.wait((stopping, ended), return_when=asyncio.FIRST_COMPLETED)
+            life.stopping()
     finally:
         stopping.cancel()
+        living.cancel()
     if ended.done():
         ended.result()
     log.info("stopped", bank=bank)

@@ -161,6 +161,10 @@ class Hub:
         """Move a staged version of the site's settings on by itself; what was done, or ""."""
         return await self.run(lambda c: advance(c, self._keyring, now_ns=self._clock_ns()))
 
+    async def turn(self) -> None:
+        """Return once one of the database's threads is free: not all of them hang."""
+        await asyncio.get_running_loop().run_in_executor(self._database.threads, _nothing)
+
     def now_ns(self) -> int:
         """The hub's clock."""
         return self._clock_ns()
@@ -291,6 +295,10 @@ class Hub:
 def _devices(connection: Connection, box: str) -> tuple[VerifyingKey | None, list[Identity]]:
     """A box's device, and those before it."""
     return device_key(connection, box), ended_identities(connection, box)
+
+
+def _nothing() -> None:
+    """What a thread does that shows that it lives."""
 
 
 HUB: Final = web.AppKey("hub", Hub)

@@ -97,6 +97,12 @@ class Mirror:
             await self._in_thread(place, place.keeper.status) for _, place in sorted(self._places.items())
         ]
 
+    async def turn(self) -> None:
+        """Return once each box's thread has come to an end of what it was at."""
+        loop = asyncio.get_running_loop()
+        for place in self._places.values():
+            await loop.run_in_executor(place.worker, _nothing)
+
     def close(self) -> None:
         """Let the running messages finish, then let go of the files."""
         for place in self._places.values():
@@ -138,6 +144,10 @@ class Mirror:
             self.metrics.pushes.labels(envelope.box, beaten.push.value).inc()
         self.metrics.messages.labels(envelope.box, beaten.verdict.value).inc()
         return beaten
+
+
+def _nothing() -> None:
+    """What a thread does that shows that it lives."""
 
 
 MIRROR: Final = web.AppKey("mirror", Mirror)
