@@ -349,16 +349,15 @@ async def _serve(
     )
     notices = (opened.store.reader(), opened.store.reader())
     webhooks = _webhooks(box, held, notices[0], pen, line, front.metrics)
-    backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=box.settings.notices.aged_hours)
-    front.backlog = backlog
+    aged_hours = box.settings.notices.aged_hours
+    front.backlog = backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=aged_hours)
     rotation = Rotation(pen, held.checkpoint, bank=own.bank, box=own.box)
     pen.awaited = line.awaited
-    told = (webhooks.wake, line.head_moved, partial(_note_anchor, opened, pen), _measure(front.metrics, pen))
-    pen.on_commit.extend(told)
+    pen.on_commit += [webhooks.wake, line.head_moved, partial(_note_anchor, opened, pen)]
+    pen.on_commit.append(_measure(front.metrics, pen))
     front.show(pen, pen.desk.book, line, mirrored, now_ns=pen.desk.time.now_ns)
     writing = asyncio.create_task(pen.run())
-    again = opened.store.reader()
-    read_once = asyncio.Event()
+    again, read_once = opened.store.reader(), asyncio.Event()
     tasks = (
         asyncio.create_task(_keep("line", line.run)),
         asyncio.create_task(_tick(pen, opened, front)),
