@@ -34,6 +34,7 @@ from edgegw.commands import (
     site_list,
     suspense,
     terminal_keys,
+    units,
     vault,
     windows,
 )
@@ -92,6 +93,7 @@ for command in (
     windows.settlement,
     suspense.suspense,
     suspense.receivables,
+    units.units,
     vault.vault,
 ):
     main.add_command(command)

@@ -1,0 +1,166 @@
+"""The units of a machine: they are what the role needs, hardened, and the firewall lets in what is open."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edgegw.commands.settings import protocol_shapes
+from edgegw.config.box import load_box
+from edgegw.units import ROLES, Role, differing, files_of, firewall, install
+from tests.processes import edgegw
+
+EXPOSURE_MAX = 2.5
+ANALYZE = shutil.which("systemd-analyze")
+needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed on this machine")
+
+
+def units(root: Path) -> list[Path]:
+    """The services that are ours."""
+    return sorted((root / "usr/lib/systemd/system").glob("edgegw*.service"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_second_installation_changes_nothing(role: Role, tmp_path: Path) -> None:
+    """A playbook that runs each night would restart every box of a bank."""
+    assert edgegw("units", "install", str(tmp_path), "--role", role).exit_code == 0
+    assert edgegw("units", "install", str(tmp_path), "--role", role, "--check").exit_code == 0
+    assert install(tmp_path, role) == []
+    altered = units(tmp_path)[0]
+    altered.write_text(altered.read_text().replace("NoNewPrivileges=yes", "NoNewPrivileges=no"))
+    assert differing(tmp_path, role) == [str(altered.relative_to(tmp_path))]
+    checked = edgegw("units", "install", str(tmp_path), "--role", role, "--check")
+    assert (checked.exit_code, checked.stdout.split()) == (1, [str(altered.relative_to(tmp_path))])
+
+
+def test_every_file_is_installed_by_some_role() -> None:
+    """A unit that nobody installs is one that everybody thinks is there."""
+    there = {
+        path.name for path in (Path(__file__).parents[2] / "edgegw/units/files").iterdir() if path.is_file()
+    }
+    contents = {file.content for role in ROLES for file in files_of(role)}
+    unused = {
+        name
+        for name in there
+        if (Path(__file__).parents[2] / "edgegw/units/files" / name).read_bytes() not in contents
+    }
+    assert unused == set()
+
+
+@needs_systemd
+@pytest.mark.parametrize("role", ROLES)
+def test_no_service_may_more_than_it_must(role: Role, tmp_path: Path) -> None:
+    """By systemd's own measure, each service of ours is at most 2.5 of 10."""
+    install(tmp_path, role)
+    assert units(tmp_path)
+    for unit in units(tmp_path):
+        told = subprocess.run(
+            [str(ANALYZE), "security", "--offline=true", "--no-pager", str(unit)],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", told)
+        assert found is not None, told
+        assert float(found[1]) <= EXPOSURE_MAX, f"{unit.name}: {found[1]}"
+
+
+def test_no_service_is_started_again_at_once(tmp_path: Path) -> None:
+    """A process that cannot start would use up the machine, the log and the disk in a night."""
+    for role in ROLES:
+        install(tmp_path, role)
+    for unit in units(tmp_path):
+        text = unit.read_text()
+        if "Restart=" in text:
+            assert re.search(r"^RestartSec=([3-9]|[1-9][0-9]+)s$", text, re.MULTILINE), unit.name
+
+
+def test_the_firewall_opens_what_the_settings_open_and_nothing_on_loopback(tmp_path: Path) -> None:
+    """A port that is open in the settings and closed in the firewall is a branch that cannot pay."""
+    settings = tmp_path / "box.toml"
+    text = 'bank = "b1"\nbox = "box-1"\n[hub]\nkey = "k"\n[[hub.addresses]]\nurl = "http://127.0.0.1:1"\n'
+    settings.write_text(text + '[http]\nhost = "127.0.0.1"\nport = 8443\n')
+    assert firewall.ports_of_box(load_box(settings, protocol_shapes())) == []
+    assert firewall.commands([]) == "flush set inet edgegw ways_in\n"
+    tls = 'profile = "plain"\n'
+    settings.write_text(text + f'[http]\nhost = "0.0.0.0"\nport = 8443\n[http.tls]\n{tls}')
+    done = edgegw("units", "ports", str(settings), "--role", "box")
+    assert done.stdout.splitlines()[1:] == ["add element inet edgegw ways_in { 8443 }"], done.output
+    mirror = tmp_path / "mirror.toml"
+    mirror.write_text(
+        'bank = "b1"\nmirror = "m"\nhub_key = "k"\nlisten = ["127.0.0.1:8700", "[::]:8701"]\n'
+        f'[boxes]\nbox-1 = "k"\n[tls]\n{tls}'
+    )
+    done = edgegw("units", "ports", str(mirror), "--role", "mirror", "--out", str(tmp_path / "ports"))
+    assert done.exit_code == 0, done.output
+    assert "{ 8701 }" in (tmp_path / "ports").read_text()
+
+
+class Machine:
+    """Files as `clock` finds them on a machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        install(root, "box")
+        self.file("usr/lib/clock-epoch", 1_750_000_000)
+
+    def file(self, path: str, at_s: int, text: str = "") -> None:
+        """A file that was changed then."""
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        os.utime(place, (at_s, at_s))
+
+    def word(self, text: str) -> None:
+        """The hub's word as the box keeps it."""
+        self.file("var/lib/edgegw/secrets/hub_time.json", 0, text)
+
+    def floor(self) -> int:
+        """What the clock is set to at least."""
+        return int(self.run("print"))
+
+    def run(self, *words: str) -> str:
+        """Call the program."""
+        return subprocess.run(
+            [str(self.root / "usr/lib/edgegw/clock"), *words],
+            env={**os.environ, "CLOCK_ROOT": str(self.root)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+
+def test_the_clock_is_never_before_what_is_known(tmp_path: Path) -> None:
+    """The latest of the build, what this machine has seen, and the hub's word, in the form the box keeps."""
+    machine = Machine(tmp_path)
+    assert machine.floor() == 1_750_000_000
+    machine.file("var/lib/edgegw-clock/seen", 1_760_000_000)
+    assert machine.floor() == 1_760_000_000
+    machine.word('{"hub_s":1770000000.25,"mono_s":12.5,"boot_id":"x"}\n')
+    assert machine.floor() == 1_770_000_000
+    machine.file("var/lib/edgegw-clock/seen", 1_780_000_000)
+    assert machine.floor() == 1_780_000_000
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", "{", '{"hub_s":"2"}', '{"hub_s":99999999999999}', '{"hub_s":9e9}', '{"hub_s":5000000000.0}', "\0"],
+)
+def test_a_word_that_is_none_moves_no_clock(tmp_path: Path, word: str) -> None:
+    """It lies where the box writes: a fault there must not send the machine a century ahead."""
+    machine = Machine(tmp_path)
+    machine.word(word)
+    assert machine.floor() == 1_750_000_000
+
+
+def test_what_time_it_is_is_kept(tmp_path: Path) -> None:
+    """At each stop and every ten minutes, so that a start after a power cut knows it."""
+    machine = Machine(tmp_path)
+    (tmp_path / "var/lib/edgegw-clock").mkdir(parents=True)
+    machine.run("seen")
+    assert machine.floor() == int((tmp_path / "var/lib/edgegw-clock/seen").stat().st_mtime)
