@@ -27,6 +27,7 @@ from edgegw.commands import (
     peers,
     prune,
     reconcile,
+    release,
     restore,
     settings,
     signing,
@@ -35,6 +36,7 @@ from edgegw.commands import (
     suspense,
     terminal_keys,
     units,
+    update,
     vault,
     windows,
 )
@@ -95,6 +97,8 @@ for command in (
     suspense.receivables,
     units.units,
     vault.vault,
+    update.update,
+    release.release,
 ):
     main.add_command(command)
 

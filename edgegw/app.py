@@ -163,9 +163,11 @@ class Front:
 
     def announce(self) -> None:
         """Say outside how the line is."""
-        self._announcement.write(self._line, None if self._mirrored is None else self._mirrored.told())
-        if self._gateway is not None:
-            self.life.status(f"{self._gateway.book.mode}: {self._gateway.book.mode_reason}".rstrip(": "))
+        told = None if self._mirrored is None else self._mirrored.told()
+        book = None if self._gateway is None else self._gateway.book
+        self._announcement.write(self._line, told, book, self._now_ns())
+        if book is not None:
+            self.life.status(f"{book.mode}: {book.mode_reason}".rstrip(": "))
 
     async def stop(self) -> None:
         """No new payments; answers to what is in flight."""

@@ -12,8 +12,10 @@ import msgspec
 import structlog
 
 from edgegw.config.box import Box, tls_of
+from edgegw.core.book import Book
 from edgegw.discovery.finder import Discovery, DiscoveryWord
 from edgegw.discovery.messages import Way
+from edgegw.ledger.windows import calendar_says
 from edgegw.payments.http_api.bodies import Certificate, Replica
 from edgegw.payments.protocols import Server
 from edgegw.payments.site_health import Watch
@@ -54,6 +56,12 @@ class RunningBox(msgspec.Struct, frozen=True):
     """How the box's own certificate is; None where the settings name no enrolment."""
     discovery: DiscoveryWord | None = None
     """How it is found and whom it knows on its network; None where the settings say nothing of it."""
+    next_cut_off_s: int = 0
+    """When the open window closes by the calendar, Unix seconds; 0 where that is not known."""
+    window_due: bool = False
+    """A cut-off has passed, and its window is not closed yet."""
+    zone: str = ""
+    """Of the site's calendar; "" where it has none."""
 
 
 class Announcement:
@@ -96,11 +104,13 @@ class Announcement:
             ways[name] = Way(port=int(port), profile=self._profiles[name], host=host.strip("[]"))
         return ways
 
-    def write(self, line: Line | None, mirror: MirrorWord | None) -> None:
+    def write(self, line: Line | None, mirror: MirrorWord | None, book: Book | None, wall_ns: int) -> None:
         """Say it again if something changed; a disk that takes no file is said in the log alone."""
         if not self.is_open:
             return
         self._discovery.say(self._ways())
+        calendar = msgspec.UNSET if book is None or book.site is None else book.site.calendar
+        said = None if book is None else calendar_says(book, wall_ns=wall_ns)
         from_hub = 0 if line is None else line.status.lacking
         running = RunningBox(
             os.getpid(),
@@ -114,6 +124,9 @@ class Announcement:
             replica=self.copy(),
             certificate=self.certificate(),
             discovery=self._discovery.told,
+            next_cut_off_s=0 if said is None or said.next is None else said.next.at_ns // 1_000_000_000,
+            window_due=said is not None and bool(said.cut_offs),
+            zone="" if calendar is msgspec.UNSET else calendar.zone,
         )
         if running == self._said:
             return

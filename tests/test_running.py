@@ -23,10 +23,10 @@ def test_nothing_is_said_before_every_way_in_is_open(tmp_path: Path) -> None:
     box = Box(settings=settings, protocols={"http": HttpOptions()}, digest="")
     discovery = discovery_of(settings)
     announcement = Announcement(box, servers, None, None, discovery)  # type: ignore[arg-type]
-    announcement.write(None, None)
+    announcement.write(None, None, None, 0)
     assert list(tmp_path.iterdir()) == []
     servers["http"] = Listening()
     announcement.is_open = True
-    announcement.write(None, None)
+    announcement.write(None, None, None, 0)
     said = msgspec.json.decode((tmp_path / RUNNING_NAME).read_bytes(), type=RunningBox)
     assert said.addresses == {"http": Listening.addresses}

@@ -24,6 +24,7 @@ from edgegw.config.listen import addresses
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
+    from aiohttp import web
     from sqlalchemy import Connection
 
     from edgegw.access.operators import Person
@@ -162,6 +163,7 @@ async def serve_hub(settings: HubSettings) -> None:
             settlement_times=settings.settlement_times,
             aged_days=settings.suspense_aged_days,
         )
+        _serve_updates(application, settings)
         if isinstance(settings.enrolment, EnrolmentTable):
             application.cleanup_ctx.append(enrolling(center, settings, settings.enrolment))
         await serve(
@@ -172,6 +174,22 @@ async def serve_hub(settings: HubSettings) -> None:
             tls=tls,
             turn=center.turn,
         )
+
+
+def _serve_updates(application: web.Application, settings: HubSettings) -> None:
+    """Hand releases to the boxes, and keep their timestamp fresh where the online key is here; raises
+    KeyFileError."""
+    from edgegw.hub.updates import refreshing, serve_updates
+
+    table = settings.updates
+    if not table.directory:
+        return
+    serve_updates(application, Path(table.directory), downloads_max=table.downloads_max)
+    if table.online_key_file:
+        from edgegw.commands.release import refresh_of
+
+        key_file, directory = Path(table.online_key_file), Path(table.directory)
+        application.cleanup_ctx.append(refreshing(refresh_of(directory, key_file)))
 
 
 @click.command()

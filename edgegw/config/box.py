@@ -20,6 +20,7 @@ from edgegw.config.keys import KeysTable
 from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated, with_paths
 from edgegw.config.replica import ReplicaTable, faults_of
+from edgegw.config.update import UpdateTable
 from edgegw.core.journal import sm3
 from edgegw.tls_tables import (
     HOST_PATTERN,
@@ -332,6 +333,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     notices: NoticesTable = NoticesTable()
     refusals: RefusalsTable = RefusalsTable()
     site_health: SiteHealthTable = SiteHealthTable()
+    update: UpdateTable = UpdateTable()
     log: BoxLogTable = BoxLogTable()
 
 

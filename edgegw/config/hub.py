@@ -110,6 +110,31 @@ class EnrolmentTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Without client_ca_file: a box that enrols has no certificate yet."""
 
 
+class UpdatesTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[updates]`: the releases that the hub hands to boxes, where it listens for them anyway."""
+
+    directory: Annotated[
+        str,
+        msgspec.Meta(
+            description="Directory of the published repository (`edgegw release publish`); none is served"
+            " without it."
+        ),
+    ] = ""
+    online_key_file: Annotated[
+        str,
+        msgspec.Meta(
+            description="The repository's online key; with it the hub signs the timestamp afresh before it"
+            " ends."
+        ),
+    ] = ""
+    downloads_max: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=10_000, description="Bundles that are handed out at once; other boxes come again later."
+        ),
+    ] = 8
+
+
 class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -165,6 +190,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = 3
     tls: OptionalServerTls = msgspec.UNSET
     enrolment: EnrolmentTable | msgspec.UnsetType = msgspec.UNSET
+    updates: UpdatesTable = UpdatesTable()
     log: LogTable = LogTable()
 
 

@@ -1,7 +1,7 @@
 """Options as typed structs: reading a table into one, every fault at once, and listing what there is.
 
 A shape is a msgspec Struct whose fields carry their help as `msgspec.Meta(description=...)` or as a docstring
-below them. A name that ends in `_file`, `_dir` or `_directory` is a path, relative to the folder of the
+below them. A name that ends in `_file`, `_dir` or `directory` is a path, relative to the folder of the
 settings file.
 """
 
@@ -27,7 +27,7 @@ import msgspec
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-PATH_SUFFIXES: Final = ("_file", "_dir", "_directory")
+PATH_SUFFIXES: Final = ("_file", "_dir", "directory")
 _SHOWN_CHARACTERS_MAX: Final = 80
 _LISTED: Final = re.compile(r"\^\(([a-z_-]+(?:\|[a-z_-]+)+)\)\\Z")
 """A pattern that only lists the values."""

@@ -154,6 +154,14 @@ CREATE TRIGGER record_keeps_rows BEFORE DELETE ON record
 pruned, and, of an epoch that comes back from elsewhere, before those are here. And what the hub revoked."""
 MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES, _SITES, _LATE_WORDS, _KEY_CHANGES)
 """Script n brings user_version from n to n + 1. Append only: ledgers in branches are at every version."""
+READABLE_FROM: Final = 6
+"""The oldest schema whose programs open a ledger that this one has brought to its own, read and write it, and
+lose nothing: a new image may be left again, and what it has answered stays answered. So a script only adds:
+tables, indexes, columns with a default; no record of a kind, and no field, is written that the release before
+cannot read. Raise it by one release at a time, or boxes have no way from one to the other."""
+_READABLE_KEY: Final = "readable_from"
+"""In `meta`: the schema, and the oldest that may go on with it. Two places that must agree, because a version
+rots like any other number."""
 
 _PRAGMAS: Final[dict[str, tuple[str, str | int]]] = {
     "synchronous": ("FULL", 2),
@@ -212,7 +220,7 @@ def open_reader(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     _check_owner(connection, path, create=False)
-    if (version := _number(connection, "user_version")) != len(MIGRATIONS):
+    if (version := _number(connection, "user_version")) < len(MIGRATIONS):
         raise LedgerForeign(
             f"{path} has schema {version}, this program reads {len(MIGRATIONS)}",
             hint="Start the box once with this version: it brings the ledger to its schema.",
@@ -250,8 +258,20 @@ def _check_owner(connection: apsw.Connection, path: Path, *, create: bool) -> No
         return
     if application_id != APPLICATION_ID:
         raise LedgerForeign(f"{path} is no ledger: its application id is {application_id:#x}")
-    if not 1 <= version <= len(MIGRATIONS):
+    if not 1 <= version <= len(MIGRATIONS) and not _was_added_to(connection, version):
         raise LedgerForeign(f"{path} has schema {version}; this program knows them up to {len(MIGRATIONS)}")
+
+
+def _was_added_to(connection: apsw.Connection, version: int) -> bool:
+    """Whether a newer program has brought the ledger to its schema, and says that this one's may write it."""
+    if version <= len(MIGRATIONS):
+        return False
+    try:
+        rows = connection.execute("SELECT value FROM meta WHERE key = ?", (_READABLE_KEY,)).fetchall()
+    except apsw.SQLError:
+        return False
+    schema, _, oldest = str(rows[0][0] if rows else "").partition(" ")
+    return schema == str(version) and oldest.isdigit() and int(oldest) <= len(MIGRATIONS)
 
 
 def _set_pragmas(connection: apsw.Connection, pragmas: dict[str, tuple[str, str | int]]) -> None:
@@ -270,6 +290,11 @@ def _migrate(connection: apsw.Connection) -> None:
             connection.execute(MIGRATIONS[version])
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={version + 1}")
+            connection.execute(
+                "INSERT INTO meta(key, value) VALUES (?, ?)"
+                " ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+                (_READABLE_KEY, f"{version + 1} {READABLE_FROM}"),
+            )
 
 
 def _number(connection: apsw.Connection, pragma: str) -> int:

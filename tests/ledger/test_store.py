@@ -229,7 +229,7 @@ def test_files_that_are_no_ledger_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_ledger_is_refused(tmp_path: Path, store: Store) -> None:
-    """After a rollback of the software the old program must not guess at a schema it never saw."""
+    """An old program must not guess at a schema that does not say that it may be written by it."""
     store.close()
     apsw.Connection(str(tmp_path / "ledger.db")).execute(f"PRAGMA user_version={len(schema.MIGRATIONS) + 1}")
     with pytest.raises(LedgerForeign, match="schema"):

@@ -43,7 +43,8 @@ LAYERS: dict[str, frozenset[str]] = {
     "liveness": frozenset(),
     "rereading": frozenset({"errors", "ledger", "uplink"}),
     "running": frozenset(
-        {"core", "errors", "config", "discovery", "payments", "payments.protocols", "tls_tables", "uplink"}
+        {"core", "errors", "config", "discovery", "ledger"}
+        | {"payments", "payments.protocols", "tls_tables", "uplink"}
     ),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
     "key_places": frozenset({"config", "access", "tls_tables"}),
@@ -80,6 +81,8 @@ LAYERS: dict[str, frozenset[str]] = {
     "audit": frozenset({"core", "errors", "ledger"}),
     # It reads all three sides as files; no box or hub runs in its process.
     "reconcile": frozenset({"core", "errors", "access", "ledger", "hub"}),
+    # The program of a box, not its records: it reads what a running box says of itself, and no ledger.
+    "update": frozenset({"core", "errors", "config", "zones"}),
     "rotation": frozenset({"core", "errors", "access", "ledger", "own"}),
     "app": frozenset(
         {
