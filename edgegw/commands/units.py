@@ -58,21 +58,14 @@ def units_install(ctx: click.Context, root: Path, role: Role, *, check: bool) ->
 @click.option(
     "--role", type=click.Choice(("box", "hub", "mirror")), required=True, help="Whose settings they are."
 )
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write them here instead of printing them."
-)
-def units_ports(settings: Path, role: str, out: Path | None) -> None:
+def units_ports(settings: Path, role: str) -> None:
     """Print what nft must do so that the firewall lets in what these settings open, and nothing else.
 
     Example: edgegw units ports box.toml --role box
     """
     from edgegw.units import firewall
 
-    text = firewall.commands(_ports(settings, role))
-    if out is None:
-        click.echo(text, nl=False)
-    else:
-        out.write_text(text, encoding="ascii")
+    click.echo(firewall.commands(_ports(settings, role)), nl=False)
 
 
 def _ports(settings: Path, role: str) -> list[int]:

@@ -43,6 +43,7 @@ _ALL: Final = {
     "edgegw-ports@.service": _UNITS,
     "edgegw-firewall.service": _UNITS,
     "firewall.nft": _OWN,
+    "ports": _OWN,
     "firewall-additions": _OWN,
     "edgegw.sysusers": "usr/lib/sysusers.d/edgegw.conf",
     "edgegw.tmpfiles": "usr/lib/tmpfiles.d/edgegw.conf",
@@ -60,7 +61,8 @@ _APPLIANCE: Final = {
     "edgegw-update.service": _UNITS,
     "edgegw-commit.service": _UNITS,
     "edgegw-fallback.service": _UNITS,
-    "edgegw-slots.service": _UNITS,
+    "fallback": _OWN,
+    "edgegw.path": _UNITS,
     "edgegw-degraded.service": _UNITS,
     "degraded": _OWN,
     "edgegw-host-keys.service": _UNITS,
@@ -72,7 +74,6 @@ _APPLIANCE: Final = {
     "journald.conf": "usr/lib/systemd/journald.conf.d/60-edgegw.conf",
     "system.conf": "usr/lib/systemd/system.conf.d/60-edgegw.conf",
     "appliance.preset": "usr/lib/systemd/system-preset/10-edgegw.preset",
-    "repart-data.conf": "usr/lib/repart.d/50-edgegw-data.conf",
     "lan.network": "usr/lib/systemd/network/80-edgegw.network",
 }
 _OF_ROLE: Final[dict[Role, dict[str, str]]] = {
