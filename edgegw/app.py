@@ -23,6 +23,7 @@ import structlog
 from edgegw import __version__
 from edgegw.access.keys import VerifyingKey
 from edgegw.access.tls import TlsError
+from edgegw.box_health import BoxHealth
 from edgegw.card_vault import CardVault
 from edgegw.config.box import Box, BoxSettings
 from edgegw.config.options import SettingsError
@@ -99,6 +100,9 @@ class Front:
         self._renewal = renewal
         self.life = Liveness()
         self.metrics = Metrics()
+        ahead_s = None if renewal is None else lambda: float(renewal.status.clock_ahead_s)
+        self.machine = BoxHealth(box.settings, clock_ahead_s=ahead_s or (lambda: None))
+        self.metrics.machine.standings = lambda: self.machine.standings
         self.health = SiteHealth(**msgspec.structs.asdict(box.settings.site_health))
         self.watched = KeptWatch(Path(box.settings.data_dir))
         self.health.resume(self.watched.read())
@@ -115,7 +119,8 @@ class Front:
         self._servers: dict[str, Server] = {}
         certified = None if renewal is None else lambda: renewal.status
         self.discovery = discovery_of(box.settings)
-        self._announcement = Announcement(box, self._servers, copier.told, certified, self.discovery)
+        found, held_to = self.discovery, lambda: self.machine.held
+        self._announcement = Announcement(box, self._servers, copier.told, certified, found, held_to)
         self._now_ns: Callable[[], int] = lambda: 0
         self.backlog: Backlog | None = None
         """Counts the notices that wait."""
@@ -202,7 +207,8 @@ class Front:
         for name, read in (gauges | self._copier.gauges | self.discovery.gauges).items():
             self.metrics.watch(name, read)
         for kind in KINDS:
-            self.metrics.watch_disk(kind, partial(self._space.bytes_of, kind))
+            costly = partial(self.machine.unless_shed, partial(self._space.bytes_of, kind))
+            self.metrics.watch_disk(kind, costly)
 
 
 # --- a running box ------------------------------------------------------------------------------------------
@@ -271,6 +277,7 @@ async def _live(box: Box, own: Own, held: Keys, opened: Opened, copier: Copier, 
     renewing = [] if renewal is None else [asyncio.create_task(_keep("renewal", renewal.run))]
     front = Front(box, opened.store, reserve, copier, held, renewal)
     renewing.append(asyncio.create_task(_keep("discovery", front.discovery.run)))
+    renewing.append(asyncio.create_task(_keep("health", front.machine.run)))
     trouble = opened.trouble or replaced(own, held, opened.store)
     begun: Pen | None = None
     try:
@@ -354,7 +361,7 @@ async def _serve(
     aged_hours = box.settings.notices.aged_hours
     front.backlog = backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=aged_hours)
     rotation = Rotation(pen, held.checkpoint, bank=own.bank, box=own.box)
-    pen.awaited = line.awaited
+    pen.awaited, pen.unwell = line.awaited, front.machine.why_no_payments
     pen.on_commit += [webhooks.wake, line.head_moved, partial(_note_anchor, opened, pen)]
     pen.on_commit.append(_measure(front.metrics, pen))
     front.show(pen, pen.desk.book, line, mirrored, now_ns=pen.desk.time.now_ns)

@@ -141,6 +141,14 @@ class StorageFull(OperatingError):
     )
 
 
+class Unwell(OperatingError):
+    """The machine endangers the ledger: nothing new is decided until it is well again."""
+
+    code = "unwell"
+    next = Next.RETRY
+    default_hint = "`edgegw health` says what is wrong and what to do; payments start again by themselves."
+
+
 class StorageBusy(OperatingError):
     """Another program held the ledger's write lock beyond the busy timeout; nothing was decided."""
 

@@ -21,9 +21,9 @@ from edgegw.core.journal import NoteError, journal_origin
 from edgegw.core.records import Durability
 from edgegw.encryption import line_of
 from edgegw.errors import MirrorAway, Next, OperatingError
-from edgegw.ledger.coverage import Coverage, MirrorRule
+from edgegw.ledger.coverage import Coverage, MirrorRule, mirror_note_key
 from edgegw.ledger.store import Store
-from edgegw.ledger.writer import Pen, mirror_note_key
+from edgegw.ledger.writer import Pen
 from edgegw.ledger_source import LedgerSource
 from edgegw.pinned import pinned_key
 from edgegw.tls_tables import is_encrypted

@@ -32,6 +32,19 @@ WATCH_NAME: Final = "site_health.json"
 _log = structlog.get_logger("edgegw.app")
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """What is not well with the machine, and since when."""
+
+    check: str
+    subject: str
+    level: str
+    """What is done about it: `notice`, `shed`, `pause` or `refuse`."""
+    since_s: int
+    """Unix seconds."""
+    why: str
+    """The reading and the threshold by which it was last raised or lowered."""
+
+
 class RunningBox(msgspec.Struct, frozen=True):
     """What a running box says of itself in `running.json`."""
 
@@ -62,6 +75,8 @@ class RunningBox(msgspec.Struct, frozen=True):
     """A cut-off has passed, and its window is not closed yet."""
     zone: str = ""
     """Of the site's calendar; "" where it has none."""
+    health: tuple[Held, ...] = ()
+    """What is not well with the machine."""
 
 
 class Announcement:
@@ -74,6 +89,7 @@ class Announcement:
         told: Callable[[], object] | None,
         certified: Callable[[], object] | None,
         discovery: Discovery,
+        held: Callable[[], tuple[Held, ...]] = tuple,
     ) -> None:
         self._path = Path(box.settings.data_dir) / RUNNING_NAME
         self._discovery = discovery
@@ -81,6 +97,7 @@ class Announcement:
         self._told = told
         self._certified = certified
         self._box = box.settings.box
+        self._held = held
         self._servers = servers
         self._said: RunningBox | None = None
         self.is_open = False
@@ -127,6 +144,7 @@ class Announcement:
             next_cut_off_s=0 if said is None or said.next is None else said.next.at_ns // 1_000_000_000,
             window_due=said is not None and bool(said.cut_offs),
             zone="" if calendar is msgspec.UNSET else calendar.zone,
+            health=self._held(),
         )
         if running == self._said:
             return

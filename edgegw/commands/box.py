@@ -20,23 +20,22 @@ from edgegw.commands import (
     serve_until_end,
     settings_argument,
 )
+from edgegw.commands.health import standings_of
 from edgegw.commands.ledger import open_reader, read_book
+from edgegw.commands.running import read_running
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import Box, load_box, tls_of
-from edgegw.core.records import UNREADABLE
 from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
     from edgegw.discovery.finder import DiscoveryWord
+    from edgegw.observe.health import Standing
     from edgegw.payments.http_api.bodies import Certificate, Replica
-    from edgegw.running import RunningBox
     from edgegw.uplink.status import MirrorWord
 
 ANSWER_TIMEOUT_S = 5.0
-CLOCK_S_MAX = 300
-"""Wrong by more, a clock is a person's to set."""
 
 token_option = click.option(
     "--token",
@@ -136,6 +135,8 @@ class Report(msgspec.Struct, kw_only=True):
     """The running box's word on its own certificate."""
     discovery: DiscoveryWord | None = None
     """The running box's word on how it is found, and whom it knows on its network."""
+    health: tuple[Standing, ...] = ()
+    """How the machine stands, the worst first; what a running box holds to is told as such."""
     replica_drill: dict[str, Any] = {}
     """What the last restore drill of that copy found."""
     needs: list[Need] = []
@@ -216,6 +217,7 @@ def _report(box: Box, token: str) -> Report:
     if (drill := last_drill(directory)) is not None:
         report.replica_drill = msgspec.to_builtins(drill)
     _ask_running(directory, token, http_tls(box), report)
+    report.health = standings_of(box.settings)
     report.needs = list(_needs(report))
     return report
 
@@ -223,6 +225,7 @@ def _report(box: Box, token: str) -> Report:
 def _needs(report: Report) -> Iterator[Need]:
     """What waits for a person, whether the box takes payments or not."""
     from edgegw.core.records import Mode
+    from edgegw.observe.health import why
     from edgegw.replica.status import MALFORMED_HINT
     from edgegw.uplink.status import HINTS
 
@@ -238,9 +241,9 @@ def _needs(report: Report) -> Iterator[Need]:
     if certificate is not None and certificate.state in ("ended", "refused"):
         problem = certificate.problem or "it has ended, and the centre was not reached since"
         yield Need("certificate", f"{certificate.state}: {problem}", certificate.hint)
-    if certificate is not None and abs(certificate.clock_ahead_s) > CLOCK_S_MAX:
-        ahead = f"the machine's clock is {certificate.clock_ahead_s} s ahead of the centre's time"
-        yield Need("clock", ahead, "Set the machine's clock.")
+    for one in report.health:
+        if one.needs_person:
+            yield Need("machine", why(one), one.mend)
     if mirror is not None and mirror.hint:
         yield Need("mirror", f"{mirror.durability}: {mirror.said or mirror.reason}", mirror.hint)
     if copy is not None and copy.alarm and not copy.malformed:
@@ -284,16 +287,6 @@ def _ask_running(directory: Path, token: str, tls: SSLContext | None, report: Re
         return
 
 
-def read_running(directory: Path) -> RunningBox | None:
-    """What the box of a data directory says of itself while it runs; None where nothing readable is there."""
-    from edgegw.running import RUNNING_NAME, RunningBox
-
-    try:
-        return msgspec.json.decode((directory / RUNNING_NAME).read_bytes(), type=RunningBox)
-    except (OSError, *UNREADABLE):
-        return None
-
-
 async def ask(
     address: str,
     method: str,
@@ -331,6 +324,8 @@ def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from edgegw.observe.health import why
+
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True)
     # A path that is cut short is of no use.
@@ -362,6 +357,11 @@ def _show(report: Report) -> None:
     if report.discovery is not None:
         rows["found as"] = found_as(report.discovery)
         rows["peers"] = ", ".join(f"{peer.kind} {peer.name}" for peer in report.discovery.peers)
+    unwell = [one for one in report.health if one.action]
+    rows["machine"] = (
+        f"{len(unwell)} of {len(report.health)} things watched are not well" if unwell else "well"
+    )
+    rows |= {f"machine: {one.check} {one.subject}": f"{why(one)}; {one.action}" for one in unwell}
     rows |= {f"hub {address}": problem for address, problem in report.hubs_said.items()}
     rows |= {f"box: {name}": str(value) for name, value in report.box_says.items()}
     for name, value in rows.items():

@@ -16,6 +16,7 @@ import msgspec
 from edgegw.config.discovery import OptionalDiscovery, can_find
 from edgegw.config.discovery import faults_of as discovery_faults
 from edgegw.config.files import read_toml
+from edgegw.config.health import HealthTable
 from edgegw.config.keys import KeysTable
 from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated, with_paths
@@ -334,6 +335,7 @@ class BoxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     refusals: RefusalsTable = RefusalsTable()
     site_health: SiteHealthTable = SiteHealthTable()
     update: UpdateTable = UpdateTable()
+    health: HealthTable = HealthTable()
     log: BoxLogTable = BoxLogTable()
 
 

@@ -29,6 +29,7 @@ UNDECIDED: Final = frozenset(
         "outcome_unknown",
         "stopping",
         "storage_full",
+        "unwell",
         "internal_error",
         "not_clearing",
         "too_many_refusals",

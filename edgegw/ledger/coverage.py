@@ -32,6 +32,11 @@ LOOKS_EACH_TIMEOUT: Final = 8
 _HINT: Final = "Ask again with the same id; it is decided once."
 
 
+def mirror_note_key(epoch: int) -> str:
+    """Where the ledger's `meta` has the mirror's newest cosigned note of an epoch."""
+    return f"mirror_note/{epoch}"
+
+
 class MirrorRule(msgspec.Struct, frozen=True, kw_only=True):
     """What the settings want of the mirror."""
 

@@ -57,7 +57,7 @@ from edgegw.ledger import windows
 from edgegw.ledger.acknowledging import acknowledgement
 from edgegw.ledger.batch import Batch, Desk, Sign, Tip
 from edgegw.ledger.clock import MACHINE_BOOT
-from edgegw.ledger.coverage import Coverage
+from edgegw.ledger.coverage import Coverage, mirror_note_key
 from edgegw.ledger.key_changes import KeyNote
 from edgegw.ledger.late_words import Noted
 from edgegw.ledger.lists import drop_lists, hold_lists, keep_lists
@@ -137,6 +137,8 @@ class Pen:
         self.failure: OperatingError | BrokenInvariant | None = None
         self.awaited: Awaited = lambda _: False
         """Whether somebody still waits for the grant of this request id; the line says so."""
+        self.unwell: Callable[[], OperatingError | None] = lambda: None
+        """Why the machine allows no new payments, if so."""
         self.windows = windows.Windows()
         self.coverage = Coverage()
         """Says when what is on disk may be told."""
@@ -207,6 +209,8 @@ class Pen:
             problem = self.coverage.why_closed()
         elif not self._room_for_payments():
             problem = StorageFull("the disk has no room for new payments")
+        else:
+            problem = self.unwell()
         return None if problem is None else _undecided(problem)
 
     async def decide(
@@ -672,11 +676,6 @@ def _sites(directives: Directives) -> Sites:
 def _in_force(book: Book) -> set[str]:
     """The digests of the settings that a start, or a return, needs."""
     return {book.site_digest, book.standing.before, book.standing.held_to} - {""}
-
-
-def mirror_note_key(epoch: int) -> str:
-    """Where the ledger's `meta` has the mirror's newest cosigned note of an epoch."""
-    return f"mirror_note/{epoch}"
 
 
 def take_snapshot(batch: Batch) -> None:

@@ -6,11 +6,15 @@ Owns names, labels and buckets. What is measured comes in by the narrow methods 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from edgegw.observe.checks import Level
+from edgegw.observe.health import Standing
 
 _SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _RECORDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -111,6 +115,8 @@ class Metrics:
             ("kind",),
             registry=self.registry,
         )
+        self.machine = MachineHealth()
+        self.registry.register(self.machine)
         self._payment_children: dict[tuple[str, str, str], Counter] = {}
 
     def decided(
@@ -158,6 +164,36 @@ class Metrics:
     def exposition(self) -> tuple[bytes, str]:
         """All metrics in Prometheus' text format, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+class MachineHealth:
+    """The machine's health as gauges, one of each check and subject; of a check that knows no value, none."""
+
+    def __init__(self) -> None:
+        self.standings: Callable[[], Sequence[Standing]] = tuple
+        """How the machine stands; read at a scrape."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Level and value of each standing."""
+        labels = ("check", "subject")
+        level = GaugeMetricFamily(
+            "edgegw_health_level",
+            "What is done about one thing that is watched of the machine: 0 nothing, 1 it is told,"
+            " 2 telemetry is shed, 3 work that can wait does, 4 new payments are refused.",
+            labels=labels,
+        )
+        value = GaugeMetricFamily(
+            "edgegw_health_value",
+            "What was read of it, in the check's unit; missing while it is unknown.",
+            labels=labels,
+        )
+        for one in self.standings():
+            of = (one.check, one.subject)
+            level.add_metric(of, Level[one.level.upper()] if one.level != "unknown" else 0)
+            if one.value is not None:
+                value.add_metric(of, one.value)
+        yield level
+        yield value
 
 
 def described() -> list[tuple[str, str, str]]:

@@ -273,6 +273,14 @@ PROBLEMS: Final[dict[str, Problem]] = _table(
     ),
     Problem("stopping", 503, "The box is stopping", "Ask again with the same id when it is back.", 5),
     Problem(
+        "unwell",
+        503,
+        "The box's machine is not well",
+        "Ask again with the same id: nothing was decided and the id is free. `edgegw health` at the box says"
+        " what is wrong.",
+        30,
+    ),
+    Problem(
         "vault_unavailable",
         503,
         "No payment with a card is decided now",

@@ -541,6 +541,7 @@ def reused(field: str, request: Request, first: Request) -> Unanswered:
 _CODES: Final = {
     "overloaded": "overloaded",
     "storage_full": "storage_full",
+    "unwell": "unwell",
     "outcome_unknown": "outcome_unknown",
     "refusal_budget": "too_many_refusals",
     "group_mixed": "group_mixed",

@@ -16,8 +16,8 @@ import msgspec
 
 from edgegw import verifier
 from edgegw.access.key_files import KeyFileError, load_private_key
-from edgegw.commands.box import read_running
 from edgegw.commands.hub import _postings
+from edgegw.commands.running import read_running
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import load_box
 from edgegw.config.hub import load_hub

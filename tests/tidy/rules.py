@@ -50,6 +50,8 @@ LAYERS: dict[str, frozenset[str]] = {
     "key_places": frozenset({"config", "access", "tls_tables"}),
     "machine": frozenset(),
     "units": frozenset({"errors", "config"}),
+    # What is held to is told beside the ledger; a look runs in a thread as all that waits does.
+    "box_health": frozenset({"core", "errors", "config", "ledger", "observe", "running", "uplink"}),
     "gauges": frozenset({"core", "ledger", "payments", "renewal", "uplink"}),
     "card_vault": frozenset({"core", "errors", "config", "access", "payments"}),
     "authorities": frozenset({"core", "config", "access", "key_places", "hub"}),
@@ -101,6 +103,7 @@ LAYERS: dict[str, frozenset[str]] = {
         | {
             "payments.protocols",
             "payments.rules",
+            "box_health",
             "card_vault",
             "gauges",
             "discovery",

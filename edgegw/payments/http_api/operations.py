@@ -177,6 +177,7 @@ _DECIDING: Final = (
     "outcome_unknown",
     "stopping",
     "storage_full",
+    "unwell",
 )
 
 _PAYMENT: Final = bodies.PaymentBody(
