@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgegw.commands import json_option, print_json, settings_argument
-from edgegw.commands.box import found_as, read_running
+from edgegw.commands.box import found_as
+from edgegw.commands.running import read_running
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import load_box
 from edgegw.errors import OperatingError
