@@ -74,6 +74,8 @@ _APPLIANCE: Final = {
     "journald.conf": "usr/lib/systemd/journald.conf.d/60-edgegw.conf",
     "system.conf": "usr/lib/systemd/system.conf.d/60-edgegw.conf",
     "appliance.preset": "usr/lib/systemd/system-preset/10-edgegw.preset",
+    "networkd.conf": f"{_UNITS}/systemd-networkd.service.d/edgegw.conf",
+    "resolved.conf": "usr/lib/systemd/resolved.conf.d/60-edgegw.conf",
     "lan.network": "usr/lib/systemd/network/80-edgegw.network",
 }
 _OF_ROLE: Final[dict[Role, dict[str, str]]] = {
