@@ -163,7 +163,7 @@ def status(settings: Path, token: str, as_json: bool) -> None:
 
     Example: edgegw status box.toml --json
     """
-    report = _report(load_box(settings, protocol_shapes()), token)
+    report = report_of(load_box(settings, protocol_shapes()), token)
     if as_json:
         print_json(report)
     else:
@@ -174,7 +174,8 @@ def status(settings: Path, token: str, as_json: bool) -> None:
         raise click.exceptions.Exit(ExitCode.FOUND)
 
 
-def _report(box: Box, token: str) -> Report:
+def report_of(box: Box, token: str) -> Report:
+    """How a box is; raises OperatingError where its ledger cannot be read."""
     from edgegw.ledger.reserve import RESERVE_NAME
     from edgegw.ledger.space import Space
     from edgegw.ledger.windows import calendar_says

@@ -42,6 +42,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "discovery": frozenset({"config"}),
     "liveness": frozenset(),
     "rereading": frozenset({"errors", "ledger", "uplink"}),
+    "support": frozenset({"config"}),
     "running": frozenset(
         {"core", "errors", "config", "discovery", "ledger"}
         | {"payments", "payments.protocols", "tls_tables", "uplink"}
