@@ -16,9 +16,10 @@ import msgspec
 
 from edgegw import __version__
 from edgegw.commands import json_option, print_json, settings_argument
-from edgegw.commands.box import http_tls, read_running, report_of
+from edgegw.commands.box import http_tls, report_of
 from edgegw.commands.hub import open_database
 from edgegw.commands.ledger import open_reader
+from edgegw.commands.running import read_running
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import load_box
 from edgegw.config.files import read_toml
