@@ -229,7 +229,7 @@ async def test_where_a_place_is_chosen_no_key_of_an_enrolled_box_lies_open(
     (folder / "words").chmod(0o600)
     town.centre.ahead_s = -64 * DAY_S
     claim, config = town.centre.claim(), folder / "box.toml"
-    text = first_settings(decode_claim(claim.read_bytes().strip()), place=place)
+    text = first_settings(decode_claim(claim.read_bytes().strip()), keys={"place": place})
     config.write_text(text.replace("[http]\n", f"{more}{LINE}[http]\nport = 0\n"))
     words = ("enroll", "--config", str(config), "--claim", str(claim))
     done = await asyncio.to_thread(edgegw, *words)

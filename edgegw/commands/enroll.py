@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 import time
 import typing
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +17,10 @@ from edgegw.config.box import BoxSettings, load_box
 from edgegw.config.keys import PlaceName
 from edgegw.config.options import SettingsError
 from edgegw.errors import OperatingError
-from edgegw.tls_tables import PLAIN
 
 if TYPE_CHECKING:
     from edgegw.core.enrolment import Claim, Enrolled
-    from edgegw.enrolment import Holder, Where
+    from edgegw.enrolment import Holder
 
 config_option = click.option(
     "--config",
@@ -68,6 +64,7 @@ def enroll(settings: Path, claim_file: Path, branch: str, place: str, as_json: b
     Example: edgegw enroll --claim /media/usb/claim.json
              edgegw enroll --config box.toml --claim - --branch "Harbour Street"
     """
+    from edgegw import by_claim
     from edgegw.core.enrolment import EnrolmentError
     from edgegw.enrolment import NOTHING_BOUND, EnrolmentRefused
 
@@ -78,11 +75,14 @@ def enroll(settings: Path, claim_file: Path, branch: str, place: str, as_json: b
     claim = _claim(claim_file)
     is_new = not settings.exists()
     if is_new:
-        _write_settings(settings, claim, place)
+        by_claim.write_settings(settings, claim, keys={} if place == "files" else {"place": place})
     box = load_box(settings, protocol_shapes()).settings
-    made = [path for path in _made_here(box) if not path.exists()]
+    made = [path for path in by_claim.made_here(box) if not path.exists()]
+    if (claim.bank, claim.box) != (box.bank, box.box):
+        said = f"edgegw: the claim is for {claim.bank}/{claim.box}, and this is {box.bank}/{box.box}"
+        click.echo(said, err=True)
     try:
-        holder, enrolled = _enrol(box, claim, branch or _branch_of(box) or claim.branch)
+        holder, enrolled = by_claim.enrol_by(box, claim, branch=branch or _branch_of(box) or claim.branch)
     except EnrolmentRefused as problem:
         if problem.refusal in NOTHING_BOUND:
             # The right claim is to find the machine as this one did.
@@ -100,60 +100,6 @@ def enroll(settings: Path, claim_file: Path, branch: str, place: str, as_json: b
     for line in _told(settings, holder, enrolled, is_new=is_new):
         click.echo(line)
     click.echo(kept)
-
-
-def _made_here(box: BoxSettings) -> list[Path]:
-    """The files that an enrolment makes before it asks."""
-    from edgegw import key_places
-
-    keys = [key_places.device_key_file(box), key_places.checkpoint_key_file(box)]
-    more = [key_places.webhook_key_file(box), key_places.tls_key_file(box)]
-    return [*(key.path for key in [*keys, *more]), *(key.path.with_suffix(".pub") for key in keys)]
-
-
-def _enrol(box: BoxSettings, claim: Claim, branch: str) -> tuple[Holder, Enrolled]:
-    from edgegw.access.keys import VerifyingKey
-    from edgegw.enrolment import Holder, enrol, hub_time_of
-    from edgegw.key_places import keystore_of
-    from edgegw.machine import MachineClock
-    from edgegw.pinned import hub_key
-
-    if (claim.bank, claim.box) != (box.bank, box.box):
-        click.echo(
-            f"edgegw: the claim is for {claim.bank}/{claim.box}, and this is {box.bank}/{box.box}", err=True
-        )
-    hub = hub_key(box)
-    try:
-        is_same = VerifyingKey.parse(claim.hub_key) == hub
-    except ValueError:
-        is_same = False
-    if not is_same:
-        raise SettingsError(
-            "hub.key", ["it is not the key in the claim: the claim, or the settings, are of another hub"]
-        )
-    holder = Holder(box, keystore_of(box), hub, hub_time_of(box, MachineClock()))
-    with _where(box, claim) as where:
-        return holder, asyncio.run(enrol(holder, claim, branch=branch, where=where))
-
-
-@contextmanager
-def _where(box: BoxSettings, claim: Claim) -> Iterator[Where]:
-    """Where the claim says to ask, by the CAs in it; raises SettingsError and EnrolmentError."""
-    from edgegw.access.tls import TlsError, timeless_context
-    from edgegw.enrolment import Where, enrolled_table, kind_of_profile, write_authorities
-
-    if claim.profile == PLAIN:
-        mend = "have the centre give its settings [enrolment.tls], and make another claim"
-        raise SettingsError("the claim", [f"its profile is plain, and nothing would prove the hub: {mend}"])
-    ca_file = Path(enrolled_table(box).ca_file + ".claim")
-    write_authorities(ca_file, claim.authority_bytes(), frozenset({kind_of_profile(claim.profile)}))
-    try:
-        tls = timeless_context(profile=claim.profile, ca_file=ca_file, server_name=claim.server_name)
-        yield Where(claim.addresses, tls)
-    except TlsError as problem:
-        raise SettingsError("the claim", [str(problem)]) from None
-    finally:
-        ca_file.unlink(missing_ok=True)
 
 
 def _claim(file: Path) -> Claim:
@@ -180,17 +126,24 @@ def _claim(file: Path) -> Claim:
         ) from None
 
 
-def _write_settings(path: Path, claim: Claim, place: str) -> None:
-    """Write a box's first settings, whole or not at all; raises SettingsError and OperatingError."""
-    from edgegw.access.key_files import write_new_file
-    from edgegw.config.first_settings import first_settings
+def _is_enrolled(settings: Path) -> bool:
+    from edgegw import by_claim
 
     try:
-        text = first_settings(claim, place=place)
-    except ValueError as problem:
-        raise SettingsError(str(path), [str(problem)]) from None
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    write_new_file(path, text.encode(), mode=0o600)
+        return settings.exists() and by_claim.is_enrolled(load_box(settings, protocol_shapes()).settings)
+    except SettingsError:
+        return False
+
+
+def _destroyed(file: Path) -> str:
+    """Overwrite the claim's file and take it away; what is to be said of it."""
+    from edgegw import by_claim
+
+    if str(file) == "-":
+        return "The claim is used: destroy the paper or the screen that showed it."
+    if problem := by_claim.destroy_claim(file):
+        return f"The claim is used, but its file could not be destroyed ({problem}): destroy the medium."
+    return f"The claim is used; its file {file} was overwritten and removed."
 
 
 def _branch_of(box: BoxSettings) -> str:
@@ -204,38 +157,6 @@ def _is_spent(claim_file: Path) -> bool:
     if str(claim_file) == "-":
         return False
     return not claim_file.exists() or not claim_file.read_bytes().strip(b"\0")
-
-
-def _is_enrolled(settings: Path) -> bool:
-    from edgegw.access.key_files import KeyFileError
-    from edgegw.enrolment import certificate_files
-
-    if not settings.exists():
-        return False
-    try:
-        certificate_files(load_box(settings, protocol_shapes()).settings).life()
-    except (KeyFileError, SettingsError):
-        return False
-    return True
-
-
-def _destroyed(file: Path) -> str:
-    """Overwrite the claim's file and take it away; what is to be said of it."""
-    if str(file) == "-":
-        return "The claim is used: destroy the paper or the screen that showed it."
-    try:
-        with file.open("r+b") as opened:
-            size = opened.seek(0, os.SEEK_END)
-            opened.seek(0)
-            opened.write(bytes(size))
-            opened.flush()
-            os.fsync(opened.fileno())
-        file.unlink()
-    except OSError as problem:
-        return (
-            f"The claim is used, but {file} could not be destroyed ({problem.strerror}): destroy the medium."
-        )
-    return f"The claim is used; its file {file} was overwritten and removed."
 
 
 def _told(settings: Path, holder: Holder, enrolled: Enrolled, *, is_new: bool) -> Iterator[str]:

@@ -209,6 +209,12 @@ def _keep(
 @click.option(
     "--replaces", is_flag=True, help="It puts another device in the place of the box's present one."
 )
+@click.option(
+    "--settings",
+    "chosen",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file with tables of the box's settings ([http], [log], ...) that a new box is to have.",
+)
 @click.option("--out", type=FilePath, help="File for the claim, which is a secret until it is used.")
 @click.option(
     "--qr",
@@ -224,6 +230,7 @@ def ca_claim(
     hosts: tuple[str, ...],
     hours: int | None,
     replaces: bool,
+    chosen: Path | None,
     out: Path | None,
     qr: Path | None,
     withdrawn: str,
@@ -244,7 +251,7 @@ def ca_claim(
         return
     if box is None or out is None:
         raise click.UsageError("name the box and give --out FILE, or give --withdraw ID")
-    _claim(box, branch, hosts, hours, replaces, out, qr, person, hub_settings)
+    _claim(box, branch, hosts, hours, replaces, chosen, out, qr, person, hub_settings)
 
 
 def _claim(
@@ -253,6 +260,7 @@ def _claim(
     hosts: tuple[str, ...],
     hours: int | None,
     replaces: bool,
+    chosen: Path | None,
     out: Path,
     qr: Path | None,
     person: Person,
@@ -268,6 +276,8 @@ def _claim(
     life_s = _life_s(table, hours)
     seed = secrets.token_bytes(SEED_BYTES)
     claim = _document(settings, table, box, branch, replaces, seed, int(time.time()) + life_s)
+    if chosen is not None:
+        claim = _with_settings(claim, chosen)
     shape = ReplaceDevice if replaces else MakeClaim
     action = shape(
         id=claim.id,
@@ -280,7 +290,7 @@ def _claim(
     try:
         body = encode_claim(claim)
     except EnrolmentError as problem:
-        mend = "give [enrolment] fewer addresses, or one CA"
+        mend = "give [enrolment] fewer addresses, or one CA, or the claim fewer --settings"
         raise SettingsError("the claim", [f"{problem}; {mend}"]) from None
     is_shown = str(qr) == "-"
     files = [(out, body), *([(qr, _qr(body, qr))] if qr is not None and not is_shown else [])]
@@ -297,6 +307,35 @@ def _claim(
     if is_shown:
         _show_qr(body)
     click.echo(f"{out}: for {box}, until {_when(claim.expires_at_s * NS_PER_S)}; keep it secret till then")
+
+
+def _with_settings(claim: Claim, file: Path) -> Claim:
+    """The claim with the file's tables, once a box could be run by what it makes of them; raises
+    SettingsError."""
+    import tempfile
+
+    import msgspec
+
+    from edgegw.commands.settings import protocol_shapes
+    from edgegw.config.box import load_box
+    from edgegw.config.files import read_toml
+    from edgegw.config.first_settings import first_settings
+
+    mend = "give tables, as a box's settings have them"
+    try:
+        given = msgspec.convert(read_toml(file), dict[str, dict[str, object]])
+        made = msgspec.structs.replace(claim, settings=given)
+        text = first_settings(made, keys={}, for_branch=True)
+    except (msgspec.ValidationError, ValueError) as problem:
+        raise SettingsError(str(file), [f"{problem}; {mend}"]) from None
+    with tempfile.TemporaryDirectory() as folder:
+        box = Path(folder, "box.toml")
+        box.write_text(text, encoding="utf-8")
+        try:
+            load_box(box, protocol_shapes())
+        except SettingsError as problem:
+            raise SettingsError(str(file), list(problem.faults)) from None
+    return made
 
 
 def _show_qr(body: bytes) -> None:

@@ -119,6 +119,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """URLs of the hub's exchange, for a box that has no settings yet: it writes them from the claim."""
     line_profile: str = ""
     """The transport profile there; "": the same."""
+    settings: dict[str, dict[str, object]] = {}
+    """Tables of the box's settings that the centre has chosen, for a box that has none yet."""
     hub_key: KeyText
     """The hub's verifying key as its one line."""
     authorities: Annotated[tuple[str, ...], msgspec.Meta(max_length=2)] = ()
