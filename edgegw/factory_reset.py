@@ -3,8 +3,8 @@ secret.
 
 First what the centre lacks is found; then keys and key-encryption keys go, so that a cut in the middle
 leaves data that nobody can sign for, never a box that could go on; then ledger, anchor and certificates.
-Settings stay. Leaves out proving an export (`edgegw.verifier`), telling the hub (`edgegw.enrolment`) and
-copies elsewhere: a replica's target, the mirror, the hub.
+Settings stay, but for those that a first boot wrote. Leaves out proving an export (`edgegw.verifier`),
+telling the hub (`edgegw.enrolment`) and copies elsewhere: a replica's target, the mirror, the hub.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import msgspec
 
 from edgegw.access.key_files import remove_key_file
 from edgegw.access.keystore import KeyFile, Keystore
+from edgegw.access.places import PlaceAway, PlaceRefuses
+from edgegw.access.places.tpm2 import Tpm2
 from edgegw.config.box import BoxSettings
 from edgegw.core.records import Boot, ClockStep, DurabilityChanged, ModeChanged, Snapshot, decode_record
 from edgegw.enrolment import HUB_TIME_NAME, certificate_files, crl_file, enrolled_table
@@ -25,6 +27,8 @@ from edgegw.ledger.anchor import FILE_NAME as ANCHOR_NAME
 from edgegw.ledger.boot import LEDGER_NAME, LOCK_NAME
 from edgegw.ledger.store import Head, Store
 
+RECORD_NAME: Final = "first-boot.json"
+"""What a first boot leaves beside the settings that it wrote."""
 _SUFFIXES: Final = ("", "-wal", "-shm")
 _OF_THE_MACHINE: Final = (Boot, ModeChanged, ClockStep, Snapshot, DurabilityChanged)
 """Records that tell of the machine alone: a stop writes one that the centre never hears of."""
@@ -57,6 +61,31 @@ def lacking(store: Store, *, stand_ins: int) -> list[Lacking]:
         if one.stand_ins or (one.uncosigned and not _is_of_the_machine(store, one)):
             found.append(one)
     return found
+
+
+def is_appliance(settings: Path) -> bool:
+    """Whether the settings of this file were written by a first boot, and none of them by a person."""
+    return settings.with_name(RECORD_NAME).exists()
+
+
+def clear_tpm(settings: BoxSettings) -> str:
+    """Have the TPM forget what it has sealed, so that no copy of it opens any more; what is to be said of
+    that."""
+    if settings.keys.place != "tpm2":
+        return ""
+    try:
+        Tpm2(tcti=settings.keys.tpm2.tcti, pcrs=()).clear()
+    except (PlaceAway, PlaceRefuses) as problem:
+        return f"The TPM was not cleared ({problem}): clear it in the firmware's setup."
+    return "The TPM is cleared: no copy of a sealed key opens any more."
+
+
+def forget_settings(settings: BoxSettings, path: Path) -> None:
+    """Take away what `forget` has left of an appliance, its settings last; raises OSError."""
+    for folder in {Path(settings.data_dir), Path(settings.anchor_dir), path.with_name("secrets")}:
+        shutil.rmtree(folder, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    path.with_name(RECORD_NAME).unlink(missing_ok=True)
 
 
 def _is_of_the_machine(store: Store, one: Lacking) -> bool:

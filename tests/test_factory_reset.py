@@ -105,7 +105,7 @@ def test_a_box_whose_records_the_centre_lacks_is_not_reset(tmp_path: Path) -> No
     code, said = machine.reset()
     assert (code, machine.left()) == (3, before)
     assert "records that the centre has not cosigned" in said
-    assert "journal export" in said
+    assert "--export FOLDER" in said
 
 
 def test_the_stop_that_the_centre_never_hears_of_is_no_loss(tmp_path: Path) -> None:
@@ -138,6 +138,23 @@ def test_an_export_that_verifies_lets_the_reset_through_and_no_other_file_does(t
     inside.unlink()
     assert machine.reset("--exported", good)[0] == 0
     assert machine.left() == {"box.journal", "edited.journal"}
+
+
+def test_what_only_the_box_has_goes_to_the_stick_before_it_goes(tmp_path: Path) -> None:
+    """A technician in a branch without a line has one command, and one stick."""
+    (tmp_path / "box").mkdir()
+    machine, stick = Machine(tmp_path / "box", is_cosigned=False), tmp_path / "stick"
+    stick.mkdir()
+    size = (tmp_path / "box/data/ledger.db").stat().st_size
+    assert machine.reset("--export", str(tmp_path / "box/data"))[0] == 2
+    assert (tmp_path / "box/data/ledger.db").stat().st_size == size
+    (tmp_path / "box/data/box-1-epoch-1.journal").unlink()
+    code, said = machine.reset("--export", str(stick))
+    assert code == 0, said
+    assert machine.left() == set()
+    (journal,) = stick.iterdir()
+    verified = edgegw("verify", "--box-key", KEY.public.text(), "journal", str(journal))
+    assert verified.exit_code == 0, verified.output
 
 
 def test_a_reset_leaves_neither_keys_nor_data_and_can_be_repeated(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def remove_key_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
+    except FileNotFoundError:
+        return  # there is no folder either
     except OSError as problem:
         raise KeyFileError(path, f"cannot be removed ({problem.strerror})", hint="mend the folder") from None
 

@@ -18,6 +18,7 @@ from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
     from edgegw.access.keystore import KeyFile
+    from edgegw.factory_reset import Lacking
     from edgegw.ledger.store import Store
 
 
@@ -29,18 +30,28 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="What `edgegw journal export` wrote of an epoch that the centre does not have; once for each.",
 )
+@click.option(
+    "--export",
+    "export_to",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder on another medium, as a stick's: what the centre does not have is written there first.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def factory_reset(settings: Path, exported: tuple[Path, ...], yes: bool) -> None:
+def factory_reset(settings: Path, exported: tuple[Path, ...], export_to: Path | None, yes: bool) -> None:
     """Destroy a box's keys, ledger, card vault, anchor and certificates, and tell the centre; settings stay.
 
     Refused while the box runs, and while its ledger has what the centre does not: records without its
-    cosignature, payments that wait for its word. Bring the line up first, or export each such epoch
-    (`edgegw journal export`) to another medium and name the files with --exported: they are verified, and
-    the centre takes them with `edgegw order take-journal`.
+    cosignature, payments that wait for its word. Bring the line up first, or name a folder on another medium
+    with --export; what `edgegw journal export` wrote before counts with --exported. The files are verified,
+    and the centre takes them with `edgegw order take-journal`.
 
+    On an appliance the settings go as well, and its TPM is cleared: it comes up as it was flashed.
+
+    \b
     Example: edgegw factory-reset --config box.toml --exported /media/usb/box-1.journal
+             edgegw factory-reset --config /var/lib/edgegw/box.toml --export /run/edgegw-stick
     """
-    from edgegw.factory_reset import destroy_keys, forget
+    from edgegw.factory_reset import clear_tpm, destroy_keys, forget, forget_settings, is_appliance
     from edgegw.key_places import keystore_of
     from edgegw.ledger.boot import LedgerLock
 
@@ -49,23 +60,31 @@ def factory_reset(settings: Path, exported: tuple[Path, ...], yes: bool) -> None
     data.mkdir(parents=True, exist_ok=True)
     lock = LedgerLock(data)
     try:
-        _check(box, settings, exported)
+        _check(box, settings, exported, export_to)
         if not yes:
             click.confirm(f"Destroy keys and data of {box.settings.bank}/{box.settings.box}?", abort=True)
         click.echo(_left(box))
         destroyed = destroy_keys(box.settings, keystore_of(box.settings), _keys(box))
         forget(box.settings)
+        cleared = clear_tpm(box.settings) if is_appliance(settings) else ""
     finally:
         lock.release()
     click.echo(f"{len(destroyed)} files of keys are overwritten and removed.")
     click.echo("Ledger, anchor and certificates are gone.")
     for target in box.settings.replica.targets:
         click.echo(f"The copy at the replica's target {target.name} stays: take it away there.")
+    if is_appliance(settings):
+        forget_settings(box.settings, settings)
+        for line in filter(None, (cleared, "The settings are gone.")):
+            click.echo(line)
+        click.echo("Tick `reset`. Next: switch the machine off and on; it waits for a claim then.")
+        return
     click.echo(f"Tick `reset`. {settings} stays; for another box's claim, remove it. Next: edgegw enroll.")
 
 
-def _check(box: Box, source: Path, exported: Sequence[Path]) -> None:
-    """Raise OperatingError where something would be lost that nobody else has."""
+def _check(box: Box, source: Path, exported: Sequence[Path], export_to: Path | None) -> None:
+    """Raise OperatingError where something would be lost that nobody else has; export_to: where that may be
+    written."""
     from edgegw.commands.ledger import open_reader, read_book
     from edgegw.factory_reset import lacking
     from edgegw.ledger.boot import LEDGER_NAME
@@ -76,15 +95,34 @@ def _check(box: Box, source: Path, exported: Sequence[Path]) -> None:
     with open_reader(Path(settings.data_dir)) as store:
         book, _ = read_book(store, bank=settings.bank, box=settings.box)
         found = lacking(store, stand_ins=len(list(book.stand_ins.items())))
-        proven = set(_proven(box, store, exported))
-        left = [one for one in found if (one.head.epoch, one.head.size, one.head.root) not in proven]
+        left = _unproven(box, store, found, exported)
+        if left and export_to is not None:
+            left = _unproven(box, store, left, [_exported(box, store, one, export_to) for one in left])
     if left:
         raise OperatingError(
             "only this box has it: " + "; ".join(map(str, left)),
             hint="Let it reach the centre (`edgegw status` counts down). Where that cannot be:"
-            f" edgegw journal export {source} --epoch {left[0].head.epoch} --output FILE on another medium,"
-            " then the same command with --exported FILE.",
+            f" edgegw factory-reset --config {source} --export FOLDER on another medium.",
         )
+
+
+def _unproven(
+    box: Box, store: Store, found: Sequence[Lacking], exported: Sequence[Path]
+) -> Sequence[Lacking]:
+    proven = set(_proven(box, store, exported))
+    return [one for one in found if (one.head.epoch, one.head.size, one.head.root) not in proven]
+
+
+def _exported(box: Box, store: Store, one: Lacking, folder: Path) -> Path:
+    """An epoch's journal, written to the folder for good."""
+    from edgegw.commands import progress_bar
+    from edgegw.commands.ledger import write_journal
+
+    output = folder / f"{box.settings.box}-epoch-{one.head.epoch}.journal"
+    with progress_bar("exporting") as progress:
+        write_journal(store, output, epoch=one.head.epoch, progress=progress)
+    click.echo(f"{output}: {one.head.size} records of epoch {one.head.epoch}; bring it to the centre")
+    return output
 
 
 def _proven(box: Box, store: Store, exported: Sequence[Path]) -> Iterator[tuple[int, int, bytes]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from edgegw.core.key_policy import KeyPolicy
     from edgegw.ledger.batch import Tip
     from edgegw.ledger.check import Report
-    from edgegw.ledger.store import Store
+    from edgegw.ledger.store import Head, Store
 
 
 @contextmanager
@@ -210,25 +211,44 @@ def journal_export(settings: Path, output: Path, epoch: int, box: str, directive
     Example: edgegw journal export mirror.toml --box branch-1 --output branch-1.journal
     """
     from edgegw.ledger import export
-    from edgegw.ledger.space import Space
 
-    draft = output.with_name(f".{output.name}.new")
-    with (
-        open_reader(directory_of(settings, box)) as store,
-        progress_bar("exporting") as progress,
-        draft.open("wb") as file,
-    ):
-        Space(store.path.parent).check_output(output, store.pruned.file_size().size)
+    with open_reader(directory_of(settings, box)) as store, progress_bar("exporting") as progress:
         if directives:
             number = epoch or max((end.incarnation for end in store.directives_ends()), default=0)
-            end = export.export_directives(store, file, incarnation=number, progress=progress)
+            with _output(store, output) as file:
+                end = export.export_directives(store, file, incarnation=number, progress=progress)
             what = f"{end.size} directives of incarnation {number}"
         else:
             number = epoch or max((head.epoch for head in store.heads()), default=0)
-            head = export.export_journal(store, file, epoch=number, progress=progress)
+            head = write_journal(store, output, epoch=number, progress=progress)
             what = f"{head.size} records of epoch {number}"
-    draft.replace(output)
     click.echo(f"{output}: {what}")
+
+
+def write_journal(store: Store, output: Path, *, epoch: int, progress: Callable[[int, int], None]) -> Head:
+    """Write the journal of an epoch to a file, whole and fsynced or not at all; raises OSError and
+    OperatingError."""
+    from edgegw.ledger.export import export_journal
+
+    with _output(store, output) as file:
+        return export_journal(store, file, epoch=epoch, progress=progress)
+
+
+@contextmanager
+def _output(store: Store, output: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name once what was written to it is on the disk: the ledger may be destroyed
+    then."""
+    from edgegw.access.key_files import sync_folder
+    from edgegw.ledger.space import Space
+
+    draft = output.with_name(f".{output.name}.new")
+    with draft.open("wb") as file:
+        Space(store.path.parent).check_output(output, store.pruned.file_size().size)
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(output)
+    sync_folder(output.absolute().parent)
 
 
 def directory_of(settings: Path, box: str) -> Path:

@@ -108,6 +108,16 @@ class Tpm2:
             except _Failed as problem:
                 raise _refusal(problem, held.pcrs) from None
 
+    def clear(self) -> None:
+        """Have the TPM forget all that it ever sealed, for whomever; raises PlaceAway and PlaceRefuses."""
+        with _own_folder() as folder:
+            try:
+                _Tools(folder, self._tcti).run("tpm2_clear", "-Q")
+            except _Failed as problem:
+                raise PlaceRefuses(
+                    f"the TPM does not clear itself ({problem})", hint="clear it in the firmware's setup"
+                ) from None
+
     @contextmanager
     def _parent(self) -> Iterator[_Tools]:
         """The tools in a folder of their own that has the storage key's context; raises PlaceAway."""
