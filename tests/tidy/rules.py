@@ -73,6 +73,22 @@ LAYERS: dict[str, frozenset[str]] = {
         }
     ),
     "enrolment": frozenset({"core", "errors", "config", "access", "key_places", "tls_tables"}),
+    "by_claim": frozenset(
+        {"core", "config", "access", "enrolment", "key_places", "machine", "pinned", "tls_tables"}
+    ),
+    "first_boot": frozenset(
+        {
+            "core",
+            "errors",
+            "config",
+            "access",
+            "ledger",
+            "key_places",
+            "enrolment",
+            "by_claim",
+            "factory_reset",
+        }
+    ),
     "factory_reset": frozenset({"core", "config", "access", "ledger", "enrolment"}),
     "renewal": frozenset({"core", "errors", "access", "enrolment"}),
     "own": frozenset(
