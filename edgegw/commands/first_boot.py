@@ -200,6 +200,7 @@ def _keep_state(file: Path, state: State) -> None:
     fresh = file.with_suffix(".new")
     try:
         fresh.write_bytes(msgspec.json.encode(state))
+        fresh.chmod(0o644)  # nothing in it is secret, and whoever is at the machine may ask
         fresh.replace(file)
     except OSError as problem:
         structlog.get_logger("edgegw.first_boot").warning("state_not_kept", problem=str(problem))

@@ -28,7 +28,7 @@ def serial() -> str:
             said = path.read_bytes()[:_WORDS_MAX].decode("ascii", "replace").strip()
         except OSError:
             continue
-        if said:
+        if said.strip("-"):
             return said
     return ""
 
