@@ -177,7 +177,8 @@ class Readiness:
         """Why it does not, and the hint to it; nothing where it does."""
         from edgegw.access.key_files import KeyFileError
         from edgegw.access.places import PlaceAway
-        from edgegw.commands.box import ask, http_tls, read_running
+        from edgegw.commands.box import ask, http_tls
+        from edgegw.commands.running import read_running
 
         running = read_running(Path(self._box.settings.data_dir))
         places = () if running is None else running.addresses.get("http", ())

@@ -20,8 +20,9 @@ import pytest
 from edgegw import app, by_claim
 from edgegw.access.places import PlaceAway, PlaceRefuses
 from edgegw.access.sealed_key import BEGIN
-from edgegw.commands.box import ask, http_tls, read_running
+from edgegw.commands.box import ask, http_tls
 from edgegw.commands.first_boot import Readiness, keys_for
+from edgegw.commands.running import read_running
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import BoxSettings, load_box
 from edgegw.config.first_settings import first_settings
