@@ -31,6 +31,7 @@ from edgegw.enrolment import certificate_files
 from edgegw.first_boot.files import Files
 from edgegw.first_boot.sources import PAGE_SOURCE, read_claim
 from edgegw.first_boot.work import FirstBoot, State
+from edgegw.running import RUNNING_NAME
 from tests.centre import Centre, centre_of
 from tests.processes import edgegw
 from tests.software_tpm import SoftwareTpm, need_tpm
@@ -132,9 +133,10 @@ async def running(settings: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     task = asyncio.create_task(app.run_box(box))
     asking = Readiness(box)
     try:
+        await until((Path(box.settings.data_dir) / RUNNING_NAME).exists, "the box to open")
         async with asyncio.timeout(30):
-            while (await asking.why_not())[0]:  # noqa: ASYNC110 - another part of the program would tell
-                await asyncio.sleep(0.01)
+            while (await asking.why_not())[0]:
+                assert not task.done(), task
         said = read_running(Path(box.settings.data_dir))
         assert said is not None
         (address,) = said.addresses["http"]
