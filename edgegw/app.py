@@ -65,6 +65,7 @@ from edgegw.rereading import keep_reading
 from edgegw.retention import Retention
 from edgegw.rotation import Rotation
 from edgegw.running import RUNNING_NAME, Announcement, KeptWatch
+from edgegw.update.told import Told
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity, LineSettings
 
@@ -509,6 +510,7 @@ def _identity(box: Box, own: Own, held: Keys) -> Identity:
         parse_key=VerifyingKey.parse,
         epoch_key=lambda: held.checkpoint.newest.public.text(),  # noqa: PLW0108 - it changes
         tls=held.tls,
+        program=Told(Path(settings.update.state_dir), version=__version__),
     )
 
 

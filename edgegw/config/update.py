@@ -17,6 +17,9 @@ LocalTime = Annotated[str, msgspec.Meta(pattern=TIME_PATTERN)]
 class UpdateTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[update]`: when new images are looked for, and when the box restarts into one."""
 
+    state_dir: Annotated[
+        str, msgspec.Meta(min_length=1, description="Where the agent says how updates are.")
+    ] = "/var/lib/edgegw-update"
     automatic: bool = True
     """Whether the agent takes a release by itself; else only `edgegw update check --now` does."""
     days: tuple[Day, ...] = WEEK

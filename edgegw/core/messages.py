@@ -34,6 +34,7 @@ RECORD_BYTES_MAX: Final = 4 << 20
 ASKS_MAX: Final = 256
 MESSAGE_BYTES_MAX: Final = PACKAGE_BYTES_MAX + RECORD_BYTES_MAX
 """A side reads no further than this, after decompression."""
+PROGRAM_WORD_CHARS_MAX: Final = 500
 SITE_BYTES_MAX: Final = 64 << 20
 SESSION_BYTES: Final = 16
 
@@ -208,6 +209,18 @@ class Coming(msgspec.Struct, frozen=True, kw_only=True):
     restores: str = ""
 
 
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """Which program a box runs, and how its updates are."""
+
+    version: str = ""
+    """Of the image; of the program itself where no image is."""
+    slot: str = ""
+    word: str = ""
+    """What is under way, in words; "" for nothing."""
+    problem: str = ""
+    """What a person should look at: what failed here, or why nothing newer can be had."""
+
+
 class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     """The one message of an open session: what the hub lacks, what the box wants, how far it is.
     Counter 1, 2, 3, ..."""
@@ -232,6 +245,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, tag="beat"):
     ready: str | None = None
     """The digest of `Beaten.coming` once nothing of it is lacking, or nothing will make it usable; "" before;
     None from a box that fetches nothing ahead."""
+    program: Program | None = None
+    """Once in a session, and when it has changed."""
 
 
 class PackageVerdict(enum.StrEnum):

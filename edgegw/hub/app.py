@@ -79,6 +79,10 @@ class BoxStatus(NamedTuple):
     beat_at_ns: int
     taking_back: bool
     """The hub has lost something of it and grants it nothing before all is back."""
+    program: str
+    """The version that it runs; "" while it has not said."""
+    program_word: str
+    program_problem: str
 
 
 class HubMetrics(Metrics):
@@ -378,6 +382,9 @@ def _boxes(connection: Connection) -> list[BoxStatus]:
             box.waiting,
             box.beat_at_ns,
             box.taking_back,
+            box.program,
+            box.program_word,
+            box.program_problem,
             box.device_key,
         )
         .outerjoin(schema.journal_head, (head.box == box.box) & (head.epoch == box.epoch))

@@ -20,6 +20,7 @@ from edgegw.core.journal import Checkpoint
 from edgegw.core.messages import (
     ASKS_MAX,
     PACKAGE_BYTES_MAX,
+    PROGRAM_WORD_CHARS_MAX,
     Ask,
     Beat,
     Beaten,
@@ -28,6 +29,7 @@ from edgegw.core.messages import (
     LogHead,
     Package,
     PackageVerdict,
+    Program,
     Verdict,
 )
 from edgegw.core.records import GrantDirective, Link
@@ -72,6 +74,7 @@ from edgegw.hub.take_back import (
 from edgegw.hub.windows import note_centre
 
 REQUEST_ID_CHARS_MAX: Final = 64
+PROGRAM_VERSION_CHARS_MAX: Final = 64
 
 
 class Taken(NamedTuple):
@@ -110,9 +113,17 @@ def take_beat(
         row.write(connection)
         return Taken(Beaten(verdict=Verdict.REOPEN, reason=f"{again}: open again"))
     before_ns, row.beat_at_ns, row.waiting = row.beat_at_ns, now_ns, beat.waiting
+    if beat.program is not None:
+        _note_program(row, beat.program)
     return _Beat(connection, keyring, sites, row, now_ns=now_ns, before_ns=before_ns, poisoned=poisoned).take(
         beat, verdict, pulled
     )
+
+
+def _note_program(row: BoxRow, program: Program) -> None:
+    row.program = program.version[:PROGRAM_VERSION_CHARS_MAX]
+    row.program_word = program.word[:PROGRAM_WORD_CHARS_MAX]
+    row.program_problem = program.problem[:PROGRAM_WORD_CHARS_MAX]
 
 
 def take_tail(

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, insert, inspect, select
 from edgegw.errors import Next, OperatingError
 from edgegw.hub.schema import metadata, schema_version
 
-SCHEMA_VERSION: Final = 8
+SCHEMA_VERSION: Final = 9
 """Kept in the database itself. Another version's tables are refused, not changed."""
 
 Result = TypeVar("Result")

@@ -35,8 +35,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One thing that waits. seq counts within its log: the journal of that epoch where `log` is ""."""
 
     kind: str
-    """order, identity, certificate, box, site, fork, unsealed, in_doubt, loss, declared_loss, suspense,
-    parked, receivable or late_decline."""
+    """order, identity, certificate, box, site, program, fork, unsealed, in_doubt, loss, declared_loss,
+    suspense, parked, receivable or late_decline."""
     box: str
     epoch: int
     reason: str
@@ -75,6 +75,7 @@ def findings(database: Database) -> Iterator[Finding]:
     yield from _certificates(database)
     yield from _boxes(database)
     yield from _sites(database)
+    yield from _programs(database)
     yield from _forks(database)
     yield from _unsealed(database)
     yield from _in_doubt(database)
@@ -217,6 +218,20 @@ def _sites(database: Database) -> Iterator[Finding]:
         if told is not None:
             reason, what = told
             yield Finding(kind="site", box=row.box, epoch=row.epoch, reason=reason, next=what)
+
+
+def _programs(database: Database) -> Iterator[Finding]:
+    """Boxes whose updates fail, or that can get none."""
+    box = schema.box.c
+    query = select(box.box, box.epoch, box.program, box.program_problem)
+    for row in _pages(database, query.where(box.program_problem != ""), schema.box):
+        yield Finding(
+            kind="program",
+            box=row.box,
+            epoch=row.epoch,
+            reason=f"runs {row.program}: {row.program_problem}",
+            next="publish a mended release under a new number; on the box: edgegw update status",
+        )
 
 
 def _of_settings(row: Row[Any], fleets: Sequence[Row[Any]]) -> tuple[str, str] | None:

@@ -300,4 +300,7 @@ def _new_box(box: str) -> dict[str, Any]:
         "stand_ins_due": False,
         "waiting": 0,
         "beat_at_ns": 0,
+        "program": "",
+        "program_word": "",
+        "program_problem": "",
     }

@@ -83,6 +83,9 @@ class BoxRow:
     site_word: str
     site_word_ns: int
     site_format: int
+    program: str
+    program_word: str
+    program_problem: str
 
     @classmethod
     def lock(cls, connection: Connection, box: str) -> BoxRow:

@@ -81,6 +81,9 @@ box = Table(
     Column("stand_ins_due", Boolean, nullable=False),  # some wait for what other boxes were asked for
     Column("waiting", BigInteger, nullable=False),  # records that the box says it has and we lack
     Column("beat_at_ns", BigInteger, nullable=False),
+    Column("program", String(64), nullable=False),  # the version that it runs, "" while it has not said
+    Column("program_word", Text, nullable=False),  # what of an update is under way there
+    Column("program_problem", Text, nullable=False),  # what of updates waits for a person there
 )
 
 identity = Table(

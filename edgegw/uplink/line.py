@@ -25,6 +25,7 @@ from edgegw.core.messages import (
     Opened,
     Package,
     PackageVerdict,
+    Program,
     Verdict,
     open_link,
 )
@@ -501,7 +502,13 @@ class Line:
             waiting=outgoing.waiting,
             package_bytes_max=self._bytes_max,
             ready=self._inbox.ready,
+            program=self._program(session),
         )
+
+    def _program(self, session: Session) -> Program | None:
+        """What the hub has not heard of the box's program in this session."""
+        says = None if self._identity.program is None else self._identity.program()
+        return None if says == session.told_program else says
 
     async def _to_cosign(self, session: Session) -> LogHead | None:
         """What the hub is asked its word for beside an idle beat, once in a session each."""
@@ -537,6 +544,7 @@ class Line:
         status.received_bytes = self._wire.received_bytes
         status.said.pop(session.address, None)
         session.told_directives = beat.directives
+        session.told_program = beat.program or session.told_program
         if beat.push is not None and status.round_trip_ns < self._settings.answer_timeout_ms * 250_000:
             self._bytes_max = min(PACKAGE_BYTES_MAX, self._bytes_max * 2)
 

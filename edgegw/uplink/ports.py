@@ -13,7 +13,7 @@ import msgspec
 
 from edgegw.core import journal
 from edgegw.core.exchange import Directives, LogEnd
-from edgegw.core.messages import SigningKey, VerifyingKey
+from edgegw.core.messages import Program, SigningKey, VerifyingKey
 from edgegw.core.records import Mode
 
 
@@ -144,6 +144,8 @@ class Identity(NamedTuple):
     """The text of the checkpoint key with which this boot would sign an epoch given to it now."""
     tls: ssl.SSLContext | None = None
     """How the line is encrypted and by which certificate the box is known there; None where it is plain."""
+    program: Callable[[], Program] | None = None
+    """What the box says of its program now; None where it says nothing."""
 
 
 class LineSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from edgegw.core.messages import (
     Message,
     Open,
     Opened,
+    Program,
     open_reply,
     seal_envelope,
 )
@@ -128,6 +129,8 @@ class Session:
         self.held = {head.number: head for head in opened.journals}
         self.told_directives: LogHead | None = None
         """The directives whose cosignature this session has carried."""
+        self.told_program: Program | None = None
+        """What this session has said of the box's program."""
         self.fork_shown = False
         """Whether this session has carried the evidence of a fork."""
         self.to_cosign: list[LogHead] | None = None

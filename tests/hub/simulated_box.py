@@ -35,6 +35,7 @@ from edgegw.core.messages import (
     Opened,
     Package,
     PackageVerdict,
+    Program,
     Verdict,
     open_link,
     open_reply,
@@ -104,6 +105,8 @@ class SimulatedBox:
         """The records of the newest epoch."""
         self.past: dict[int, list[bytes]] = {}
         """Those of the epochs before it."""
+        self.program: Program | None = None
+        """What it says of its program."""
         self.site_format = SITE_FORMAT
         """The newest that it says it reads; 0: it says none."""
         self.refused_sites: set[int] = set()
@@ -426,6 +429,7 @@ class SimulatedBox:
             waiting=len(self.bodies) - self.held,
             directives_cosignature=self.word() if size else "",
             package_bytes_max=self.package_bytes_max,
+            program=self.program,
         )
         beaten = self.send(message, session=self.session, counter=self.counter)
         assert isinstance(beaten, Beaten)

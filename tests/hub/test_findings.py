@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from edgegw.core.messages import Verdict
+from edgegw.core.messages import Program, Verdict
 from edgegw.core.reasons import Reason
 from edgegw.core.records import Mode
 from edgegw.hub import losses
@@ -114,3 +114,21 @@ def test_boxes_that_are_out_of_service_are_listed_with_what_helps(world: World, 
     [lost] = told(world)["box"]
     assert (lost.box, lost.next) == (SOUTH, "let south speak: it hands back what it has by itself")
     assert north.epoch == 1
+
+
+def test_a_release_that_failed_on_a_box_is_told_at_the_centre(world: World) -> None:
+    """Else a fleet stays on its old version in silence; and a box cannot flood the hub with its word."""
+    box = with_money(world)
+    assert "program" not in told(world)
+    box.program = Program(
+        version="1.0.0", slot="a", problem="1.1.0 has failed: it takes no payments" + "!" * 9_999
+    )
+    box.sync()
+    [failed] = told(world)["program"]
+    assert failed.reason.startswith("runs 1.0.0: 1.1.0 has failed: it takes no payments")
+    assert len(failed.reason) < 600
+    box.program = Program(version="1.1.1", slot="b")
+    box.beat()
+    box.program = None
+    box.beat()
+    assert "program" not in told(world)

@@ -135,6 +135,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "retention",
             "rotation",
             "running",
+            "update",
         }
     ),
     "__init__": frozenset(),

@@ -8,7 +8,7 @@ import msgspec
 from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.core import journal
 from edgegw.core.exchange import Directives, LogEnd, SiteBundle
-from edgegw.core.messages import LogHead, Package, open_link
+from edgegw.core.messages import LogHead, Package, Program, open_link
 from edgegw.core.records import GrantDirective, Mode, SiteDirective, decode_directive
 from edgegw.errors import Behind, NewEpoch, StorageBusy
 from edgegw.uplink.line import Line
@@ -85,7 +85,9 @@ class MemoryBox:
             hub_key=hub_key.public,
             parse_key=VerifyingKey.parse,
             epoch_key=self.epoch_key.public.text,
+            program=lambda: self.program,
         )
+        self.program = Program(version="1.0.0")
         self.epochs: dict[int, Author] = {}
         self.columns: dict[int, list[str]] = {}
         self.modes: list[tuple[Mode, str]] = []

@@ -9,7 +9,14 @@ import pytest
 from aiohttp import web
 
 from edgegw.core import journal
-from edgegw.core.messages import MESSAGE_BYTES_MAX, PACKAGE_RECORDS_MAX, Package, PackageVerdict, Verdict
+from edgegw.core.messages import (
+    MESSAGE_BYTES_MAX,
+    PACKAGE_RECORDS_MAX,
+    Package,
+    PackageVerdict,
+    Program,
+    Verdict,
+)
 from edgegw.core.records import Mode
 from edgegw.core.site import CurrencyRule, Site
 from edgegw.uplink import line
@@ -310,6 +317,23 @@ async def test_a_bundle_that_cannot_be_used_is_refused_and_blocks_nothing(
     hub.publish(5, msgspec.json.encode(msgspec.structs.replace(SITE, version=5)))
     await until(lambda: box.sites == [5], "settings that can be used")
     assert not box.line.status.bundle_fault
+
+
+async def test_the_program_is_said_once_in_a_session_and_when_it_changes(
+    start: Start, hub: MemoryHub
+) -> None:
+    """The centre must know its fleet's versions, and a thin line must not carry them each half second."""
+    box = await start()
+    await synced(box, hub)
+    beats = len(hub.beats)
+    await until(lambda: len(hub.beats) > beats + 2, "heartbeats")
+    assert [beat.program for beat in hub.beats if beat.program] == [Program(version="1.0.0")]
+    box.program = Program(version="1.0.0", problem="1.1.0 has failed")
+    await until(lambda: hub.beats[-1].program is not None, "the changed word")
+    beats = len(hub.beats)
+    await until(lambda: len(hub.beats) > beats + 2, "heartbeats")
+    said = [beat.program for beat in hub.beats if beat.program]
+    assert said == [Program(version="1.0.0"), box.program]
 
 
 async def edited(box: MemoryBox, hub: MemoryHub) -> None:
