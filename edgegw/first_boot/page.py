@@ -124,7 +124,8 @@ class Page:
         try:
             answer = await handler(request)
         except web.HTTPException as problem:
-            answer = problem
+            problem.headers.update(_HEADERS)
+            raise
         answer.headers.update(_HEADERS)
         return answer
 
@@ -210,7 +211,8 @@ def _detail(state: State) -> str:
     if state.state == "asking":
         lines.append(f"for {state.whose}, {state.branch or 'no branch'}; try {state.tries}")
     if state.state in ("enrolled", "ready"):
-        lines.append(f"{state.whose}, {state.branch or 'no branch'}")
+        device = f", device {state.device} of this box" if state.device else ""
+        lines.append(f"{state.whose}, {state.branch or 'no branch'}{device}")
     return "".join(f"<p>{escape(line)}</p>" for line in (*lines, state.problem, state.hint) if line)
 
 

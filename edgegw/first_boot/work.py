@@ -70,6 +70,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     branch: str = ""
     key: str = ""
     """The id of the device's key, as the hub's log of identities has it."""
+    device: int = 0
+    """The how-manieth machine of this box it is; 0 where the answer came before a power cut."""
     keys_place: str = ""
     tries: int = 0
     clock_ahead_s: int = 0
@@ -283,9 +285,11 @@ class FirstBoot:
     def _enrolled(self, box: BoxSettings, claim: Claim, holder: Holder, enrolled: Enrolled) -> None:
         ahead_s = round(holder.time.machine_ahead_s)
         _log.info("enrolled", box=enrolled.box, branch=enrolled.branch, generation=enrolled.generation)
-        self._finish(box, claim, clock_ahead_s=ahead_s)
+        self._finish(box, claim, device=enrolled.generation, clock_ahead_s=ahead_s)
 
-    def _finish(self, box: BoxSettings, claim: Claim | None, *, clock_ahead_s: int = 0) -> None:
+    def _finish(
+        self, box: BoxSettings, claim: Claim | None, *, device: int = 0, clock_ahead_s: int = 0
+    ) -> None:
         source = self.state.source or "resumed"
         kept = self._empty_stick(claim)
         id = "" if claim is None else claim.id
@@ -300,6 +304,7 @@ class FirstBoot:
             box=box.box,
             branch="" if claim is None else claim.branch,
             key=key_id(box),
+            device=device,
             keys_place=box.keys.place,
             clock_ahead_s=clock_ahead_s,
         )
