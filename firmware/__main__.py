@@ -7,7 +7,7 @@ import sys
 import click
 
 from edgegw.errors import OperatingError
-from firmware import lockfile, product, resolve, roots
+from firmware import lockfile, product, resolve, roots, sbom
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +39,14 @@ def squashfs(profile: product.Profile) -> None:
     built = product.appliance(profile)
     size_mb = built.squashfs.stat().st_size // 1_000_000
     click.echo(f"{built.squashfs}: {size_mb} MB, edgegw {built.version}, kernel {built.kernel_version}")
+
+
+@firmware.command(name="sbom")
+@click.argument("profile", type=click.Choice(["cloud", "hardware"]))
+def bill(profile: product.Profile) -> None:
+    """Write what is in the finished root of a PROFILE, as CycloneDX; print where it is."""
+    built = product.appliance(profile)
+    click.echo(sbom.write_bill(built, version=built.version))
 
 
 @firmware.command()

@@ -23,6 +23,7 @@ NO_NETWORK: Final = (
 )
 _APT_HELPER: Final = "/usr/lib/apt/apt-helper"
 _BATCH: Final = 40
+_WRONG_HASH: Final = "Hash Sum mismatch"
 
 
 def archives() -> dict[ArchiveName, str]:
@@ -131,6 +132,11 @@ def fetch(packages: list[Package], folder: Path) -> list[Package]:
         try:
             _download(words, doing="fetching packages")
         except BuildError as error:
+            if _WRONG_HASH in str(error):
+                raise BuildError(
+                    f"the archive gave other bytes than the lock names: {error}",
+                    hint=f"Do not use this archive; look at the way to it, or name another one in {MIRROR}.",
+                ) from error
             failed = error
     missing = [package for package in packages if not (folder / f"{package.sha256}.deb").exists()]
     if failed is not None and len(missing) == len(packages):

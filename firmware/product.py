@@ -41,7 +41,7 @@ Profile = Literal["cloud", "hardware"]
 SIZE_BYTES_MAX: Final[dict[Profile, int]] = {"cloud": 150_000_000, "hardware": 250_000_000}
 """What a root slot may hold, with the tree of hashes that is appended to it."""
 HOME: Final = "opt/edgegw"
-_PACKAGES: Final = f"{HOME}/lib/python{wheels.PYTHON}/site-packages"
+PACKAGES: Final = f"{HOME}/lib/python{wheels.PYTHON}/site-packages"
 _LIBRARY: Final = f"usr/lib/python{wheels.PYTHON}"
 _VERITY_SHARE: Final = 100
 """The tree of hashes is less than one part in so many of the file system."""
@@ -51,11 +51,12 @@ _ROOM_BYTES: Final = 2_000_000_000
 _CODE: Final = ("finish.py", "product.py", "secrets_in_root.py", "tree.py", "wheels.py")
 NEEDLESS: Final = (
     # Only `sqlite-utils install` would use it; nothing is installed on a box.
-    f"{_PACKAGES}/pip",
-    f"{_PACKAGES}/pip-*",
+    f"{PACKAGES}/pip",
+    f"{PACKAGES}/pip-*",
     f"{HOME}/bin/pip*",
     f"{HOME}/bin/[aA]ctivate*",
-    f"{_PACKAGES}/*/tests",
+    f"{PACKAGES}/*/tests",
+    f"{PACKAGES}/securesystemslib/_vendor/ed25519/test_data",
     f"{_LIBRARY}/ensurepip",
     f"{_LIBRARY}/idlelib",
     f"{_LIBRARY}/pydoc_data",
@@ -224,7 +225,7 @@ def _lay(overlay: Path, tree: Path) -> None:
 def _say_units(tree: Path, *, epoch: int) -> None:
     """The product's own units and users; what of all units starts is the preset's word."""
     made_at = {"SOURCE_DATE_EPOCH": str(epoch)}
-    if (tree / f"{_PACKAGES}/edgegw/units").is_dir():
+    if (tree / f"{PACKAGES}/edgegw/units").is_dir():
         inside(tree, ["edgegw", "units", "install", "/", "--role", "appliance"], doing="installing the units")
     inside(tree, ["systemd-sysusers"], doing="making the users", environment=made_at)
     remove_globs(tree, ("etc/systemd/system/*.wants", "etc/systemd/system/*.requires"))
@@ -241,7 +242,7 @@ def _compile(tree: Path) -> None:
         tree,
         [
             *("python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash"),
-            *(f"/{_LIBRARY}", "/usr/lib/python3/dist-packages", f"/{_PACKAGES}"),
+            *(f"/{_LIBRARY}", "/usr/lib/python3/dist-packages", f"/{PACKAGES}"),
         ],
         doing="compiling the Python of the root",
         environment={"PYTHONHASHSEED": "0"},
