@@ -18,6 +18,7 @@ import click
 
 from edgegw.commands import ExitCode, SettingsPath, json_option, print_json, serve_until_end
 from edgegw.config.options import SettingsError
+from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
     from edgegw.config.box import Box
@@ -308,7 +309,6 @@ def _now_s(box: Box | None) -> float:
 def _asked(settings: Path, box: Box | None) -> Answer:
     """How the box is, asked on this machine alone."""
     from edgegw.commands.box import ask, http_tls
-    from edgegw.errors import OperatingError
     from edgegw.update.health import Answer, running_box
 
     if box is None:
@@ -342,7 +342,7 @@ def _first_boot_page() -> Answer:
 
     connection = http.client.HTTPConnection(FIRST_BOOT_URL, timeout=5)
     try:
-        connection.request("GET", "/")
+        connection.request("GET", "/state")
         status = connection.getresponse().status
     except OSError as problem:
         return Answer(alive=False, said=f"the page of the first boot does not answer: {problem}")
@@ -419,6 +419,10 @@ def _run_agent(settings: Path, folder: Path, image_folder: Path) -> None:
         return
     log.info("agent", version=here.image.version, compatible=here.image.compatible)
     due_s, stick = 0.0, ""
+    try:
+        here.bundle.reserve()  # at the first boot, before the ledger has grown
+    except (OSError, OperatingError) as problem:
+        log.warning("no_room_for_bundles", problem=str(problem), hint=getattr(problem, "hint", ""))
     while not stop.is_set():
         here = _surroundings(settings, folder, image_folder)
         fresh = _stick_signature()

@@ -1,0 +1,156 @@
+"""The commands as a person types them: a release from its keys to a machine that has it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from edgegw.__main__ import main
+from tests.update.appliance import COMPATIBLE, RAUC
+
+KEYS = ("--targets-key", "targets.pem", "--online-key", "online.pem")
+
+
+def edgegw(*words: str | Path, code: int = 0, **options: str) -> Result:
+    """Run a command."""
+    done = CliRunner().invoke(main, [str(word) for word in words], **options)  # type: ignore[arg-type]
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture
+def centre(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with keys, a repository, and a bundle with its facts."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("root", "targets", "online"):
+        assert len(edgegw("release", "key", f"{name}.pem").stdout.strip()) == 64
+    assert (tmp_path / "root.pem").stat().st_mode & 0o77 == 0
+    edgegw("release", "init", "releases", "--root-key", "root.pem", *KEYS)
+    facts = {"version": "1.1.0+2", "compatible": COMPATIBLE, "security_epoch": 1}
+    said = msgspec.json.decode(edgegw("release", "facts").stdout)
+    facts |= {"schema": said["schema"], "readable_from": said["readable_from"]}
+    (tmp_path / "edgegw-1.1.0+2-cloud.json").write_bytes(msgspec.json.encode(facts))
+    manifest = msgspec.json.encode({"compatible": COMPATIBLE, "version": "1.1.0+2"}).decode()
+    (tmp_path / "edgegw-1.1.0+2-cloud.raucb").write_text(f"image\nmanifest {manifest}\n", encoding="ascii")
+    return tmp_path
+
+
+@pytest.fixture
+def machine(centre: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
+    """What names a machine to the commands; RAUC and systemctl are scripts."""
+    firmware, programs, image = centre / "firmware", centre / "bin", centre / "image"
+    for folder in (firmware, programs, image):
+        folder.mkdir()
+    (firmware / "rauc").write_text(RAUC, encoding="ascii")
+    for name in ("booted", "first"):
+        (firmware / name).write_text("a", encoding="ascii")
+    (programs / "rauc").write_text(f'#!/bin/sh\nexec sh {firmware}/rauc {firmware} "$@"\n', encoding="ascii")
+    (programs / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {firmware}/systemctl\n', encoding="ascii")
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    facts = {"version": "1.0.0", "compatible": COMPATIBLE, "security_epoch": 1}
+    (image / "image.json").write_bytes(msgspec.json.encode(facts))
+    return ["--state", centre / "state", "--image", image, "--settings", centre / "box.toml"]
+
+
+def test_a_release_goes_from_its_keys_into_a_machine(centre: Path, machine: list[str | Path]) -> None:
+    """Every step that a person takes, in their order."""
+    bundle = "edgegw-1.1.0+2-cloud.raucb"
+    edgegw("release", "add", "releases", bundle, *KEYS, "--percent", "0")
+    edgegw("release", "rollout", "releases", "1.1.0+2", "--box", "bank/box-1", *KEYS)
+    edgegw("release", "publish", "releases", "stick/edgegw/updates")
+    shown = msgspec.json.decode(edgegw("release", "show", "releases", "--json").stdout)
+    assert shown["releases"][0]["rollout"] == {"percent": 0, "boxes": ["bank/box-1"]}
+    assert "1.1.0+2 for edgegw-x86_64-cloud" in edgegw("release", "show", "releases").stdout
+    stick = centre / "stick/edgegw/updates"
+    refused = edgegw("update", "install", stick, *machine, code=1)
+    assert "edgegw update trust" in refused.output
+    edgegw("update", "trust", "releases/metadata/1.root.json", *machine[:4])
+    alone = edgegw("update", "install", bundle, *machine, code=2)
+    assert "no signed metadata" in alone.output
+    armed = edgegw("update", "install", stick, *machine, "--no-reboot", "--json")
+    assert msgspec.json.decode(armed.stdout.splitlines()[-1])["end"] == "armed"
+    edgegw("update", "check", "--now", "--from", stick, *machine)
+    assert (centre / "firmware/systemctl").read_text() == "reboot\n"
+    status = msgspec.json.decode(edgegw("update", "status", "--json", *machine[:2]).stdout)
+    assert (status["version"], status["phase"], status["target"]) == ("1.0.0", "trial", "1.1.0+2")
+    assert "1.0.0 in slot a, trial 1.1.0+2" in edgegw("update", "status", *machine[:2]).stdout
+
+
+def test_another_root_is_never_exchanged(centre: Path, machine: list[str | Path]) -> None:
+    """Who can give a command on the box must not thereby become its maker."""
+    edgegw("release", "key", "other.pem")
+    edgegw("release", "init", "others", "--root-key", "other.pem", *KEYS)
+    edgegw("update", "trust", "releases/metadata/1.root.json", *machine[:4])
+    refused = edgegw("update", "trust", "others/metadata/1.root.json", *machine[:4], code=2)
+    assert "is trusted already" in refused.output
+    edgegw("update", "trust", "releases/metadata/1.targets.json", *machine[:4], code=2)
+
+
+def test_a_machine_without_slots_is_told_and_is_no_fault(centre: Path, machine: list[str | Path]) -> None:
+    """On a plain server the commit service must not fail, and nothing is installed."""
+    (centre / "image/image.json").unlink()
+    assert "has no slots" in edgegw("update", "commit", *machine).stdout
+    assert "has no slots" in edgegw("update", "check", *machine, code=3).output
+
+
+def test_what_failed_can_be_forgotten_by_a_person(centre: Path, machine: list[str | Path]) -> None:
+    """When the machine was at fault, and not the release."""
+    edgegw("release", "add", "releases", "edgegw-1.1.0+2-cloud.raucb", *KEYS)
+    edgegw("update", "trust", "releases/metadata/1.root.json", *machine[:4])
+    state = {"failed": [{"version": "1.1.0+2", "sha256": "00", "why": "unwell", "at_s": 1}]}
+    (centre / "state/state.json").write_bytes(msgspec.json.encode(state))
+    refused = edgegw("update", "check", "--now", "--from", "releases", *machine, code=1)
+    assert "it has failed here: unwell" in refused.output
+    assert "1 forgotten" in edgegw("update", "forget", "1.1.0+2", *machine[:2]).stdout
+    edgegw("update", "check", "--now", "--from", "releases", *machine)
+
+
+def test_a_root_in_several_hands_is_signed_one_after_the_other(centre: Path) -> None:
+    """Nobody has all the keys of a bank in one room."""
+    edgegw("release", "key", "root2.pem")
+    begun = edgegw(
+        *("release", "rotate", "releases", "--add", "root2.pem", "--threshold", "2", "--key", "root.pem")
+    )
+    assert "waits for more signatures" in begun.stdout
+    assert "signed by enough keys" in edgegw("release", "sign", "releases", "--key", "root2.pem").stdout
+    edgegw("release", "key", "online2.pem")
+    edgegw(
+        *("release", "rotate", "releases", "--role", "online", "--add", "online2.pem"),
+        *("--key", "root.pem", "--key", "root2.pem"),
+    )
+    edgegw("release", "refresh", "releases", "--online-key", "online2.pem", "--targets-key", "targets.pem")
+    wrong = edgegw("release", "sign", "releases", "--key", "root2.pem", code=3)
+    assert "no root waits" in wrong.output
+
+
+def test_a_key_with_a_passphrase_opens_with_it_alone(centre: Path) -> None:
+    """A stick with an offline key is lost one day."""
+    edgegw("release", "key", "secret.pem", "--passphrase", input="correct horse\ncorrect horse\n")
+    words = ("release", "init", "r2", "--root-key", "secret.pem", *KEYS)
+    assert "cannot be opened" in edgegw(*words, input="wrong\n", code=2).output
+    edgegw(*words, input="correct horse\n")
+
+
+@pytest.mark.slow
+def test_the_agent_stops_at_once_and_tells_of_what_it_cannot_have(
+    centre: Path, machine: list[str | Path]
+) -> None:
+    """A unit that hangs at a stop holds up the machine's restart."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgegw", "update", "agent", *map(str, machine)],
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stderr is not None
+    assert b'"agent"' in process.stderr.readline()
+    begun = time.monotonic()
+    process.terminate()
+    assert process.wait(10) == 0
+    assert time.monotonic() - begun < 8
