@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgegw.update.sources import Source
 
 BOX_SETTINGS: Final = Path("/var/lib/edgegw/box.toml")
-STICK: Final = Path("/run/edgegw/stick/edgegw/updates")
+STICK: Final = Path("/run/edgegw-stick/edgegw/updates")
 NOW_NAME: Final = "NOW"
 """In a stick's folder: whoever put it in does not wait for the hours."""
 FIRST_BOOT_URL: Final = "127.0.0.1:8090"
@@ -69,7 +69,7 @@ def update() -> None:
     edgegw update status
     edgegw update check
     edgegw update check --now
-    edgegw update install /run/edgegw/stick/edgegw/updates
+    edgegw update install /run/edgegw-stick/edgegw/updates
     """
 
 
@@ -131,7 +131,7 @@ def update_install(
     """Take a release from a folder now: a copy of the published repository, metadata and bundles, as on a
     stick. A bundle alone proves nothing; given one, its repository is looked for around it.
 
-    Example: edgegw update install /run/edgegw/stick/edgegw/updates
+    Example: edgegw update install /run/edgegw-stick/edgegw/updates
     """
     from edgegw.update.agent import Agent, Order
 

@@ -156,9 +156,10 @@ MIGRATIONS: Final = (_FIRST, _RETENTION, _OTHER_HISTORIES, _SITES, _LATE_WORDS, 
 """Script n brings user_version from n to n + 1. Append only: ledgers in branches are at every version."""
 READABLE_FROM: Final = 6
 """The oldest schema whose programs open a ledger that this one has brought to its own, read and write it, and
-lose nothing: a new image may be left again, and what it has answered stays answered. So a script only adds:
-tables, indexes, columns with a default; no record of a kind, and no field, is written that the release before
-cannot read. Raise it by one release at a time, or boxes have no way from one to the other."""
+lose nothing: a new image may be left again, and what it has answered stays answered. So a script behind this
+one only adds tables and indexes (rows are written and read whole, a column more would break them), and no
+record of a kind is written that the release before cannot read. Raise it by one release at a time, or boxes
+have no way from one to the other."""
 _READABLE_KEY: Final = "readable_from"
 """In `meta`: the schema, and the oldest that may go on with it. Two places that must agree, because a version
 rots like any other number."""

@@ -70,8 +70,7 @@ class BundleFile:
 
     def reserve(self) -> None:
         """Take hold of the room, where that is not done yet; raises NoRoom and OSError."""
-        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = self._open()
         try:
             self._reserve(descriptor)
         finally:
@@ -86,7 +85,7 @@ class BundleFile:
                 f"the bundle has {release.length} bytes, there is room for {self._room_bytes}",
                 hint="Raise bundle_bytes_max in [update] of the box's settings.",
             )
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = self._open()
         try:
             if self._held() != release.sha256 or os.fstat(descriptor).st_size > release.length:
                 self._begin(descriptor, release)
@@ -120,13 +119,17 @@ class BundleFile:
     def drop(self) -> None:
         """Forget what is here and keep the room; raises OSError."""
         self._part.unlink(missing_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = self._open()
         try:
             os.ftruncate(descriptor, 0)
             os.fsync(descriptor)
             self._reserve(descriptor)
         finally:
             os.close(descriptor)
+
+    def _open(self) -> int:
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _begin(self, descriptor: int, release: Release) -> None:
         # First the bytes, then whose they are: bytes are never taken for those of another bundle.

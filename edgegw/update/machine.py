@@ -19,11 +19,7 @@ from edgegw.update.state import Store
 from edgegw.update.versions import PATTERN
 from edgegw.update.windows import BoxWord
 
-IMAGE_FOLDER: Final = Path("/usr/lib/edgegw")
 IMAGE_NAME: Final = "image.json"
-STATE_FOLDER: Final = Path("/var/lib/edgegw-update")
-COMMITTED_MARK: Final = Path("/run/edgegw-committed")
-"""There once a trial was kept, so that what guards trials leaves it alone."""
 _BYTES_MAX: Final = 1 << 16
 
 
@@ -76,7 +72,6 @@ class Surroundings(NamedTuple):
     box: Callable[[], BoxWord | None]
     ask: Callable[[], Answer]
     restart: Callable[[], None]
-    committed_mark: Path = COMMITTED_MARK
 
     @property
     def floor_epoch(self) -> int:

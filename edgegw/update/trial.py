@@ -127,7 +127,6 @@ def _keep(here: Surroundings, state: State, attempt: Attempt, slots: Slots) -> N
         )
     )
     raise_epoch(here, state)
-    here.committed_mark.touch()
     tell(here, state, slots)
     _log.info("committed", version=release.version, slot=slots.booted)
 

@@ -203,7 +203,6 @@ class Appliance:
             box=lambda: self.box,
             ask=lambda: self.answers(self.runs.version),
             restart=self._restart,
-            committed_mark=self.folder / "committed",
         )
 
     def _restart(self) -> None:
