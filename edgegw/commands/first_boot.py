@@ -212,10 +212,11 @@ def _line(state: State, port: int) -> str:
     from edgegw.first_boot import about
 
     problem = f" ({state.problem})" if state.problem else ""
+    tries = f", try {state.tries}" if state.tries else ""
     pages = ", ".join(f"http://{f'[{one}]' if ':' in one else one}:{port}/" for one in about.addresses()[:2])
     return {
         "waiting": f"waits for a claim, by stick or at {pages or 'its page: no address yet'}{problem}",
-        "asking": f"asks the centre for {state.whose}, try {state.tries}{problem}",
+        "asking": f"asks the centre for {state.whose}{tries}{problem}",
         "enrolled": f"enrolled as {state.whose}; the box starts{problem}",
         "ready": f"{state.whose} takes payments{problem}",
         "stuck": f"needs a person{problem}",

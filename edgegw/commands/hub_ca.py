@@ -295,6 +295,11 @@ def _claim(
     is_shown = str(qr) == "-"
     files = [(out, body), *([(qr, _qr(body, qr))] if qr is not None and not is_shown else [])]
     written: list[Path] = []
+    for path, _ in files:
+        if path.exists():
+            raise SettingsError(
+                str(path), ["there is a file already, and it may be another box's claim: give another name"]
+            )
     try:
         for path, content in files:
             write_new_file(path, content, mode=0o600)

@@ -209,7 +209,8 @@ here crosses the branch's network unencrypted: use the stick, or a cable of your
 def _detail(state: State) -> str:
     lines = []
     if state.state == "asking":
-        lines.append(f"for {state.whose}, {state.branch or 'no branch'}; try {state.tries}")
+        tries = f"; try {state.tries}" if state.tries else ""
+        lines.append(f"for {state.whose}, {state.branch or 'no branch'}{tries}")
     if state.state in ("enrolled", "ready"):
         device = f", device {state.device} of this box" if state.device else ""
         lines.append(f"{state.whose}, {state.branch or 'no branch'}{device}")

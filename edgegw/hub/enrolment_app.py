@@ -65,6 +65,8 @@ _STATUS: Final = {Refusal.MALFORMED: 400, Refusal.VERSION: 400, Refusal.TOO_MANY
 _PATHS: Final[dict[str, type[Request]]] = {ENROL_PATH: Enrol, RENEW_PATH: Renew, LEAVE_PATH: Leave}
 _HINTS: Final = {
     Refusal.TOO_MANY: "Ask again in a minute.",
+    Refusal.MALFORMED: "One of the two programs is another version, or something between them alters what is"
+    " sent: compare `edgegw --version` at both.",
     Refusal.VERSION: "Update the older of the two programs.",
     Refusal.NO_CA: "Make it: edgegw hub ca init --kind KIND.",
     Refusal.TOO_SOON: "It is renewed at two thirds of its life.",

@@ -84,6 +84,30 @@ def test_a_person_sets_up_the_ca_and_makes_a_claim(desk: Desk) -> None:
     assert "withdrawn" in desk.ca("list", "--claims")
 
 
+def test_the_settings_in_a_claim_are_checked_at_the_centre(desk: Desk) -> None:
+    """What is mistyped here is found out on a ladder otherwise."""
+    desk.enrols(desk.alone)
+    desk.ca("init")
+    hub = desk.folder / "hub.toml"
+    files = 'profile = "intl"\ncertificate_file = "hub.crt"\nkey_file = "hub.key"\n'
+    more = f'line = ["https://hub.bank:8600"]\n[enrolment.tls]\n{files}[tls]\n{files}client_ca_file = "ca"\n'
+    hub.write_text(hub.read_text() + more)
+    part, out = desk.folder / "part.toml", desk.folder / "claim.json"
+    for wrong, said in (
+        ("[http]\nprt = 1\n", "prt"),
+        ("[hub]\nkey = 'mine'\n", "[hub]"),
+        ("data_dir = '/tmp'\n", "tables"),
+        ("[http\n", "TOML"),
+    ):
+        part.write_text(wrong)
+        assert said in desk.ca("claim", "east", "--settings", str(part), "--out", str(out), code=2)
+        assert not out.exists()
+    part.write_text("[http]\nport = 9443\n")
+    desk.ca("claim", "east", "--settings", str(part), "--out", str(out))
+    assert decode_claim(out.read_bytes()).settings == {"http": {"port": 9443}}
+    assert "give another name" in desk.ca("claim", "east", "--out", str(out), code=2)
+
+
 def test_a_claim_that_is_refused_leaves_no_file(desk: Desk) -> None:
     """Nobody carries a stick to a branch that the hub knows nothing of."""
     desk.enrols(desk.alone)

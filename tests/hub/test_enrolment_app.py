@@ -174,6 +174,8 @@ async def test_a_request_at_another_requests_path_is_refused(office: Office) -> 
     assert await line.refused(RENEW_PATH, east.enrolment(office.claim(EAST))) == Refusal.MALFORMED
     assert await line.refused(ENROL_PATH, b"\xff" * 100) == Refusal.MALFORMED
     assert await line.refused(ENROL_PATH, encode_signed(Signed(body=b"", signatures={}))) == Refusal.MALFORMED
+    _, told = await line.ask(ENROL_PATH, b"\xff" * 100)
+    assert "edgegw --version" in json.loads(told)["hint"], "the hub's log of identities has nothing of it"
     status, _ = await line.ask(ENROL_PATH, bytes(REQUEST_BYTES_MAX + 1))
     assert status == 413
     await line.client.close()
