@@ -105,6 +105,11 @@ def test_the_box_serves_and_says_how_it_is(system: System) -> None:
 
 def test_nothing_else_fails_and_nobody_can_log_in(system: System) -> None:
     """What fails at each start is what nobody reads; a console is a way in without a key."""
+    wait_until(
+        lambda: system.said("systemctl", "is-system-running") in ("running", "degraded"),
+        "all that was to be started to be started",
+        timeout_seconds=START_SECONDS,
+    )
     listed = system.said("systemctl", "--failed", "--plain", "--no-legend", "--no-pager").splitlines()
     assert {line.split()[0] for line in listed} - _OF_THE_IMAGE == set()
     units = system.said("systemctl", "list-units", "--all", "--plain", "--no-legend", "--no-pager")
