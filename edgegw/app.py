@@ -104,6 +104,7 @@ class Front:
         ahead_s = None if renewal is None else lambda: float(renewal.status.clock_ahead_s)
         self.machine = BoxHealth(box.settings, clock_ahead_s=ahead_s or (lambda: None))
         self.metrics.machine.standings = lambda: self.machine.standings
+        copier.why_paused, copier.may_drill = self.machine.why_no_copies, self.machine.may_work
         self.health = SiteHealth(**msgspec.structs.asdict(box.settings.site_health))
         self.watched = KeptWatch(Path(box.settings.data_dir))
         self.health.resume(self.watched.read())
@@ -363,6 +364,7 @@ async def _serve(
     front.backlog = backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=aged_hours)
     rotation = Rotation(pen, held.checkpoint, bank=own.bank, box=own.box)
     pen.awaited, pen.unwell = line.awaited, front.machine.why_no_payments
+    front.machine.pen, line.may_fetch_ahead = pen, front.machine.work_goes_on
     pen.on_commit += [webhooks.wake, line.head_moved, partial(_note_anchor, opened, pen)]
     pen.on_commit.append(_measure(front.metrics, pen))
     front.show(pen, pen.desk.book, line, mirrored, now_ns=pen.desk.time.now_ns)
@@ -372,10 +374,10 @@ async def _serve(
         asyncio.create_task(_keep("line", line.run)),
         asyncio.create_task(_tick(pen, opened, front)),
         asyncio.create_task(front.life.watch(partial(pen.work, _nothing))),
-        asyncio.create_task(keep_reading(again, line, read_once)),
+        asyncio.create_task(keep_reading(again, line, read_once, front.machine.may_work)),
         asyncio.create_task(_keep("mirror", mirrored.talk)),
         asyncio.create_task(mirrored.hold()),
-        asyncio.create_task(_keep("retention", _retention(box, held, opened, pen, mirrored).run)),
+        asyncio.create_task(_keep("retention", _retention(box, front, held, opened, pen, mirrored).run)),
         asyncio.create_task(_keep("webhooks", webhooks.run)),
         asyncio.create_task(_keep("notices", backlog.run)),
         asyncio.create_task(_keep("rotation", rotation.run)),
@@ -429,12 +431,16 @@ def _webhooks(box: Box, held: Keys, reader: Store, pen: Pen, line: Line, metrics
     )
 
 
-def _retention(box: Box, held: Keys, opened: Opened, pen: Pen, mirrored: Mirrored) -> Retention:
-    def anchored() -> bool:
-        return opened.anchor.failure is None
-
-    coverage = mirrored.coverage
-    return Retention(box.settings, opened.store, pen, hub=held.hub, coverage=coverage, anchored=anchored)
+def _retention(box: Box, front: Front, held: Keys, opened: Opened, pen: Pen, mirrored: Mirrored) -> Retention:
+    return Retention(
+        box.settings,
+        opened.store,
+        pen,
+        hub=held.hub,
+        coverage=mirrored.coverage,
+        anchored=lambda: opened.anchor.failure is None,
+        may_work=front.machine.may_work,
+    )
 
 
 async def _serve_closed(

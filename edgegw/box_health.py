@@ -13,13 +13,16 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
 from edgegw.config.box import BoxSettings
-from edgegw.errors import Unwell
+from edgegw.core.records import HealthChanged
+from edgegw.errors import BrokenInvariant, OperatingError, Unwell
+from edgegw.ledger.batch import Batch
+from edgegw.ledger.writer import Pen
 from edgegw.observe.checks import LEDGER, Level, Limits
 from edgegw.observe.disks import Disks
 from edgegw.observe.health import Change, Health, Standing, judged_once
@@ -94,8 +97,8 @@ class BoxHealth:
         self._work_goes_on.set()
         self._log_level = logging.getLogger().level
         self._held: dict[tuple[str, str], Held] = {}
-        self.journal: Callable[[Change], Awaitable[None]] | None = None
-        """Writes a change into the journal; None while the box writes none."""
+        self.pen: Pen | None = None
+        """Writes the journal; None while nothing writes one."""
 
     @property
     def standings(self) -> tuple[Standing, ...]:
@@ -114,6 +117,10 @@ class BoxHealth:
     def unless_shed(self, read: Callable[[], float]) -> float:
         """What a costly reading says, or NaN while telemetry is shed."""
         return math.nan if self.sheds() else read()
+
+    def work_goes_on(self) -> bool:
+        """Whether work that can wait is done."""
+        return self._work_goes_on.is_set()
 
     async def may_work(self) -> None:
         """Return once work that can wait need not wait any longer."""
@@ -158,8 +165,32 @@ class BoxHealth:
                 hint=change.check.mend if change.level else "",
             )
             self._act()
-            if self.journal is not None:
-                await self.journal(change)
+            await self._journal(change)
+
+    async def _journal(self, change: Change) -> None:
+        """Write it down, unless it comes and goes with the work and nothing was done; that it cannot be
+        written is no reason not to act."""
+        pen = self.pen
+        told_alone = change.check.passes and max(change.level, change.before) < Level.SHED
+        if told_alone or pen is None or pen.failure or not (pen.epoch and pen.mode.clears):
+            return
+
+        def run(batch: Batch) -> None:
+            batch.note_and_write(
+                HealthChanged(
+                    **batch.head(),
+                    check=change.check.name,
+                    subject=change.subject,
+                    level=change.level.name.lower(),
+                    previous=change.before.name.lower(),
+                    reason=change.why,
+                )
+            )
+
+        try:
+            await pen.work(run)
+        except (OperatingError, BrokenInvariant) as problem:
+            _log.warning("health_not_journalled", check=change.check.name, problem=str(problem))
 
     def _hold(self, change: Change) -> None:
         key = (change.check.name, change.subject)

@@ -21,7 +21,15 @@ from edgegw.access.keystore import KeyFile, Keystore
 from edgegw.access.places import PlaceAway, PlaceRefuses
 from edgegw.access.places.tpm2 import Tpm2
 from edgegw.config.box import BoxSettings
-from edgegw.core.records import Boot, ClockStep, DurabilityChanged, ModeChanged, Snapshot, decode_record
+from edgegw.core.records import (
+    Boot,
+    ClockStep,
+    DurabilityChanged,
+    HealthChanged,
+    ModeChanged,
+    Snapshot,
+    decode_record,
+)
 from edgegw.enrolment import HUB_TIME_NAME, certificate_files, crl_file, enrolled_table
 from edgegw.ledger.anchor import FILE_NAME as ANCHOR_NAME
 from edgegw.ledger.boot import LEDGER_NAME, LOCK_NAME
@@ -30,7 +38,7 @@ from edgegw.ledger.store import Head, Store
 RECORD_NAME: Final = "first-boot.json"
 """What a first boot leaves beside the settings that it wrote."""
 _SUFFIXES: Final = ("", "-wal", "-shm")
-_OF_THE_MACHINE: Final = (Boot, ModeChanged, ClockStep, Snapshot, DurabilityChanged)
+_OF_THE_MACHINE: Final = (Boot, ModeChanged, ClockStep, Snapshot, DurabilityChanged, HealthChanged)
 """Records that tell of the machine alone: a stop writes one that the centre never hears of."""
 _TAIL_MAX: Final = 64
 _TAIL_BYTES_MAX: Final = 1 << 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -27,9 +28,12 @@ TICK_S: Final = 1.0
 _log = structlog.get_logger("edgegw.app")
 
 
-async def keep_reading(store: Store, line: Line, read_once: asyncio.Event) -> None:
+async def keep_reading(
+    store: Store, line: Line, read_once: asyncio.Event, may_work: Callable[[], Awaitable[None]]
+) -> None:
     """Read every record again, at the start, when the line is back and each PAUSE_S; one that was changed by
-    hand ends the clearing. Slowly once `read_once` is set, which the first pass does."""
+    hand ends the clearing. Slowly once `read_once` is set, which the first pass does, and then only while the
+    machine has something left for it: `may_work` returns."""
     while True:
         portions = scrub(store)
         began_s = time.monotonic()
@@ -37,12 +41,14 @@ async def keep_reading(store: Store, line: Line, read_once: asyncio.Event) -> No
             while await in_thread(partial(next, portions, None)) is not None:
                 if read_once.is_set():
                     await asyncio.sleep(REST * (time.monotonic() - began_s))
+                    await may_work()
                 began_s = time.monotonic()
         except LedgerCorrupt as problem:
             _log.error("record_edited", problem=str(problem), hint=Forked.default_hint)
             await line.distrust(str(problem))
         read_once.set()
         await _next_reading(line)
+        await may_work()
 
 
 async def _next_reading(line: Line) -> None:

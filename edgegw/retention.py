@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -134,9 +134,11 @@ class Retention:
         hub: VerifyingKey,
         coverage: Coverage,
         anchored: Callable[[], bool],
+        may_work: Callable[[], Awaitable[None]],
         first_s: float = FIRST_S,
     ) -> None:
-        """anchored: whether what is on disk is known outside, too."""
+        """anchored: whether what is on disk is known outside, too. may_work: returns once the machine has
+        something left for this."""
         self._days = settings.retention.records_days
         self._mirrored = has_mirror(settings)
         self._store = store
@@ -144,6 +146,7 @@ class Retention:
         self._hub = hub
         self._coverage = coverage
         self._anchored = anchored
+        self._may_work = may_work
         self._pause_s = first_s
 
     async def run(self) -> None:
@@ -151,6 +154,7 @@ class Retention:
         if not self._days:
             await asyncio.Event().wait()
         await asyncio.sleep(self._pause_s)
+        await self._may_work()
         self._pause_s = PAUSE_S
         await self.once()
 
@@ -180,6 +184,7 @@ class Retention:
         steps = prune.work(reader, plan, done)
         before = reader.pruned.file_size().size
         while True:
+            await self._may_work()
             began_s = time.monotonic()
             going, step = await in_thread(partial(_next, steps))
             if not going:

@@ -1081,7 +1081,7 @@ def verify_checkpoints(paths: Sequence[str], keys: Keys, proof: str | None, jour
 
 
 # An audit export
-SCHEMA = "282c078b19c6cd03b4f5fbb6f6ad7a8325b1ac67e3fde1538d8fc72bf2d5a29f"
+SCHEMA = "8fa1478b65796fccae1c7594ccf0685acd501348c12417351ba9d6e9dfa667b3"
 """SM3 over the tables and views of format 1, in their order, without blanks and quotes."""
 SEQ_BITS = 40
 REQUEST: tuple[str, ...] = (
@@ -1100,6 +1100,7 @@ EVENTS = {
     "boot": ("boot", ("boot", "version", "box_digest", "site_digest")),
     "mode": ("mode", ("mode", "previous", "reason")),
     "durability": ("durability", ("durability", "previous", "reason")),
+    "health": ("health", ("check", "subject", "level", "previous", "reason")),
     "clock": ("clock", ("wall_ahead_ns",)),
     "snapshot": ("snapshot", ("digest",)),
     "operator": ("operator", ("operator", "action", "detail")),

@@ -16,6 +16,7 @@ from edgegw.core.records import (
     DirectiveApplied,
     DurabilityChanged,
     Expiry,
+    HealthChanged,
     KeyIntroduced,
     Leg,
     Link,
@@ -93,6 +94,8 @@ def _event(record: Record) -> tuple[str, Row] | None:
         return "mode", (record.mode.value, record.previous.value, record.reason)
     if isinstance(record, DurabilityChanged):
         return "durability", (record.durability.value, record.previous.value, record.reason)
+    if isinstance(record, HealthChanged):
+        return "health", (record.check, record.subject, record.level, record.previous, record.reason)
     if isinstance(record, ClockStep):
         return "clock", (record.wall_ahead_ns,)
     if isinstance(record, Snapshot):

@@ -198,6 +198,11 @@ TABLES: Final = (
     ),
     Table("clock", {"record_id": int, "wall_ahead_ns": int}, _IS_RECORD),
     Table("snapshot", {"record_id": int, "digest": str}, _IS_RECORD),
+    Table(
+        "health",
+        {"record_id": int, "watched": str, "subject": str, "level": str, "previous": str, "reason": str},
+        _IS_RECORD,
+    ),
     Table("operator", {"record_id": int, "operator": str, "action": str, "detail": str}, _IS_RECORD),
     Table(
         "site_returned",

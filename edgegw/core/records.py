@@ -414,6 +414,19 @@ class DurabilityChanged(RecordHead, frozen=True, kw_only=True, tag="durability")
     reason: str
 
 
+class HealthChanged(RecordHead, frozen=True, kw_only=True, tag="health"):
+    """Something that is watched of the machine is well no more, or again, and what is done about it."""
+
+    check: str
+    subject: str
+    """Which disk, port or sensor; "" for the machine."""
+    level: str
+    """`well`, `notice`, `shed`, `pause` or `refuse`."""
+    previous: str
+    reason: str
+    """The reading and the threshold."""
+
+
 class Operator(RecordHead, frozen=True, kw_only=True, tag="operator"):
     """Something a person ordered at the box."""
 
@@ -472,6 +485,7 @@ Record = (
     | ClockStep
     | Snapshot
     | DurabilityChanged
+    | HealthChanged
     | Operator
     | SiteReturned
     | Acknowledgement

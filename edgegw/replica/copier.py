@@ -33,6 +33,10 @@ class Copier:
     def __init__(self, table: ReplicaTable, *, ledger: Path, settings: Path, payments_bytes_min: int) -> None:
         self.allowed = False
         """Whether the box may speak for its ledger: one that is behind is not copied over a better one."""
+        self.why_paused: Callable[[], str] = str
+        """Why the machine has nothing left for a copy; "" where it has."""
+        self.may_drill: Callable[[], Awaitable[None]] = _at_once
+        """Returns once the machine has something left for a drill."""
         self.journal_size: Callable[[], int] = lambda: 0
         """How many records of the running epoch are on disk."""
         self._keeper: Keeper | None = None
@@ -44,6 +48,7 @@ class Copier:
                 ledger=ledger,
                 checkpoints=Checkpoints(ledger),
                 may_replicate=lambda: self.allowed,
+                why_paused=lambda: self.why_paused(),  # noqa: PLW0108 - it changes
                 free_bytes=lambda: _free_bytes(ledger.parent),
                 # With less, litestream's own files go: they would take the room that payments need.
                 room_bytes_min=Use.COPIES.value * payments_bytes_min,
@@ -55,6 +60,7 @@ class Copier:
                 hours=table.drill_hours,
                 data=ledger.parent,
                 renew=self._keeper.renew,
+                may_work=lambda: self.may_drill(),  # noqa: PLW0108 - it changes
             )
 
     @property
@@ -144,6 +150,10 @@ async def _kept(work: Callable[[], Awaitable[None]]) -> None:
         except Exception:  # noqa: BLE001 - the edge: logged with its trace, payments go on
             _log.exception("replica_failed")
             await asyncio.sleep(AGAIN_S)
+
+
+async def _at_once() -> None:
+    """Wait for nothing."""
 
 
 def _free_bytes(directory: Path) -> int:

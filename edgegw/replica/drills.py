@@ -10,7 +10,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -54,15 +54,18 @@ class Drills:
         hours: float,
         data: Path,
         renew: Callable[[Drill], None],
+        may_work: Callable[[], Awaitable[None]],
         first_s: tuple[float, float] = FIRST_S,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """renew: lets a copy that is not to go on begin anew; told again until there is another one."""
+        """renew: lets a copy that is not to go on begin anew; told again until there is another one.
+        may_work: returns once the machine has something left for a drill."""
         self._status = status
         self._settings = settings
         self._interval_s = hours * 3600 or math.inf
         self._data = data
         self._renew = renew
+        self._may_work = may_work
         self._first_s = first_s
         self._chance = chance
         status.drill = last_drill(data)
@@ -72,6 +75,7 @@ class Drills:
         due_s = self._soon_s() if self._interval_s < math.inf else math.inf
         stuck_due_s = 0.0
         while True:
+            await self._may_work()
             state, now_s = self._status.state, time.monotonic()
             if state is State.WELL and now_s >= due_s:
                 due_s = self._next_s(await self.once(self._status.target))

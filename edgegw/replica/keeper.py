@@ -90,6 +90,7 @@ class Keeper:
         ledger: Path,
         checkpoints: Checkpoints,
         may_replicate: Callable[[], bool],
+        why_paused: Callable[[], str] = str,
         free_bytes: Callable[[], int],
         room_bytes_min: int,
         journal_size: Callable[[], int] = lambda: 0,
@@ -103,6 +104,7 @@ class Keeper:
         self._wal = ledger.with_name(ledger.name + "-wal")
         self._checkpoints = checkpoints
         self._may_replicate = may_replicate
+        self._why_paused = why_paused
         self._free_bytes = free_bytes
         self._room_bytes_min = room_bytes_min
         self._journal_size = journal_size
@@ -320,6 +322,8 @@ class Keeper:
         """Why nothing may be copied now; None if it may."""
         if not self._may_replicate():
             return State.OFF, "the box must not speak for its ledger"
+        if paused := self._why_paused():
+            return State.PAUSED, paused
         free = self._free_bytes()
         enough = self._room_bytes_min * (2 if self.status.state is State.NO_ROOM else 1)
         if free < enough:

@@ -27,6 +27,9 @@ class State(enum.Enum):
     NO_ROOM = "no_room"
     """The ledger's disk has too little room for what waits to be copied: payments come first."""
 
+    PAUSED = "paused"
+    """The machine lacks what the copy takes: payments come first."""
+
     @property
     def alarm(self) -> bool:
         """Whether an operator must look."""
@@ -45,6 +48,7 @@ _HINTS: Final = {
     ),
     State.SILENT: "The box kills it soon and starts it again; if that goes on, look at the machine's load.",
     State.DEAD: "The box starts it again; its last words are in the log as litestream_said.",
+    State.PAUSED: "`edgegw health` says what the machine lacks; the copy goes on by itself when it is well.",
     State.NO_ROOM: "Make room on the ledger's disk; the copy then begins anew by itself.",
 }
 MALFORMED_HINT: Final = (

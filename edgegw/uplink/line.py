@@ -135,6 +135,8 @@ class Line:
         self._better = asyncio.Event()
         self._started = asyncio.Event()
         self._fetch: asyncio.Task[None] | None = None
+        self.may_fetch_ahead: Callable[[], bool] = lambda: True
+        """Whether the machine has something left for settings that are not due yet."""
         started, reason = next_mode(pen.mode, Event.STARTED)
         if keeper is not None:
             found = Event.FOUND_BEHIND if started is Mode.BEHIND else Event.FOUND_FORKED
@@ -607,6 +609,8 @@ class Line:
 
     def _fetch_ahead(self, session: Session, coming: Coming | None) -> None:
         """Get the site's settings that are coming, so that their directive holds up none behind it."""
+        if coming is not None and not self.may_fetch_ahead():
+            return
         digest = "" if coming is None or self._keeper is not None else self._inbox.expect(coming)
         if digest:
             self._start_fetch(session.address, digest)

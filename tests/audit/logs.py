@@ -19,6 +19,7 @@ from edgegw.core.records import (
     BatchTotals,
     Boot,
     ClearedBy,
+    HealthChanged,
     KeyIntroduced,
     Kind,
     Leg,
@@ -111,6 +112,9 @@ def _record(author: Author, head: dict[str, Any], seq: int, rng: random.Random) 
     if kind == 4:
         digests = {"left_digest": f"{rng.getrandbits(256):064x}", "digest": f"{rng.getrandbits(256):064x}"}
         return SiteReturned(**head, version=seq, **digests, reason=rng.choice(SHOPS))
+    if kind == 6:
+        levels = {"level": rng.choice(("well", "pause")), "previous": "shed"}
+        return HealthChanged(**head, check="memory", subject="", **levels, reason=rng.choice(SHOPS))
     if kind == 5:
         return _batch_closed(head, seq, rng)
     request = Request(

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,7 @@ async def test_a_copy_that_restores_and_is_wrong_fails_the_drill_begins_anew_and
         hours=1,
         data=Path(branch.path("data")),
         renew=renewed.append,
+        may_work=partial(asyncio.sleep, 0),
     )
     assert status.drill is not None
     assert status.drill.well, "the last drill is known before the next"
@@ -219,6 +221,7 @@ async def test_drills_come_soon_and_on_schedule_beside_the_running_box(branch: B
         hours=1e-5,
         data=Path(branch.path("data")),
         renew=lambda _: None,
+        may_work=partial(asyncio.sleep, 0),
         first_s=(0.0, 0.0),
     )
     work = asyncio.create_task(drills.run())
