@@ -139,6 +139,7 @@ class Front:
     ) -> None:
         """Decide, read and ask by these from now on; now_ns is the box's own time."""
         self._line, self._mirrored, self._now_ns = line, mirrored, now_ns
+        line.may_fetch_ahead = self.machine.work_goes_on
         self.vault.use(book)
         if self._gateway is not None:
             self._gateway.use(pen, book, line)
@@ -364,11 +365,10 @@ async def _serve(
     front.backlog = backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=aged_hours)
     rotation = Rotation(pen, held.checkpoint, bank=own.bank, box=own.box)
     pen.awaited, pen.unwell = line.awaited, front.machine.why_no_payments
-    front.machine.pen, line.may_fetch_ahead = pen, front.machine.work_goes_on
     pen.on_commit += [webhooks.wake, line.head_moved, partial(_note_anchor, opened, pen)]
     pen.on_commit.append(_measure(front.metrics, pen))
     front.show(pen, pen.desk.book, line, mirrored, now_ns=pen.desk.time.now_ns)
-    writing = asyncio.create_task(pen.run())
+    front.machine.pen, writing = pen, asyncio.create_task(pen.run())
     again, read_once = opened.store.reader(), asyncio.Event()
     tasks = (
         asyncio.create_task(_keep("line", line.run)),

@@ -89,7 +89,14 @@ def look_once(
 class BoxHealth:
     """The health of a running box's machine, over all its epochs."""
 
-    def __init__(self, settings: BoxSettings, *, clock_ahead_s: Callable[[], float | None]) -> None:
+    def __init__(
+        self,
+        settings: BoxSettings,
+        *,
+        clock_ahead_s: Callable[[], float | None],
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock_s = clock_s
         self._watch = Watch(settings, clock_ahead_s=clock_ahead_s)
         self._health = Health(self._watch.limits)
         self._sample_s = float(settings.health.sample_seconds)
@@ -152,7 +159,7 @@ class BoxHealth:
     async def look(self) -> None:
         """Look once, do what the levels ask for, and tell what has changed."""
         readings = await in_thread(self._watch.read)
-        for change in self._health.take(readings, time.monotonic()):
+        for change in self._health.take(readings, self._clock_s()):
             self._hold(change)
             tell = _log.warning if change.level > change.before else _log.info
             tell(
