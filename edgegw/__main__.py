@@ -17,6 +17,7 @@ from edgegw.commands import (
     first_boot,
     health,
     hub,
+    hub_backup,
     hub_ca,
     key_changes,
     key_places,
@@ -111,6 +112,8 @@ for command in (
 key_places.keys.add_command(terminal_keys.keys_terminal)
 ledger.ledger.add_command(prune.ledger_prune)
 hub.hub.add_command(hub_ca.ca)
+hub.hub.add_command(hub_backup.hub_backup)
+hub_ca.ca.add_command(hub_backup.ca_recall)
 key_places.keys.add_command(key_changes.keys_rotate)
 key_places.keys.add_command(key_changes.keys_policy)
 site.site.add_command(site_list.site_list)

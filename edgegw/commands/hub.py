@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgegw.access.operators import Person
     from edgegw.hub.database import Database
     from edgegw.hub.findings import Finding
+    from edgegw.hub.identity_keep import IdentityKeep
     from edgegw.hub.keyring import Keyring
     from edgegw.hub.take_journal import TakenJournal
 
@@ -72,8 +73,22 @@ def open_books(path: Path) -> Iterator[HubBooks]:
         from edgegw.hub.identities import register_boxes
 
         keyring = load_keyring(settings)
+        keep = identity_keep(settings, keyring)
+        if keep is not None:
+            keep.check(database)
         database.transact(lambda c: register_boxes(c, keyring, now_ns=time.time_ns()))
-        yield HubBooks(database, keyring)
+        try:
+            yield HubBooks(database, keyring)
+        finally:
+            if keep is not None:
+                keep.follow(database)
+
+
+def identity_keep(settings: HubSettings, keyring: Keyring) -> IdentityKeep | None:
+    """What keeps the identities beside the database; None where the settings want none."""
+    from edgegw.hub.identity_keep import IdentityKeep
+
+    return IdentityKeep(Path(settings.identities_file), keyring.key) if settings.identities_file else None
 
 
 @contextmanager
@@ -157,7 +172,13 @@ async def serve_hub(settings: HubSettings) -> None:
     open_sealed_tls_keys(settings, keystore_of(settings))
     tls = listener_of(settings.tls)
     with open_database(settings, serves=True) as database:
+        keep = identity_keep(settings, keyring)
+        if keep is not None:
+            keep.check(database)
         center = Hub(database, keyring)
+        if keep is not None:
+            keep.follow(database)
+            center.identities_kept = partial(keep.follow, database)
         application = make_app(
             center,
             settlement_times=settings.settlement_times,

@@ -17,6 +17,7 @@ import msgspec
 from edgegw import __version__
 from edgegw.commands import json_option, print_json, settings_argument
 from edgegw.commands.box import http_tls, report_of
+from edgegw.commands.health import standings_of
 from edgegw.commands.hub import open_database
 from edgegw.commands.ledger import open_reader
 from edgegw.commands.running import read_running
@@ -124,6 +125,9 @@ def _parts(kind: Kind, settings: Path, table: dict[str, Any], redactor: Redactor
     yield Part("log.jsonl", lambda: "\n".join(_log(kind, data, redactor)).encode())
     if kind == "box":
         yield Part("status.json", as_json(lambda: report_of(load_box(settings, protocol_shapes()), "")))
+        yield Part(
+            "health.json", as_json(lambda: standings_of(load_box(settings, protocol_shapes()).settings))
+        )
         yield Part("metrics.txt", lambda: redactor.text(_metrics(settings, data)).encode())
         yield Part("heads.json", lambda: msgspec.json.format(msgspec.json.encode(_heads(data))))
     if kind == "hub":

@@ -173,6 +173,14 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     key_file: Annotated[
         str, msgspec.Meta(min_length=1, description="The hub's private key; `edgegw keygen hub` makes it.")
     ] = "secrets/hub.pem"
+    identities_file: Annotated[
+        str,
+        msgspec.Meta(
+            description="File on another medium than the database, to which every claim, device, certificate"
+            " and revocation is written as well, signed; a restored database gets from it what it has"
+            " forgotten (`edgegw hub ca recall`). Without it nothing is kept."
+        ),
+    ] = ""
     keys: KeysTable = KeysTable()
     operators: tuple[OperatorTable, ...] = ()
     """The people who give orders. With none, every order acts at once, on one person's word."""

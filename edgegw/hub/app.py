@@ -141,6 +141,8 @@ class Hub:
         self._keys: dict[str, VerifyingKey] = {}
         """The devices' keys that were asked for; each message's transaction finds out whether one still
         counts."""
+        self.identities_kept: Callable[[], object] = lambda: None
+        """Keeps what has happened to identities beside the database; before an answer says so."""
         database.transact(lambda c: register_boxes(c, keyring, now_ns=clock_ns()))
 
     async def run(self, work: Callable[[Connection], Result]) -> Result:

@@ -204,6 +204,7 @@ class Enrolment:
             return reply if isinstance(reply, No) else encode_body(reply)
 
         answer = await self._hub.run(work)
+        await asyncio.to_thread(self._hub.identities_kept)
         if isinstance(answer, No):
             is_told = answer.code not in UNAUTHENTIC or told()
             return self._refused(answer, remote, path=path, box=request.box, is_told=is_told)
