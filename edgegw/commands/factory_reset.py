@@ -4,6 +4,7 @@ anew."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +37,16 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder on another medium, as a stick's: what the centre does not have is written there first.",
 )
+@click.option(
+    "--statement",
+    "statement_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File for the box's signed statement of this reset; the centre checks it: edgegw hub ca destroyed.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def factory_reset(settings: Path, exported: tuple[Path, ...], export_to: Path | None, yes: bool) -> None:
+def factory_reset(
+    settings: Path, exported: tuple[Path, ...], export_to: Path | None, statement_file: Path | None, yes: bool
+) -> None:
     """Destroy a box's keys, ledger, card vault, anchor and certificates, and tell the centre; settings stay.
 
     Refused while the box runs, and while its ledger has what the centre does not: records without its
@@ -63,12 +72,16 @@ def factory_reset(settings: Path, exported: tuple[Path, ...], export_to: Path | 
         _check(box, settings, exported, export_to)
         if not yes:
             click.confirm(f"Destroy keys and data of {box.settings.bank}/{box.settings.box}?", abort=True)
+        statement = "" if statement_file is None else _statement(box)
         click.echo(_left(box))
         destroyed = destroy_keys(box.settings, keystore_of(box.settings), _keys(box))
         forget(box.settings)
         cleared = clear_tpm(box.settings) if is_appliance(settings) else ""
     finally:
         lock.release()
+    if statement_file is not None:
+        statement_file.write_text(statement)
+        click.echo(f"{statement_file} says so, signed by the key that is gone: bring it to the centre.")
     click.echo(f"{len(destroyed)} files of keys are overwritten and removed.")
     click.echo("Ledger, anchor and certificates are gone.")
     for target in box.settings.replica.targets:
@@ -80,6 +93,43 @@ def factory_reset(settings: Path, exported: tuple[Path, ...], export_to: Path | 
         click.echo("Tick `reset`. Next: switch the machine off and on; it waits for a claim then.")
         return
     click.echo(f"Tick `reset`. {settings} stays; for another box's claim, remove it. Next: edgegw enroll.")
+
+
+def _statement(box: Box) -> str:
+    """What the box says of its end; raises KeyFileError and PlaceAway."""
+    from edgegw import __version__
+    from edgegw.access.keys import open_signing_key
+    from edgegw.commands.ledger import open_reader
+    from edgegw.factory_reset import lacking
+    from edgegw.key_places import device_key_file, keystore_of
+    from edgegw.ledger.boot import LEDGER_NAME
+    from edgegw.reset_statement import FORMAT, EndOfJournal, Statement, sign
+
+    settings, journals = box.settings, []
+    if (Path(settings.data_dir) / LEDGER_NAME).exists():
+        with open_reader(Path(settings.data_dir)) as store:
+            exported = {one.head.epoch for one in lacking(store, stand_ins=0)}
+            for head in store.heads():
+                kept = store.cosignature(head.epoch)
+                end = EndOfJournal(
+                    epoch=head.epoch,
+                    size=head.size,
+                    root=head.root.hex(),
+                    centre_size=0 if kept is None else kept[0],
+                    exported=head.epoch in exported,
+                )
+                journals.append(end)
+    key = open_signing_key(keystore_of(settings), device_key_file(settings))
+    statement = Statement(
+        format=FORMAT,
+        bank=settings.bank,
+        box=settings.box,
+        device_key=key.public.text(),
+        version=__version__,
+        at_s=int(time.time()),
+        journals=tuple(journals),
+    )
+    return sign(statement, key)
 
 
 def _check(box: Box, source: Path, exported: Sequence[Path], export_to: Path | None) -> None:

@@ -1,17 +1,26 @@
-"""The hub's backup: a copy of its SQLite file, and what a restored database has forgotten brought back."""
+"""The hub's backup, what a restored database has forgotten, and the statements of boxes that were reset."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from edgegw.commands import hub_settings_option
-from edgegw.commands.hub import identity_keep, load_keyring, open_database
+from edgegw.commands import ExitCode, hub_settings_option
+from edgegw.commands.hub import identity_keep, load_keyring, open_books, open_database
 from edgegw.config.hub import load_hub
 from edgegw.config.options import SettingsError
 from edgegw.errors import OperatingError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from edgegw.hub.identities import Identity
+    from edgegw.reset_statement import Statement
 
 
 @click.command("backup")
@@ -85,3 +94,74 @@ def ca_recall(hub_settings: Path) -> None:
         raise SettingsError(str(hub_settings), ["identities_file: it is missing, so nothing was kept"])
     with open_database(settings, serves=True) as database:
         click.echo(f"{keep.recall(database)} rows were brought back")
+
+
+@click.command("destroyed")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@hub_settings_option
+@click.pass_context
+def ca_destroyed(ctx: click.Context, file: Path, hub_settings: Path) -> None:
+    """Check the statement that `edgegw factory-reset --statement` wrote: which device, and is anything lost.
+
+    The signature must be that of a device key that the hub has bound. Exit code 1 where the device still
+    counts, or the hub lacks records that the statement names.
+
+    Example: edgegw hub ca destroyed reset.json --hub hub.toml
+    """
+    from edgegw.hub.identities import LIVE
+
+    with open_books(hub_settings) as books:
+        device, statement, wrong = books.database.transact(lambda c: _destroyed(c, file.read_text()))
+    when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(statement.at_s))
+    click.echo(f"device {device.generation} of {statement.box}: its key was destroyed at {when}")
+    for one in statement.journals:
+        click.echo(f"epoch {one.epoch}: {one.size} records, root {one.root[:16]}")
+    if device.state == LIVE:
+        wrong = [*wrong, f"the device still counts: edgegw hub ca revoke {statement.box}"]
+    for problem in wrong:
+        click.echo(f"! {problem}")
+    if wrong:
+        ctx.exit(ExitCode.FOUND)
+    click.echo("nothing is lacking here")
+
+
+def _destroyed(connection: Connection, note: str) -> tuple[Identity, Statement, list[str]]:
+    """The device, what it said, and what is wrong; raises OperatingError where no known device has
+    signed it."""
+    from edgegw.core.journal import NoteError
+    from edgegw.hub.identities import identities
+    from edgegw.reset_statement import read
+
+    for device in identities(connection):
+        try:
+            statement = read(note, device.key)
+        except NoteError:
+            continue
+        return device, statement, list(_lost(connection, statement))
+    raise OperatingError(
+        "no device that this hub has bound has signed it",
+        hint="Ask where the file comes from; keep the machine.",
+    )
+
+
+def _lost(connection: Connection, statement: Statement) -> Iterator[str]:
+    """Where the hub's own heads do not reach as far, a line each."""
+    from sqlalchemy import select
+
+    from edgegw.hub.schema import journal_head
+
+    table = journal_head.c
+    rows = connection.execute(select(table.epoch, table.size, table.root).where(table.box == statement.box))
+    held = {row.epoch: row for row in rows}
+    for one in statement.journals:
+        head = held.get(one.epoch)
+        size = 0 if head is None else head.size
+        if size < one.centre_size:
+            yield f"epoch {one.epoch}: the hub holds {size} records and had signed for {one.centre_size}"
+        elif size < one.size and one.exported:
+            yield (
+                f"epoch {one.epoch}: the hub holds {size} of {one.size} records; the rest is in an export:"
+                " edgegw order take-journal FILE"
+            )
+        elif head is not None and size == one.size and bytes(head.root).hex() != one.root:
+            yield f"epoch {one.epoch}: the hub holds another history of the same size"

@@ -89,6 +89,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "factory_reset",
         }
     ),
+    "reset_statement": frozenset({"core", "access"}),
     "factory_reset": frozenset({"core", "config", "access", "ledger", "enrolment"}),
     "renewal": frozenset({"core", "errors", "access", "enrolment"}),
     "own": frozenset(
