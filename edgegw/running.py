@@ -142,7 +142,8 @@ class Announcement:
             certificate=self.certificate(),
             discovery=self._discovery.told,
             next_cut_off_s=0 if said is None or said.next is None else said.next.at_ns // 1_000_000_000,
-            window_due=said is not None and bool(said.cut_offs),
+            # What does not clear closes nothing: its windows are the next epoch's business.
+            window_due=said is not None and bool(said.cut_offs) and book is not None and book.mode.clears,
             zone="" if calendar is msgspec.UNSET else calendar.zone,
             health=self._held(),
         )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgegw.discovery.finder import DiscoveryWord
     from edgegw.observe.health import Standing
     from edgegw.payments.http_api.bodies import Certificate, Replica
+    from edgegw.update.state import Word
     from edgegw.uplink.status import MirrorWord
 
 ANSWER_TIMEOUT_S = 5.0
@@ -137,6 +138,8 @@ class Report(msgspec.Struct, kw_only=True):
     """The running box's word on how it is found, and whom it knows on its network."""
     health: tuple[Standing, ...] = ()
     """How the machine stands, the worst first; what a running box holds to is told as such."""
+    program: Word | None = None
+    """What the agent of updates says; None on a machine without one."""
     replica_drill: dict[str, Any] = {}
     """What the last restore drill of that copy found."""
     needs: list[Need] = []
@@ -180,6 +183,7 @@ def report_of(box: Box, token: str) -> Report:
     from edgegw.ledger.space import Space
     from edgegw.ledger.windows import calendar_says
     from edgegw.replica.drills import last_drill
+    from edgegw.update.state import read_word
     from edgegw.uplink.status import HINTS
 
     settings, directory = box.settings, Path(box.settings.data_dir)
@@ -217,6 +221,7 @@ def report_of(box: Box, token: str) -> Report:
         report.windows_wait = said.waits_for_person
     if (drill := last_drill(directory)) is not None:
         report.replica_drill = msgspec.to_builtins(drill)
+    report.program = read_word(Path(settings.update.state_dir))
     _ask_running(directory, token, http_tls(box), report)
     report.health = standings_of(box.settings)
     report.needs = list(_needs(report))
@@ -245,6 +250,9 @@ def _needs(report: Report) -> Iterator[Need]:
     for one in report.health:
         if one.needs_person:
             yield Need("machine", why(one), one.mend)
+    program = report.program
+    if program is not None and program.problem:
+        yield Need("update", program.problem, program.hint or "`edgegw update status` says more.")
     if mirror is not None and mirror.hint:
         yield Need("mirror", f"{mirror.durability}: {mirror.said or mirror.reason}", mirror.hint)
     if copy is not None and copy.alarm and not copy.malformed:
@@ -351,6 +359,9 @@ def _show(report: Report) -> None:
     }
     rows |= {f"open: {name}": ", ".join(places) for name, places in report.addresses.items()}
     rows |= {"line": report.line, "hub in use": report.hub_address}
+    if report.program is not None:
+        one = report.program
+        rows["program"] = f"{one.version} in slot {one.slot}, {one.phase} {one.target}".rstrip()
     rows |= _mirror_rows(report) | _copy_rows(report)
     if report.certificate is not None:
         until = f"until {_at(report.certificate.ends_s)}, {report.certificate.days_left:.1f} days"

@@ -16,6 +16,7 @@ import structlog
 from edgegw.errors import LinkDown, OperatingError
 from edgegw.update.bundle import Cut, NoRoom, WrongBundle
 from edgegw.update.choosing import Machine, Target, choose
+from edgegw.update.files import alone
 from edgegw.update.machine import Surroundings
 from edgegw.update.rauc import RaucFailed, Slots
 from edgegw.update.sources import Source
@@ -59,7 +60,11 @@ class Agent:
 
     def look(self, source: Source, order: Order) -> Outcome:
         """Take the newest release that there is, as far as it may be taken now; raises OSError and RaucFailed
-        where the machine itself fails."""
+        where the machine itself fails, AtWork where another process is at it."""
+        with alone(self._here.store.folder):
+            return self._look(source, order)
+
+    def _look(self, source: Source, order: Order) -> Outcome:
         here = self._here
         slots, state = here.rauc.slots(), self._state()
         state = settle(here, state, slots)

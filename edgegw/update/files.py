@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from edgegw.errors import Next, OperatingError
+
+LOCK_NAME = "lock"
+
+
+class AtWork(OperatingError):
+    """Another process of this machine is at an update."""
+
+    code = "update_at_work"
+    next = Next.RETRY
+    default_hint = "The agent is at it: `edgegw update status` says how far. Give the command again later."
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one at work in the folder; raises AtWork and OSError. The lock ends with the process."""
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AtWork("another process is looking for a release, or installs one") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def replace_file(path: Path, body: bytes, *, mode: int) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from edgegw.update.choosing import Rollout
+from edgegw.update.files import AtWork, alone
 from edgegw.update.state import Failed
 from edgegw.update.windows import BoxWord
 from tests.update.appliance import NOON, UNWELL, WELL, Appliance, Releases
@@ -346,4 +347,12 @@ def test_hours_of_the_settings_hold_up_the_installation_too(releases: Releases, 
     assert appliance.look().end == "waits"
     assert not (appliance.firmware / "next").exists()
     appliance.now = NOON + timedelta(hours=14)
+    assert appliance.look().end == "restarts"
+
+
+def test_two_at_work_do_not_meet(releases: Releases, appliance: Appliance) -> None:
+    """A person's command beside the agent must not write the bundle, or the slot, at the same moment."""
+    releases.release("1.1.0")
+    with alone(appliance.folder / "state"), pytest.raises(AtWork, match="another process"):
+        appliance.look()
     assert appliance.look().end == "restarts"
