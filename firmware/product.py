@@ -43,6 +43,14 @@ SIZE_BYTES_MAX: Final[dict[Profile, int]] = {"cloud": 150_000_000, "hardware": 2
 HOME: Final = "opt/edgegw"
 PACKAGES: Final = f"{HOME}/lib/python{wheels.PYTHON}/site-packages"
 _LIBRARY: Final = f"usr/lib/python{wheels.PYTHON}"
+DRIVERS: Final[dict[Profile, str]] = {
+    "cloud": "virtio_net virtio_blk virtio_scsi vmxnet3 hv_netvsc ena nvme dm_verity squashfs tpm_crb",
+    "hardware": "igb igc ixgbe i40e ice e1000e tg3 bnx2 bnx2x bnxt_en mlx4_en mlx5_core qede r8169 cxgb4"
+    " ahci nvme megaraid_sas mpt3sas hpsa aacraid smartpqi usb_storage uas"
+    " ipmi_si ipmi_devintf ipmi_watchdog iTCO_wdt sp5100_tco hpwdt i6300esb coretemp k10temp"
+    " tpm_crb tpm_tis virtio_net virtio_blk dm_verity squashfs usbhid",
+}
+"""What the machines of a profile need; a root that lacks one, after a new kernel for instance, is refused."""
 _VERITY_SHARE: Final = 100
 """The tree of hashes is less than one part in so many of the file system."""
 _TOLD_FOLDERS: Final = 15
@@ -124,6 +132,21 @@ def kernel_version(tree: Path) -> str:
     return found[0]
 
 
+def check_drivers(tree: Path, profile: Profile) -> None:
+    """Raise BuildError that names the drivers of a profile that a root's kernel does not have in any form."""
+    folder = tree / "usr/lib/modules" / kernel_version(tree)
+    lines = (folder / "modules.dep").read_text().splitlines() + (
+        folder / "modules.builtin"
+    ).read_text().splitlines()
+    there = {line.partition(":")[0].rpartition("/")[2].split(".ko")[0].replace("-", "_") for line in lines}
+    missing = sorted(set(DRIVERS[profile].split()) - there)
+    if missing:
+        raise BuildError(
+            f"the kernel of the profile {profile} lacks the drivers {', '.join(missing)}",
+            hint="Mend `without` in firmware/roots.toml, or DRIVERS in firmware/product.py for a new name.",
+        )
+
+
 def overlays(profile: Profile) -> list[Path]:
     """The folders whose files are laid over the root of a profile, in this order."""
     folders = [SOURCE / "overlay", SOURCE / f"overlay-{profile}"]
@@ -167,6 +190,7 @@ def _make(
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    check_drivers(tree, profile)
     _say_units(tree, epoch=epoch)
     finish.clean(tree)
     remove_globs(tree, NEEDLESS)
