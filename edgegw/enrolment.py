@@ -284,7 +284,9 @@ async def _first(where: Where, path: str, data: bytes | None) -> bytes:
                         return await _whole(answer)
                     refused = _refused(answer.status, await answer.content.read(_PROBLEM_BYTES_MAX))
             except (aiohttp.ClientError, TimeoutError, OSError) as problem:
-                said.append(f"{address}: {str(problem) or 'no answer in time'}")
+                # What a technician reads out on the telephone has no object's address in it.
+                plain = problem.os_error if isinstance(problem, aiohttp.ClientConnectorError) else problem
+                said.append(f"{address}: {str(plain) or 'no answer in time'}")
                 continue
             if answer.status < 500:
                 raise refused

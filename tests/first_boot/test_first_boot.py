@@ -11,6 +11,7 @@ import shutil
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,7 @@ async def test_a_line_that_is_down_is_waited_for_over_a_power_cut(centre: Centre
         await until(lambda: "does not answer" in work.state.problem, "it to be told")
         assert work.state.state == "asking"
         assert "Check cable" in work.state.hint
+        assert "object at" not in work.state.problem
         keys = {name for name in machine.left() if name.startswith("secrets/")}
     stick.unlink()
     await centre.open()
@@ -304,6 +306,18 @@ async def test_the_credential_of_a_machine_that_was_reset_raises_no_alarm(
         await until(lambda: machine.files.is_done, "the machine to be enrolled anew")
     assert centre.generation() == 2
     assert not [one for one in centre.log() if one.alarm]
+
+
+async def test_a_new_machine_takes_a_dead_ones_place(
+    centre: Centre, machine: Machine, tmp_path: Path
+) -> None:
+    """The disk is gone, and the branch opens at nine: the same page, another claim."""
+    for device, one in enumerate((machine, Machine(tmp_path / "new")), start=1):
+        one.plug(centre.claim(settings=PORTS, replaces=device > 1))
+        async with one.on() as work:
+            await until(partial(Path.exists, one.files.settings), "the machine to be enrolled")
+            assert (work.state.device, centre.generation()) == (device, device)
+    assert not [event for event in centre.log() if event.alarm]
 
 
 async def test_a_ledger_without_settings_is_never_enrolled_over(centre: Centre, machine: Machine) -> None:
