@@ -45,11 +45,14 @@ lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, 
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile pyproject.toml --constraint requirements.lock --quiet \
 		--python-version 3.13 --python-platform x86_64-manylinux_2_40 --only-binary :all: --no-annotate \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --system-certs --output-file firmware/locks/runtime.txt
+	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile ansible/requirements.in --upgrade --quiet \
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --system-certs \
+		--output-file ansible/requirements.txt
 
 image-lock: setup ## Lock today's versions of Debian's packages for the image, with hashes
 	@.ci/setup-image
 	@$(python) -m firmware lock
 
 clean: ## Remove the virtual environment, caches and what the demo left
-	@rm -rf .venv .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run build dist
+	@rm -rf .venv .venv-ansible .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run build dist
 	@find edgegw tests -name __pycache__ -type d -prune -exec rm -rf {} +

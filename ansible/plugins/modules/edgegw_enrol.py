@@ -1,0 +1,98 @@
+#!/usr/bin/python
+"""Gives a machine its identity as a box, by a claim."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: edgegw_enrol
+short_description: Enrol a box with its claim
+version_added: "0.1.0"
+description:
+  - The box makes its keys and the hub certifies them. The first settings are written from the claim.
+  - A box that is enrolled is left alone. Killed or without an answer, the same task goes on with the
+    same keys.
+options:
+  claim:
+    description: The claim's text. It reaches the program on its standard input.
+    type: str
+    required: true
+  branch:
+    description: Where the box stands; a claim for another branch is refused.
+    type: str
+    default: ""
+  place:
+    description: Where the keys are to lie.
+    type: str
+    choices: [files, tpm2, systemd]
+    default: files
+  folder:
+    description: The box's folder.
+    type: path
+    default: /var/lib/edgegw
+  user:
+    description: Who runs the box.
+    type: str
+    default: edgegw
+  program:
+    description: The program.
+    type: path
+    default: /opt/edgegw/current/bin/edgegw
+attributes:
+  check_mode:
+    support: full
+    description: Says whether the box would be enrolled.
+author:
+  - the edgegw authors
+"""
+
+EXAMPLES = r"""
+- name: Enrol
+  edgegw.fleet.edgegw_enrol:
+    claim: "{{ claim.claim }}"
+    branch: Harbour Street
+"""
+
+RETURN = r"""
+said:
+  description: What the program said.
+  returned: always
+  type: str
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import run
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "claim": {"type": "str", "required": True, "no_log": True},
+            "branch": {"type": "str", "default": ""},
+            "place": {"type": "str", "choices": ["files", "tpm2", "systemd"], "default": "files"},
+            "folder": {"type": "path", "default": "/var/lib/edgegw"},
+            "user": {"type": "str", "default": "edgegw"},
+            "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
+        },
+        supports_check_mode=True,
+    )
+    params, folder = module.params, Path(module.params["folder"])
+    if (folder / "secrets/box.pem").exists():
+        module.exit_json(changed=False, said="it is enrolled")
+    if module.check_mode:
+        module.exit_json(changed=True, said="it would be enrolled")
+    words = [params["program"], "enroll", "--config", str(folder / "box.toml"), "--claim", "-"]
+    words += ["--place", params["place"]]
+    if params["branch"]:
+        words += ["--branch", params["branch"]]
+    done = run(words, user=params["user"], folder=str(folder), text=params["claim"] + "\n")
+    if done.code:
+        module.fail_json(msg=f"claim: the box is not enrolled: {done.told}")
+    module.exit_json(changed=True, said=done.told)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""From plain Debian systems to boxes that pay, by the playbooks alone, over real ssh: three boxes and a hub.
+
+The tests play one after the other on the same machines, as an infrastructure team's year would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.fleet import Fleet, ssh_options
+from tests.lab.tills import Till
+from tests.lab.wheels import other_version
+from tests.processes import edgegw
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSIBLE = ROOT / "ansible"
+TOOLS = ROOT / ".venv-ansible" / "bin"
+BOXES = {"box-1": "10.99.0.11", "box-2": "10.99.0.12", "box-3": "10.99.0.13"}
+HOSTS = {"hub": "10.99.0.10", **BOXES}
+PLAY_SECONDS = 900
+RECAP = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
+
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("fleet"), pytest.mark.timeout(1_800)]
+
+
+def why_not() -> str:
+    """Why this machine runs no fleet; nothing where it does."""
+    if os.geteuid() != 0:
+        return "a fleet of whole systems needs root: namespaces and mounts"
+    for program in ("systemd-nspawn", "ip", "nsenter", "ssh", "ssh-keygen"):
+        if shutil.which(program) is None:
+            return f"a fleet needs {program}, which is not on this machine"
+    return ""
+
+
+class Team:
+    """What the people have who run the fleet: its machines, the collection, a till's key."""
+
+    def __init__(self, folder: Path, fleet: Fleet) -> None:
+        self.folder, self.fleet = folder, fleet
+        self.releases = Path(os.environ.get("EDGEGW_LAB_RELEASES") or ROOT / "build" / "releases")
+        self.outputs = 0
+        key = folder / "till.pem"
+        public = edgegw("keygen", "client", "--out", str(key)).stdout.strip()
+        self.tills = []
+        for number, (box, address) in enumerate(BOXES.items(), 1):
+            token = edgegw("token", "--client", "till", "--box", box, "--key", str(key)).stdout.strip()
+            self.tills.append(Till(box, address, token, f"payer-{number}", f"shop-{number}"))
+        accounts = [
+            {"id": id, "currency": "CNY", "home": till.box}
+            for till in self.tills
+            for id in (till.debit, till.credit)
+        ]
+        site = {
+            "bank": "lab",
+            "version": 1,
+            "currencies": [{"code": "CNY", "numeric": 156}],
+            "accounts": accounts,
+            "clients": [{"name": "till", "public_key": public, "scopes": ["pay", "read"]}],
+            "allowances": [{"currency": "CNY", "share_percent": 80, "account_minor": 900_000}],
+        }
+        (folder / "site.json").write_text(json.dumps(site))
+        rows = "".join(f"opening-{till.debit},core:CNY,{till.debit},1000000\n" for till in self.tills)
+        (folder / "balances.csv").write_text("id,debit_account_id,credit_account_id,amount_minor\n" + rows)
+
+    def release(self, wheel: Path | None = None) -> Path:
+        """Make a release's archives on the controller, which alone has a package index."""
+        more = ["-e", f"wheel={wheel}"] if wheel else []
+        words = [str(TOOLS / "ansible-playbook"), "playbooks/release.yml", "-e", f"releases={self.releases}"]
+        done = subprocess.run(
+            [*words, "-e", "pythons=3.13", *more],
+            cwd=ANSIBLE,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=PLAY_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = re.search(r"program_release: (\S+\.json)", done.stdout)
+        assert found, done.stdout
+        return Path(found[1])
+
+    def environment(self, release: Path | None = None) -> dict[str, str]:
+        """What the tools are told."""
+        keys = self.fleet.folder
+        common = " ".join(ssh_options(keys)[:2] + ssh_options(keys)[4:])
+        return {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+            "ANSIBLE_PRIVATE_KEY_FILE": str(keys / "id"),
+            "ANSIBLE_SSH_COMMON_ARGS": common,
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": "/run/netns/ssh",
+            "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
+            "ANSIBLE_NOCOLOR": "1",
+            "EDGEGW_RELEASE": str(release or ""),
+        }
+
+    def play(self, playbook: str, release: Path, *words: str, code: int = 0) -> str:
+        """Run a playbook among the machines; what it printed."""
+        command = [str(TOOLS / "ansible-playbook"), f"playbooks/{playbook}.yml", *words]
+        done = subprocess.run(
+            self.fleet.command(command, folder=ANSIBLE),
+            env=self.environment(release),
+            capture_output=True,
+            text=True,
+            timeout=PLAY_SECONDS,
+            check=False,
+        )
+        self.outputs += 1
+        said = done.stdout + done.stderr
+        (self.folder / f"play-{self.outputs}-{playbook}.log").write_text(said)
+        assert done.returncode == code, said[-6_000:]
+        return said
+
+    def pay_once(self) -> None:
+        """A payment through each box; cleared."""
+        for till in self.tills:
+            pay = f"Till(*{list(till)!r}).pay({str(self.folder / 'ca.crt')!r}, {secrets.token_hex(16)!r})"
+            code = f"import json; from tests.lab.tills import Till; print(json.dumps({pay}))"
+            done = self.fleet.run(sys.executable, "-c", code, folder=ROOT)
+            assert done.returncode == 0, done.stderr
+            status, body = json.loads(done.stdout)
+            assert status == 201, body
+
+    def version(self, host: str) -> str:
+        """What a machine runs."""
+        return Path(self.fleet.on(host, "readlink", "/opt/edgegw/current").stdout.strip()).name
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    if why := why_not():
+        pytest.skip(why)
+    subprocess.run([str(ROOT / ".ci" / "setup-ansible")], check=True, timeout=600)
+    if given := os.environ.get("EDGEGW_LAB_HOST"):
+        root = Path(given)
+    else:
+        from firmware import roots
+
+        root = roots.ready("lab-host").path
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "run").mkdir()
+    fleet = Fleet(root, folder / "run", HOSTS)
+    fleet.start()
+    try:
+        yield Team(folder, fleet)
+    finally:
+        fleet.stop()
+
+
+@pytest.fixture(scope="module")
+def release(team: Team) -> Path:
+    return team.release()
+
+
+@pytest.fixture(scope="module")
+def wheel(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel in the release."""
+    import tarfile
+
+    folder = tmp_path_factory.mktemp("wheel")
+    archive = json.loads(release.read_text())["archives"]["cp313"]["file"]
+    with tarfile.open(archive) as tar:
+        name = next(one for one in tar.getnames() if "/edgegw-" in one)
+        tar.extract(name, folder, filter="data")
+    return folder / name
+
+
+def changed(said: str) -> dict[str, int]:
+    """How much each host has changed, by the play's recap."""
+    return {host: int(count) for host, count, *_ in RECAP.findall(said)}
+
+
+def test_plain_servers_become_a_fleet_that_takes_payments(team: Team, release: Path) -> None:
+    """Whoever has machines and the collection must come to payments without another hand on a machine."""
+    site = ["-e", f"site_file={team.folder / 'site.json'}"]
+    team.play("site", release, *site)
+    posted = team.fleet.run(
+        "scp",
+        *ssh_options(team.fleet.folder),
+        str(team.folder / "balances.csv"),
+        f"root@{HOSTS['hub']}:/tmp/",
+    )
+    assert posted.returncode == 0, posted.stderr
+    done = team.fleet.on(
+        "hub", "cd /var/lib/edgegw && runuser -u edgegw -- edgegw post /tmp/balances.csv --hub hub.toml"
+    )
+    assert done.returncode == 0, done.stderr
+    ca = team.fleet.on("hub", "cat", "/var/lib/edgegw/secrets/ca-p256.crt").stdout
+    (team.folder / "ca.crt").write_text(ca)
+    wait_until(lambda: _granted(team), "the boxes to have money", timeout_seconds=60)
+    team.pay_once()
+
+
+def _granted(team: Team) -> bool:
+    try:
+        team.pay_once()
+    except AssertionError:
+        return False
+    return True
+
+
+def test_a_second_run_and_check_mode_change_nothing(team: Team, release: Path) -> None:
+    """A playbook that always changes something hides the day on which something has changed."""
+    site = ["-e", f"site_file={team.folder / 'site.json'}"]
+    first = changed(team.play("site", release, *site))
+    assert first == dict.fromkeys(HOSTS, 0)
+    checked = changed(team.play("site", release, *site, "--check"))
+    assert checked == dict.fromkeys(HOSTS, 0)
+
+
+def test_a_bad_canary_stops_the_rollout_and_goes_back(team: Team, release: Path, wheel: Path) -> None:
+    """The whole fleet must not learn what one box could have told."""
+    broken = {"edgegw/app.py": b'"""A build that does not start."""\nraise SystemExit("broken build")\n'}
+    bad = team.release(other_version(wheel, "0.1.0+1", team.folder, broken))
+    words = [
+        "-e",
+        f"update_release={bad}",
+        "-e",
+        f"update_record={team.folder / 'record'}",
+        "-e",
+        "update_health_s=20",
+    ]
+    before = team.version("box-1")
+    said = team.play("update", release, *words, code=2)
+    assert "the canary is not well there: box-1: rolled_back" in said
+    assert [team.version(box) for box in BOXES] == [before] * 3
+    assert team.fleet.on("box-2", "ls", "/opt/edgegw/0.1.0+1").returncode != 0
+    assert "its rollout was stopped at" in team.play("update", release, *words, code=2)
+    team.pay_once()
+
+
+def test_a_good_rollout_goes_through_while_payments_go_on_and_records_who_was_away(
+    team: Team, release: Path, wheel: Path
+) -> None:
+    """Ansible forgets whom it could not reach, and an update during the day must cost no payment."""
+    good = team.release(other_version(wheel, "0.1.0+2", team.folder))
+    words = ["-e", f"update_release={good}", "-e", f"update_record={team.folder / 'record'}"]
+    tills = subprocess.Popen(
+        team.fleet.command(
+            [
+                sys.executable,
+                "-m",
+                "tests.lab.tills",
+                str(team.folder / "ca.crt"),
+                str(team.folder / "answers"),
+            ],
+            folder=ROOT,
+        ),
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+    assert tills.stdin is not None
+    tills.stdin.write(json.dumps([till._asdict() for till in team.tills[:2]]) + "\n")
+    tills.stdin.flush()
+    team.fleet.cut("box-3", connected=False)
+    try:
+        said = team.play("update", release, *words, "-e", "update_unreachable_percent_max=50", code=2)
+    finally:
+        team.fleet.cut("box-3", connected=True)
+        tills.stdin.close()
+        tills.wait(60)
+    assert "box-3 (unreachable" in said
+    assert [team.version(box) for box in BOXES] == ["0.1.0+2", "0.1.0+2", "0.1.0"]
+    record = json.loads((team.folder / "record" / "0.1.0+2" / "box-3.json").read_text())
+    assert record["outcome"] == "unreachable"
+    for box in ("box-1", "box-2"):
+        answers = [json.loads(line) for line in (team.folder / f"answers.{box}").read_text().splitlines()]
+        cleared = [one["id"] for one in answers if one["status"] in (200, 201)]
+        assert len(cleared) > 10, answers[-3:]
+        assert len(cleared) == len(set(cleared))
+        # Nothing but the pause of its own restart.
+        assert {one["status"] for one in answers} <= {0, 201, 200, 503}
+        assert answers[-1]["status"] in (200, 201)
+    team.play("update", release, *words)
+    assert team.version("box-3") == "0.1.0+2"
+    team.pay_once()
+
+
+def test_what_the_boxes_can_prove_is_fetched_and_holds(team: Team, release: Path) -> None:
+    """An audit that looks at nothing finds nothing."""
+    folder = team.folder / "audits"
+    team.play("audit", release, "-e", f"audit_folder={folder}")
+    for box in BOXES:
+        verdict = json.loads((folder / f"{box}.json").read_text())
+        assert verdict["journal"]["well"] is True
+        assert verdict["hub"] == {"well": True, "breaks": []}
+        assert verdict["checkpoint"]
+
+
+def test_the_collection_passes_the_linter_at_its_strictest() -> None:
+    """What the linter refuses, somebody else's fleet trips over."""
+    subprocess.run([str(ROOT / ".ci" / "setup-ansible")], check=True, timeout=600)
+    path = f"{TOOLS}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [str(TOOLS / "ansible-lint"), "--offline", "--strict"],
+        cwd=ANSIBLE,
+        env={**os.environ, "PATH": path, "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "production" in done.stdout + done.stderr
