@@ -92,7 +92,7 @@ NAME = re.compile(r"[0-9][0-9A-Za-z.+!_-]*\Z")
 def versions(root: Path) -> list[str]:
     """The versions that are there whole, the oldest first."""
     marks = sorted(root.glob(f"*/{COMPLETE}"), key=lambda mark: mark.stat().st_mtime_ns)
-    return [mark.parent.name for mark in marks]
+    return [mark.parent.name for mark in marks if not mark.parent.is_symlink()]
 
 
 def current(root: Path) -> str:
