@@ -13,17 +13,19 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests.waiting import wait_until
+
 CONTROLLER: Final = "10.99.0.254"
 CGROUPS: Final = ("systemd", "unified", "pids", "memory", "devices")
+HOME: Final = "/root"
 START_SECONDS: Final = 90
 STOP_SECONDS: Final = 20
-PAUSE_SECONDS: Final = 0.1
 PREFIX: Final = "edgegw-lab-"
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -195,7 +197,7 @@ def _boot(root: Path, folder: Path, host: Host, owner: str) -> subprocess.Popen[
         f"systemd-nspawn --quiet --register=no --keep-unit --machine={host.name} --directory={root}"
         f" --volatile=overlay --capability=CAP_NET_ADMIN --network-namespace-path=/run/netns/{host.name}"
         " --kill-signal=SIGRTMIN+3"
-        f" --console=pipe --bind-ro={folder}/authorized_keys:/root/.ssh/authorized_keys"
+        f" --console=pipe --bind-ro={folder}/authorized_keys:{HOME}/.ssh/authorized_keys"
         f" --bind-ro={folder}/{host.name}.key:/etc/ssh/ssh_host_ed25519_key"
         f" --bind-ro={folder}/{host.name}.key.pub:/etc/ssh/ssh_host_ed25519_key.pub"
         f" --bind-ro={folder}/{host.name}.hostname:/etc/hostname --boot"
@@ -222,12 +224,10 @@ def _serve(root: Path, folder: Path, hosts: list[Host]) -> None:
     _connect(hosts)
     running = [_boot(root, folder, host, owner) for host in hosts]
     try:
-        ends = time.monotonic() + START_SECONDS
         for host in hosts:
-            while not _answers(host.address):
-                if time.monotonic() > ends:
-                    raise SystemExit(f"{host.name} does not answer on ssh")
-                time.sleep(PAUSE_SECONDS)
+            wait_until(
+                partial(_answers, host.address), f"{host.name} to answer", timeout_seconds=START_SECONDS
+            )
         print("ready", flush=True)
         sys.stdin.buffer.read()
     finally:

@@ -28,7 +28,7 @@ options:
   work:
     description: A folder for what is written; made where it is missing, for the owner of the program alone.
     type: path
-    default: /var/tmp/edgegw-audit
+    default: /var/cache/edgegw-audit
   user:
     description: Who runs the program.
     type: str
@@ -112,7 +112,7 @@ class Auditor:
         self.must("journal", "checkpoint", settings, "--output", checkpoint)
         public = Path(self.params["folder"], "secrets/checkpoint.pub")
         key = public.read_text(encoding="utf-8").strip() if public.exists() else ""
-        done = self.edgegw("verify", "journal", journal, "--box-key", key, "--json")
+        done = self.edgegw("verify", "--box-key", key, "--json", "journal", journal)
         return {
             "well": done.code == 0,
             "said": done.told,
@@ -152,7 +152,7 @@ def main() -> None:
             "side": {"type": "str", "choices": ["box", "hub"], "required": True},
             "box": {"type": "str"},
             "folder": {"type": "path", "default": "/var/lib/edgegw"},
-            "work": {"type": "path", "default": "/var/tmp/edgegw-audit"},
+            "work": {"type": "path", "default": "/var/cache/edgegw-audit"},
             "user": {"type": "str", "default": "edgegw"},
             "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
         },
