@@ -345,7 +345,8 @@ CHECKS: Final = (
         name="crash_logs",
         unit="files",
         help="Logs of kernel crashes that the machine's firmware has kept.",
-        mend="Read and remove the files in /sys/fs/pstore, and send them with the support bundle.",
+        mend="Send the files in /sys/fs/pstore and /var/lib/systemd/pstore with the support bundle, and"
+        " remove them.",
         thresholds={Level.NOTICE: 1.0},
     ),
     Check(name="uptime", unit="seconds", help="Since the machine's start."),

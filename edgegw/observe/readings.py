@@ -24,6 +24,7 @@ COLDEST_C: Final = -60.0
 HOTTEST_C: Final = 150.0
 CRITICAL_C_MIN: Final = 40.0
 """A critical temperature outside is a sensor's nonsense; so is any temperature below the first or above."""
+PSTORE_NAMES: Final = ("sys/fs/pstore", "var/lib/systemd/pstore")
 _UNSYNCHRONISED: Final = 0x40
 _TIME_ERROR: Final = 5
 _CARD_RESET: Final = 0x20
@@ -303,7 +304,9 @@ class Machine:
             value=None if ahead_s is None else abs(ahead_s),
             told="the centre has told no time yet" if ahead_s is None else f"{ahead_s:+.1f} s",
         )
-        if clocks.adjusted is not None:
+        if clocks.adjusted is None:
+            yield Reading(check="clock_drift", told="this process may not ask the kernel")
+        else:
             rate, unsynchronised = clocks.adjusted
             yield Reading(check="clock_drift", value=abs(rate), told=f"{rate:+.1f}")
             yield Reading(check="clock_unsynchronised", value=int(unsynchronised))
@@ -336,8 +339,10 @@ class Machine:
             for name, check in (("ce", "memory_errors"), ("ue", "memory_errors_uncorrected")):
                 if (count := self._tree.number(f"{folder}/{name}_count")) is not None:
                     yield Reading(check=check, subject=controller, value=count)
-        if self._tree.path("sys/fs/pstore").is_dir():
-            yield Reading(check="crash_logs", value=len(self._tree.names("sys/fs/pstore")))
+        # A service of the distribution moves them from the firmware to the disk.
+        kept = [name for name in PSTORE_NAMES if self._tree.path(name).is_dir()]
+        if kept:
+            yield Reading(check="crash_logs", value=sum(len(self._tree.names(name)) for name in kept))
         dogs = self._tree.names("sys/class/watchdog")
         states = [self._tree.text(f"sys/class/watchdog/{dog}/state") for dog in dogs]
         if not dogs:

@@ -56,6 +56,7 @@ _CLOCK: Final = {
     "edgegw-clock-seen.service": _UNITS,
     "edgegw-clock-seen.timer": _UNITS,
 }
+_DISKS: Final = {"edgegw-disks.service": _UNITS, "edgegw-disks.timer": _UNITS}
 _APPLIANCE: Final = {
     "edgegw-first-boot.service": _UNITS,
     "edgegw-update.service": _UNITS,
@@ -79,10 +80,10 @@ _APPLIANCE: Final = {
     "lan.network": "usr/lib/systemd/network/80-edgegw.network",
 }
 _OF_ROLE: Final[dict[Role, dict[str, str]]] = {
-    "box": {"edgegw.service": _UNITS, **_CLOCK, **_ALL},
+    "box": {"edgegw.service": _UNITS, **_CLOCK, **_DISKS, **_ALL},
     "hub": {"edgegw-hub.service": _UNITS, **_ALL},
     "mirror": {"edgegw-mirror.service": _UNITS, **_ALL},
-    "appliance": {"edgegw.service": _UNITS, **_CLOCK, **_ALL, **_APPLIANCE},
+    "appliance": {"edgegw.service": _UNITS, **_CLOCK, **_DISKS, **_ALL, **_APPLIANCE},
 }
 
 
