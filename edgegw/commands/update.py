@@ -95,6 +95,7 @@ def update_agent(settings: Path, folder: Path, image_folder: Path) -> None:
 @click.option("--now", "by_hand", is_flag=True, help="Take it now: neither hours nor rollout hold it up.")
 @click.option("--no-reboot", "stays", is_flag=True, help="Leave the restart to who asks.")
 @click.option("--from", "repository", type=FolderPath, help="A folder, as on a stick, in place of the hub.")
+@click.option("--version", default="", help="Take this release and no other; the newest else.")
 @json_option
 def update_check(
     settings: Path,
@@ -103,6 +104,7 @@ def update_check(
     by_hand: bool,
     stays: bool,
     repository: Path | None,
+    version: str,
     as_json: bool,
 ) -> None:
     """Look once, and take what there is as far as that may be now. Exit code 0 where nothing is newer or it
@@ -114,7 +116,7 @@ def update_check(
 
     here = _surroundings(settings, folder, image_folder)
     source = _source(settings, repository)
-    outcome = Agent(here).look(source, Order(by_hand=by_hand, restart=not stays))
+    outcome = Agent(here).look(source, Order(by_hand=by_hand, restart=not stays, version=version))
     _show(outcome, as_json)
 
 

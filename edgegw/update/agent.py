@@ -49,6 +49,8 @@ class Order(NamedTuple):
     by_hand: bool = False
     restart: bool = True
     """Whether the agent restarts the machine itself."""
+    version: str = ""
+    """The one release that is meant; "": the newest."""
 
 
 class Agent:
@@ -95,6 +97,8 @@ class Agent:
         root = trusted_root(here.store.folder, here.root_file)
         now_s = max(here.now_s(), float(here.image.built_s))
         targets = believed(here.store.folder, source, root=root, now_s=now_s)
+        if order.version:
+            targets = tuple(one for one in targets if one.offer.version == order.version)
         chosen = choose(targets, self._machine(), state, by_hand=order.by_hand)
         problem = "; ".join(chosen.alarms)
         hint = "`edgegw update status` lists what has failed here." if problem else ""
@@ -102,6 +106,11 @@ class Agent:
         here.store.write(state)
         if chosen.target is None:
             tell(here, state, slots)
+            if order.version not in ("", here.image.version) and not problem:
+                said = (
+                    f"{order.version} is not offered to this machine, or is older than {here.image.version}"
+                )
+                return Outcome("refused", said, "`edgegw release show` at the centre says what is offered.")
             return Outcome("refused" if problem else "nothing", problem, hint)
         return self._take(state, slots, chosen.target, source, order)
 

@@ -208,9 +208,17 @@ class Appliance:
     def _restart(self) -> None:
         self.restarts += 1
 
-    def look(self, *, by_hand: bool = False, restart: bool = True, source: Source | None = None) -> Outcome:
+    def look(
+        self,
+        *,
+        by_hand: bool = False,
+        restart: bool = True,
+        source: Source | None = None,
+        version: str = "",
+    ) -> Outcome:
         """The agent looks once."""
-        return Agent(self.here()).look(source or self.source, Order(by_hand=by_hand, restart=restart))
+        order = Order(by_hand=by_hand, restart=restart, version=version)
+        return Agent(self.here()).look(source or self.source, order)
 
     def boot(self) -> None:
         """Power comes, for whatever reason: the firmware takes the next boot, once, else the first."""

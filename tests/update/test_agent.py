@@ -356,3 +356,16 @@ def test_two_at_work_do_not_meet(releases: Releases, appliance: Appliance) -> No
     with alone(appliance.folder / "state"), pytest.raises(AtWork, match="another process"):
         appliance.look()
     assert appliance.look().end == "restarts"
+
+
+def test_a_rollout_takes_the_version_that_it_names_and_no_other(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """A fleet's playbook that rolls out 1.1.0 must not install what was published meanwhile."""
+    releases.release("1.1.0")
+    releases.release("1.2.0", filling=b"newer")
+    assert appliance.look(by_hand=True, version="1.3.0").end == "refused"
+    assert appliance.look(by_hand=True, version="0.9.0").end == "refused"
+    assert appliance.look(by_hand=True, version="1.0.0").end == "nothing"
+    outcome = appliance.look(by_hand=True, version="1.1.0")
+    assert (outcome.end, outcome.version) == ("restarts", "1.1.0")
