@@ -369,3 +369,19 @@ def test_a_rollout_takes_the_version_that_it_names_and_no_other(
     assert appliance.look(by_hand=True, version="1.0.0").end == "nothing"
     outcome = appliance.look(by_hand=True, version="1.1.0")
     assert (outcome.end, outcome.version) == ("restarts", "1.1.0")
+
+
+def test_a_slot_that_is_first_already_is_not_left_for_being_unwell(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """A power cut right after RAUC's mark, before the agent's note: there is nothing to fall back to."""
+    releases.release("1.1.0")
+    assert appliance.look().end == "restarts"
+    appliance.boot()
+    appliance.here().rauc.keep()
+    appliance.answers = lambda _: UNWELL
+    appliance.boot()
+    assert (appliance.judge(), appliance.restarts) == ("stays", 1)
+    for _ in range(3):
+        appliance.boot()
+        assert (appliance.slot, appliance.judge(), appliance.restarts) == ("b", "none", 1)
