@@ -8,7 +8,7 @@ trials themselves (`update.trial`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 import structlog
@@ -26,7 +26,9 @@ from edgegw.update.trusted import NoTrust, Untrusted, believed, trusted_root
 from edgegw.update.windows import why_wait
 from edgegw.zones import UnknownZone, load_zone
 
-UTC_ZONE = "UTC"
+UTC_ZONE: Final = "UTC"
+STALE_S: Final = 14 * 86_400
+"""As long as metadata lives; a shorter outage is the line's business."""
 End = Literal["nothing", "trial", "waits", "armed", "restarts", "refused", "away"]
 """`nothing` newer is there. `trial`: the boot that runs is one. `waits` for its time. `armed`: the next boot
 is the trial. `restarts` now. `refused`: something is wrong with what is offered. `away`: not to be had."""
@@ -206,10 +208,16 @@ class Agent:
 
     def _told(self, end: End, problem: OperatingError, slots: Slots) -> Outcome:
         here = self._here
-        state = msgspec.structs.replace(here.store.read(), problem=str(problem), hint=problem.hint)
-        tell(here, here.store.write(state), slots)
+        state = here.store.read()
+        if not isinstance(problem, LinkDown | Cut) or self._is_stale(state):
+            state = here.store.write(msgspec.structs.replace(state, problem=str(problem), hint=problem.hint))
+        tell(here, state, slots)
         _log.warning("update_not_taken", problem=str(problem), hint=problem.hint)
         return Outcome(end, str(problem), problem.hint)
+
+    def _is_stale(self, state: State) -> bool:
+        """Whether nothing was believed for so long that a line which is down is not the whole story."""
+        return bool(state.checked_s) and self._here.now_s() - state.checked_s > STALE_S
 
 
 def _logged(percent: int, said: str) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from edgegw.update.choosing import Rollout
 from edgegw.update.files import AtWork, alone
+from edgegw.update.repository import Life
+from edgegw.update.sources import FolderSource
 from edgegw.update.state import Failed
 from edgegw.update.windows import BoxWord
 from tests.update.appliance import NOON, UNWELL, WELL, Appliance, Releases
@@ -385,3 +387,17 @@ def test_a_slot_that_is_first_already_is_not_left_for_being_unwell(
     for _ in range(3):
         appliance.boot()
         assert (appliance.slot, appliance.judge(), appliance.restarts) == ("b", "none", 1)
+
+
+def test_a_hub_that_is_away_is_the_lines_business_until_it_is_long(
+    releases: Releases, appliance: Appliance, tmp_path: Path
+) -> None:
+    """An outage must not light a lamp of its own for updates; weeks without any word must."""
+    assert appliance.look().end == "nothing"
+    gone = FolderSource(tmp_path / "gone")
+    assert (appliance.look(source=gone).end, appliance.state.problem) == ("away", "")
+    appliance.now = NOON + timedelta(days=20)
+    assert appliance.look(source=gone).end == "away"
+    assert "timestamp.json" in appliance.state.problem
+    releases.repository.refresh(releases.online, Life(appliance.now))
+    assert (appliance.look().end, appliance.state.problem) == ("nothing", "")
