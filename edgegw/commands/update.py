@@ -11,6 +11,7 @@ import random
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,8 @@ from edgegw.config.options import SettingsError
 from edgegw.errors import OperatingError
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from edgegw.config.box import Box
     from edgegw.update.agent import Outcome
     from edgegw.update.health import Answer
@@ -281,7 +284,7 @@ def _surroundings(settings: Path, folder: Path, image_folder: Path) -> Surroundi
         now_s=lambda: _now_s(box),
         boot_id=clock.boot_id,
         box=lambda: None if box is None else running_box(Path(box.settings.data_dir)),
-        ask=lambda: _asked(settings, box),
+        ask=partial(_asked, settings, {}),
         restart=restart_machine,
     )
 
@@ -308,27 +311,30 @@ def _now_s(box: Box | None) -> float:
     return time.time()
 
 
-def _asked(settings: Path, box: Box | None) -> Answer:
-    """How the box is, asked on this machine alone."""
+def _asked(settings: Path, kept: dict[Path, SSLContext | None]) -> Answer:
+    """How the box is, asked on this machine alone. kept: the context for it while it serves: a key in a TPM
+    is not opened every two seconds."""
+    from edgegw.access.key_files import KeyFileError
     from edgegw.commands.box import ask, http_tls
     from edgegw.update.health import Answer, running_box
 
-    if box is None:
-        box = _box(settings)  # it may have enrolled meanwhile
-    if box is None:
-        return _first_boot_page()
-    running = running_box(Path(box.settings.data_dir))
-    if running is None:
-        return Answer(alive=False, said="the box does not run")
-    tls = None
-    for address in running.addresses.get("http", ()):
-        try:
-            tls = tls or http_tls(box)
-            alive, _ = asyncio.run(ask(address, "GET", "/healthz", tls=tls))
-            code, said = asyncio.run(ask(address, "GET", "/readyz", tls=tls))
-        except OperatingError as problem:
-            return Answer(alive=False, said=str(problem))
-        return Answer(alive=alive == 200, ready=code == 200, said=str(said.get("message", code)))
+    try:
+        box = _box(settings)
+        if box is None:
+            return _first_boot_page()
+        running = running_box(Path(box.settings.data_dir))
+        if running is None:
+            return Answer(alive=False, said="the box does not run")
+        addresses = running.addresses.get("http", ())
+        if addresses and settings not in kept:
+            kept[settings] = http_tls(box)
+        for address in addresses:
+            alive, _ = asyncio.run(ask(address, "GET", "/healthz", tls=kept[settings]))
+            code, said = asyncio.run(ask(address, "GET", "/readyz", tls=kept[settings]))
+            return Answer(alive=alive == 200, ready=code == 200, said=str(said.get("message", code)))
+    except (OperatingError, KeyFileError, SettingsError) as problem:
+        kept.clear()
+        return Answer(alive=False, said=str(problem))
     from edgegw.core.records import Mode
 
     # Without HTTP its own word is all there is: it is written once every way in is open.

@@ -158,6 +158,9 @@ class Agent:
         here = self._here
         if not slots.other:
             return self._told("refused", RaucFailed("there is no other slot"), slots)
+        if not here.boot_id():
+            # Without it nobody could tell the trial from the boot that prepared it.
+            return self._told("refused", RaucFailed("the kernel does not say which boot this is"), slots)
         answer, box = here.ask(), here.box()
         attempt = Attempt(
             release=release,

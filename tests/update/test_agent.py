@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edgegw.units import files_of
 from edgegw.update.choosing import Rollout
 from edgegw.update.files import AtWork, alone
 from edgegw.update.repository import Life
@@ -401,3 +402,20 @@ def test_a_hub_that_is_away_is_the_lines_business_until_it_is_long(
     assert "timestamp.json" in appliance.state.problem
     releases.repository.refresh(releases.online, Life(appliance.now))
     assert (appliance.look().end, appliance.state.problem) == ("nothing", "")
+
+
+def test_nothing_is_installed_where_boots_cannot_be_told_apart(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """A trial that nobody knows for one is never judged."""
+    releases.release("1.1.0")
+    appliance.boot_id = ""
+    assert appliance.look().end == "refused"
+    assert not (appliance.firmware / "next").exists()
+
+
+@pytest.mark.parametrize("unit", ["edgegw-update.service", "edgegw-commit.service"])
+def test_the_units_let_the_agent_see_which_boot_this_is(unit: str) -> None:
+    """Hardening once hid the kernel's word on it."""
+    [found] = [one for one in files_of("appliance") if one.path.endswith(unit)]
+    assert b"ProcSubset=pid" not in found.content
