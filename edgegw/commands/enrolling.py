@@ -67,4 +67,9 @@ async def keep_lists(hub: Hub, settings: HubSettings, desk: Desk, *, look_s: flo
                     _log.info("revocation_list_written", kind=kind)
             except (OperatingError, KeyFileError) as problem:
                 _log.error("revocation_list_not_written", kind=kind, problem=str(problem), hint=problem.hint)
+        try:
+            # What another process of the hub, or a command elsewhere, has done.
+            await asyncio.to_thread(hub.identities_kept)
+        except (OperatingError, OSError) as problem:
+            _log.error("identities_not_kept", problem=str(problem), hint="See the medium of identities_file.")
         await asyncio.sleep(look_s)

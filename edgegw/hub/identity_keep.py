@@ -103,13 +103,20 @@ class IdentityKeep:
             )
 
     def follow(self, database: Database) -> int:
-        """Write what has happened since the file's end; how many rows that were."""
-        with _locked(self._path):
-            kept = _read(self._path, self._key.public)
-            rows, crl = database.transact(lambda c: _since(c, kept))
-            count = sum(map(len, rows.values()))
-            if count:
-                self._append(kept, rows, crl)
+        """Write what has happened since the file's end; how many rows that were. Raises
+        KeptIdentitiesError."""
+        try:
+            with _locked(self._path):
+                kept = _read(self._path, self._key.public)
+                rows, crl = database.transact(lambda c: _since(c, kept))
+                count = sum(map(len, rows.values()))
+                if count:
+                    self._append(kept, rows, crl)
+        except OSError as problem:
+            raise KeptIdentitiesError(
+                f"{self._path} cannot be written: {problem.strerror}; what was done to identities is done",
+                hint="Mend the medium of identities_file; the next command or answer writes what is lacking.",
+            ) from None
         return count
 
     def recall(self, database: Database) -> int:
@@ -227,6 +234,8 @@ def _since(connection: Connection, kept: Kept) -> tuple[dict[str, list[Row]], di
 
 def _recalled(connection: Connection, kept: Kept) -> int:
     lock_identities(connection)
+    if not _lacking(connection, kept):
+        return 0
     event = schema.identity_event
     newest = connection.execute(select(func.max(event.c.number))).scalar() or 0
     there = _rows(connection, event, event.c.number <= kept.newest)

@@ -20,6 +20,7 @@ from tests.hub.places import Place
 
 NOW_NS = time.time_ns()
 CLAIM = "c" * 32
+on_one_engine = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 
 
 def signing_key(name: str) -> SigningKey:
@@ -77,6 +78,7 @@ def centre(place: Place, tmp_path: Path) -> Centre:
     return centre
 
 
+@on_one_engine
 def test_a_restored_database_serves_nobody_before_it_was_recalled(centre: Centre) -> None:
     """Without the look the revoked device speaks again, and the used claim enrols another one."""
     centre.keep.check(centre.database)
@@ -110,6 +112,7 @@ def test_what_was_done_after_the_backup_is_done_again(centre: Centre) -> None:
     assert centre.keep.follow(centre.database) == 0
 
 
+@on_one_engine
 def test_a_database_that_went_on_by_itself_is_not_mixed_with_the_file(centre: Centre) -> None:
     """Two pasts of identities are a person's to judge."""
     centre.is_put_back()
@@ -118,6 +121,7 @@ def test_a_database_that_went_on_by_itself_is_not_mixed_with_the_file(centre: Ce
         centre.keep.recall(centre.database)
 
 
+@on_one_engine
 def test_lists_of_revoked_certificates_never_count_backwards(centre: Centre) -> None:
     """A box that has seen list 7 must not be given another list 7."""
     centre.is_put_back()
@@ -135,6 +139,23 @@ def test_lists_of_revoked_certificates_never_count_backwards(centre: Centre) -> 
     assert number > 7
 
 
+@on_one_engine
+def test_a_medium_that_is_gone_is_said_and_made_up_for(centre: Centre) -> None:
+    """Nobody hears that he is enrolled while nothing could keep it; later nothing is lacking."""
+    path = centre.folder / "medium" / "identities.jsonl"
+    kept = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    centre.revokes("west")
+    with pytest.raises(KeptIdentitiesError, match="cannot be written"):
+        centre.keep.follow(centre.database)
+    path.rmdir()
+    path.write_bytes(kept)
+    assert centre.keep.follow(centre.database) > 0
+    centre.keep.check(centre.database)
+
+
+@on_one_engine
 @pytest.mark.parametrize("harm", ["flipped", "dropped", "torn"])
 def test_an_altered_file_is_refused_and_a_torn_end_is_written_over(centre: Centre, harm: str) -> None:
     """Somebody who takes a revocation out of the middle is found; a crash amid a line is none of that."""

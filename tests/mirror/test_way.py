@@ -26,6 +26,7 @@ from edgegw.uplink.mirror import Mirror
 from edgegw.uplink.outbox import EditedRecord
 from edgegw.uplink.ports import Head, Identity
 from edgegw.uplink.session import Sources
+from tests.certificates import Files
 from tests.core.authors import BANK, BOX, new_key
 from tests.encrypted import authority, connecting, serving
 from tests.mirror.boxes import DEVICE_KEY, HUB_KEY, MIRROR_KEY, Epoch
@@ -411,3 +412,35 @@ async def test_an_earlier_epoch_that_cannot_be_sent_bars_no_later_one(
     await until(lambda: 1 in box.sizes, "the newer epoch to be covered")
     assert box.excused_epochs == [1]
     assert not box.edited
+
+
+async def test_impostors_are_passed_over_until_the_true_mirror_is_found(tmp_path: Path, run: Run) -> None:
+    """An address from the network proves nothing. One impostor has a certificate of another CA, one a true
+    certificate of another server, one the mirror's own certificate without the pinned key."""
+    ours, theirs = authority(tmp_path, "sm2"), authority(tmp_path, "sm2", "theirs")
+    names = ("mirror-1.branch",)
+    named, forged = ours.server("mirror", names=names), theirs.server("forged", names=names)
+
+    def door(name: str, files: Files, key: SigningKey = MIRROR_KEY) -> MirrorPort:
+        (tmp_path / name).mkdir()
+        return MirrorPort(tmp_path / name, key=key, tls=server_context(serving("gm-pq", files, ours.ca)))
+
+    keyless = new_key("bank/mirror-1")
+    doors = [door("a", forged), door("b", ours.server("till")), door("c", named, keyless), door("d", named)]
+    for one in doors:
+        await one.start()
+    places = [f"https://127.0.0.1:{one.port}" for one in doors[:3]]
+    box = BoxHere(Epoch())
+    table = connecting("gm-pq", ours.box(BOX, bank=BANK), ours.ca, server_name="mirror-1.branch")
+    way, reached = box.way(1, tls=client_context(table)), []
+    way._places, way._reached = (lambda: tuple(places)), reached.append
+    run(way)
+    await until(lambda: way._turns._attempts > 6, "each of them to be tried")
+    assert not reached
+    assert not box.sizes
+    places.append(f"https://127.0.0.1:{doors[3].port}")
+    box.write(way, 5)
+    await until(lambda: box.sizes[-1:] == [6], "the true mirror to cover all")
+    assert reached == places[3:]
+    for one in doors:
+        await one.stop()
