@@ -1,0 +1,161 @@
+"""Builds the initial RAM file system: `initrd/init`, busybox, what opens the root, and the modules that find the disk.
+
+Every byte comes from a root (its packages are locked) and from this folder; the archive is written here, so that the
+same root gives the same bytes. Leaves out systemd and udev: a signed kernel image has one task until the root is
+proven.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import stat
+import uuid
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from firmware.layout import SLOTS, ProfileName, boot_entry, settings
+from firmware.places import SOURCE, BuildError, run
+from firmware.sandbox import in_tools, inside
+
+RESCUE_GUID: Final = "ed6e0002-0000-4000-8000-000000000001"
+"""Whose variable tells that the other slot was started because this one's root was not what was signed."""
+PROGRAMS: Final = ("dmsetup", "blkid", "e2fsck", "resize2fs", "sfdisk", "chattr")
+_BUSYBOX: Final = (
+    *("base64", "cat", "chmod", "cut", "dd", "echo", "find", "grep", "head", "hexdump", "mkdir", "modprobe", "mount"),
+    *("mv", "printf", "readlink", "reboot", "rm", "sed", "sh", "sleep", "sort", "switch_root", "sync", "tail", "tr"),
+)
+_ALWAYS: Final = ("dm_verity", "squashfs", "efivarfs", "ext4")
+# Whatever may stand between a branch server's board and its disk, with what these need.
+_CONTROLLERS: Final = (
+    *("kernel/drivers/ata", "kernel/drivers/block", "kernel/drivers/message", "kernel/drivers/mmc"),
+    *("kernel/drivers/nvme/host", "kernel/drivers/scsi", "kernel/drivers/usb/host", "kernel/drivers/usb/storage"),
+    *("kernel/drivers/virtio", "kernel/drivers/md"),
+)
+# Of these folders only what no disk of a branch server hangs on is left out: fabrics need a network that is not up yet.
+_NO_CONTROLLER: Final = ("dm-vdo", "fcoe", "iscsi", "libfc", "fnic", "qedf", "qedi", "cxgbi", "bnx2", "lpfc", "qla2", "qla4", "bfa", "drbd", "rbd", "nbd", "pata_")
+
+
+def kernel_release(root: Path) -> str:
+    """The one kernel of a root."""
+    found = sorted(path.name for path in (root / "usr/lib/modules").iterdir())
+    if len(found) != 1:
+        raise BuildError(f"{root} has the kernels {found}, and an image has one", hint="Mend roots.toml.")
+    return found[0]
+
+
+def write_initrd(
+    target: Path, *, profile: ProfileName, version: str, root: Path, tools: Path, work: Path, epoch: int
+) -> None:
+    """Write the archive for a root, packed with zstd; `work` is an empty folder on the same disk."""
+    tree = work / "initrd"
+    for folder in ("bin", "etc", "proc", "sys", "dev", "run", "sysroot", "usr"):
+        (tree / folder).mkdir(parents=True)
+    _place(SOURCE / "initrd/init", tree / "init", mode=0o755)
+    _place(root / "usr/bin/busybox", tree / "bin/busybox", mode=0o755)
+    for name in _BUSYBOX:
+        (tree / "bin" / name).symlink_to("busybox")
+    for folder in ("lib", "lib64", "sbin"):
+        (tree / "usr" / folder).symlink_to(f"../{'bin' if folder == 'sbin' else folder}")
+    _copy_programs(root, tree)
+    _copy_modules(root, tree, profile=profile, tools=tools)
+    _write_settings(tree / "etc", profile=profile, version=version)
+    plain = work / "initrd.cpio"
+    write_cpio(tree, plain, epoch=epoch)
+    in_tools(
+        tools,
+        ["zstd", "--quiet", "-12", "--force", plain, "-o", target],
+        doing="packing the initial RAM file system",
+        writable=[work, target.parent],
+    )
+
+
+def _place(source: Path, target: Path, *, mode: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
+    target.chmod(mode)
+
+
+def _copy_programs(root: Path, tree: Path) -> None:
+    paths = [next(p for p in (f"/usr/sbin/{name}", f"/usr/bin/{name}") if (root / p[1:]).exists()) for name in PROGRAMS]
+    for path in paths:
+        _place(root / path[1:], tree / "bin" / Path(path).name, mode=0o755)
+    said = inside(root, ["ldd", *paths], doing="looking for the libraries of the initial RAM file system")
+    libraries = {word for line in said.splitlines() for word in line.split() if word.startswith("/lib")}
+    for library in sorted(libraries):
+        _place((root / library[1:]).resolve(), tree / library[1:], mode=0o755)
+
+
+def _copy_modules(root: Path, tree: Path, *, profile: ProfileName, tools: Path) -> None:
+    release = kernel_release(root)
+    source = root / "usr/lib/modules" / release
+    target = tree / "lib/modules" / release
+    needs = _dependencies(source)
+    wanted = {_found(needs, name) for name in (*_ALWAYS, *settings().profiles[profile].modules)} - {""}
+    if settings().profiles[profile].by_hardware:
+        wanted |= {path for path in needs if path.startswith(_CONTROLLERS) and not any(no in path for no in _NO_CONTROLLER)}
+    for path in sorted({each for name in wanted for each in (name, *needs[name])}):
+        packed = (source / path).read_bytes()
+        plain = target / path.removesuffix(".xz")
+        plain.parent.mkdir(parents=True, exist_ok=True)
+        # Packed once as a whole: the archive gets smaller, and the signature at a module's end stays as it was.
+        plain.write_bytes(lzma.decompress(packed) if path.endswith(".xz") else packed)
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        _place(source / name, target / name, mode=0o644)
+    in_tools(tools, ["depmod", "-b", tree, release], doing="listing the modules", writable=[tree])
+    for extra in target.glob("modules.*.bin"):
+        extra.unlink()
+
+
+def _dependencies(source: Path) -> dict[str, tuple[str, ...]]:
+    """The modules of a kernel with all that each needs, as paths below its folder."""
+    if not (source / "modules.dep").exists():
+        run(["depmod", "-b", source.parents[3], source.name], doing="listing the modules")
+    lines = (source / "modules.dep").read_text(encoding="ascii").splitlines()
+    return {path: tuple(others.split()) for path, _, others in (line.partition(":") for line in lines)}
+
+
+def _found(needs: dict[str, tuple[str, ...]], name: str) -> str:
+    """The path of a module, or nothing for one that is part of the kernel."""
+    names = {f"{spelling}.ko{packing}" for spelling in (name, name.replace("_", "-")) for packing in ("", ".xz", ".zst")}
+    return next((path for path in needs if path.rpartition("/")[2] in names), "")
+
+
+def _write_settings(folder: Path, *, profile: ProfileName, version: str) -> None:
+    read = settings()
+    names = {"ESP_A": "esp-a", "ROOT_A": "root-a", "ESP_B": "esp-b", "ROOT_B": "root-b", "DATA": "data"}
+    lines = [f"{name}={uuid.UUID(read.disk.partitions[part])}" for name, part in names.items()]
+    lines += [f"RESCUE_GUID={RESCUE_GUID}", f"VERSION='{version}'"]
+    lines += [f"MODULES='{' '.join((*_ALWAYS, *read.profiles[profile].modules))}'"]
+    lines += [f"BY_HARDWARE={'1' if read.profiles[profile].by_hardware else ''}"]
+    (folder / "slots").write_text("\n".join(lines) + "\n", encoding="ascii")
+    for slot in SLOTS:
+        option = boot_entry(profile, slot)
+        (folder / f"entry-{slot}.bin").write_bytes(option)
+        # Without the attributes and the length in front: a firmware may have added a flag.
+        (folder / f"entry-{slot}.match").write_text(option[6:].hex() + "\n", encoding="ascii")
+
+
+def write_cpio(tree: Path, target: Path, *, epoch: int) -> None:
+    """Write a tree as a newc archive: sorted, owned by root, with one time and counted inodes."""
+    with target.open("wb") as out:
+        paths = sorted(path.relative_to(tree) for path in tree.rglob("*"))
+        for inode, path in enumerate(paths, start=1):
+            whole = tree / path
+            mode = whole.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                content, mode = os.readlink(whole).encode(), 0o120777
+            elif stat.S_ISDIR(mode):
+                content, mode = b"", 0o040755
+            else:
+                content, mode = whole.read_bytes(), 0o100000 | (0o755 if mode & 0o100 else 0o644)
+            _write_member(out, str(path), content, inode=inode, mode=mode, epoch=epoch)
+        _write_member(out, "TRAILER!!!", b"", inode=0, mode=0, epoch=0)
+
+
+def _write_member(out: BinaryIO, name: str, content: bytes, *, inode: int, mode: int, epoch: int) -> None:
+    path = name.encode() + b"\0"
+    links = 2 if stat.S_ISDIR(mode) else 1
+    numbers = (inode, mode, 0, 0, links, epoch, len(content), 0, 0, 0, 0, len(path), 0)
+    head = b"070701" + b"".join(b"%08X" % number for number in numbers) + path
+    out.write(head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4))

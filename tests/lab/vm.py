@@ -1,0 +1,260 @@
+"""A machine of the lab: QEMU with the appliance's disk, a firmware that believes the lab's keys, a TPM, two networks.
+
+    with Machine(folder, image=image, tools=tools, keys=keys) as machine:
+        machine.start()
+        machine.wait_http(8080, "/readyz")
+        machine.cut()                       # the power goes: SIGKILL, nothing is flushed by the guest
+
+QEMU is the tools root's, under emulation: Debian 12's own one corrupts guests. `lan` carries the forwarded ports,
+`wan` reaches this machine at 10.0.3.2; each may be unplugged. Leaves out what the appliance does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from firmware.keys import OWNER_GUID, Keys
+from firmware.sandbox import in_tools, tools_command
+
+HUB_ADDRESS: Final = "10.0.3.2"
+"""Where the guest reaches this machine's loopback, through `wan`."""
+_OVMF: Final = "/usr/share/OVMF"
+_FIRMWARE: Final = f"{_OVMF}/OVMF_CODE_4M.secboot.fd"
+# Without a hardware's help each instruction is translated: the plain processor is translated fastest.
+_PROCESSOR: Final = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand"
+_POLL_S: Final = 0.2
+
+
+class Gone(AssertionError):
+    """The machine did not do in time what was waited for; the end of its serial log is in the message."""
+
+
+class Machine:
+    """One virtual machine; its disk, firmware variables and TPM live in a folder and outlast each start."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        image: Path,
+        tools: Path,
+        keys: Keys,
+        disk_gib: int = 3,
+        ports: tuple[int, ...] = (),
+        claim: str | None = None,
+        tpm: bool = True,
+    ) -> None:
+        """Make the disk as an overlay of `image`, which stays as it is; `ports` of the guest are forwarded."""
+        self.folder = folder.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._image = image.absolute()
+        self._tools = tools
+        self._keys = keys
+        self._claim = claim
+        self._tpm = tpm
+        # A socket's path may have 107 characters.
+        self._sockets = Path(tempfile.mkdtemp(prefix="vm-"))
+        self.ports: dict[int, int] = {port: _free_port() for port in ports}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._tpm_process: subprocess.Popen[bytes] | None = None
+        self.serial = self.folder / "serial.log"
+        self._seen = 0
+        if not (self.folder / "disk.qcow2").exists():
+            self._make(disk_gib)
+
+    def _make(self, disk_gib: int) -> None:
+        disk, plain = self.folder / "disk.qcow2", self.folder / "vars.fd"
+        self._in_tools(
+            "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self._image, disk, f"{disk_gib}G"
+        )
+        certificate = self._keys.certificate
+        self._in_tools(
+            *("virt-fw-vars", "--input", f"{_OVMF}/OVMF_VARS_4M.fd", "--output", plain, "--secure-boot"),
+            *("--set-pk", OWNER_GUID, certificate("PK"), "--add-kek", OWNER_GUID, certificate("KEK")),
+            *("--add-db", OWNER_GUID, certificate("db")),
+        )
+        # Only a qcow2 holds snapshots.
+        self._in_tools("qemu-img", "convert", "-q", "-O", "qcow2", plain, self.folder / "vars.qcow2")
+
+    def _in_tools(self, *command: str | Path) -> str:
+        writable = [self.folder, self._image.parent, self._keys.folder]
+        return in_tools(self._tools, command, doing="preparing the virtual machine", writable=writable)
+
+    def start(self, *, snapshot: str | None = None) -> None:
+        """Turn the machine on, or bring it back to a snapshot of a running one."""
+        assert self._process is None, "the machine is on already"
+        self._seen = self.serial.stat().st_size if self.serial.exists() else 0
+        if self._tpm:
+            self._start_tpm()
+        command = tools_command(
+            self._tools,
+            ["qemu-system-x86_64", *self._arguments(), *(["-loadvm", snapshot] if snapshot else [])],
+            writable=[self.folder, self._image.parent, self._sockets],
+            network=True,
+        )
+        with (self.folder / "qemu.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _start_tpm(self) -> None:
+        state = self.folder / "tpm"
+        state.mkdir(exist_ok=True)
+        command = ["swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", f"dir={state}"]
+        command += ["--ctrl", f"type=unixio,path={self._sockets}/tpm"]
+        (self._sockets / "tpm").unlink(missing_ok=True)
+        with (self.folder / "swtpm.log").open("ab") as log:
+            self._tpm_process = subprocess.Popen(
+                tools_command(self._tools, command, writable=[self.folder, self._sockets]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        _until(lambda: (self._sockets / "tpm").exists(), timeout_s=20, what="the TPM")
+
+    def _arguments(self) -> Iterator[str]:
+        forwarded = "".join(f",hostfwd=tcp:127.0.0.1:{ours}-:{port}" for port, ours in self.ports.items())
+        yield from ("-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,smm=on")
+        yield from ("-accel", "tcg,thread=multi,tb-size=512", "-cpu", _PROCESSOR, "-smp", "2", "-m", "1024")
+        yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
+        yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_FIRMWARE}")
+        yield from ("-drive", f"if=pflash,unit=1,format=qcow2,file={self.folder}/vars.qcow2")
+        yield from ("-drive", f"if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={self.folder}/disk.qcow2")
+        yield from ("-device", "virtio-blk-pci,drive=disk")
+        yield from ("-netdev", f"user,id=lan,restrict=on,net=10.0.2.0/24{forwarded}")
+        yield from ("-device", "virtio-net-pci,netdev=lan,id=lan-card,romfile=,mac=52:54:00:ed:6e:01")
+        yield from ("-netdev", "user,id=wan,net=10.0.3.0/24")
+        yield from ("-device", "virtio-net-pci,netdev=wan,id=wan-card,romfile=,mac=52:54:00:ed:6e:02")
+        yield from ("-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset")
+        yield from ("-chardev", f"file,id=serial,append=on,path={self.serial}", "-serial", "chardev:serial")
+        yield from ("-qmp", f"unix:{self._sockets}/qmp,server=on,wait=off")
+        if self._tpm:
+            yield from ("-chardev", f"socket,id=tpm,path={self._sockets}/tpm", "-tpmdev", "emulator,id=tpm,chardev=tpm")
+            yield from ("-device", "tpm-crb,tpmdev=tpm")
+        if self._claim is not None:
+            written = self.folder / "claim"
+            written.write_text(f"io.systemd.credential:edgegw.claim={self._claim}", encoding="utf-8")
+            written.chmod(0o600)
+            # From a file: a command line is for everybody to read.
+            yield from ("-smbios", f"type=11,path={written}")
+
+    @property
+    def running(self) -> bool:
+        """Whether QEMU runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def cut(self) -> None:
+        """Pull the power: SIGKILL of QEMU."""
+        for process in (self._process, self._tpm_process):
+            if process is not None:
+                process.kill()
+                process.wait()
+        self._process = self._tpm_process = None
+
+    def unplug(self, network: str, *, plugged: bool = False) -> None:
+        """Cut a network's cable (`lan` or `wan`), or plug it in again."""
+        self.monitor("set_link", name=f"{network}-card", up=plugged)
+
+    def save(self, name: str) -> None:
+        """Keep the running machine as a snapshot: disk, memory, firmware variables; the TPM's state is in it."""
+        self._human(f"savevm {name}")
+
+    def restore(self, name: str) -> None:
+        """Bring the running machine back to a snapshot."""
+        self._human(f"loadvm {name}")
+
+    def _human(self, command: str) -> None:
+        said = self.monitor("human-monitor-command", **{"command-line": command})
+        assert not said, said
+
+    def monitor(self, command: str, **arguments: object) -> Any:
+        """Give QEMU a command (QMP) and return its answer."""
+        _until(lambda: (self._sockets / "qmp").exists(), timeout_s=20, what="QEMU's monitor")
+        with socket.socket(socket.AF_UNIX) as line, line.makefile("rw", encoding="utf-8") as text:
+            line.settimeout(120)
+            line.connect(str(self._sockets / "qmp"))
+            text.readline()
+            for asked in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                text.write(json.dumps(asked) + "\n")
+                text.flush()
+                while "event" in (answer := json.loads(text.readline())):
+                    pass
+                assert "error" not in answer, answer["error"]
+            return answer["return"]
+
+    def said(self) -> str:
+        """What the serial console wrote since the last start."""
+        if not self.serial.exists():
+            return ""
+        with self.serial.open("rb") as file:
+            file.seek(self._seen)
+            return file.read().decode(errors="replace").replace("\r", "")
+
+    def wait_said(self, text: str, *, timeout_s: float, times: int = 1) -> None:
+        """Wait until the serial console has written a text so many times since the last start."""
+        self._wait(lambda: self.said().count(text) >= times, timeout_s=timeout_s, what=f"{text!r} on the console")
+
+    def get(self, port: int, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
+        """Ask a forwarded port of the guest by HTTP: the status and the body; raises OSError or HTTPException."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports[port], timeout=timeout_s)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def wait_http(self, port: int, path: str, *, status: int = 200, timeout_s: float = 300) -> bytes:
+        """Wait until a forwarded port answers a path with a status; the body."""
+        body = b""
+
+        def answers() -> bool:
+            nonlocal body
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                got, body = self.get(port, path)
+                return got == status
+            return False
+
+        self._wait(answers, timeout_s=timeout_s, what=f"{status} from {path} of port {port}")
+        return body
+
+    def _wait(self, reached: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not reached():
+            if not self.running or time.monotonic() > deadline:
+                why = "in time" if self.running else "before QEMU ended"
+                raise Gone(f"no {what} {why}; the console's end:\n{self.said()[-4_000:]}")
+            time.sleep(_POLL_S)
+
+    def __enter__(self) -> Machine:
+        """The machine, not started."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End QEMU, whatever happened."""
+        self.cut()
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+def _until(reached: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not reached():
+        if time.monotonic() > deadline:
+            raise Gone(f"{what} did not come in {timeout_s:g} s")
+        time.sleep(0.05)
