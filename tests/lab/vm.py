@@ -108,7 +108,11 @@ class Machine:
 
     def _start_tpm(self) -> None:
         state = self.folder / "tpm"
-        state.mkdir(exist_ok=True)
+        if not state.exists():
+            state.mkdir()
+            # One bank: with four, the firmware hashes the kernel image four times, slowly.
+            setup = ("swtpm_setup", "--tpm2", "--tpmstate", f"dir://{state}", "--pcr-banks", "sha256")
+            self._in_tools(*setup)
         command = ["swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", f"dir={state}"]
         command += ["--ctrl", f"type=unixio,path={self._sockets}/tpm"]
         (self._sockets / "tpm").unlink(missing_ok=True)
