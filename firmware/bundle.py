@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from firmware.disk import Made
-from firmware.keys import SIGNER, keyring
+from firmware.keys import SIGNER, Keys, keyring
 from firmware.layout import SLOTS, ProfileName, settings
 from firmware.sandbox import in_tools
 
@@ -19,7 +19,7 @@ def compatible(profile: ProfileName) -> str:
     return f"edgegw-x86_64-{profile}"
 
 
-def box_files(profile: ProfileName, made: Made) -> dict[str, bytes]:
+def box_files(profile: ProfileName, keys: Keys) -> dict[str, bytes]:
     """What a root needs to take bundles: paths below it and contents."""
     read = settings()
     lines = [
@@ -47,7 +47,7 @@ def box_files(profile: ProfileName, made: Made) -> dict[str, bytes]:
             ]
     return {
         "etc/rauc/system.conf": ("\n".join(lines) + "\n").encode(),
-        "etc/rauc/keyring.pem": keyring(made.keys),
+        "etc/rauc/keyring.pem": keyring(keys),
     }
 
 
@@ -64,7 +64,7 @@ def write_bundle(
 ) -> None:
     """Write a signed bundle (RAUC, verity format) with a root and its EFI partition.
 
-    The last three are for bundles that must be refused: another `compatible`, another signer, another authority.
+    The last three are for bundles that must be refused: another `compatible`, signer or authority.
     """
     content = work / "bundle"
     shutil.rmtree(content, ignore_errors=True)
@@ -81,7 +81,7 @@ def write_bundle(
         "[meta.edgegw]",
         f"security_epoch={read.image.security_epoch}",
         f"schema={read.image.schema}",
-        # The kernel image comes first: while the root is being written, what starts there proves nothing and gives way.
+        # The kernel image comes first: until its root is there too, what starts there gives way.
         "[image.efi]",
         "filename=esp.img",
         "[image.rootfs]",
@@ -90,7 +90,9 @@ def write_bundle(
     (content / "manifest.raucm").write_text("\n".join(manifest) + "\n", encoding="ascii")
     target.unlink(missing_ok=True)
     settings_of_host = work / "bundle.conf"
-    settings_of_host.write_text("[system]\ncompatible=none\nbootloader=noop\n[keyring]\ncheck-purpose=codesign\n")
+    settings_of_host.write_text(
+        "[system]\ncompatible=none\nbootloader=noop\n[keyring]\ncheck-purpose=codesign\n"
+    )
     in_tools(
         made.tools,
         [

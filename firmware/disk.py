@@ -1,12 +1,15 @@
-"""Builds what a disk of the appliance holds: the proven root, the signed kernel image, the EFI partition, the GPT.
+"""Builds what a disk of the appliance holds: proven root, signed kernel image, EFI partitions, the GPT.
 
 Everything is made in files; nothing is mounted and no loop device is used. Leaves out what is in the root.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import os
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +36,8 @@ class Made(msgspec.Struct, frozen=True):
     keys: Keys
     epoch: int
     """The time that everything bears, in seconds."""
+    said: Mapping[str, bytes]
+    """What the running image says of itself, and whom it believes: files by name."""
 
 
 class Proven(msgspec.Struct, frozen=True):
@@ -45,8 +50,8 @@ class Proven(msgspec.Struct, frozen=True):
 
 
 def add_hashes(image: Path, *, made: Made) -> Proven:
-    """Append the tree of hashes (dm-verity, SHA-256, blocks of 4 KiB) to a squashfs; raises BuildError if the two
-    are too large for a slot.
+    """Append the tree of hashes (dm-verity, SHA-256, blocks of 4 KiB) to a squashfs; raises BuildError if the
+    two are too large for a slot.
 
     The salt follows from the content, so that the same root has the same hash.
     """
@@ -67,39 +72,62 @@ def add_hashes(image: Path, *, made: Made) -> Proven:
     room = settings().profiles[made.profile].root_mib * MIB
     if image.stat().st_size > room:
         raise BuildError(
-            f"the root of profile {made.profile} has {image.stat().st_size // MIB} MiB with its hashes, and a slot"
-            f" has {room // MIB} MiB",
+            f"the root of profile {made.profile} has {image.stat().st_size // MIB} MiB with its hashes, and a"
+            f" slot has {room // MIB} MiB",
             hint="Take packages out of roots.toml. Do not enlarge the slot: boxes in the field keep theirs.",
         )
     return Proven(path=image, blocks=blocks, salt=salt, root_hash=root_hash)
 
 
-def write_kernel_image(target: Path, *, root: Path, proven: Proven, made: Made, work: Path) -> None:
-    """Write the signed kernel image (UKI) for a root: kernel, initial RAM file system, and the root's hash in one file."""
+def write_kernel_image(
+    target: Path,
+    *,
+    kernel: Path,
+    root: Path,
+    proven: Proven,
+    made: Made,
+    work: Path,
+    more_words: Sequence[str] = (),
+) -> None:
+    """Write the signed kernel image (UKI) for a root: kernel, initial RAM file system, and the root's hash in
+    one file. `more_words` are added to the kernel's command line, for images that must not be kept.
+    """
     release = kernel_release(root)
     initrd = work / "initrd.img"
     write_initrd(
         initrd,
         profile=made.profile,
         version=made.version,
+        said=made.said,
         root=root,
         tools=made.tools,
         work=work,
         epoch=made.epoch,
     )
     proof = f"edgegw.root={proven.blocks}:{proven.salt}:{proven.root_hash}"
-    unsigned = work / "unsigned.efi"
-    microcode = [path for path in (root / "boot/early-microcode.img",) if path.exists()]
+    unsigned, vmlinuz, os_release = work / "unsigned.efi", work / "vmlinuz", work / "os-release"
+    shutil.copyfile(kernel, vmlinuz)
+    shutil.copyfile(root / "usr/lib/os-release", os_release)
     in_tools(
         made.tools,
         [
-            *("ukify", "build", "--linux", root / f"boot/vmlinuz-{release}", "--initrd", initrd),
-            *(word for path in microcode for word in ("--microcode", path)),
-            *("--cmdline", " ".join([*settings().kernel.command_line, proof]), "--uname", release),
-            *("--os-release", f"@{root}/usr/lib/os-release", "--stub", _STUB, "--output", unsigned),
+            *(
+                "ukify",
+                "build",
+                "--linux",
+                vmlinuz,
+                "--initrd",
+                initrd,
+                "--stub",
+                _STUB,
+                "--output",
+                unsigned,
+            ),
+            *("--cmdline", " ".join([*settings().kernel.command_line, *more_words, proof])),
+            *("--uname", release, "--os-release", f"@{os_release}"),
         ],
         doing="making the kernel image",
-        writable=[work, root],
+        writable=[work],
     )
     sign_efi(unsigned, target, made=made)
 
@@ -119,8 +147,6 @@ def sign_efi(source: Path, target: Path, *, made: Made, name: str = "db") -> Non
 
 
 def _as_time(epoch: int) -> str:
-    import datetime as dt
-
     return dt.datetime.fromtimestamp(epoch, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -144,7 +170,7 @@ def write_esp(target: Path, kernel_image: Path, *, made: Made) -> None:
 
 
 def write_disk(target: Path, *, esp: Path, root: Path, made: Made, work: Path) -> None:
-    """Write the image that is flashed: slot a filled, slot b empty, a data partition that grows at the first boot."""
+    """Write the image that is flashed: slot a filled, slot b empty, a data partition that grows."""
     parts = partitions(made.profile)
     last = parts[-1]
     # The copy of the table at the end takes 33 sectors.

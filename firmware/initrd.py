@@ -1,8 +1,8 @@
-"""Builds the initial RAM file system: `initrd/init`, busybox, what opens the root, and the modules that find the disk.
+"""Builds the initial RAM file system: `initrd/init`, busybox, what opens the root, modules for the disk.
 
-Every byte comes from a root (its packages are locked) and from this folder; the archive is written here, so that the
-same root gives the same bytes. Leaves out systemd and udev: a signed kernel image has one task until the root is
-proven.
+Every byte comes from a root (its packages are locked) and from this folder; the archive is written here, so
+that the same root gives the same bytes. Leaves out systemd and udev: a signed kernel image has one task until
+the root is proven.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import lzma
 import os
 import stat
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -22,18 +23,70 @@ RESCUE_GUID: Final = "ed6e0002-0000-4000-8000-000000000001"
 """Whose variable tells that the other slot was started because this one's root was not what was signed."""
 PROGRAMS: Final = ("dmsetup", "blkid", "e2fsck", "resize2fs", "sfdisk", "chattr")
 _BUSYBOX: Final = (
-    *("base64", "cat", "chmod", "cut", "dd", "echo", "find", "grep", "head", "hexdump", "mkdir", "modprobe", "mount"),
-    *("mv", "printf", "readlink", "reboot", "rm", "sed", "sh", "sleep", "sort", "switch_root", "sync", "tail", "tr"),
+    *(
+        "base64",
+        "cat",
+        "chmod",
+        "cp",
+        "cut",
+        "dd",
+        "echo",
+        "find",
+        "grep",
+        "head",
+        "hexdump",
+        "mkdir",
+        "modprobe",
+        "mount",
+    ),
+    *(
+        "mv",
+        "printf",
+        "readlink",
+        "reboot",
+        "rm",
+        "sed",
+        "sh",
+        "sleep",
+        "sort",
+        "switch_root",
+        "sync",
+        "tail",
+        "tr",
+    ),
 )
 _ALWAYS: Final = ("dm_verity", "squashfs", "efivarfs", "ext4")
 # Whatever may stand between a branch server's board and its disk, with what these need.
 _CONTROLLERS: Final = (
     *("kernel/drivers/ata", "kernel/drivers/block", "kernel/drivers/message", "kernel/drivers/mmc"),
-    *("kernel/drivers/nvme/host", "kernel/drivers/scsi", "kernel/drivers/usb/host", "kernel/drivers/usb/storage"),
+    *(
+        "kernel/drivers/nvme/host",
+        "kernel/drivers/scsi",
+        "kernel/drivers/usb/host",
+        "kernel/drivers/usb/storage",
+    ),
     *("kernel/drivers/virtio", "kernel/drivers/md"),
 )
-# Of these folders only what no disk of a branch server hangs on is left out: fabrics need a network that is not up yet.
-_NO_CONTROLLER: Final = ("dm-vdo", "fcoe", "iscsi", "libfc", "fnic", "qedf", "qedi", "cxgbi", "bnx2", "lpfc", "qla2", "qla4", "bfa", "drbd", "rbd", "nbd", "pata_")
+# Left out of these folders: what no disk of a branch server hangs on, as fabrics need a network first.
+_NO_CONTROLLER: Final = (
+    "dm-vdo",
+    "fcoe",
+    "iscsi",
+    "libfc",
+    "fnic",
+    "qedf",
+    "qedi",
+    "cxgbi",
+    "bnx2",
+    "lpfc",
+    "qla2",
+    "qla4",
+    "bfa",
+    "drbd",
+    "rbd",
+    "nbd",
+    "pata_",
+)
 
 
 def kernel_release(root: Path) -> str:
@@ -45,9 +98,20 @@ def kernel_release(root: Path) -> str:
 
 
 def write_initrd(
-    target: Path, *, profile: ProfileName, version: str, root: Path, tools: Path, work: Path, epoch: int
+    target: Path,
+    *,
+    profile: ProfileName,
+    version: str,
+    said: Mapping[str, bytes],
+    root: Path,
+    tools: Path,
+    work: Path,
+    epoch: int,
 ) -> None:
-    """Write the archive for a root, packed with zstd; `work` is an empty folder on the same disk."""
+    """Write the archive for a root, packed with zstd; `work` is an empty folder on the same disk.
+
+    `said` are files that the running image finds in /run/edgegw.
+    """
     tree = work / "initrd"
     for folder in ("bin", "etc", "proc", "sys", "dev", "run", "sysroot", "usr"):
         (tree / folder).mkdir(parents=True)
@@ -60,6 +124,9 @@ def write_initrd(
     _copy_programs(root, tree)
     _copy_modules(root, tree, profile=profile, tools=tools)
     _write_settings(tree / "etc", profile=profile, version=version)
+    (tree / "etc/image").mkdir()
+    for name, content in said.items():
+        (tree / "etc/image" / name).write_bytes(content)
     plain = work / "initrd.cpio"
     write_cpio(tree, plain, epoch=epoch)
     in_tools(
@@ -77,7 +144,10 @@ def _place(source: Path, target: Path, *, mode: int) -> None:
 
 
 def _copy_programs(root: Path, tree: Path) -> None:
-    paths = [next(p for p in (f"/usr/sbin/{name}", f"/usr/bin/{name}") if (root / p[1:]).exists()) for name in PROGRAMS]
+    paths = [
+        next(p for p in (f"/usr/sbin/{name}", f"/usr/bin/{name}") if (root / p[1:]).exists())
+        for name in PROGRAMS
+    ]
     for path in paths:
         _place(root / path[1:], tree / "bin" / Path(path).name, mode=0o755)
     said = inside(root, ["ldd", *paths], doing="looking for the libraries of the initial RAM file system")
@@ -93,12 +163,16 @@ def _copy_modules(root: Path, tree: Path, *, profile: ProfileName, tools: Path) 
     needs = _dependencies(source)
     wanted = {_found(needs, name) for name in (*_ALWAYS, *settings().profiles[profile].modules)} - {""}
     if settings().profiles[profile].by_hardware:
-        wanted |= {path for path in needs if path.startswith(_CONTROLLERS) and not any(no in path for no in _NO_CONTROLLER)}
+        wanted |= {
+            path
+            for path in needs
+            if path.startswith(_CONTROLLERS) and not any(no in path for no in _NO_CONTROLLER)
+        }
     for path in sorted({each for name in wanted for each in (name, *needs[name])}):
         packed = (source / path).read_bytes()
         plain = target / path.removesuffix(".xz")
         plain.parent.mkdir(parents=True, exist_ok=True)
-        # Packed once as a whole: the archive gets smaller, and the signature at a module's end stays as it was.
+        # Packed once as a whole: that is smaller, and the signature at a module's end stays as it was.
         plain.write_bytes(lzma.decompress(packed) if path.endswith(".xz") else packed)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         _place(source / name, target / name, mode=0o644)
@@ -117,7 +191,11 @@ def _dependencies(source: Path) -> dict[str, tuple[str, ...]]:
 
 def _found(needs: dict[str, tuple[str, ...]], name: str) -> str:
     """The path of a module, or nothing for one that is part of the kernel."""
-    names = {f"{spelling}.ko{packing}" for spelling in (name, name.replace("_", "-")) for packing in ("", ".xz", ".zst")}
+    names = {
+        f"{spelling}.ko{packing}"
+        for spelling in (name, name.replace("_", "-"))
+        for packing in ("", ".xz", ".zst")
+    }
     return next((path for path in needs if path.rpartition("/")[2] in names), "")
 
 

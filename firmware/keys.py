@@ -1,7 +1,7 @@
 """The lab's keys: those of Secure Boot and those of bundles, made on this machine at the first build.
 
-A release has keys of its own, which never lie beside a build: `firmware/README.md` says how they are given. Leaves out
-what is signed with them.
+A release has keys of its own, which never lie beside a build: `firmware/README.md` says how they are given.
+Leaves out what is signed with them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SIGNER: Final = "bundles"
 
 
 def keys() -> Keys:
-    """The keys of this build: those that EDGEGW_IMAGE_KEYS names, else the lab's own, made if they are not there."""
+    """The keys of this build: those in EDGEGW_IMAGE_KEYS, else the lab's own, made if they are not there."""
     given = os.environ.get("EDGEGW_IMAGE_KEYS")
     folder = Path(given).absolute() if given else build_folder("keys")
     found = Keys(folder=folder)
@@ -137,7 +137,9 @@ def sign(
         .not_valid_after(until)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+        )
         .add_extension(
             x509.KeyUsage(
                 digital_signature=True,
@@ -154,7 +156,9 @@ def sign(
         )
     )
     if not authority:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=True)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=True
+        )
     return builder.sign(issuer_key, hashes.SHA256())
 
 

@@ -125,6 +125,8 @@ def boot_entry(profile: ProfileName, slot: str) -> bytes:
         + bytes([2, 2])
     )
     file = "\\EFI\\BOOT\\BOOTX64.EFI\0".encode("utf-16-le")
-    path = hard_drive + bytes([4, 4]) + (4 + len(file)).to_bytes(2, "little") + file + bytes([0x7F, 0xFF, 4, 0])
+    path = (
+        hard_drive + bytes([4, 4]) + (4 + len(file)).to_bytes(2, "little") + file + bytes([0x7F, 0xFF, 4, 0])
+    )
     active = (1).to_bytes(4, "little")
     return active + len(path).to_bytes(2, "little") + f"edgegw-{slot}\0".encode("utf-16-le") + path

@@ -1,12 +1,12 @@
-"""A machine of the lab: QEMU with the appliance's disk, a firmware that believes the lab's keys, a TPM, two networks.
+"""A machine of the lab: QEMU with the appliance's disk, a firmware with the lab's keys, a TPM, two networks.
 
     with Machine(folder, image=image, tools=tools, keys=keys) as machine:
         machine.start()
         machine.wait_http(8080, "/readyz")
         machine.cut()                       # the power goes: SIGKILL, nothing is flushed by the guest
 
-QEMU is the tools root's, under emulation: Debian 12's own one corrupts guests. `lan` carries the forwarded ports,
-`wan` reaches this machine at 10.0.3.2; each may be unplugged. Leaves out what the appliance does.
+QEMU is the tools root's, under emulation: Debian 12's own one corrupts guests. `lan` carries the forwarded
+ports, `wan` reaches this machine at 10.0.3.2; each may be unplugged. Leaves out what the appliance does.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Machine:
         claim: str | None = None,
         tpm: bool = True,
     ) -> None:
-        """Make the disk as an overlay of `image`, which stays as it is; `ports` of the guest are forwarded."""
+        """Make the disk as an overlay of `image`, which stays as it is, and forward `ports` of the guest."""
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._image = image.absolute()
@@ -123,7 +123,7 @@ class Machine:
                 stdout=log,
                 stderr=log,
             )
-        _until(lambda: (self._sockets / "tpm").exists(), timeout_s=20, what="the TPM")
+        _until((self._sockets / "tpm").exists, timeout_s=20, what="the TPM")
 
     def _arguments(self) -> Iterator[str]:
         forwarded = "".join(f",hostfwd=tcp:127.0.0.1:{ours}-:{port}" for port, ours in self.ports.items())
@@ -132,7 +132,10 @@ class Machine:
         yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
         yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_FIRMWARE}")
         yield from ("-drive", f"if=pflash,unit=1,format=qcow2,file={self.folder}/vars.qcow2")
-        yield from ("-drive", f"if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={self.folder}/disk.qcow2")
+        yield from (
+            "-drive",
+            f"if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={self.folder}/disk.qcow2",
+        )
         yield from ("-device", "virtio-blk-pci,drive=disk")
         yield from ("-netdev", f"user,id=lan,restrict=on,net=10.0.2.0/24{forwarded}")
         yield from ("-device", "virtio-net-pci,netdev=lan,id=lan-card,romfile=,mac=52:54:00:ed:6e:01")
@@ -142,7 +145,12 @@ class Machine:
         yield from ("-chardev", f"file,id=serial,append=on,path={self.serial}", "-serial", "chardev:serial")
         yield from ("-qmp", f"unix:{self._sockets}/qmp,server=on,wait=off")
         if self._tpm:
-            yield from ("-chardev", f"socket,id=tpm,path={self._sockets}/tpm", "-tpmdev", "emulator,id=tpm,chardev=tpm")
+            yield from (
+                "-chardev",
+                f"socket,id=tpm,path={self._sockets}/tpm",
+                "-tpmdev",
+                "emulator,id=tpm,chardev=tpm",
+            )
             yield from ("-device", "tpm-crb,tpmdev=tpm")
         if self._claim is not None:
             written = self.folder / "claim"
@@ -169,7 +177,7 @@ class Machine:
         self.monitor("set_link", name=f"{network}-card", up=plugged)
 
     def save(self, name: str) -> None:
-        """Keep the running machine as a snapshot: disk, memory, firmware variables; the TPM's state is in it."""
+        """Keep the running machine as a snapshot: disk, memory, firmware's variables, TPM."""
         self._human(f"savevm {name}")
 
     def restore(self, name: str) -> None:
@@ -182,7 +190,7 @@ class Machine:
 
     def monitor(self, command: str, **arguments: object) -> Any:
         """Give QEMU a command (QMP) and return its answer."""
-        _until(lambda: (self._sockets / "qmp").exists(), timeout_s=20, what="QEMU's monitor")
+        _until((self._sockets / "qmp").exists, timeout_s=20, what="QEMU's monitor")
         with socket.socket(socket.AF_UNIX) as line, line.makefile("rw", encoding="utf-8") as text:
             line.settimeout(120)
             line.connect(str(self._sockets / "qmp"))
@@ -205,10 +213,12 @@ class Machine:
 
     def wait_said(self, text: str, *, timeout_s: float, times: int = 1) -> None:
         """Wait until the serial console has written a text so many times since the last start."""
-        self._wait(lambda: self.said().count(text) >= times, timeout_s=timeout_s, what=f"{text!r} on the console")
+        self._wait(
+            lambda: self.said().count(text) >= times, timeout_s=timeout_s, what=f"{text!r} on the console"
+        )
 
     def get(self, port: int, path: str, *, timeout_s: float = 5) -> tuple[int, bytes]:
-        """Ask a forwarded port of the guest by HTTP: the status and the body; raises OSError or HTTPException."""
+        """Ask a forwarded port of the guest by HTTP: status and body; raises OSError or HTTPException."""
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[port], timeout=timeout_s)
         with contextlib.closing(connection):
             connection.request("GET", path)
