@@ -1,0 +1,187 @@
+"""A centre for the lab's machines, as an operator sets it up: a hub with its CA, a site, releases for updates.
+
+It runs on this machine and listens on loopback; a machine of the lab reaches it at `vm.HUB_ADDRESS`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import shutil
+import signal
+import ssl
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tests.lab.vm import HUB_ADDRESS, Machine
+from tests.ports import free_ports
+from tests.processes import BALANCES, SITE, Process, Reply, edgegw
+
+BOX: Final = "box-1"
+HTTP_PORT: Final = 8443
+_HUB: Final = """
+bank = "b1"
+listen = ["127.0.0.1:{exchange}"]
+[tls]
+profile = "intl"
+certificate_file = "hub.crt"
+key_file = "hub.key"
+client_ca_file = "secrets/ca-p256.crt"
+[enrolment]
+listen = ["127.0.0.1:{enrolment}"]
+addresses = ["https://{address}:{enrolment}"]
+line = ["https://{address}:{exchange}"]
+[enrolment.tls]
+profile = "intl"
+certificate_file = "hub.crt"
+key_file = "hub.key"
+[updates]
+directory = "updates"
+"""
+# A lab does not wait for a night, and an image that is unwell need not be watched for ten minutes.
+_BOX: Final = """
+[line]
+heartbeat_ms = 1000
+backoff_ms_max = 2000
+[update]
+begins = "00:00"
+ends = "00:00"
+check_minutes = 1
+commit_seconds = 90
+"""
+
+
+class Centre:
+    """The hub of a lab, in a folder."""
+
+    def __init__(self, folder: Path, releases: Path) -> None:
+        """Set it up; `releases` is the repository whose root the image believes, its keys beside it."""
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._keys, self.releases = releases.parent, folder / "releases"
+        shutil.copytree(releases, self.releases)
+        (folder / "updates").mkdir()
+        exchange, enrolment = free_ports(2)
+        settings = _HUB.format(exchange=exchange, enrolment=enrolment, address=HUB_ADDRESS)
+        (folder / "hub.toml").write_text(settings, encoding="utf-8")
+        self._edgegw("keygen", "hub", "--bank", "b1", "--out", self._path("secrets/hub.pem"))
+        self._hub("ca", "init", "--kind", "p256")
+        hosts = ("--host", "127.0.0.1", "--host", HUB_ADDRESS)
+        self._hub("ca", "certificate", *hosts, "--out", self._path("hub.crt"), "--key-out", self._path("hub.key"))
+        till = self._path("till.pem")
+        public = self._edgegw("keygen", "client", "--out", till).strip()
+        clients = [{"name": "till", "public_key": public, "scopes": ["pay", "read", "operate"]}]
+        (folder / "site.json").write_text(json.dumps({**SITE, "clients": clients}))
+        (folder / "balances.csv").write_text(BALANCES)
+        self.token = self._edgegw("token", "--client", "till", "--box", BOX, "--key", till).strip()
+        self._process: Process | None = None
+        self._runs = 0
+
+    def _path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def _edgegw(self, *words: str) -> str:
+        done = edgegw(*words)
+        assert done.exit_code == 0, (words, done.exit_code, done.output, done.exception)
+        return done.stdout
+
+    def _hub(self, *words: str) -> str:
+        return self._edgegw("hub", *words, "--hub", self._path("hub.toml"))
+
+    def start(self) -> None:
+        """Run the hub."""
+        self._runs += 1
+        self._process = Process("hub", "hub.toml", folder=self.folder, log=self.folder / f"hub-{self._runs}.log")
+        self._process.opened()
+
+    def stop(self) -> None:
+        """End the hub."""
+        if self._process is not None:
+            self._process.end(signal.SIGKILL)
+            self._process = None
+
+    def claim(self) -> str:
+        """A new claim for the box, after its site's settings and balances are there."""
+        out, more = self.folder / f"claim-{secrets.token_hex(4)}.json", self.folder / "box-part.toml"
+        more.write_text(_BOX, encoding="utf-8")
+        hosts = ("--host", "127.0.0.1")
+        self._hub("ca", "claim", BOX, "--branch", "Lab", *hosts, "--settings", str(more), "--out", str(out))
+        return out.read_text(encoding="utf-8").strip()
+
+    def open_site(self) -> None:
+        """Publish the site's settings, and post the opening balances."""
+        hub = ("--hub", self._path("hub.toml"))
+        self._edgegw("site", "publish", self._path("site.json"), *hub)
+        self._edgegw("post", self._path("balances.csv"), *hub)
+
+    def release(self, bundle: Path) -> None:
+        """Sign a bundle as a release and publish it where boxes look."""
+        keys = ("--targets-key", str(self._keys / "targets.pem"), "--online-key", str(self._keys / "online.pem"))
+        self._edgegw("release", "add", str(self.releases), str(bundle), *keys)
+        self._edgegw("release", "publish", str(self.releases), self._path("updates"))
+
+
+class Till:
+    """A till in the branch of a machine: pays over the forwarded port, and remembers what was answered."""
+
+    def __init__(self, machine: Machine, token: str) -> None:
+        self._machine, self._token = machine, token
+        self.answered: list[str] = []
+
+    def call(self, method: str, path: str, body: object = None, *, timeout_s: float = 30) -> Reply:
+        """Ask the box; raises OSError or HTTPException."""
+        # Its certificate is checked by who knows the centre's CA; the lab asks for what is behind it.
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self._machine.ports[HTTP_PORT], timeout=timeout_s, context=context
+        )
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return Reply(answer.status, dict(answer.headers.items()), answer.read())
+        finally:
+            connection.close()
+
+    def pay(self, amount_minor: int = 100, *, debit: str = "alice") -> str:
+        """Pay, and keep the id of what was answered."""
+        id = secrets.token_hex(16)
+        body = {
+            "id": id,
+            "debit_account_id": debit,
+            "credit_account_id": "shop",
+            "amount_minor": amount_minor,
+            "currency": "CNY",
+        }
+        reply = self.call("POST", "/v1/payments", body)
+        assert reply.status == 201, (reply.status, reply.body)
+        self.answered.append(id)
+        return id
+
+    def status(self) -> dict[str, Any]:
+        """What the box says of itself."""
+        return self.call("GET", "/v1/status").json
+
+    def wait_ready(self, *, timeout_s: float = 400) -> None:
+        """Wait until the box takes payments."""
+        self._until(lambda: self.call("GET", "/readyz", timeout_s=5).status == 200, "ready", timeout_s)
+
+    def wait_mode(self, mode: str, *, timeout_s: float = 120) -> None:
+        """Wait until the box is in a mode."""
+        self._until(lambda: self.status()["mode"] == mode, mode, timeout_s)
+
+    def _until(self, reached: Any, what: str, timeout_s: float) -> None:
+        deadline, said = time.monotonic() + timeout_s, ""
+        while True:
+            try:
+                if reached():
+                    return
+            except (OSError, http.client.HTTPException, KeyError, ValueError) as problem:
+                said = repr(problem)
+            assert self._machine.running, "QEMU has ended"
+            end = self._machine.said()[-3_000:]
+            assert time.monotonic() < deadline, f"the box is not {what} in {timeout_s:g} s ({said}):\n{end}"
+            time.sleep(0.3)
