@@ -8,7 +8,7 @@ python := .venv/bin/python
 pytest := $(python) -m pytest -n 2 --dist loadgroup
 ARGS ?=
 
-.PHONY: help setup demo test check bench-quick proof reference lock image-lock clean
+.PHONY: help setup demo test check bench-quick proof reference lock image image-lock lab lab-long clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,18 @@ lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, 
 image-lock: setup ## Lock today's versions of Debian's packages for the image, with hashes
 	@.ci/setup-image
 	@$(python) -m firmware lock
+
+image: setup ## The appliance's image and its bundle for updates, in build/out; PROFILE=hardware for a branch server
+	@.ci/setup-image
+	@$(python) -m firmware image $(or $(PROFILE),cloud)
+
+lab: setup ## The appliance in a virtual machine, its units, a fleet: what the machine can run of it, as root
+	@.ci/setup-image
+	@$(python) -m pytest -m lab tests/lab $(ARGS)
+
+lab-long: setup ## 200 power cuts and everything that must be refused; resumable, CUTS=20 for fewer
+	@.ci/setup-image
+	@$(python) -m pytest -m lab_long tests/lab $(ARGS)
 
 clean: ## Remove the virtual environment, caches and what the demo left
 	@rm -rf .venv .venv-ansible .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run build dist

@@ -7,7 +7,7 @@ import sys
 import click
 
 from edgegw.errors import OperatingError
-from firmware import lockfile, product, resolve, roots, sbom
+from firmware import image, keys, lockfile, product, resolve, roots, sbom
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,6 +47,26 @@ def bill(profile: product.Profile) -> None:
     """Write what is in the finished root of a PROFILE, as CycloneDX; print where it is."""
     built = product.appliance(profile)
     click.echo(sbom.write_bill(built, version=built.version))
+
+
+@firmware.command("image")
+@click.argument("profile", type=click.Choice(["cloud", "hardware"]), default="cloud")
+@click.option("--build", type=int, help="The number after the + of its version; image.toml's unless given.")
+def make_image(profile: product.Profile, build: int | None) -> None:
+    """Build the image of a PROFILE, with its bundle for updates; print where they are."""
+    made = image.image(profile, build=build)
+    for path in (made.disk, made.bundle, made.kernel_image, made.facts):
+        click.echo(path)
+
+
+@firmware.command("keys")
+def make_keys() -> None:
+    """Make the lab's keys unless they are there; print where they are, and what the firmware must have."""
+    found = keys.keys()
+    image.releases(found)
+    click.echo(found.folder)
+    for name in keys.SECURE_BOOT:
+        click.echo(found.certificate(name))
 
 
 @firmware.command()

@@ -156,7 +156,7 @@ def write_esp(target: Path, kernel_image: Path, *, made: Made) -> None:
     _empty(target, size)
     shell = (
         'export SOURCE_DATE_EPOCH="$1" MTOOLS_SKIP_CHECK=1\n'
-        'mkfs.vfat --invariant -F 32 -i ed6e0004 -n EDGEGW "$2" >/dev/null\n'
+        'mkfs.vfat --invariant -F 32 -i ed6e0004 -n SLOT "$2" >/dev/null\n'
         'touch -d "@$1" "$3"\n'
         'mmd -i "$2" ::EFI ::EFI/BOOT\n'
         'mcopy -m -i "$2" "$3" ::EFI/BOOT/BOOTX64.EFI\n'

@@ -1,15 +1,17 @@
-"""A centre for the lab's machines, as an operator sets it up: a hub with its CA, a site, releases for updates.
+"""A centre for the lab's machines, as an operator sets it up: a hub with its CA, a site, releases.
 
 It runs on this machine and listens on loopback; a machine of the lab reaches it at `vm.HUB_ADDRESS`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import secrets
 import shutil
 import signal
+import sqlite3
 import ssl
 import time
 from pathlib import Path
@@ -69,7 +71,9 @@ class Centre:
         self._edgegw("keygen", "hub", "--bank", "b1", "--out", self._path("secrets/hub.pem"))
         self._hub("ca", "init", "--kind", "p256")
         hosts = ("--host", "127.0.0.1", "--host", HUB_ADDRESS)
-        self._hub("ca", "certificate", *hosts, "--out", self._path("hub.crt"), "--key-out", self._path("hub.key"))
+        self._hub(
+            "ca", "certificate", *hosts, "--out", self._path("hub.crt"), "--key-out", self._path("hub.key")
+        )
         till = self._path("till.pem")
         public = self._edgegw("keygen", "client", "--out", till).strip()
         clients = [{"name": "till", "public_key": public, "scopes": ["pay", "read", "operate"]}]
@@ -93,7 +97,9 @@ class Centre:
     def start(self) -> None:
         """Run the hub."""
         self._runs += 1
-        self._process = Process("hub", "hub.toml", folder=self.folder, log=self.folder / f"hub-{self._runs}.log")
+        self._process = Process(
+            "hub", "hub.toml", folder=self.folder, log=self.folder / f"hub-{self._runs}.log"
+        )
         self._process.opened()
 
     def stop(self) -> None:
@@ -118,9 +124,36 @@ class Centre:
 
     def release(self, bundle: Path) -> None:
         """Sign a bundle as a release and publish it where boxes look."""
-        keys = ("--targets-key", str(self._keys / "targets.pem"), "--online-key", str(self._keys / "online.pem"))
+        keys = (
+            "--targets-key",
+            str(self._keys / "targets.pem"),
+            "--online-key",
+            str(self._keys / "online.pem"),
+        )
         self._edgegw("release", "add", str(self.releases), str(bundle), *keys)
         self._edgegw("release", "publish", str(self.releases), self._path("updates"))
+
+    def withdraw(self) -> None:
+        """Offer no releases any more."""
+        shutil.rmtree(self.folder / "updates")
+        (self.folder / "updates").mkdir()
+
+    def payments(self) -> list[str]:
+        """The ids of the till's payments that the hub has, sorted; one that it has twice is there twice."""
+        asked = "SELECT request_id FROM record WHERE client = 'till' AND request_id IS NOT NULL"
+        return sorted(str(row[0]) for row in self._rows(asked))
+
+    def wait_version(self, version: str, *, timeout_s: float) -> None:
+        """Wait until the box has told which image it runs."""
+        deadline = time.monotonic() + timeout_s
+        while [row[0] for row in self._rows("SELECT program FROM box")] != [version]:
+            said = self._rows("SELECT program, program_word, program_problem FROM box")
+            assert time.monotonic() < deadline, said
+            time.sleep(0.5)
+
+    def _rows(self, asked: str) -> list[tuple[Any, ...]]:
+        with contextlib.closing(sqlite3.connect(f"file:{self.folder}/hub.db?mode=ro", uri=True)) as database:
+            return database.execute(asked).fetchall()
 
 
 class Till:

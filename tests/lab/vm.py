@@ -54,15 +54,17 @@ class Machine:
         ports: tuple[int, ...] = (),
         claim: str | None = None,
         tpm: bool = True,
+        extra: tuple[str, ...] = (),
     ) -> None:
         """Make the disk as an overlay of `image`, which stays as it is, and forward `ports` of the guest."""
         self.folder = folder.absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._image = image.absolute()
-        self._tools = tools
+        self.image = image.absolute()
+        self.tools = tools
         self._keys = keys
         self._claim = claim
         self._tpm = tpm
+        self._extra = extra
         # A socket's path may have 107 characters.
         self._sockets = Path(tempfile.mkdtemp(prefix="vm-"))
         self.ports: dict[int, int] = {port: _free_port() for port in ports}
@@ -76,7 +78,7 @@ class Machine:
     def _make(self, disk_gib: int) -> None:
         disk, plain = self.folder / "disk.qcow2", self.folder / "vars.fd"
         self._in_tools(
-            "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self._image, disk, f"{disk_gib}G"
+            "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.image, disk, f"{disk_gib}G"
         )
         certificate = self._keys.certificate
         self._in_tools(
@@ -88,8 +90,8 @@ class Machine:
         self._in_tools("qemu-img", "convert", "-q", "-O", "qcow2", plain, self.folder / "vars.qcow2")
 
     def _in_tools(self, *command: str | Path) -> str:
-        writable = [self.folder, self._image.parent, self._keys.folder]
-        return in_tools(self._tools, command, doing="preparing the virtual machine", writable=writable)
+        writable = [self.folder, self.image.parent, self._keys.folder]
+        return in_tools(self.tools, command, doing="preparing the virtual machine", writable=writable)
 
     def start(self, *, snapshot: str | None = None) -> None:
         """Turn the machine on, or bring it back to a snapshot of a running one."""
@@ -97,10 +99,11 @@ class Machine:
         self._seen = self.serial.stat().st_size if self.serial.exists() else 0
         if self._tpm:
             self._start_tpm()
+        (self._sockets / "qmp").unlink(missing_ok=True)
         command = tools_command(
-            self._tools,
+            self.tools,
             ["qemu-system-x86_64", *self._arguments(), *(["-loadvm", snapshot] if snapshot else [])],
-            writable=[self.folder, self._image.parent, self._sockets],
+            writable=[self.folder, self.image.parent, self._sockets],
             network=True,
         )
         with (self.folder / "qemu.log").open("ab") as log:
@@ -118,7 +121,7 @@ class Machine:
         (self._sockets / "tpm").unlink(missing_ok=True)
         with (self.folder / "swtpm.log").open("ab") as log:
             self._tpm_process = subprocess.Popen(
-                tools_command(self._tools, command, writable=[self.folder, self._sockets]),
+                tools_command(self.tools, command, writable=[self.folder, self._sockets]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -152,6 +155,7 @@ class Machine:
                 "emulator,id=tpm,chardev=tpm",
             )
             yield from ("-device", "tpm-crb,tpmdev=tpm")
+        yield from self._extra
         if self._claim is not None:
             written = self.folder / "claim"
             written.write_text(f"io.systemd.credential:edgegw.claim={self._claim}", encoding="utf-8")
@@ -202,6 +206,16 @@ class Machine:
                     pass
                 assert "error" not in answer, answer["error"]
             return answer["return"]
+
+    def wait_written(self, more_bytes: int, *, timeout_s: float) -> None:
+        """Wait until the guest has written so many more bytes to its disk."""
+
+        def written() -> int:
+            stats = self.monitor("query-blockstats")
+            return max(int(one["stats"]["wr_bytes"]) for one in stats if one.get("device") == "disk")
+
+        goal = written() + more_bytes
+        self._wait(lambda: written() >= goal, timeout_s=timeout_s, what=f"{more_bytes} bytes on the disk")
 
     def said(self) -> str:
         """What the serial console wrote since the last start."""
