@@ -1,0 +1,1 @@
+"""The lab: images, virtual machines and systems of systemd, started by `make lab` and `make lab-long`."""

@@ -13,16 +13,18 @@ import shutil
 import signal
 import sqlite3
 import ssl
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.lab.vm import HUB_ADDRESS, Machine
+from tests.lab.vm import HUB_ADDRESS, Gone, Machine
 from tests.ports import free_ports
 from tests.processes import BALANCES, SITE, Process, Reply, edgegw
+from tests.waiting import wait_until
 
 BOX: Final = "box-1"
 HTTP_PORT: Final = 8443
+_POLL_S: Final = 0.3
 _HUB: Final = """
 bank = "b1"
 listen = ["127.0.0.1:{exchange}"]
@@ -145,11 +147,12 @@ class Centre:
 
     def wait_version(self, version: str, *, timeout_s: float) -> None:
         """Wait until the box has told which image it runs."""
-        deadline = time.monotonic() + timeout_s
-        while [row[0] for row in self._rows("SELECT program FROM box")] != [version]:
-            said = self._rows("SELECT program, program_word, program_problem FROM box")
-            assert time.monotonic() < deadline, said
-            time.sleep(0.5)
+        wait_until(
+            lambda: self._rows("SELECT program FROM box") == [(version,)],
+            f"the box to tell that it runs {version}",
+            timeout_seconds=timeout_s,
+            poll_seconds=_POLL_S,
+        )
 
     def _rows(self, asked: str) -> list[tuple[Any, ...]]:
         with contextlib.closing(sqlite3.connect(f"file:{self.folder}/hub.db?mode=ro", uri=True)) as database:
@@ -206,15 +209,19 @@ class Till:
         """Wait until the box is in a mode."""
         self._until(lambda: self.status()["mode"] == mode, mode, timeout_s)
 
-    def _until(self, reached: Any, what: str, timeout_s: float) -> None:
-        deadline, said = time.monotonic() + timeout_s, ""
-        while True:
+    def _until(self, reached: Callable[[], bool], what: str, timeout_s: float) -> None:
+        said = ""
+
+        def quietly() -> bool:
+            nonlocal said
+            assert self._machine.running, "QEMU has ended"
             try:
-                if reached():
-                    return
+                return reached()
             except (OSError, http.client.HTTPException, KeyError, ValueError) as problem:
                 said = repr(problem)
-            assert self._machine.running, "QEMU has ended"
-            end = self._machine.said()[-3_000:]
-            assert time.monotonic() < deadline, f"the box is not {what} in {timeout_s:g} s ({said}):\n{end}"
-            time.sleep(0.3)
+                return False
+
+        try:
+            wait_until(quietly, f"{what} box", timeout_seconds=timeout_s, poll_seconds=_POLL_S)
+        except AssertionError as problem:
+            raise Gone(f"{problem} ({said});\n{self._machine.said()[-3_000:]}") from None

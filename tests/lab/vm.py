@@ -18,7 +18,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +25,7 @@ from typing import Any, Final
 
 from firmware.keys import OWNER_GUID, Keys
 from firmware.sandbox import in_tools, tools_command
+from tests.waiting import wait_until
 
 HUB_ADDRESS: Final = "10.0.3.2"
 """Where the guest reaches this machine's loopback, through `wan`."""
@@ -126,7 +126,7 @@ class Machine:
                 stdout=log,
                 stderr=log,
             )
-        _until((self._sockets / "tpm").exists, timeout_s=20, what="the TPM")
+        wait_until((self._sockets / "tpm").exists, "the TPM")
 
     def _arguments(self) -> Iterator[str]:
         forwarded = "".join(f",hostfwd=tcp:127.0.0.1:{ours}-:{port}" for port, ours in self.ports.items())
@@ -194,7 +194,7 @@ class Machine:
 
     def monitor(self, command: str, **arguments: object) -> Any:
         """Give QEMU a command (QMP) and return its answer."""
-        _until((self._sockets / "qmp").exists, timeout_s=20, what="QEMU's monitor")
+        wait_until((self._sockets / "qmp").exists, "QEMU's monitor")
         with socket.socket(socket.AF_UNIX) as line, line.makefile("rw", encoding="utf-8") as text:
             line.settimeout(120)
             line.connect(str(self._sockets / "qmp"))
@@ -254,12 +254,14 @@ class Machine:
         return body
 
     def _wait(self, reached: Callable[[], bool], *, timeout_s: float, what: str) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not reached():
-            if not self.running or time.monotonic() > deadline:
-                why = "in time" if self.running else "before QEMU ended"
-                raise Gone(f"no {what} {why}; the console's end:\n{self.said()[-4_000:]}")
-            time.sleep(_POLL_S)
+        def reached_or_ended() -> bool:
+            return not self.running or reached()
+
+        try:
+            wait_until(reached_or_ended, what, timeout_seconds=timeout_s, poll_seconds=_POLL_S)
+            assert self.running, f"QEMU ended before: {what}"
+        except AssertionError as problem:
+            raise Gone(f"{problem}; the console's end:\n{self.said()[-4_000:]}") from None
 
     def __enter__(self) -> Machine:
         """The machine, not started."""
@@ -278,11 +280,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         number: int = probe.getsockname()[1]
         return number
-
-
-def _until(reached: Callable[[], bool], *, timeout_s: float, what: str) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not reached():
-        if time.monotonic() > deadline:
-            raise Gone(f"{what} did not come in {timeout_s:g} s")
-        time.sleep(0.05)
