@@ -199,11 +199,13 @@ class Machine:
             line.settimeout(120)
             line.connect(str(self._sockets / "qmp"))
             text.readline()
+            answer: dict[str, Any] = {}
             for asked in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
                 text.write(json.dumps(asked) + "\n")
                 text.flush()
-                while "event" in (answer := json.loads(text.readline())):
-                    pass
+                answer = json.loads(text.readline())
+                while "event" in answer:
+                    answer = json.loads(text.readline())
                 assert "error" not in answer, answer["error"]
             return answer["return"]
 
