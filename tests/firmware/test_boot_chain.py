@@ -1,0 +1,95 @@
+"""The parts of the boot chain that need no image: the disk's layout, firmware entries, archive, keys."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from firmware import keys, layout
+from firmware.bundle import box_files
+from firmware.initrd import write_cpio
+from firmware.layout import MIB, PROFILES, ProfileName
+from firmware.places import SOURCE
+
+
+@pytest.fixture(scope="module")
+def lab_keys(tmp_path_factory: pytest.TempPathFactory) -> keys.Keys:
+    made = keys.Keys(folder=tmp_path_factory.mktemp("keys"))
+    keys.make(made)
+    return made
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_partitions_neither_overlap_nor_leave_the_boundaries_of_a_disk(profile: ProfileName) -> None:
+    """A root that is written over the next partition destroys the slot that still runs."""
+    parts = layout.partitions(profile)
+    assert [part.name for part in parts] == ["esp-a", "root-a", "esp-b", "root-b", "data"]
+    for before, after in itertools.pairwise(parts):
+        assert before.start_bytes + before.size_bytes == after.start_bytes
+    assert all(part.start_bytes % MIB == part.size_bytes % MIB == 0 for part in parts)
+
+
+@pytest.mark.parametrize("slot", layout.SLOTS)
+def test_an_entry_starts_the_slots_own_partition(slot: str) -> None:
+    """An entry that finds the other slot would try an update that never runs."""
+    option = layout.boot_entry("cloud", slot)
+    esp = layout.partition("cloud", f"esp-{slot}")
+    name = f"edgegw-{slot}\0".encode("utf-16-le")
+    length = int.from_bytes(option[4:6], "little")
+    path = option[6 + len(name) :]
+    assert option[6 : 6 + len(name)] == name
+    assert len(path) == length
+    assert path[:4] == bytes([4, 1, 42, 0])
+    assert int.from_bytes(path[8:16], "little") * layout.SECTOR_BYTES == esp.start_bytes
+    assert uuid.UUID(bytes_le=path[24:40]) == uuid.UUID(esp.uuid)
+    assert path.endswith(bytes([0x7F, 0xFF, 4, 0]))
+
+
+def test_the_archive_is_the_same_whoever_wrote_the_files_and_when(tmp_path: Path) -> None:
+    """Two builds that differ cannot be compared with what was signed."""
+    written = []
+    for name, mode in (("one", 0o755), ("two", 0o700)):
+        tree = tmp_path / name
+        (tree / "bin").mkdir(parents=True)
+        (tree / "bin/sh").symlink_to("busybox")
+        (tree / "bin/busybox").write_bytes(b"program")
+        (tree / "bin/busybox").chmod(mode)
+        target = tmp_path / f"{name}.cpio"
+        write_cpio(tree, target, epoch=1_700_000_000)
+        written.append(target.read_bytes())
+    assert written[0] == written[1]
+    assert len(written[0]) % 4 == 0
+    assert b"TRAILER!!!" in written[0]
+
+
+def test_only_a_signer_of_code_signs_bundles(lab_keys: keys.Keys) -> None:
+    """A box that took any certificate of the authority would take a server's."""
+    signer = x509.load_pem_x509_certificate(lab_keys.certificate(keys.SIGNER).read_bytes())
+    authority = x509.load_pem_x509_certificate(lab_keys.certificate(keys.AUTHORITY).read_bytes())
+    signer.verify_directly_issued_by(authority)
+    purposes = signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(purposes) == [ExtendedKeyUsageOID.CODE_SIGNING]
+    settings = box_files("cloud", lab_keys)["etc/rauc/system.conf"].decode()
+    for word in ("check-crl=true", "check-purpose=codesign", "bundle-formats=verity", "bootloader=efi"):
+        assert word in settings
+
+
+def test_a_revoked_signer_is_in_the_list_that_images_carry(lab_keys: keys.Keys) -> None:
+    """A key that was stolen must stop at the next image."""
+    keys.new_signer(lab_keys, "stolen")
+    keys.revoke(lab_keys, ["stolen"])
+    stolen = x509.load_pem_x509_certificate(lab_keys.certificate("stolen").read_bytes())
+    listed = x509.load_pem_x509_crl(lab_keys.revoked.read_bytes())
+    assert listed.get_revoked_certificate_by_serial_number(stolen.serial_number) is not None
+    assert lab_keys.revoked.read_bytes() in keys.keyring(lab_keys)
+
+
+def test_the_first_program_is_good_shell() -> None:
+    """A slip in it is a machine that does not start."""
+    subprocess.run(["sh", "-n", SOURCE / "initrd/init"], check=True)
