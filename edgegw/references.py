@@ -7,7 +7,9 @@ itself.
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, get_args
@@ -15,7 +17,7 @@ from typing import Final, get_args
 import click
 import msgspec
 
-import edgegw.enrolment  # noqa: F401 - its error is listed with the others
+import edgegw
 from edgegw import errors
 from edgegw.__main__ import main
 from edgegw.commands import ExitCode, crypto
@@ -255,9 +257,18 @@ def _answers() -> Iterator[Table]:
         ("code", "what it is", "what the box does", "hint"),
         tuple(
             (f"`{one.code}`", _prose(one.__doc__), one.next.value, one.default_hint)
-            for one in sorted(errors.OperatingError.__subclasses__(), key=lambda one: one.code)
+            for one in _operating_errors()
         ),
     )
+
+
+def _operating_errors() -> list[type[errors.OperatingError]]:
+    """Those of all modules, whichever are loaded already: a table must not depend on what ran before."""
+    for module in pkgutil.walk_packages(edgegw.__path__, "edgegw."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    found = [one for one in errors.OperatingError.__subclasses__() if one.__module__.startswith("edgegw.")]
+    return sorted(found, key=lambda one: one.code)
 
 
 def _operation(one: Operation) -> Row:

@@ -75,6 +75,10 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         "edgegw.__main__",
+        "edgegw.commands.box",
+        "edgegw.commands.enroll",
+        "edgegw.commands.hub",
+        "edgegw.commands.mirror",
         "edgegw.app",
         "edgegw.hub.app",
         "edgegw.hub.database",

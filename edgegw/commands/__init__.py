@@ -7,9 +7,10 @@ Leaves out the commands themselves (one file for what an operator does with one 
 from __future__ import annotations
 
 import enum
+import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,20 +41,41 @@ class ExitCode(enum.IntEnum):
 
 
 class Program(click.Group):
-    """The command group whose errors become exit codes, said once, here; the demo is loaded when it is
-    asked for."""
+    """The command group whose commands are loaded when they are asked for, and whose errors become exit
+    codes, said once, here.
+
+    places says where each command is (module below `edgegw`, a colon, its name); added, what a group of these
+    words gets from other modules.
+    """
+
+    def __init__(
+        self, *words: Any, places: Mapping[str, str], added: Mapping[str, tuple[str, ...]], **options: Any
+    ) -> None:
+        super().__init__(*words, **options)
+        self._places, self._added = places, added
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command's name."""
-        return sorted([*super().list_commands(ctx), "demo"])
+        return sorted({*super().list_commands(ctx), *self._places})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command by its name."""
-        if cmd_name == "demo":
-            from edgegw.demo.command import demo
-
-            return demo
+        if cmd_name in self._places and cmd_name not in self.commands:
+            self.add_command(_loaded(self._places[cmd_name]), cmd_name)
+            for words, others in self._added.items():
+                first, *rest = words.split()
+                if first == cmd_name:
+                    self._add(self.commands[first], rest, others)
         return super().get_command(ctx, cmd_name)
+
+    def _add(self, group: click.Command, rest: Sequence[str], others: Sequence[str]) -> None:
+        """Add these commands to the group that is reached by the rest of its words."""
+        assert isinstance(group, click.Group)  # noqa: S101 - only groups are named
+        if rest:
+            self._add(group.commands[rest[0]], rest[1:], others)
+            return
+        for place in others:
+            group.add_command(_loaded(place))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error of ours ends the process with its code."""
@@ -65,6 +87,12 @@ class Program(click.Group):
             for line in described(problem):
                 click.echo(line, err=True)
             ctx.exit(exit_code_of(problem))
+
+
+def _loaded(place: str) -> click.Command:
+    module, _, name = place.partition(":")
+    command: click.Command = getattr(importlib.import_module(f"edgegw.{module}"), name)
+    return command
 
 
 def exit_code_of(problem: Exception) -> ExitCode:
