@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 
-from edgegw.commands import json_option, print_json
+from edgegw.commands import hub_settings_option, json_option, print_json
 from edgegw.config.options import SettingsError
 from edgegw.core.records import UNREADABLE
 
@@ -56,6 +56,7 @@ def release() -> None:
     edgegw release rollout releases 0.2.0+1 --percent 10 --targets-key targets.pem --online-key online.pem
     edgegw release publish releases /srv/edgegw/updates
     edgegw release show releases
+    edgegw release fleet --hub hub.toml
     """
 
 
@@ -347,6 +348,35 @@ def release_show(folder: Path, as_json: bool) -> None:
         to = one["rollout"]
         who = f"{to['percent']} of 100 boxes" + (f" and {', '.join(to['boxes'])}" if to["boxes"] else "")
         click.echo(f"{one['version']} for {one['compatible']}, epoch {one['security_epoch']}: {who}")
+
+
+@release.command("fleet")
+@click.option("--version", default="", help="Only boxes that do not run this one.")
+@json_option
+@hub_settings_option
+def release_fleet(version: str, as_json: bool, hub_settings: Path) -> None:
+    """Say which program each box runs, what is under way there, and what has failed; the boxes' own word.
+
+    Example: edgegw release fleet --hub hub.toml
+    """
+    from sqlalchemy import select
+
+    from edgegw.commands.hub import open_books
+    from edgegw.hub import schema
+
+    box = schema.box.c
+    query = select(box.box, box.program, box.program_word, box.program_problem, box.beat_at_ns)
+    with open_books(hub_settings) as books:
+        rows = books.database.transact(lambda c: c.execute(query.order_by(box.box)).mappings().all())
+    for row in rows:
+        if version and row["program"] == version:
+            continue
+        if as_json:
+            print_json(dict(row))
+            continue
+        words = [row["program"] or "has not said", row["program_word"], row["program_problem"]]
+        heard = _day(datetime.fromtimestamp(row["beat_at_ns"] / 1e9, UTC)) if row["beat_at_ns"] else "never"
+        click.echo(f"{row['box']}: {', '.join(word for word in words if word)}; heard {heard}")
 
 
 @release.command("facts")

@@ -115,6 +115,7 @@ def test_a_branch_pays_before_and_after_an_update_that_its_hub_brought(branch: B
     assert (branch.folder / "firmware/first").read_text().strip() == "b"
     wait_until(lambda: fleet(branch)["program"] == VERSION, "the hub to know the new version")
     assert branch.pay("alice", 100).status == 201
+    assert f"box-1: {VERSION}; heard 2" in branch.run("release", "fleet", "--hub", branch.path("hub.toml"))
     # Without its box the next image would be left.
     release(branch, "1.2.0")
     branch.run("update", "check", "--now", *machine)

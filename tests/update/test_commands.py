@@ -154,3 +154,15 @@ def test_the_agent_stops_at_once_and_tells_of_what_it_cannot_have(
     process.terminate()
     assert process.wait(10) == 0
     assert time.monotonic() - begun < 8
+
+
+def test_the_centre_lists_what_its_fleet_runs(centre: Path) -> None:
+    """Who has not got a release yet is the question of the morning after."""
+    edgegw("keygen", "hub", "--bank", "b1", "--out", "secrets/hub.pem")
+    public = edgegw("keygen", "box", "--bank", "b1", "--box", "box-1", "--out", "device.pem")
+    assert public.exit_code == 0
+    key = (centre / "device.pub").read_text().strip()
+    (centre / "hub.toml").write_text(f'bank = "b1"\n[boxes]\nbox-1 = "{key}"\n')
+    assert edgegw("release", "fleet").stdout == "box-1: has not said; heard never\n"
+    said = msgspec.json.decode(edgegw("release", "fleet", "--json", "--version", "1.1.0").stdout)
+    assert (said["box"], said["program"]) == ("box-1", "")
