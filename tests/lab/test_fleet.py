@@ -55,7 +55,8 @@ class Team:
         public = edgegw("keygen", "client", "--out", str(key)).stdout.strip()
         self.tills = []
         for number, (box, address) in enumerate(BOXES.items(), 1):
-            token = edgegw("token", "--client", "till", "--box", box, "--key", str(key)).stdout.strip()
+            words = ("--client", "till", "--box", box, "--key", str(key), "--minutes", "600")
+            token = edgegw("token", *words).stdout.strip()
             self.tills.append(Till(box, address, token, f"payer-{number}", f"shop-{number}"))
         accounts = [
             {"id": id, "currency": "CNY", "home": till.box}
