@@ -1,0 +1,68 @@
+"""Two builds of one commit give the same bytes: what a site installs can be built by whoever doubts it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from firmware import product
+from firmware.places import build_folder, sha256_of
+
+pytestmark = [
+    pytest.mark.timeout(1_800),
+    pytest.mark.skipif(os.geteuid() != 0, reason="roots are made by root: run it as root"),
+    pytest.mark.skipif(
+        shutil.which("mmdebstrap") is None, reason="no mmdebstrap: run .ci/setup-image as root"
+    ),
+    pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bubblewrap: run .ci/setup-image as root"),
+]
+
+
+def built_again(folder: Path, monkeypatch: pytest.MonkeyPatch, *, kept: tuple[str, ...]) -> product.Product:
+    """Build the cloud profile in a folder of its own, with these folders of the build taken over."""
+    for name in kept:
+        (folder / name).symlink_to(build_folder(name))
+    with monkeypatch.context() as changed:
+        changed.setenv("EDGEGW_BUILD", str(folder))
+        return product.appliance("cloud")
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """The files of two trees that are not the same, for the message of a failed test."""
+    names = sorted({str(path.relative_to(tree)) for tree in (one, other) for path in tree.rglob("*")})
+    return [name for name in names if _told(one / name) != _told(other / name)]
+
+
+def _told(path: Path) -> object:
+    if path.is_symlink():
+        return path.readlink()
+    if not path.exists():
+        return None
+    content = sha256_of(path) if path.is_file() else ""
+    kept = path.lstat()
+    return content, kept.st_mode, kept.st_uid, kept.st_gid, kept.st_mtime
+
+
+@pytest.mark.lab
+def test_the_product_in_one_root_has_the_same_bytes_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytecode, users, units and the packed file system are made anew, from one root of packages."""
+    first = product.appliance("cloud")
+    second = built_again(tmp_path, monkeypatch, kept=("pool", "wheels", "roots"))
+    assert first.tree != second.tree
+    assert differing(first.tree, second.tree) == []
+    assert sha256_of(first.squashfs) == sha256_of(second.squashfs)
+
+
+@pytest.mark.lab_long
+def test_a_root_from_its_packages_has_the_same_bytes_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same from the packages on: every script of every package runs again, at another time."""
+    first = product.appliance("cloud")
+    second = built_again(tmp_path, monkeypatch, kept=("pool", "wheels"))
+    assert first.base.path != second.base.path
+    assert differing(first.tree, second.tree) == []
+    assert sha256_of(first.squashfs) == sha256_of(second.squashfs)
