@@ -229,7 +229,18 @@ def _install(tree: Path, wheel: Path) -> None:
         read_only=beside,
     )
     inside(tree, [*words, "--find-links", f"{at}/own", "edgegw"], doing=doing, read_only=beside)
+    _forget_wheels(tree / PACKAGES)
     (tree / "usr/bin/edgegw").symlink_to(f"/{HOME}/bin/edgegw")
+
+
+def _forget_wheels(packages: Path) -> None:
+    """Take out what uv notes of the file that it installed from: when that was made."""
+    for note in packages.glob("*.dist-info/uv_cache.json"):
+        listed = note.with_name("RECORD")
+        own = f"{note.parent.name}/{note.name},"
+        lines = listed.read_text(encoding="utf-8").splitlines(keepends=True)
+        listed.write_text("".join(line for line in lines if not line.startswith(own)), encoding="utf-8")
+        note.unlink()
 
 
 def _lay(overlay: Path, tree: Path) -> None:
