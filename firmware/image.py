@@ -24,6 +24,7 @@ from firmware.layout import ProfileName, settings
 from firmware.places import CHECKOUT, BuildError, alone, build_folder, run, workshop
 from firmware.product import Product, appliance
 from firmware.roots import ready
+from firmware.sbom import write_bill
 
 TRUSTED: Final = "update-root.json"
 """Beside the keys: whom boxes believe about newer releases."""
@@ -118,6 +119,7 @@ def _write(product: Product, made: Made, *, work: Path, more_words: Sequence[str
     disk.write_esp(esp, kernel_image, made=made)
     disk.write_disk(out / f"{stem}.img", esp=esp, root=proven.path, made=made, work=work)
     bundle.write_bundle(out / f"{stem}.raucb", root=proven.path, esp=esp, made=made, work=work)
+    write_bill(product, version=made.version)
     facts = json.loads(made.said["image.json"])
     facts.pop("built_s")
     (out / f"{stem}.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="ascii")
