@@ -127,7 +127,10 @@ class Agent:
         )
 
     def _take(self, state: State, slots: Slots, target: Target, source: Source, order: Order) -> Outcome:
-        here, release = self._here, target.release
+        here, release, box = self._here, target.release, self._here.box()
+        if box is not None and box.why_spared and not order.by_hand:
+            hint = "`edgegw health` at the box says what it lacks; a person's order does not wait."
+            return Outcome("waits", f"the machine has nothing left for it: {box.why_spared}", hint)
         if not here.bundle.has(release):
             self._tell_download(state, slots, release)
         here.bundle.fetch(source, release, path=target.path, cancelled=self._stopped)

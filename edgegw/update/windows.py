@@ -18,8 +18,17 @@ WAITS: Final = frozenset({"behind", "offline", "syncing"})
 of its own accord."""
 
 
+SPARING: Final = frozenset({"pause", "refuse"})
+"""While the machine's health is held at these, what can wait does."""
+
+
 class _Mirror(msgspec.Struct, frozen=True):
     durability: str = ""
+
+
+class _Held(msgspec.Struct, frozen=True):
+    level: str = ""
+    why: str = ""
 
 
 class BoxWord(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +45,13 @@ class BoxWord(msgspec.Struct, frozen=True, kw_only=True):
     zone: str = ""
     """Of the site's calendar."""
     mirror: _Mirror | None = None
+    health: tuple[_Held, ...] = ()
+    """What is not well with the machine."""
+
+    @property
+    def why_spared(self) -> str:
+        """Why the machine has nothing left for work that can wait; "" where it has."""
+        return "; ".join(held.why for held in self.health if held.level in SPARING)
 
     @property
     def is_mirror_away(self) -> bool:
@@ -55,6 +71,8 @@ def why_wait(table: UpdateTable, box: BoxWord | None, *, now_s: float, zone: tzi
         return ""
     if box is not None and box.mode in WAITS:
         return f"the box is {box.mode}: records are on the way that only it holds"
+    if box is not None and box.why_spared:
+        return f"the machine has nothing left for it: {box.why_spared}"
     if not is_open(table, datetime.fromtimestamp(now_s, zone)):
         return f"it restarts on {', '.join(table.days)} from {table.begins} to {table.ends} alone"
     return ""

@@ -277,6 +277,19 @@ def test_a_box_that_alone_holds_records_does_not_restart_by_itself(
     assert appliance.look(by_hand=True).end == "restarts"
 
 
+def test_a_machine_that_is_short_of_something_takes_no_release_by_itself(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """A download takes what the payments lack; a person may know that the release is the mend."""
+    releases.release("1.1.0")
+    said = b'{"mode":"active","health":[{"check":"memory","level":"pause","why":"memory: 4 percent"}]}'
+    appliance.box = msgspec.json.decode(said, type=BoxWord)
+    outcome = appliance.look()
+    assert (outcome.end, "memory: 4 percent" in outcome.said) == ("waits", True)
+    assert not appliance.here().bundle.path.exists()
+    assert appliance.look(by_hand=True).end == "restarts"
+
+
 def test_a_box_that_the_hub_fences_during_the_trial_is_well(releases: Releases, appliance: Appliance) -> None:
     """What the centre says is no fault of the image; nor is a line that is down."""
     releases.release("1.1.0")
