@@ -26,6 +26,7 @@ from tests.waiting import wait_until
 
 HUB, END = "provision/RUNBOOK-HUB.md", "provision/DECOMMISSION.md"
 OTHER = "branch-2"
+ENROL = ('edgegw enroll --claim claim.json --branch "Harbour Street"',)
 COMMANDS = [
     command
     for page in (HUB, END)
@@ -66,11 +67,10 @@ def prepared(centre: Machine) -> str:
 
 def enrolled(centre: Machine, box: Machine, name: str = BRANCH) -> None:
     """A box of this name, by a claim of the centre that runs."""
-    (claim, _) = commands_under("provision/README.md", "A claim")
+    claim, *_ = commands_under("provision/README.md", "A claim")
     centre.types(tuple(one.replace(BRANCH, name) for one in claim))
     (centre.folder / "claim.json").rename(box.folder / "claim.json")
-    (by_stick, *_) = commands_under("provision/CHECKLIST.md", "New box")
-    assert f"mybank/{name} is enrolled" in box.types(by_stick)
+    assert f"mybank/{name} is enrolled" in box.types(ENROL)
     box.listens_anywhere()
 
 
@@ -147,7 +147,7 @@ def test_a_hub_on_postgresql_is_dumped_and_restored(tmp_path: Path, monkeypatch:
     centre.types(tuple(script.splitlines()))
     (dump,) = commands_under(HUB, "Backup: PostgreSQL")
     centre.types(dump)
-    (claim, _) = commands_under("provision/README.md", "A claim")
+    claim, *_ = commands_under("provision/README.md", "A claim")
     centre.types(claim)
     _, (restore,), _ = commands_under(HUB, "Restore")
     centre.types((restore,))
