@@ -61,7 +61,7 @@ lab: setup ## The appliance in a virtual machine, its units, a fleet: what the m
 	@.ci/setup-image
 	@$(python) -m pytest -m lab tests/lab $(ARGS)
 
-lab-long: setup ## 200 power cuts and everything that must be refused; resumable, CUTS=20 for fewer
+lab-long: setup ## What takes longer in the lab: updates, trials that fail, a cut in the middle of one
 	@.ci/setup-image
 	@$(python) -m pytest -m lab_long tests/lab $(ARGS)
 
