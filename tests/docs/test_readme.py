@@ -33,7 +33,8 @@ def check_make(words: list[str]) -> None:
         r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
     )
     for word in words[1:]:
-        assert word.startswith(("ARGS=", "PROFILE=")) or word in described, f"the Makefile has no target {word!r}"
+        is_variable = word.startswith(("ARGS=", "PROFILE="))
+        assert is_variable or word in described, f"the Makefile has no target {word!r}"
 
 
 def check_edgegw(words: list[str]) -> None:
