@@ -150,6 +150,15 @@ class Centre:
         asked = "SELECT request_id FROM record WHERE client = 'till' AND request_id IS NOT NULL"
         return sorted(str(row[0]) for row in self._rows(asked))
 
+    def wait_payments(self, answered: list[str], *, timeout_s: float = 180) -> None:
+        """Wait until the hub has exactly these payments of the till, each once."""
+        wait_until(
+            lambda: self.payments() == sorted(answered),
+            f"the hub to have {len(answered)} payments, each once",
+            timeout_seconds=timeout_s,
+            poll_seconds=_POLL_S,
+        )
+
     def wait_version(self, version: str, *, timeout_s: float) -> None:
         """Wait until the box has told which image it runs."""
         wait_until(
