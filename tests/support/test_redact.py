@@ -1,7 +1,7 @@
 """What may leave a machine: the program's own words, and nothing that a person or a secret has brought."""
 
 import base64
-import secrets
+import hashlib
 
 import pytest
 
@@ -9,6 +9,8 @@ from edgegw.demo.card_search import CardSearch
 from edgegw.support.redact import Redactor
 from tests.card_leaks import NUMBERS, spaced
 
+# The same in each process that collects the tests.
+PLANTED = hashlib.sha256(b"a secret that is planted").digest()
 KNOWN = (
     "line down since 2026-11-22T17:13:34.123Z at 10.20.30.40:8443, epoch 3, 512 records wait: box-17 offline"
 )
@@ -41,9 +43,9 @@ def test_no_part_of_a_card_comes_through(number: str, form: str) -> None:
         "张伟",
         "Müller-Lüdenscheidt",
         "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ0aWxsIn0.c2lnbmF0dXJl",
-        base64.b64encode(secrets.token_bytes(32)).decode(),
-        base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
-        secrets.token_hex(16),
+        base64.b64encode(PLANTED).decode(),
+        base64.urlsafe_b64encode(PLANTED).decode(),
+        PLANTED[:16].hex(),
         "hunter2-Tr0ub4dor",
         "zhangfei@example.org",
         "+8613912345678",
