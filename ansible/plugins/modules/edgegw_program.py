@@ -86,6 +86,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgegw.fleet.plugins.module_utils.program import point, run, write_whole
 
 COMPLETE = ".complete"
+MEMBER = re.compile(r"requirements\.txt\Z|wheels/[A-Za-z0-9_][A-Za-z0-9_.+!-]*\.whl\Z")
 NAME = re.compile(r"[0-9][0-9A-Za-z.+!_-]*\Z")
 
 
@@ -115,10 +116,22 @@ def install(module: AnsibleModule, root: Path, place: Path) -> None:
     if place.exists():
         shutil.rmtree(place)
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacked-") as unpacked:
-        with tarfile.open(archive) as tar:
-            tar.extractall(unpacked, filter="data")
+        unpack(module, archive, Path(unpacked))
         _environment(module, place, Path(unpacked))
     write_whole(place / COMPLETE, digest + "\n")
+
+
+def unpack(module: AnsibleModule, archive: Path, folder: Path) -> None:
+    """Write the files of an archive: wheels and their list, and nothing that has another name."""
+    (folder / "wheels").mkdir()
+    with tarfile.open(archive) as tar:
+        for entry in tar:
+            # Debian 12's tarfile has no filters.
+            source = tar.extractfile(entry) if entry.isreg() and MEMBER.match(entry.name) else None
+            if source is None:
+                module.fail_json(msg=f"archive = {archive}: {entry.name} does not belong there; make it anew")
+            with (folder / entry.name).open("wb") as target:
+                shutil.copyfileobj(source, target)
 
 
 def _environment(module: AnsibleModule, place: Path, unpacked: Path) -> None:

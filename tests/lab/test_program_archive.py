@@ -1,0 +1,93 @@
+"""The archive by which the program comes to a plain server, on that server's own Python."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+MODULE = Path(__file__).resolve().parents[2] / "ansible/plugins/modules/edgegw_program.py"
+
+
+class Failed(Exception):
+    """What `fail_json` does to a module."""
+
+
+def fail(msg: str) -> None:
+    raise Failed(msg)
+
+
+@pytest.fixture
+def unpack(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Path, Path], None]:
+    """The module's own function, without Ansible, whose parts are on servers alone, and without what the
+    tarfile of Debian 12 lacks."""
+    shared = "ansible_collections.edgegw.fleet.plugins.module_utils.program"
+    for name in ("ansible", "ansible.module_utils", "ansible.module_utils.basic", shared):
+        stand_in = ModuleType(name)
+        for word in ("AnsibleModule", "point", "run", "write_whole"):
+            setattr(stand_in, word, None)
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    for word in ("extract", "extractall"):
+        monkeypatch.delattr(tarfile.TarFile, word)
+    spec = importlib.util.spec_from_file_location("edgegw_program", MODULE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[Any, Path, Path], None] = module.unpack
+    return function
+
+
+def packed(folder: Path, *entries: tuple[str, bytes, bytes]) -> Path:
+    """An archive of names, kinds and contents."""
+    path = folder / "release.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, kind, content in entries:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.size, entry.linkname = kind, len(content), "/etc/passwd"
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_wheels_and_their_list_are_unpacked(
+    tmp_path: Path, unpack: Callable[[Any, Path, Path], None]
+) -> None:
+    """Debian 12 and 13 take the same archive."""
+    archive = packed(
+        tmp_path,
+        ("requirements.txt", tarfile.REGTYPE, b"a==1\n"),
+        ("wheels/a-1-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl", tarfile.REGTYPE, b"wheel"),
+    )
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    unpack(SimpleNamespace(fail_json=fail), archive, folder)
+    assert (folder / "requirements.txt").read_bytes() == b"a==1\n"
+    assert [path.read_bytes() for path in (folder / "wheels").iterdir()] == [b"wheel"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ("../outside.whl", tarfile.REGTYPE, b"x"),
+        ("wheels/../../outside.whl", tarfile.REGTYPE, b"x"),
+        ("/outside.whl", tarfile.REGTYPE, b"x"),
+        ("wheels/a-1-py3-none-any.whl", tarfile.SYMTYPE, b""),
+        ("wheels/setup.py", tarfile.REGTYPE, b"x"),
+    ],
+)
+def test_nothing_else_is_written(
+    tmp_path: Path, unpack: Callable[[Any, Path, Path], None], entry: tuple[str, bytes, bytes]
+) -> None:
+    """An archive that somebody made never writes beside its folder, as root."""
+    folder = tmp_path / "a" / "unpacked"
+    folder.mkdir(parents=True)
+    with pytest.raises(Failed, match="does not belong there"):
+        unpack(SimpleNamespace(fail_json=fail), packed(tmp_path, entry), folder)
+    assert not list(tmp_path.rglob("outside.whl"))
