@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from firmware.places import alone, build_folder
+from firmware.places import BuildError, alone, build_folder
 
 OWNER_GUID: Final = "ed6e0003-0000-4000-8000-000000000001"
 """Who owns the keys in the firmware's variables."""
@@ -49,13 +49,29 @@ class Keys(msgspec.Struct, frozen=True):
 SECURE_BOOT: Final = ("PK", "KEK", "db")
 AUTHORITY: Final = "bundles-ca"
 SIGNER: Final = "bundles"
+_GIVEN: Final = (
+    *("db.key", "db.crt", "bundles.key", "bundles.crt"),
+    *("bundles-ca.crt", "bundles.crl", "update-root.json"),
+)
+"""What a build reads of keys that were given to it: the authority's and the releases' own stay elsewhere."""
 
 
 def keys() -> Keys:
-    """The keys of this build: those in EDGEGW_IMAGE_KEYS, else the lab's own, made if they are not there."""
+    """The keys of this build: those in EDGEGW_IMAGE_KEYS, else the lab's own, made if they are not there.
+
+    Raises BuildError for a folder of somebody's own keys that lacks one: nothing is written there.
+    """
     given = os.environ.get("EDGEGW_IMAGE_KEYS")
-    folder = Path(given).absolute() if given else build_folder("keys")
-    found = Keys(folder=folder)
+    if given:
+        found = Keys(folder=Path(given).absolute())
+        missing = [name for name in _GIVEN if not (found.folder / name).is_file()]
+        if missing:
+            raise BuildError(
+                f"EDGEGW_IMAGE_KEYS = {given}: it lacks {', '.join(missing)}",
+                hint="firmware/README.md says what is in that folder.",
+            )
+        return found
+    found = Keys(folder=build_folder("keys"))
     with alone("keys"):
         if not found.revoked.exists():
             make(found)
