@@ -202,7 +202,8 @@ def _write_data(target: Path, part: Partition, *, made: Made) -> None:
     _empty(target, part.size_bytes)
     shell = (
         'export SOURCE_DATE_EPOCH="$1" E2FSPROGS_FAKE_TIME="$1"\n'
-        'mkfs.ext4 -q -F -b 4096 -I 256 -m 1 -J size=32 -L data -U "$2"'
+        # A ledger must not be written into a file system whose structures are found to be wrong.
+        'mkfs.ext4 -q -F -b 4096 -I 256 -m 1 -e remount-ro -J size=32 -L data -U "$2"'
         ' -E "hash_seed=$2,lazy_itable_init=0,root_owner=0:0" "$3"\n'
     )
     in_tools(

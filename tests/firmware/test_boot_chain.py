@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import os
+import re
+import shutil
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from firmware import keys, layout
+from firmware import disk, keys, layout
 from firmware.bundle import box_files
 from firmware.initrd import write_cpio
 from firmware.layout import MIB, PROFILES, ProfileName
-from firmware.places import SOURCE
+from firmware.places import SOURCE, BuildError
+
+SEARCH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +99,38 @@ def test_a_revoked_signer_is_in_the_list_that_images_carry(lab_keys: keys.Keys) 
 def test_the_first_program_is_good_shell() -> None:
     """A slip in it is a machine that does not start."""
     subprocess.run(["sh", "-n", SOURCE / "initrd/init"], check=True)
+
+
+def test_keys_that_were_given_are_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that lacks one of a site's own keys names it; new ones in its place would end every update."""
+    (tmp_path / "db.key").write_text("the site's own")
+    monkeypatch.setenv("EDGEGW_IMAGE_KEYS", str(tmp_path))
+    with pytest.raises(BuildError, match=r"lacks db\.crt, bundles\.key"):
+        keys.keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["db.key"]
+    assert (tmp_path / "db.key").read_text() == "the site's own"
+
+
+def test_a_ledger_is_not_written_into_a_broken_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ext4 goes on after an error unless it is told not to; payments would be answered upon it."""
+    if shutil.which("mkfs.ext4", path=SEARCH) is None:
+        pytest.skip("mkfs.ext4 is not on this machine (Debian's package e2fsprogs)")
+    monkeypatch.setenv("PATH", SEARCH)
+
+    def here(_: Path, command: Sequence[str | Path], *, doing: str, writable: Sequence[Path]) -> None:
+        assert doing
+        assert writable
+        subprocess.run(command, check=True)
+
+    monkeypatch.setattr(disk, "in_tools", here)
+    made = disk.Made(
+        profile="cloud", version="1", tools=tmp_path, keys=keys.Keys(folder=tmp_path), epoch=1, said={}
+    )
+    part = layout.partition("cloud", "data")
+    disk._write_data(tmp_path / "data.img", part, made=made)
+    told = subprocess.run(
+        ["dumpe2fs", "-h", tmp_path / "data.img"], capture_output=True, text=True, check=True
+    )
+    assert re.search(r"^Errors behavior: +Remount read-only$", told.stdout, re.MULTILINE)
