@@ -146,7 +146,8 @@ def source_date_epoch() -> int:
             )
         return int(given)
     said = run(
-        ["git", "-C", CHECKOUT, "log", "-1", "--format=%ct"],
+        # A clone that root builds may belong to the person who made it.
+        ["git", "-c", f"safe.directory={CHECKOUT}", "-C", CHECKOUT, "log", "-1", "--format=%ct"],
         doing="reading the time of the last commit",
         hint="Build in a clone of the repository, or set SOURCE_DATE_EPOCH to seconds since 1970.",
     )
