@@ -24,7 +24,11 @@ UNITS: Final = (
     "edgegw-first-boot.service",
     "edgegw-update.service",
     "edgegw-commit.service",
-    "edgegw-slots.service",
+    "edgegw-fallback.service",
+    "edgegw-degraded.service",
+    "edgegw-firewall.service",
+    "edgegw-clock.service",
+    "edgegw-disks.service",
 )
 _UNIT_FACTS: Final = (
     "Id,LoadState,ActiveState,SubState,Result,NRestarts,ExecMainCode,ExecMainStatus,UnitFileState"

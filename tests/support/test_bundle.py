@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from edgegw import units
 from edgegw.demo.card_search import CardSearch
 from edgegw.support import bundle
+from edgegw.support import machine as machine_facts
 from edgegw.support.bundle import Part, write_bundle
 from edgegw.support.redact import Redactor
 from tests.card_leaks import NUMBERS, spaced
@@ -148,3 +150,9 @@ def test_a_part_that_hangs_or_is_too_large_is_left_out(
     assert set(json.loads(files["manifest.json"])["left_out"]) == {"hangs", "large"}
     released.set()
     assert files["well"] == b"well"
+
+
+def test_the_units_that_are_asked_for_are_units_that_are_installed() -> None:
+    """A name that no unit has would tell that the unit is not there."""
+    files = Path(units.__file__).with_name("files")
+    assert [unit for unit in machine_facts.UNITS if not (files / unit).is_file()] == []
