@@ -10,7 +10,6 @@ Leaves out what is tried on it, and what needs a kernel: slots, the firmware, gr
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from contextlib import suppress
@@ -114,11 +113,3 @@ def _child_of(pid: int) -> int:
     except OSError:
         return 0
     return int(children[0]) if children else 0
-
-
-def why_not() -> str:
-    """Why no system can be booted on this machine; "" where one can."""
-    if shutil.which("systemd-nspawn") is None:
-        return "systemd-nspawn is not installed (Debian: systemd-container)"
-    tried = subprocess.run(["unshare", "--mount", "--net", "--pid", "--fork", "true"], check=False)
-    return "" if tried.returncode == 0 else "namespaces need root (CAP_SYS_ADMIN)"

@@ -13,14 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_provision import commands_under
-from tests.lab.system import System, why_not
+from tests.lab.skips import SYSTEM, needs
+from tests.lab.system import System
 from tests.waiting import wait_until
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(why_not()), reason=why_not()),
-]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), needs(SYSTEM)]
 SECONDS = 180.0
 SITE = '{"bank":"mybank","version":1,"currencies":[{"code":"CNY","numeric":156}],"accounts":[]}'
 STATUS = ("runuser", "-u", "edgegw", "--", "edgegw", "first-boot", "--status")

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.fleet import Fleet, ssh_options
+from tests.lab.skips import FLEET, skip_without
 from tests.lab.tills import Till
 from tests.lab.wheels import other_version
 from tests.processes import edgegw
@@ -32,16 +32,6 @@ PLAY_SECONDS = 900
 RECAP = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("fleet"), pytest.mark.timeout(1_800)]
-
-
-def why_not() -> str:
-    """Why this machine runs no fleet; nothing where it does."""
-    if os.geteuid() != 0:
-        return "a fleet of whole systems needs root: namespaces and mounts"
-    for program in ("systemd-nspawn", "ip", "nsenter", "ssh", "ssh-keygen"):
-        if shutil.which(program) is None:
-            return f"a fleet needs {program}, which is not on this machine"
-    return ""
 
 
 class Team:
@@ -142,8 +132,7 @@ class Team:
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    if why := why_not():
-        pytest.skip(why)
+    skip_without(FLEET)
     subprocess.run([str(ROOT / ".ci" / "setup-ansible")], check=True, timeout=600)
     if given := os.environ.get("EDGEGW_LAB_HOST"):
         root = Path(given)
@@ -175,8 +164,11 @@ def wheel(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive = json.loads(release.read_text())["archives"]["cp313"]["file"]
     with tarfile.open(archive) as tar:
         name = next(one for one in tar.getnames() if "/edgegw-" in one)
-        tar.extract(name, folder, filter="data")
-    return folder / name
+        packed = tar.extractfile(name)
+        assert packed is not None
+        made = folder / Path(name).name
+        made.write_bytes(packed.read())
+    return made
 
 
 def changed(said: str) -> dict[str, int]:

@@ -10,10 +10,11 @@ import pytest
 from edgegw.update.rauc import Rauc, RaucFailed
 from firmware.roots import ready
 from firmware.sandbox import tools_command
+from tests.lab.skips import IMAGE, needs
 from tests.update.appliance import COMPATIBLE
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, needs(IMAGE)]
 
 SYSTEM = """[system]
 compatible={compatible}

@@ -1,22 +1,14 @@
 """Two builds of one commit give the same bytes: what a site installs can be built by whoever doubts it."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from firmware import product
 from firmware.places import build_folder, sha256_of
+from tests.lab.skips import IMAGE, needs
 
-pytestmark = [
-    pytest.mark.timeout(1_800),
-    pytest.mark.skipif(os.geteuid() != 0, reason="roots are made by root: run it as root"),
-    pytest.mark.skipif(
-        shutil.which("mmdebstrap") is None, reason="no mmdebstrap: run .ci/setup-image as root"
-    ),
-    pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bubblewrap: run .ci/setup-image as root"),
-]
+pytestmark = [pytest.mark.timeout(1_800), needs(IMAGE)]
 
 
 def built_again(folder: Path, monkeypatch: pytest.MonkeyPatch, *, kept: tuple[str, ...]) -> product.Product:

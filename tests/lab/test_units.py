@@ -11,15 +11,12 @@ from pathlib import Path
 import pytest
 
 from firmware.secrets_in_root import secrets_in
-from tests.lab.system import System, why_not
+from tests.lab.skips import SYSTEM, needs
+from tests.lab.system import System
 from tests.processes import edgegw
 from tests.waiting import wait_until
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(bool(why_not()), reason=why_not()),
-]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), needs(SYSTEM)]
 BOX = 990
 START_SECONDS = 90.0
 BOX_TOML = """bank = "b1"
