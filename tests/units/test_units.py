@@ -212,3 +212,36 @@ def test_a_trial_that_is_not_kept_is_left_and_not_for_ever(tmp_path: Path) -> No
 def test_a_committed_slot_is_never_left(tmp_path: Path) -> None:
     """A box that does not work on the slot that comes first would start over and over."""
     assert not Firmware(tmp_path, runs=0x0E0A, first=0x0E0A).fall_back()
+
+
+def test_the_fallback_is_let_see_which_image_runs(tmp_path: Path) -> None:
+    """Without the kernel's line all images share one count, and after five bad releases in a machine's life
+    the sixth would stay up on trial and take no payments."""
+    install(tmp_path, "appliance")
+    assert "proc/cmdline" in (tmp_path / "usr/lib/edgegw/fallback").read_text()
+    unit = (tmp_path / "usr/lib/systemd/system/edgegw-fallback.service").read_text()
+    assert "ProcSubset=all" in unit.splitlines()
+
+
+def test_a_reload_of_the_firewall_leaves_the_ways_in_open(tmp_path: Path) -> None:
+    """The table is loaded anew with no port in it: a person who mends a site's rule would stop payments."""
+    install(tmp_path, "appliance")
+    for name, port in (("box", 8400), ("hub", 8600)):
+        kept = tmp_path / f"var/lib/edgegw-ports/{name}.nft"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(f"# a sum\n{firewall.commands([port])}")
+    site = tmp_path / "var/etc/nftables.d/site.nft"
+    site.parent.mkdir(parents=True)
+    site.write_text("of the site\n")
+    nft = tmp_path / "bin/nft"
+    nft.parent.mkdir()
+    nft.write_text('#!/bin/sh\n[ "$2" = - ] || exec cat "$2"\nexec cat\n')
+    nft.chmod(0o755)
+    environment = {"FIREWALL_ROOT": str(tmp_path), "PATH": f"{nft.parent}:{os.environ['PATH']}"}
+    program = str(tmp_path / "usr/lib/edgegw/firewall-additions")
+    done = subprocess.run([program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "add element inet edgegw ways_in { 8400 }",
+        "add element inet edgegw ways_in { 8600 }",
+        "of the site",
+    ]
