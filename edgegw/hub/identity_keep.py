@@ -134,7 +134,9 @@ class IdentityKeep:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(handle, kept.end)
-            os.pwrite(handle, line, kept.end)
+            written = 0
+            while written < len(line):  # a full medium takes a part first, and refuses then
+                written += os.pwrite(handle, line[written:], kept.end + written)
             os.fsync(handle)
         finally:
             os.close(handle)

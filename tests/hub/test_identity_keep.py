@@ -1,6 +1,7 @@
 """A database that was put back forgets neither a revocation nor a used claim."""
 
 import json
+import resource
 import time
 from pathlib import Path
 
@@ -171,3 +172,20 @@ def test_an_altered_file_is_refused_and_a_torn_end_is_written_over(centre: Centr
     path.write_bytes(body.replace(b"east", b"eest") if harm == "flipped" else lines[0] + lines[2])
     with pytest.raises(KeptIdentitiesError, match="is not what the hub wrote"):
         centre.keep.check(centre.database)
+
+
+@on_one_engine
+def test_a_line_that_does_not_fit_is_not_taken_for_written(centre: Centre) -> None:
+    """A full medium takes the beginning of a line in silence: the revocation would be in neither place."""
+    file = centre.folder / "medium" / "identities.jsonl"
+    centre.revokes("west")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # SQLite's own file is open and not written while it is only read.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 40, limits[1]))
+    try:
+        with pytest.raises(KeptIdentitiesError, match="cannot be written"):
+            centre.keep.follow(centre.database)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert centre.keep.follow(centre.database) > 0
+    assert centre.keep.follow(centre.database) == 0
