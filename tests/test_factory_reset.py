@@ -179,3 +179,16 @@ def test_a_running_box_is_not_reset(tmp_path: Path) -> None:
         assert machine.reset()[0] == 3
     finally:
         lock.release()
+
+
+def test_a_statement_that_cannot_be_kept_leaves_the_box_as_it_was(tmp_path: Path) -> None:
+    """The key is gone afterwards: nobody could sign another one."""
+    machine = Machine(tmp_path, is_cosigned=True)
+    before = machine.left()
+    there = tmp_path / "box.journal"
+    there.write_text("an export that somebody named by mistake")
+    for place in (tmp_path / "gone/reset.json", tmp_path / "data/reset.json", there):
+        assert machine.reset("--statement", str(place))[0] == 2
+        assert machine.left() == before | {"box.journal"}
+    assert machine.reset("--statement", str(tmp_path / "reset.json"))[0] == 0
+    assert machine.left() == {"box.journal", "reset.json"}

@@ -72,15 +72,16 @@ def factory_reset(
         _check(box, settings, exported, export_to)
         if not yes:
             click.confirm(f"Destroy keys and data of {box.settings.bank}/{box.settings.box}?", abort=True)
-        statement = "" if statement_file is None else _statement(box)
+        # On its medium before the key goes: nobody could sign another one.
+        draft = None if statement_file is None else _drafted(statement_file, _statement(box), data)
         click.echo(_left(box))
         destroyed = destroy_keys(box.settings, keystore_of(box.settings), _keys(box))
         forget(box.settings)
         cleared = clear_tpm(box.settings) if is_appliance(settings) else ""
     finally:
         lock.release()
-    if statement_file is not None:
-        statement_file.write_text(statement)
+    if statement_file is not None and draft is not None:
+        draft.replace(statement_file)
         click.echo(f"{statement_file} says so, signed by the key that is gone: bring it to the centre.")
     click.echo(f"{len(destroyed)} files of keys are overwritten and removed.")
     click.echo("Ledger, anchor and certificates are gone.")
@@ -93,6 +94,20 @@ def factory_reset(
         click.echo("Tick `reset`. Next: switch the machine off and on; it waits for a claim then.")
         return
     click.echo(f"Tick `reset`. {settings} stays; for another box's claim, remove it. Next: edgegw enroll.")
+
+
+def _drafted(file: Path, statement: str, data: Path) -> Path:
+    """The statement on the disk, under a name that is not yet its own; raises KeyFileError and
+    SettingsError."""
+    from edgegw.access.key_files import replace_key_file
+
+    if file.exists():
+        raise SettingsError("--statement", [f"{file} is there already: give another name"])
+    if data.resolve() in file.resolve().parents:
+        raise SettingsError("--statement", [f"{file} lies in what is destroyed: give another folder"])
+    draft = file.with_name(f".{file.name}.draft")
+    replace_key_file(draft, statement.encode(), mode=0o644)
+    return draft
 
 
 def _statement(box: Box) -> str:

@@ -111,7 +111,7 @@ def ca_destroyed(ctx: click.Context, file: Path, hub_settings: Path) -> None:
     from edgegw.hub.identities import LIVE
 
     with open_books(hub_settings) as books:
-        device, statement, wrong = books.database.transact(lambda c: _destroyed(c, file.read_text()))
+        device, statement, wrong = books.database.transact(lambda c: _destroyed(c, _read(file)))
     when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(statement.at_s))
     click.echo(f"device {device.generation} of {statement.box}: its key was destroyed at {when}")
     for one in statement.journals:
@@ -123,6 +123,14 @@ def ca_destroyed(ctx: click.Context, file: Path, hub_settings: Path) -> None:
     if wrong:
         ctx.exit(ExitCode.FOUND)
     click.echo("nothing is lacking here")
+
+
+def _read(file: Path) -> str:
+    """A note in a file, as far as one may reach; what is no text is no signed one."""
+    from edgegw.reset_statement import BYTES_MAX
+
+    with file.open("rb") as opened:
+        return opened.read(BYTES_MAX).decode("utf-8", "replace")
 
 
 def _destroyed(connection: Connection, note: str) -> tuple[Identity, Statement, list[str]]:
@@ -137,6 +145,11 @@ def _destroyed(connection: Connection, note: str) -> tuple[Identity, Statement, 
             statement = read(note, device.key)
         except NoteError:
             continue
+        if statement.box != device.box:
+            raise OperatingError(
+                f"the device of {device.box} has signed it in the name of {statement.box}",
+                hint="It proves nothing; keep the machine, and revoke its device.",
+            )
         return device, statement, list(_lost(connection, statement))
     raise OperatingError(
         "no device that this hub has bound has signed it",
