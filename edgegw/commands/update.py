@@ -239,14 +239,16 @@ def update_forget(version: str, folder: Path) -> None:
     """
     import msgspec
 
+    from edgegw.update.files import alone
     from edgegw.update.state import Store
 
     store = Store(folder)
-    state = store.read()
-    failed = tuple(one for one in state.failed if one.version != version)
-    gone = {one.sha256 for one in state.failed} - {one.sha256 for one in failed}
-    interrupted = {key: count for key, count in state.interrupted.items() if key not in gone}
-    store.write(msgspec.structs.replace(state, failed=failed, interrupted=interrupted))
+    with alone(folder):
+        state = store.read()
+        failed = tuple(one for one in state.failed if one.version != version)
+        gone = {one.sha256 for one in state.failed} - {one.sha256 for one in failed}
+        interrupted = {key: count for key, count in state.interrupted.items() if key not in gone}
+        store.write(msgspec.structs.replace(state, failed=failed, interrupted=interrupted))
     click.echo(f"{len(state.failed) - len(failed)} forgotten")
 
 
@@ -426,7 +428,7 @@ def _run_agent(settings: Path, folder: Path, image_folder: Path) -> None:
         log.warning("no_slots", problem=str(problem), hint=problem.hint)
         return
     log.info("agent", version=here.image.version, compatible=here.image.compatible)
-    due_s, stick = 0.0, ""
+    due_s, seen, done = 0.0, "", ""
     try:
         here.bundle.reserve()  # at the first boot, before the ledger has grown
     except (OSError, OperatingError) as problem:
@@ -434,10 +436,15 @@ def _run_agent(settings: Path, folder: Path, image_folder: Path) -> None:
     while not stop.is_set():
         here = _surroundings(settings, folder, image_folder)
         fresh = _stick_signature()
-        is_stick = bool(fresh) and fresh != stick
-        stick = fresh
-        if is_stick or (settings.exists() and here.table.automatic and time.monotonic() >= due_s):
-            due_s = time.monotonic() + _once(here, settings, stop, is_stick=is_stick)
+        done = done if fresh else ""  # one that is put in again is looked at again
+        is_stick = fresh not in ("", done)
+        is_due = time.monotonic() >= due_s and (is_stick or (settings.exists() and here.table.automatic))
+        if (is_stick and fresh != seen) or is_due:
+            end, pause_s = _once(here, settings, stop, is_stick=is_stick)
+            due_s = time.monotonic() + pause_s
+            if is_stick and end != "waits":
+                done = fresh
+        seen = fresh
         stop.wait(STICK_S)
 
 
@@ -450,8 +457,8 @@ def _stick_signature() -> str:
     return f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}"
 
 
-def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick: bool) -> float:
-    """One look; for how many seconds there is nothing to do then."""
+def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick: bool) -> tuple[str, float]:
+    """One look: how it ended ("" where it failed), and for how many seconds there is nothing to do then."""
     import structlog
 
     from edgegw.update.agent import Agent, Order
@@ -464,9 +471,9 @@ def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick
         outcome = Agent(here, stopped=stop.is_set).look(source, Order(by_hand=by_hand))
     except Exception as problem:  # noqa: BLE001 - told; the box goes on, and the agent looks again
         log.error("look_failed", problem=str(problem), hint=getattr(problem, "hint", ""))
-        return 300.0
+        return "", 300.0
     log.info("looked", end=outcome.end, version=outcome.version, said=outcome.said)
     if outcome.end == "restarts":
         stop.wait(600)
     pause_s = 60.0 if outcome.end == "waits" else 300.0 if outcome.end == "away" else 0.0
-    return pause_s or here.table.check_minutes * 60 * (0.75 + random.random() / 2)  # noqa: S311 - no secret
+    return outcome.end, pause_s or here.table.check_minutes * 60 * (0.75 + random.random() / 2)  # noqa: S311 - no secret

@@ -48,6 +48,6 @@ class UpdateTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     commit_seconds: Annotated[
         int,
         msgspec.Meta(
-            ge=10, le=3_600, description="A new image that is not well on this machine for so long is left."
+            ge=10, le=780, description="A new image that is not well on this machine for so long is left."
         ),
     ] = 600

@@ -20,8 +20,8 @@ from edgegw.update.files import alone
 from edgegw.update.machine import Surroundings
 from edgegw.update.rauc import RaucFailed, Slots
 from edgegw.update.sources import Source
-from edgegw.update.state import Attempt, Failed, Release, State, StateUnreadable, set_aside
-from edgegw.update.trial import is_trial, raise_epoch, settle, tell
+from edgegw.update.state import Attempt, Failed, Release, State
+from edgegw.update.trial import is_trial, raise_epoch, remembered, settle, tell
 from edgegw.update.trusted import NoTrust, Untrusted, believed, trusted_root
 from edgegw.update.windows import why_wait
 from edgegw.zones import UnknownZone, load_zone
@@ -70,7 +70,7 @@ class Agent:
 
     def _look(self, source: Source, order: Order) -> Outcome:
         here = self._here
-        slots, state = here.rauc.slots(), self._state()
+        slots, state = here.rauc.slots(), remembered(here)
         state = settle(here, state, slots)
         raise_epoch(here, state)
         if is_trial(state.attempt, slots, boot_id=here.boot_id()):
@@ -84,15 +84,6 @@ class Agent:
             return self._told("refused", problem, slots)
         except (LinkDown, NoRoom, Cut) as problem:
             return self._told("away", problem, slots)
-
-    def _state(self) -> State:
-        """What is remembered; where that cannot be read, only image and firmware know floors."""
-        try:
-            return self._here.store.read()
-        except StateUnreadable as problem:
-            _log.error("state_unreadable", problem=str(problem))
-            set_aside(self._here.store.folder)
-            return self._here.store.write(State())
 
     def _newer(self, state: State, slots: Slots, source: Source, order: Order) -> Outcome:
         here = self._here

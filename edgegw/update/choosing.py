@@ -110,7 +110,7 @@ def why_not(target: Target, machine: Machine, state: State) -> str:
     one is no fault: repositories keep them."""
     offer, version = target.offer, version_of(target.offer.version)
     same = state.committed is not None and state.committed.version == offer.version == machine.version
-    if same and state.committed is not None and state.committed.sha256 != target.sha256:
+    if same and state.committed is not None and state.committed.sha256 not in ("", target.sha256):
         return "it has another content than the release of this number that runs here; give it a new number"
     if version <= _floor(machine, state):
         return ""

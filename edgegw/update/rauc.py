@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -63,8 +64,9 @@ class _Status(msgspec.Struct):
 class Rauc:
     """RAUC on this machine."""
 
-    def __init__(self, program: Sequence[str] = ("rauc",)) -> None:
+    def __init__(self, program: Sequence[str] = ("rauc",), *, install_s: float = INSTALL_S) -> None:
         self._program = tuple(program)
+        self._install_s = install_s
 
     def slots(self) -> Slots:
         """What runs, and where the next image goes; raises RaucFailed."""
@@ -105,12 +107,17 @@ class Rauc:
             text=True,
             errors="replace",
         ) as process:
-            for line in process.stdout or ():
-                if found := _PROGRESS.match(line):
-                    progress(min(100, int(found[1])), found[2].strip())
-                elif line.startswith("LastError:"):
-                    said = line.partition(":")[2].strip()
-            code = process.wait(INSTALL_S)
+            end = threading.Timer(self._install_s, process.kill)
+            end.start()
+            try:
+                for line in process.stdout or ():
+                    if found := _PROGRESS.match(line):
+                        progress(min(100, int(found[1])), found[2].strip())
+                    elif line.startswith("LastError:"):
+                        said = line.partition(":")[2].strip()
+                code = process.wait()
+            finally:
+                end.cancel()
         if code:
             raise RaucFailed(f"rauc install: {said[:_OUTPUT_SHOWN] or f'it ended with code {code}'}")
 

@@ -165,6 +165,12 @@ class Repository:
                     f"{offer.version} for {offer.compatible} is there already, with another content ({path})",
                     hint="A version names one content for ever: build it under a new number.",
                 )
+            if path == name and not same:
+                raise RepositoryFault(
+                    f"{name} is the bundle of {theirs.version} for {theirs.compatible}; that would be offered"
+                    " no more",
+                    hint="Give the file another name, as the builder does: edgegw-VERSION-PROFILE.raucb.",
+                )
         file.unrecognized_fields["custom"] = msgspec.to_builtins(offer)
         kept = self.targets_folder / f"{file.hashes['sha256']}.{name}"
         if not kept.exists():

@@ -17,7 +17,16 @@ import structlog
 from edgegw.update.health import why_unwell
 from edgegw.update.machine import Surroundings
 from edgegw.update.rauc import Slots
-from edgegw.update.state import TRIALS_MAX, Attempt, Failed, Release, State, Word
+from edgegw.update.state import (
+    TRIALS_MAX,
+    Attempt,
+    Failed,
+    Release,
+    State,
+    StateUnreadable,
+    Word,
+    set_aside,
+)
 from edgegw.update.versions import version_of
 
 POLL_S: Final = 2.0
@@ -31,6 +40,16 @@ _log = structlog.get_logger("edgegw.update")
 def is_trial(attempt: Attempt | None, slots: Slots, *, boot_id: str) -> bool:
     """Whether the boot that runs is the trial of this attempt."""
     return attempt is not None and attempt.boot_id != boot_id and attempt.slot == slots.booted
+
+
+def remembered(here: Surroundings) -> State:
+    """What is remembered; where that cannot be read, only image and firmware know floors. Raises OSError."""
+    try:
+        return here.store.read()
+    except StateUnreadable as problem:
+        _log.error("state_unreadable", problem=str(problem))
+        set_aside(here.store.folder)
+        return here.store.write(State())
 
 
 def settle(here: Surroundings, state: State, slots: Slots) -> State:
@@ -58,7 +77,7 @@ def settle(here: Surroundings, state: State, slots: Slots) -> State:
 def judge(here: Surroundings, *, pause: Callable[[float], None] = time.sleep) -> Verdict:
     """Keep the image of a boot on trial once it is well on this machine, else go back, once. Raises
     RaucFailed and OSError."""
-    state, slots = here.store.read(), here.rauc.slots()
+    state, slots = remembered(here), here.rauc.slots()
     attempt = state.attempt
     if attempt is None or not is_trial(attempt, slots, boot_id=here.boot_id()):
         return _unrecorded(here, settle(here, state, slots), slots, pause)
@@ -96,13 +115,14 @@ def _unrecorded(here: Surroundings, state: State, slots: Slots, pause: Callable[
 
 def _wait_until_well(here: Surroundings, attempt: Attempt, pause: Callable[[float], None]) -> str:
     """Ask until the box is well, or for as long as the settings say; why it is not, "" where it is."""
-    waited_s = 0.0
+    began_s, paused_s = time.monotonic(), 0.0
     while True:
         why = why_unwell(here.ask(), here.box(), attempt)
-        if not why or waited_s >= here.table.commit_seconds:
+        # A box that hangs takes its time over each question, too.
+        if not why or max(paused_s, time.monotonic() - began_s) >= here.table.commit_seconds:
             return why
         pause(POLL_S)
-        waited_s += POLL_S
+        paused_s += POLL_S
 
 
 def _keep(here: Surroundings, state: State, attempt: Attempt, slots: Slots) -> None:

@@ -10,6 +10,8 @@ import pytest
 from edgegw.units import files_of
 from edgegw.update.choosing import Rollout
 from edgegw.update.files import AtWork, alone
+from edgegw.update.health import Answer
+from edgegw.update.rauc import Rauc, RaucFailed
 from edgegw.update.repository import Life
 from edgegw.update.sources import FolderSource
 from edgegw.update.state import Failed
@@ -432,3 +434,51 @@ def test_the_units_let_the_agent_see_which_boot_this_is(unit: str) -> None:
     """Hardening once hid the kernel's word on it."""
     [found] = [one for one in files_of("appliance") if one.path.endswith(unit)]
     assert b"ProcSubset=pid" not in found.content
+
+
+def test_what_was_kept_without_a_record_is_no_alarm(releases: Releases, appliance: Appliance) -> None:
+    """An image that came by RAUC itself has no known bundle: the centre's of that number is no forgery."""
+    bundle = releases.release("1.1.0")
+    appliance.here().rauc.install(bundle, progress=lambda *_: None)
+    appliance.boot()
+    assert (appliance.slot, appliance.judge(), appliance.first) == ("b", "kept", "b")
+    found = appliance.look()
+    assert (found.end, found.said) == ("nothing", "")
+
+
+def test_a_trial_whose_record_is_unreadable_is_judged_all_the_same(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """A damaged file of the agent's must not send a good image back, nor fail each start."""
+    releases.release("1.1.0")
+    assert appliance.look().end == "restarts"
+    appliance.boot()
+    (appliance.folder / "state/state.json").write_bytes(b"{")
+    assert (appliance.judge(), appliance.first) == ("kept", "b")
+
+
+def test_a_box_that_hangs_is_not_asked_for_hours(
+    releases: Releases, appliance: Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the service manager ends the question, and the release is tried again without a word of why."""
+    releases.release("1.1.0")
+    appliance.look()
+    appliance.boot()
+    passed_s, asked = 0.0, 0
+
+    def hangs(_: str) -> Answer:
+        nonlocal passed_s, asked
+        passed_s, asked = passed_s + 6, asked + 1
+        return UNWELL
+
+    monkeypatch.setattr("edgegw.update.trial.time.monotonic", lambda: passed_s)
+    appliance.answers = hangs
+    assert appliance.judge() == "left"
+    assert asked == 2, "the settings say ten seconds"
+
+
+def test_an_installation_that_hangs_ends(appliance: Appliance) -> None:
+    """An agent that waits for RAUC for ever brings no release any more, and tells nobody."""
+    hanging = Rauc(("sh", "-c", "echo installing; exec sleep 60"), install_s=0.2)
+    with pytest.raises(RaucFailed, match="code -9"):
+        hanging.install(appliance.folder / "a.raucb", progress=lambda *_: None)

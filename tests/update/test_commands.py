@@ -1,6 +1,7 @@
 """The commands as a person types them: a release from its keys to a machine that has it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgegw.__main__ import main
+from edgegw.commands import update as command
+from edgegw.update.files import alone
 from tests.update.appliance import COMPATIBLE, RAUC
 
 KEYS = ("--targets-key", "targets.pem", "--online-key", "online.pem")
@@ -166,3 +169,54 @@ def test_the_centre_lists_what_its_fleet_runs(centre: Path) -> None:
     assert edgegw("release", "fleet").stdout == "box-1: has not said; heard never\n"
     said = msgspec.json.decode(edgegw("release", "fleet", "--json", "--version", "1.1.0").stdout)
     assert (said["box"], said["program"]) == ("box-1", "")
+
+
+def test_a_second_bundle_of_the_same_name_takes_no_release_away(centre: Path) -> None:
+    """Two profiles built to one name: the boxes of the first would never hear of a release again."""
+    bundle = "edgegw-1.1.0+2-cloud.raucb"
+    edgegw("release", "add", "releases", bundle, *KEYS)
+    facts = msgspec.json.decode((centre / "edgegw-1.1.0+2-cloud.json").read_bytes())
+    other = centre / "hardware" / bundle
+    other.parent.mkdir()
+    other.write_text("another image\n", encoding="ascii")
+    other.with_suffix(".json").write_bytes(msgspec.json.encode(facts | {"compatible": "edgegw-x86_64-other"}))
+    refused = edgegw("release", "add", "releases", other, *KEYS, code=3)
+    assert "that would be offered no more" in refused.output
+    shown = msgspec.json.decode(edgegw("release", "show", "releases", "--json").stdout)
+    assert [one["compatible"] for one in shown["releases"]] == [COMPATIBLE]
+    edgegw("release", "add", "releases", bundle, *KEYS)
+
+
+def test_nothing_is_forgotten_while_the_agent_is_at_work(centre: Path, machine: list[str | Path]) -> None:
+    """Written over its record, the trial that it prepares would be judged by nothing."""
+    with alone(centre / "state"):
+        refused = edgegw("update", "forget", "1.1.0", *machine[:2], code=3)
+    assert "another process" in refused.output
+
+
+def test_a_stick_that_must_wait_is_installed_when_its_time_comes(
+    machine: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put in by day, in a branch without a line: at night it is the stick's release that is to be taken."""
+    stick, looks = tmp_path / "stick", []
+    (stick / "metadata").mkdir(parents=True)
+    (stick / "metadata/timestamp.json").write_text("{}")
+    (tmp_path / "box.toml").touch()
+
+    def looked(*_: object, is_stick: bool) -> tuple[str, float]:
+        looks.append(is_stick)
+        if len(looks) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ("waits", 0.0) if len(looks) < 3 else ("nothing", 0.0)
+
+    here = command._surroundings(tmp_path / "none.toml", tmp_path / "state", tmp_path / "image")
+    for name, value in {"STICK": stick, "STICK_S": 0.01, "_once": looked}.items():
+        monkeypatch.setattr(command, name, value)
+    monkeypatch.setattr(command, "_surroundings", lambda *_: here)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        command._run_agent(tmp_path / "box.toml", tmp_path / "state", tmp_path / "image")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert looks == [True, True, True, False]
