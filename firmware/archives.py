@@ -116,11 +116,10 @@ class Apt:
         return run([_APT_HELPER, *self._options, "cat-file", path], doing=f"reading {path}")
 
 
-def fetch(packages: list[Package], folder: Path) -> list[Package]:
+def fetch(packages: list[Package], folder: Path, *, suite: str) -> list[Package]:
     """Fetch packages as `folder/SHA256.deb` by apt's own ways; return those that the archive lacks.
 
-    apt holds each to its hash: what has another one counts as not there. Raises BuildError if the archive
-    does not answer at all.
+    apt holds each to its hash. Raises BuildError for other bytes, and if an archive does not answer at all.
     """
     found = archives()
     failed: BuildError | None = None
@@ -139,12 +138,16 @@ def fetch(packages: list[Package], folder: Path) -> list[Package]:
                 ) from error
             failed = error
     missing = [package for package in packages if not (folder / f"{package.sha256}.deb").exists()]
-    if failed is not None and len(missing) == len(packages):
+    gave = {package.archive for package in packages if package not in missing}
+    for name in sorted({package.archive for package in missing} - gave):
         # A package that is gone is another thing than no network.
+        release = f"dists/{suite if name == 'debian' else f'{suite}-security'}/Release"
         try:
-            _download([f"{found['debian']}/dists/stable/Release", str(folder / "answer")], doing="asking")
+            _download([f"{found[name]}/{release}", str(folder / f"answer-{name}")], doing="asking")
         except BuildError:
-            raise BuildError(f"the Debian archive does not answer: {failed}", hint=NO_NETWORK) from failed
+            raise BuildError(
+                f"the Debian archive does not answer ({name}): {failed}", hint=NO_NETWORK
+            ) from failed
     return missing
 
 

@@ -48,7 +48,7 @@ def _fetch(missing: list[Package], lock: Lock) -> None:
     total = sum(package.size_bytes for package in missing)
     need_room(build_folder("pool"), need_bytes=2 * total, purpose=f"fetching {len(missing)} packages")
     with workshop("fetch") as folder:
-        gone = fetch(missing, folder)
+        gone = fetch(missing, folder, suite=lock.suite)
         for package in missing:
             come = folder / f"{package.sha256}.deb"
             if not come.exists():

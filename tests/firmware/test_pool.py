@@ -4,10 +4,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from firmware import pool
-from firmware.archives import MIRROR
+from firmware.archives import MIRROR, SECURITY_MIRROR
 from firmware.lockfile import Lock, Package
 from firmware.places import BuildError, need_room, program, sha256_of
 
@@ -27,8 +28,8 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         check=True,
         capture_output=True,
     )
-    (tmp_path / "archive/dists/stable").mkdir(parents=True)
-    (tmp_path / "archive/dists/stable/Release").write_text("Suite: stable\n")
+    (tmp_path / "archive/dists/trixie").mkdir(parents=True)
+    (tmp_path / "archive/dists/trixie/Release").write_text("Suite: trixie\n")
     monkeypatch.setenv("EDGEGW_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv(MIRROR, f"copy:{tmp_path}/archive")
     return tmp_path / "archive"
@@ -78,6 +79,18 @@ def test_no_archive_is_another_thing_than_a_vanished_package(archive: Path) -> N
     with pytest.raises(BuildError, match="does not answer") as raised:
         pool.fill(lock)
     assert MIRROR in raised.value.hint
+
+
+def test_a_security_archive_that_is_away_is_no_vanished_package(
+    archive: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its address is often another one, and wrong by itself."""
+    lock = locked(archive)
+    (package,) = lock.packages
+    patched = msgspec.structs.replace(package, name="fuse", archive="security", sha256="0" * 64)
+    monkeypatch.setenv(SECURITY_MIRROR, f"copy:{tmp_path}/nowhere")
+    with pytest.raises(BuildError, match=r"does not answer \(security\)"):
+        pool.fill(msgspec.structs.replace(lock, packages=(package, patched)))
 
 
 def test_an_archive_with_other_bytes_is_refused(archive: Path) -> None:
