@@ -80,7 +80,6 @@ def write_bundle(
         "format=verity",
         "[meta.edgegw]",
         f"security_epoch={read.image.security_epoch}",
-        f"schema={read.image.schema}",
         # The kernel image comes first: until its root is there too, what starts there gives way.
         "[image.efi]",
         "filename=esp.img",

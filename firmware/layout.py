@@ -30,7 +30,6 @@ class ImageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     build: int
     security_epoch: int
     oldest_version: str
-    schema: int
 
 
 class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
