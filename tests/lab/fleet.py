@@ -23,6 +23,7 @@ from tests.waiting import wait_until
 
 CONTROLLER: Final = "10.99.0.254"
 CGROUPS: Final = ("systemd", "unified", "pids", "memory", "devices")
+"""Where each controller has a hierarchy of its own."""
 HOME: Final = "/root"
 START_SECONDS: Final = 90
 STOP_SECONDS: Final = 20
@@ -141,10 +142,17 @@ def make_keys(folder: Path, hosts: list[Host]) -> None:
     (folder / "known_hosts").write_text("".join(lines))
 
 
+def hierarchies(place: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """The hierarchies of control groups: the kernel's one, or, of the older kind, each controller's."""
+    if (place / "cgroup.controllers").exists():
+        return [place]
+    return [place / one for one in CGROUPS if (place / one).is_dir()]
+
+
 def sweep_cgroups() -> None:
     """Remove the control groups that ended fleets have left, also killed ones."""
-    for controller in CGROUPS:
-        for top in Path("/sys/fs/cgroup", controller).glob(f"{PREFIX}*"):
+    for hierarchy in hierarchies():
+        for top in hierarchy.glob(f"{PREFIX}*"):
             owner = top.name.removeprefix(PREFIX)
             if owner.isdigit() and Path("/proc", owner).exists() and owner != str(os.getpid()):
                 continue
@@ -187,9 +195,8 @@ def _connect(hosts: list[Host]) -> None:
 def _boot(root: Path, folder: Path, host: Host, owner: str) -> subprocess.Popen[bytes]:
     """Boot one host, in a control group of its own."""
     own = f"{PREFIX}{owner}/{host.name}"
-    groups = [Path("/sys/fs/cgroup", one) for one in CGROUPS if Path("/sys/fs/cgroup", one).is_dir()]
     joins = []
-    for group in groups:
+    for group in hierarchies():
         with suppress(OSError):
             (group / own).mkdir(parents=True, exist_ok=True)
             joins.append(f"echo 0 > {group / own}/cgroup.procs")
