@@ -94,7 +94,7 @@ async def _become(folder: Path, listen: tuple[str, int], stick: Path, tpm: str, 
     """From a claim to a box that takes payments; raises OperatingError, KeyFileError and SettingsError."""
     from edgegw.commands.serving import listening
     from edgegw.first_boot.files import Files
-    from edgegw.first_boot.page import Page
+    from edgegw.first_boot.page import CONNECTIONS_MAX, Page
     from edgegw.first_boot.work import FirstBoot
     from edgegw.liveness import Liveness
 
@@ -112,7 +112,14 @@ async def _become(folder: Path, listen: tuple[str, int], stick: Path, tpm: str, 
         files, stick=stick, load=_settings, keys=lambda claim: keys_for(claim, tpm=tpm), told=told
     )
     page = Page(state=lambda: work.state, offer=work.offer, give_up=work.give_up)
-    async with listening(page.app(), [listen], name="first_boot", option="--listen", tls=None) as served:
+    async with listening(
+        page.app(),
+        [listen],
+        name="first_boot",
+        option="--listen",
+        tls=None,
+        connections_max=CONNECTIONS_MAX,
+    ) as served:
         port = int(served[0].rpartition(":")[2])
         alive.ready()
         told(work.state)

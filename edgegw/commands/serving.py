@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -73,9 +74,11 @@ async def listening(
     name: str,
     option: str,
     tls: TransportContext | None,
+    connections_max: int = 0,
 ) -> AsyncIterator[list[str]]:
     """Serve at each (host, port), which is told as it was got, until the block ends.
 
+    connections_max: of a plain listener that anybody may reach; the oldest gives way. 0: no such bound.
     Raises OperatingError, which names the option, for an address that cannot be had.
     """
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=5.0)
@@ -83,7 +86,12 @@ async def listening(
     try:
         for host, port in addresses:
             try:
-                await site_of(runner, host, port, name=name, tls=tls).start()
+                site = (
+                    _FewSite(runner, host, port, connections_max)
+                    if connections_max
+                    else site_of(runner, host, port, name=name, tls=tls)
+                )
+                await site.start()
             except OSError as problem:
                 raise OperatingError(
                     f"{option}: {host}:{port} cannot be had: {problem.strerror or problem}",
@@ -99,6 +107,38 @@ def site_of(
 ) -> web.BaseSite:
     """What listens at an address, encrypted or plain."""
     return web.TCPSite(runner, host, port) if tls is None else _EncryptedSite(runner, host, port, name, tls)
+
+
+class _FewSite(web.BaseSite):
+    """As `web.TCPSite`, which lets connections that say nothing stay for ever, as many as come."""
+
+    def __init__(self, runner: web.BaseRunner, host: str, port: int, connections_max: int) -> None:
+        super().__init__(runner)
+        self._host, self._port, self._most = host, port, connections_max
+        self._held: deque[web.RequestHandler] = deque()
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return f"http://{self._host}:{self._port}"
+
+    async def start(self) -> None:
+        """Listen; raises OSError."""
+        await super().start()
+        self._server = await asyncio.get_running_loop().create_server(
+            self._accepted, self._host, self._port, backlog=128
+        )
+
+    def _accepted(self) -> web.RequestHandler:
+        accept = self._runner.server
+        assert accept is not None  # noqa: S101 - a runner that is set up has one
+        fresh = accept()
+        self._held.append(fresh)
+        if len(self._held) > self._most:
+            oldest = self._held.popleft()
+            if oldest.transport is not None:  # else it has ended by itself
+                oldest.transport.abort()
+        return fresh
 
 
 class _EncryptedSite(web.BaseSite):

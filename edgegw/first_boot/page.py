@@ -33,6 +33,8 @@ from edgegw.first_boot.work import State
 FORM_BYTES_MAX: Final = 4 * CLAIM_BYTES_MAX
 """A claim as a form encodes it, three characters for many of its own."""
 BODY_S_MAX: Final = 10.0
+CONNECTIONS_MAX: Final = 128
+"""A browser opens a few. Somebody who opens more than all ends their own, not the machine's way to a hub."""
 VIEWS_BURST: Final = 60
 VIEWS_PER_S: Final = 10.0
 FORMS_BURST: Final = 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -61,7 +63,14 @@ async def browser() -> AsyncIterator[Browser]:
     browser = Browser()
     place = ("127.0.0.1", 0)
     async with (
-        listening(browser.page.app(), [place], name="page", option="listen", tls=None) as (served,),
+        listening(
+            browser.page.app(),
+            [place],
+            name="page",
+            option="listen",
+            tls=None,
+            connections_max=page_module.CONNECTIONS_MAX,
+        ) as (served,),
         browser.session,
     ):
         browser.address = f"http://{served}"
@@ -207,3 +216,15 @@ def test_the_state_is_told_to_who_asks_at_the_machine(tmp_path: Path) -> None:
     done = asked(tmp_path)
     assert (done.exit_code, "asks the centre for b1/box-1, try 3" in done.output) == (1, True)
     assert json.loads(asked(tmp_path, "--json").stdout)["state"] == "asking"
+
+
+async def test_connections_that_say_nothing_do_not_pile_up(browser: Browser) -> None:
+    """A machine in the branch could take every descriptor: no page, no stick, no enrolment."""
+    host, _, port = browser.address.removeprefix("http://").rpartition(":")
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(page_module.CONNECTIONS_MAX + 50)]
+    assert (await browser.get())[0] == 200
+    with contextlib.suppress(ConnectionResetError):
+        async with asyncio.timeout(5):
+            assert await silent[0][0].read() == b""
+    for _, writer in silent:
+        writer.close()
