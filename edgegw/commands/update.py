@@ -429,10 +429,7 @@ def _run_agent(settings: Path, folder: Path, image_folder: Path) -> None:
         return
     log.info("agent", version=here.image.version, compatible=here.image.compatible)
     due_s, seen, done = 0.0, "", ""
-    try:
-        here.bundle.reserve()  # at the first boot, before the ledger has grown
-    except (OSError, OperatingError) as problem:
-        log.warning("no_room_for_bundles", problem=str(problem), hint=getattr(problem, "hint", ""))
+    _reserve(here)  # at the first boot, before the ledger has grown
     while not stop.is_set():
         here = _surroundings(settings, folder, image_folder)
         fresh = _stick_signature()
@@ -457,6 +454,18 @@ def _stick_signature() -> str:
     return f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}"
 
 
+def _reserve(here: Surroundings) -> None:
+    """Take hold of the bundle's room. Without it a look goes on all the same: it tells the centre, once a
+    release is there that needs it."""
+    import structlog
+
+    try:
+        here.bundle.reserve()
+    except (OSError, OperatingError) as problem:
+        hint = getattr(problem, "hint", "")
+        structlog.get_logger("edgegw.update").warning("no_room_for_bundles", problem=str(problem), hint=hint)
+
+
 def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick: bool) -> tuple[str, float]:
     """One look: how it ended ("" where it failed), and for how many seconds there is nothing to do then."""
     import structlog
@@ -466,7 +475,7 @@ def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick
     log = structlog.get_logger("edgegw.update")
     by_hand = is_stick and (STICK / NOW_NAME).exists()
     try:
-        here.bundle.reserve()
+        _reserve(here)
         source = _source(settings, STICK if is_stick else None)
         outcome = Agent(here, stopped=stop.is_set).look(source, Order(by_hand=by_hand))
     except Exception as problem:  # noqa: BLE001 - told; the box goes on, and the agent looks again

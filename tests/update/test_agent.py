@@ -3,10 +3,12 @@
 import shutil
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import pytest
 
+from edgegw.commands import update as command
 from edgegw.units import files_of
 from edgegw.update.choosing import Rollout
 from edgegw.update.files import AtWork, alone
@@ -482,3 +484,15 @@ def test_an_installation_that_hangs_ends(appliance: Appliance) -> None:
     hanging = Rauc(("sh", "-c", "echo installing; exec sleep 60"), install_s=0.2)
     with pytest.raises(RaucFailed, match="code -9"):
         hanging.install(appliance.folder / "a.raucb", progress=lambda *_: None)
+
+
+def test_a_full_disk_is_told_to_the_centre(
+    releases: Releases, appliance: Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box that only writes it into its own log stays on an old release, and nobody knows why."""
+    releases.release("1.1.0")
+    appliance.keep_free_bytes = 1 << 60
+    monkeypatch.setattr(command, "STICK", releases.repository.folder)
+    end, _ = command._once(appliance.here(), appliance.folder / "box.toml", Event(), is_stick=True)
+    assert end == "away"
+    assert "the ledger keeps" in appliance.state.problem
