@@ -50,15 +50,20 @@ def hub_backup(out: Path, hub_settings: Path) -> None:
         raise OperatingError(
             f"{out} is there already", hint="Give --out another name; no backup is written over."
         )
+    database = Path(settings.database_file).absolute()
+    if not database.is_file():
+        raise OperatingError(
+            f"there is no {database}", hint="Give the settings of a hub that has run on this machine."
+        )
     fresh = out.with_name(out.name + ".new")
     fresh.unlink(missing_ok=True)
     os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    source = pysqlite3.connect(f"file:{settings.database_file}?mode=ro", uri=True)
+    source = pysqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
     try:
         source.execute("VACUUM INTO ?", (str(fresh),))
     except pysqlite3.Error as problem:
         raise OperatingError(
-            f"{settings.database_file} cannot be copied: {problem}",
+            f"{database} cannot be copied: {problem}",
             hint="See that the file and the disk are well.",
         ) from None
     finally:

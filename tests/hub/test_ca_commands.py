@@ -138,3 +138,15 @@ def test_a_device_is_replaced_by_two_people_and_revoked_by_one(desk: Desk) -> No
     assert "revoked (stolen)" in desk.ca("list")
     assert "--by" in desk.ca("log", "--seen", "1", code=2), "nobody silences an alarm in another's name"
     assert "0 alarms were looked at" in desk.ca("log", "--seen", "1", by="mei")
+
+
+def test_a_backup_of_no_database_is_none(desk: Desk) -> None:
+    """A file that a night's job takes for the backup, and a fault that names nothing."""
+    desk.enrols(desk.alone)
+    out = desk.folder / "backup.db"
+    assert "there is no" in desk.hub("hub", "backup", "--out", str(out), code=3)
+    assert not list(desk.folder.glob("backup*"))
+    desk.ca("init")
+    desk.ca("list", "--claims")
+    assert "bytes" in desk.hub("hub", "backup", "--out", str(out))
+    assert out.stat().st_size > 0
