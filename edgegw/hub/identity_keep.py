@@ -92,7 +92,14 @@ class IdentityKeep:
         self._key = key
 
     def check(self, database: Database) -> None:
-        """Raise KeptIdentitiesError where the database lacks what the file has."""
+        """Raise KeptIdentitiesError where the database lacks what the file has, or where a file that must be
+        there is not: what a medium that is not mounted holds, nobody can compare."""
+        if not self._path.exists() and database.transact(_has_events):
+            raise KeptIdentitiesError(
+                f"{self._path} is not there, and the database has a past that it should hold",
+                hint="Mount its medium. Where the settings name the file for the first time, make it empty:"
+                f" touch {self._path}",
+            )
         kept = _read(self._path, self._key.public)
         lacking = database.transact(lambda c: _lacking(c, kept))
         if lacking:
@@ -192,6 +199,10 @@ def _key(table: Table, row: Row) -> str:
 
 
 # --- the database -------------------------------------------------------------------------------------------
+
+
+def _has_events(connection: Connection) -> bool:
+    return connection.execute(select(schema.identity_event.c.number).limit(1)).first() is not None
 
 
 def _lacking(connection: Connection, kept: Kept) -> int:

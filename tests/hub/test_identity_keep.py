@@ -189,3 +189,19 @@ def test_a_line_that_does_not_fit_is_not_taken_for_written(centre: Centre) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert centre.keep.follow(centre.database) > 0
     assert centre.keep.follow(centre.database) == 0
+
+
+@on_one_engine
+def test_a_medium_that_is_not_mounted_is_no_empty_file(centre: Centre) -> None:
+    """The restored hub would begin a new file in the empty folder, and serve who was revoked."""
+    file = centre.folder / "medium" / "identities.jsonl"
+    away = file.rename(file.with_suffix(".away"))
+    centre.is_put_back()
+    with pytest.raises(KeptIdentitiesError, match="is not there"):
+        centre.keep.check(centre.database)
+    file.touch()
+    centre.keep.check(centre.database)
+    assert centre.keep.follow(centre.database) > 0
+    away.rename(file)
+    with pytest.raises(KeptIdentitiesError, match="is older than"):
+        centre.keep.check(centre.database)
