@@ -21,8 +21,10 @@ import structlog
 
 import edgegw.app as app
 import edgegw.hub.app as hub_app
+import edgegw.rereading as rereading
 from edgegw.access.checkpoint_keys import CheckpointKeys
 from edgegw.access.keys import SigningKey
+from edgegw.box_health import BoxHealth
 from edgegw.core.book import Book
 from edgegw.ledger import anchor as anchor_module
 from edgegw.ledger.anchor import INTERVAL_S, Anchor
@@ -292,6 +294,10 @@ def _urandom(count: int) -> bytes:
     return process().token(count)
 
 
+async def _no_look(_: BoxHealth) -> None:
+    """The machine that the simulator runs on is none of the boxes' business."""
+
+
 class NamedCards:
     """Cards here are named alike by settings and records: what a vault keeps is for other tests."""
 
@@ -317,7 +323,8 @@ def open_seams() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     replaced: list[tuple[Any, str, Any]] = [
         (app, "secrets", types.SimpleNamespace(token_hex=_token_hex)),
-        (app, "time", types.SimpleNamespace(monotonic=_seconds)),
+        (rereading, "time", types.SimpleNamespace(monotonic=_seconds)),
+        (BoxHealth, "run", _no_look),
         (app, "MachineClock", ProcessClock),
         (app, "Metrics", QuietMetrics),
         (app, "CardVault", NamedCards),
