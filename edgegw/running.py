@@ -117,8 +117,9 @@ class Announcement:
         """The ways in that are open, as they are said on the network."""
         ways = {}
         for name, server in self._servers.items():
-            host, _, port = server.addresses[0].rpartition(":")
-            ways[name] = Way(port=int(port), profile=self._profiles[name], host=host.strip("[]"))
+            for address in server.addresses[:1]:  # none, once a stop has closed it
+                host, _, port = address.rpartition(":")
+                ways[name] = Way(port=int(port), profile=self._profiles[name], host=host.strip("[]"))
         return ways
 
     def write(self, line: Line | None, mirror: MirrorWord | None, book: Book | None, wall_ns: int) -> None:

@@ -13,7 +13,7 @@ from edgegw.running import RUNNING_NAME, Announcement, RunningBox
 class Listening:
     """A way in that is open."""
 
-    addresses = ("127.0.0.1:8443",)
+    addresses: tuple[str, ...] = ("127.0.0.1:8443",)
 
 
 def test_nothing_is_said_before_every_way_in_is_open(tmp_path: Path) -> None:
@@ -30,3 +30,8 @@ def test_nothing_is_said_before_every_way_in_is_open(tmp_path: Path) -> None:
     announcement.write(None, None, None, 0)
     said = msgspec.json.decode((tmp_path / RUNNING_NAME).read_bytes(), type=RunningBox)
     assert said.addresses == {"http": Listening.addresses}
+    # A stop closes one way in after the other while the box still tells what it does.
+    servers["http"].addresses = ()
+    announcement.write(None, None, None, 0)
+    said = msgspec.json.decode((tmp_path / RUNNING_NAME).read_bytes(), type=RunningBox)
+    assert said.addresses == {"http": ()}
