@@ -16,6 +16,7 @@ from edgegw.units import ROLES, Role, differing, files_of, firewall, install
 from tests.processes import edgegw
 
 EXPOSURE_MAX = 2.5
+FILES = Path(__file__).parents[2] / "edgegw/units/files"
 ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed on this machine")
 
@@ -40,15 +41,9 @@ def test_a_second_installation_changes_nothing(role: Role, tmp_path: Path) -> No
 
 def test_every_file_is_installed_by_some_role() -> None:
     """A unit that nobody installs is one that everybody thinks is there."""
-    there = {
-        path.name for path in (Path(__file__).parents[2] / "edgegw/units/files").iterdir() if path.is_file()
-    }
+    there = {path.name for path in FILES.iterdir() if path.is_file()}
     contents = {file.content for role in ROLES for file in files_of(role)}
-    unused = {
-        name
-        for name in there
-        if (Path(__file__).parents[2] / "edgegw/units/files" / name).read_bytes() not in contents
-    }
+    unused = {name for name in there if (FILES / name).read_bytes() not in contents}
     assert unused == set()
 
 
@@ -245,3 +240,15 @@ def test_a_reload_of_the_firewall_leaves_the_ways_in_open(tmp_path: Path) -> Non
         "add element inet edgegw ways_in { 8600 }",
         "of the site",
     ]
+
+
+def test_who_may_open_the_tpm_belongs_to_its_group(tmp_path: Path) -> None:
+    """Root without the right to override opens nothing of another group: no update was ever looked for."""
+    members = re.findall(r"^m (\S+) tss$", (FILES / "edgegw.sysusers").read_text(), re.MULTILINE)
+    install(tmp_path, "appliance")
+    for unit in units(tmp_path):
+        text = unit.read_text()
+        if "DeviceAllow=/dev/tpmrm0" in text:
+            user = re.search(r"^User=(\S+)$", text, re.MULTILINE)
+            is_member = user is not None and user[1] in members
+            assert is_member or "\nSupplementaryGroups=tss\n" in text, unit.name
