@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -68,6 +69,7 @@ class Machine:
         # A socket's path may have 107 characters.
         self._sockets = Path(tempfile.mkdtemp(prefix="vm-"))
         self.ports: dict[int, int] = {port: _free_port() for port in ports}
+        self._gone: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._tpm_process: subprocess.Popen[bytes] | None = None
         self.serial = self.folder / "serial.log"
@@ -106,8 +108,18 @@ class Machine:
             writable=[self.folder, self.image.parent, self._sockets],
             network=True,
         )
-        with (self.folder / "qemu.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._process = self._run(command, "qemu.log")
+
+    def _run(self, command: list[str | Path], log_name: str) -> subprocess.Popen[bytes]:
+        """Start a program; the descriptor that it inherits tells when it and its children are gone."""
+        gone, held = os.pipe()
+        self._gone.append(gone)
+        with (self.folder / log_name).open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(held,)
+            )
+        os.close(held)
+        return process
 
     def _start_tpm(self) -> None:
         state = self.folder / "tpm"
@@ -119,13 +131,8 @@ class Machine:
         command = ["swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", f"dir={state}"]
         command += ["--ctrl", f"type=unixio,path={self._sockets}/tpm"]
         (self._sockets / "tpm").unlink(missing_ok=True)
-        with (self.folder / "swtpm.log").open("ab") as log:
-            self._tpm_process = subprocess.Popen(
-                tools_command(self.tools, command, writable=[self.folder, self._sockets]),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        sandboxed = tools_command(self.tools, command, writable=[self.folder, self._sockets])
+        self._tpm_process = self._run(sandboxed, "swtpm.log")
         wait_until((self._sockets / "tpm").exists, "the TPM")
 
     def _arguments(self) -> Iterator[str]:
@@ -174,6 +181,11 @@ class Machine:
             if process is not None:
                 process.kill()
                 process.wait()
+        # What was killed is the sandbox; QEMU dies with it a moment later, and holds its disk until then.
+        for gone in self._gone:
+            os.read(gone, 1)
+            os.close(gone)
+        self._gone.clear()
         self._process = self._tpm_process = None
 
     def unplug(self, network: str, *, plugged: bool = False) -> None:
