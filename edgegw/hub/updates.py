@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from edgegw.exchange_http import problem
 
@@ -23,6 +24,19 @@ REFRESH_S: Final = 3_600.0
 RETRY_AFTER_S: Final = 60
 
 _log = structlog.get_logger("edgegw.hub")
+
+
+class _Bundle(web.FileResponse):
+    """A file that takes one of the places for downloads for as long as it is sent."""
+
+    def __init__(self, path: Path, places: asyncio.Semaphore) -> None:
+        super().__init__(path)
+        self._places = places
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send it: aiohttp does so when it prepares a file, and does it once."""
+        async with self._places:
+            return await super().prepare(request)
 
 
 def serve_updates(app: web.Application, directory: Path, *, downloads_max: int) -> None:
@@ -43,10 +57,7 @@ def serve_updates(app: web.Application, directory: Path, *, downloads_max: int) 
             busy = problem(503, "busy", f"{downloads_max} boxes are being served", "Come again in a minute.")
             busy.headers["Retry-After"] = str(RETRY_AFTER_S)
             return busy
-        async with downloads:
-            response = web.FileResponse(path)
-            await response.prepare(request)
-            return response
+        return _Bundle(path, downloads)
 
     app.router.add_get(f"{UPDATES_PATH}metadata/{{name:{NAME}}}", metadata)
     app.router.add_get(f"{UPDATES_PATH}targets/{{name:{NAME}}}", bundle)

@@ -228,6 +228,23 @@ async def test_an_answer_without_an_end_is_cut_off(tmp_path: Path) -> None:
     await server.close()
 
 
+async def test_a_download_leaves_the_connection_as_it_should_be(
+    releases: Releases, served: TestServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hub that logs a fault for each good download hides the true one, and closes a line that was dear."""
+    name = f"{RELEASE.sha256}.{NAME}"
+    (releases.repository.targets_folder / name).write_bytes(BODY)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    for _ in range(2):
+        writer.write(f"GET /exchange/updates/targets/{name} HTTP/1.1\r\nHost: hub\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert await reader.readexactly(len(BODY)) == BODY
+    writer.close()
+    await writer.wait_closed()
+    assert not caplog.records
+
+
 async def test_too_many_downloads_are_asked_to_come_again(releases: Releases, served: TestServer) -> None:
     """A thousand boxes at one moment must not take the exchange's line from payments."""
     name = f"{RELEASE.sha256}.{NAME}"
