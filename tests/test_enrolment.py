@@ -6,9 +6,8 @@ import asyncio
 import json
 import os
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
@@ -18,6 +17,7 @@ from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import BoxSettings, load_box
 from edgegw.enrolment import certificate_files
 from tests.centre import Centre, centre_of
+from tests.power import Power
 from tests.processes import edgegw
 
 
@@ -196,39 +196,18 @@ async def test_a_machine_that_was_reset_is_enrolled_anew_and_the_centre_knew(
     assert not [one for one in centre.log() if one.alarm]
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
 @pytest.mark.slow
 async def test_an_enrolment_that_is_killed_at_any_step_is_finished_by_the_same_command(
     tmp_path: Path, centre: Centre, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A technician pulls the plug, and has one claim."""
-    left = 0
-
-    def dying(work: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any, **named: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Killed
-            return work(*arguments, **named)
-
-        return step
-
+    power = Power(monkeypatch, "link", "replace", "unlink", "fsync")
     steps = 0
     while True:
         folder, claim = tmp_path / f"box-{steps}", centre.claim(f"box-{steps}")
-        with monkeypatch.context() as patched:
-            for name in ("link", "replace", "unlink", "fsync"):
-                patched.setattr(os, name, dying(getattr(os, name)))
-            left = steps
-            try:
-                done = await enrolled(folder, claim)
-            except Killed:
-                done = None
-        if done is not None:
+        with power.fails_after(steps) as outcome:
+            await enrolled(folder, claim)
+        if not outcome.failed:
             break
         again = await enrolled(folder, claim)
         assert again.exit_code == 0, (steps, again.output)

@@ -34,6 +34,7 @@ from edgegw.first_boot.sources import PAGE_SOURCE, read_claim
 from edgegw.first_boot.work import FirstBoot, State
 from edgegw.running import RUNNING_NAME
 from tests.centre import Centre, centre_of
+from tests.power import Power
 from tests.processes import edgegw
 from tests.software_tpm import SoftwareTpm, need_tpm
 from tests.waiting import until
@@ -330,40 +331,18 @@ async def test_a_ledger_without_settings_is_never_enrolled_over(centre: Centre, 
     assert machine.left() == {"data/ledger.db"}
 
 
-class Killed(BaseException):
-    """The machine is off."""
-
-
 @pytest.mark.slow
 async def test_the_plug_may_be_pulled_at_any_step(
     tmp_path: Path, centre: Centre, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The technician switches off what shows nothing yet, and has one claim."""
-    left = 0
-
-    def dying(work: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*arguments: Any, **named: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Killed
-            return work(*arguments, **named)
-
-        return step
-
+    power = Power(monkeypatch, "link", "replace", "rename", "unlink", "fsync")
     for steps in itertools.count():
         machine = Machine(tmp_path / f"machine-{steps}")
         machine.plug(centre.claim(f"box-{steps}", settings=PORTS))
-        was_killed = False
-        with monkeypatch.context() as patched:
-            for name in ("link", "replace", "rename", "unlink", "fsync"):
-                patched.setattr(os, name, dying(getattr(os, name)))
-            left = steps
-            try:
-                await machine.work().run()
-            except Killed:
-                was_killed = True
-        if not was_killed:
+        with power.fails_after(steps) as outcome:
+            await machine.work().run()
+        if not outcome.failed:
             break
         async with machine.on() as work:
             await until(lambda: machine.files.is_done, f"step {steps} to be got over")  # noqa: B023

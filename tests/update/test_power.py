@@ -1,59 +1,22 @@
 """Power cuts: at every step of an update the machine comes up in a committed slot, and gets there."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from edgegw.update.rauc import Rauc
+from tests.power import Power
 from tests.update.appliance import UNWELL, WELL, Appliance, Releases
 
 STEPS = ("replace", "fsync", "unlink", "ftruncate", "pwrite", "write")
 COMMANDS = ("slots", "facts", "install", "keep")
 
 
-class Cut(BaseException):
-    """The power is gone."""
-
-
-class Power:
-    """Lets so many steps be done; each of them may be the last, done or not."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.left: int | None = None
-        for name in STEPS:
-            patch.setattr(os, name, self._dying(getattr(os, name)))
-        for name in COMMANDS:
-            patch.setattr(Rauc, name, self._dying(getattr(Rauc, name), after=True))
-
-    def _dying(self, work: Callable[..., Any], *, after: bool = False) -> Callable[..., Any]:
-        def step(*arguments: Any, **named: Any) -> Any:
-            self._spend()
-            result = work(*arguments, **named)
-            if after:
-                self._spend()
-            return result
-
-        return step
-
-    def _spend(self) -> None:
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise Cut
-
-    def cut_after(self, steps: int, work: Callable[[], object]) -> bool:
-        """Do the work until the power fails; whether it did."""
-        self.left = steps
-        try:
-            work()
-        except Cut:
-            return True
-        finally:
-            self.left = None
-        return False
+def watched(patch: pytest.MonkeyPatch) -> Power:
+    """A power whose failure may come at each operation on a file, before and after each order to RAUC."""
+    power = Power(patch, *STEPS)
+    power.watch(Rauc, *COMMANDS, also_after=True)
+    return power
 
 
 def one_update(appliance: Appliance) -> None:
@@ -79,7 +42,9 @@ def check_every_cut(
         appliance = Appliance(tmp_path / f"machine-{steps}", releases.first_root, releases.source)
         if not is_good:
             appliance.answers = lambda version: UNWELL if version == "1.1.0" else WELL
-        if not power.cut_after(steps, lambda: one_update(appliance)):  # noqa: B023 - called at once
+        with power.fails_after(steps) as outcome:
+            one_update(appliance)
+        if not outcome.failed:
             return steps
         committed = {"1.0.0"} | ({"1.1.0"} if is_good else set())
         assert appliance.versions.get(appliance.first, appliance.versions["a"]).version in committed
@@ -102,7 +67,7 @@ def test_a_cut_here_and_there_costs_nothing(
 ) -> None:
     """A branch's power fails when it fails; the machine must come up in what was committed."""
     releases.release("1.1.0")
-    assert check_every_cut(tmp_path, releases, Power(monkeypatch), is_good=is_good, every=17) > 30
+    assert check_every_cut(tmp_path, releases, watched(monkeypatch), is_good=is_good, every=17) > 30
 
 
 @pytest.mark.slow
@@ -112,4 +77,4 @@ def test_a_cut_at_every_step_costs_nothing(
 ) -> None:
     """The same, at every step."""
     releases.release("1.1.0")
-    assert check_every_cut(tmp_path, releases, Power(monkeypatch), is_good=is_good, every=1) > 30
+    assert check_every_cut(tmp_path, releases, watched(monkeypatch), is_good=is_good, every=1) > 30
