@@ -218,6 +218,56 @@ def test_the_fallback_is_let_see_which_image_runs(tmp_path: Path) -> None:
     assert "ProcSubset=all" in unit.splitlines()
 
 
+_NFT = """#!/bin/sh
+[ "$1" = list ] && exit 0
+[ "$2" = - ] || exec cat "$2"
+exec cat
+"""
+"""In place of nft: prints what it is to do."""
+
+
+def stand_in(root: Path, name: str, text: str) -> Path:
+    """A program below root; its folder goes before all others on the path."""
+    program = root / "bin" / name
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(text)
+    program.chmod(0o755)
+    return program.parent
+
+
+def test_each_role_of_a_server_keeps_its_ways_in(tmp_path: Path) -> None:
+    """A server that is hub and mirror had let in only those of whichever was started last."""
+    for role in ("hub", "mirror"):
+        install(tmp_path, role)
+    (tmp_path / "var/lib/edgegw-ports").mkdir(parents=True)
+    folder = tmp_path / "var/lib/edgegw"
+    folder.mkdir()
+    folder_of_nft = stand_in(tmp_path, "nft", _NFT)
+    # What the settings open is `edgegw units ports`; here they name it themselves.
+    stand_in(tmp_path, "edgegw", '#!/bin/sh\ncat "$5"\n')
+    environment = {"PORTS_ROOT": str(tmp_path), "PATH": f"{folder_of_nft}:{os.environ['PATH']}"}
+
+    def opened(role: str) -> list[str]:
+        words = [str(tmp_path / "usr/lib/edgegw/ports"), role]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    flush, hub, mirror = (
+        "flush set inet edgegw ways_in",
+        *(f"add element inet edgegw ways_in {{ {port} }}" for port in (8600, 8610)),
+    )
+    (folder / "hub.toml").write_text(firewall.commands([8600]))
+    assert opened("hub") == [flush, hub]
+    (folder / "mirror.toml").write_text(firewall.commands([8610]))
+    assert opened("mirror") == [flush, hub, mirror]
+    assert opened("hub") == [flush, hub, mirror]
+    (folder / "mirror.toml").write_text(firewall.commands([]))
+    assert opened("mirror") == [flush, hub]
+    (folder / "hub.toml").unlink()
+    (folder / "mirror.toml").write_text(firewall.commands([8611]))
+    assert opened("mirror") == [flush, mirror.replace("8610", "8611")]
+
+
 def test_a_reload_of_the_firewall_leaves_the_ways_in_open(tmp_path: Path) -> None:
     """The table is loaded anew with no port in it: a person who mends a site's rule would stop payments."""
     install(tmp_path, "appliance")
@@ -228,11 +278,8 @@ def test_a_reload_of_the_firewall_leaves_the_ways_in_open(tmp_path: Path) -> Non
     site = tmp_path / "var/etc/nftables.d/site.nft"
     site.parent.mkdir(parents=True)
     site.write_text("of the site\n")
-    nft = tmp_path / "bin/nft"
-    nft.parent.mkdir()
-    nft.write_text('#!/bin/sh\n[ "$2" = - ] || exec cat "$2"\nexec cat\n')
-    nft.chmod(0o755)
-    environment = {"FIREWALL_ROOT": str(tmp_path), "PATH": f"{nft.parent}:{os.environ['PATH']}"}
+    folder_of_nft = stand_in(tmp_path, "nft", _NFT)
+    environment = {"FIREWALL_ROOT": str(tmp_path), "PATH": f"{folder_of_nft}:{os.environ['PATH']}"}
     program = str(tmp_path / "usr/lib/edgegw/firewall-additions")
     done = subprocess.run([program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
