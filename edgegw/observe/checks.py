@@ -319,6 +319,14 @@ CHECKS: Final = (
         hourly=True,
     ),
     Check(
+        name="firewall",
+        unit="flag",
+        help="1 while this machine's firewall is not in force.",
+        mend="Look at `systemctl status edgegw-firewall`, mend it, and `systemctl restart edgegw-firewall`.",
+        thresholds={Level.NOTICE: 1.0},
+        most=1.0,
+    ),
+    Check(
         name="memory_errors",
         unit="errors an hour",
         help="Memory errors that the machine has corrected.",

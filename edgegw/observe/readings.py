@@ -25,6 +25,8 @@ HOTTEST_C: Final = 150.0
 CRITICAL_C_MIN: Final = 40.0
 """A critical temperature outside is a sensor's nonsense; so is any temperature below the first or above."""
 PSTORE_NAMES: Final = ("sys/fs/pstore", "var/lib/systemd/pstore")
+FIREWALL_NAME: Final = "run/edgegw-firewall/state"
+"""Where `edgegw-firewall.service` leaves how it went."""
 _UNSYNCHRONISED: Final = 0x40
 _TIME_ERROR: Final = 5
 _CARD_RESET: Final = 0x20
@@ -330,6 +332,9 @@ class Machine:
             counts = [self._tree.number(f"{folder}/statistics/{way}_errors") for way in ("rx", "tx")]
             if any(count is not None for count in counts):
                 yield Reading(check="network_errors", subject=port, value=sum(count or 0 for count in counts))
+        # Only a machine on which the firewall's unit was started has the file; others have none of ours.
+        if (state := self._tree.text(FIREWALL_NAME)) is not None:
+            yield Reading(check="firewall", value=int(state != "loaded"), told=state)
 
     # -- hardware --------------------
 

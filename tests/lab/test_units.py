@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -126,6 +127,29 @@ def test_the_firewall_drops_all_but_the_ways_in(system: System) -> None:
     )
     system.run("systemctl", "reload", "edgegw-firewall")
     system.run("systemctl", "restart", "edgegw-ports@box")
+    assert "{ 8443 }" in system.said("nft", "list", "set", "inet", "edgegw", "ways_in")
+
+
+def test_a_firewall_that_is_not_in_force_is_told_and_stops_no_payments(system: System) -> None:
+    """Nobody reads a branch's journal: that anybody reaches every port had to stand where a person looks."""
+
+    def told() -> str:
+        words = ("edgegw", "health", "/var/lib/edgegw/box.toml", "--json")
+        standings = json.loads(system.said("runuser", "-u", "edgegw", "--", *words))
+        return next(str(one["level"]) for one in standings if one["check"] == "firewall")
+
+    assert told() == "well"
+    drop_in = "/run/systemd/system/edgegw-firewall.service.d"
+    fault = "[Service]\\nExecStart=\\nExecStart=nft -f /nowhere\\n"
+    system.run(
+        "sh", "-c", f"mkdir -p {drop_in}; printf '{fault}' >{drop_in}/fault.conf; systemctl daemon-reload"
+    )
+    system.run("systemctl", "restart", "edgegw-firewall", check=False)
+    assert system.property("edgegw-firewall", "ActiveState") == "failed"
+    assert told() == "notice"
+    assert system.property("edgegw", "ActiveState") == "active"
+    system.run("sh", "-c", f"rm -r {drop_in}; systemctl daemon-reload; systemctl restart edgegw-firewall")
+    assert told() == "well"
     assert "{ 8443 }" in system.said("nft", "list", "set", "inet", "edgegw", "ways_in")
 
 
