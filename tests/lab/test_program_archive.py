@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-MODULE = Path(__file__).resolve().parents[2] / "ansible/plugins/modules/edgegw_program.py"
-
-
-class Failed(Exception):
-    """What `fail_json` does to a module."""
-
-
-def fail(msg: str) -> None:
-    raise Failed(msg)
+from tests.lab.module_files import Failed, fail, load
 
 
 @pytest.fixture
 def unpack(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Path, Path], None]:
     """The module's own function, without Ansible, whose parts are on servers alone, and without what the
     tarfile of Debian 12 lacks."""
-    shared = "ansible_collections.edgegw.fleet.plugins.module_utils.program"
-    for name in ("ansible", "ansible.module_utils", "ansible.module_utils.basic", shared):
-        stand_in = ModuleType(name)
-        for word in ("AnsibleModule", "point", "run", "write_whole"):
-            setattr(stand_in, word, None)
-        monkeypatch.setitem(sys.modules, name, stand_in)
     for word in ("extract", "extractall"):
         monkeypatch.delattr(tarfile.TarFile, word)
-    spec = importlib.util.spec_from_file_location("edgegw_program", MODULE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function: Callable[[Any, Path, Path], None] = module.unpack
+    function: Callable[[Any, Path, Path], None] = load("edgegw_program", monkeypatch).unpack
     return function
 
 

@@ -218,11 +218,10 @@ def update_appliance(module: AnsibleModule) -> dict[str, Any]:
         return {"changed": False, "outcome": "unchanged", "before": before, "after": before}
     if module.check_mode:
         return {"changed": True, "outcome": "updated", "before": before, "after": version}
-    done = run(["edgegw", "update", "check", "--now", "--no-reboot"])
-    status = update_status(module)
-    why = failure_of(status, version)
-    if done.code or why or status.get("target") not in (version, None, ""):
-        reason = why or done.told or f"the hub offers {status.get('target')}"
+    # The hub may offer a newer one by now; the canaries have tried this one.
+    done = run(["edgegw", "update", "check", "--now", "--no-reboot", "--version", version])
+    if done.code:
+        reason = failure_of(update_status(module), version) or done.told
         return {"changed": False, "outcome": "failed", "before": before, "after": before, "reason": reason}
     return {"changed": True, "outcome": "installed", "before": before, "after": before}
 
