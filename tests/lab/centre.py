@@ -150,6 +150,12 @@ class Centre:
         asked = "SELECT request_id FROM record WHERE client = 'till' AND request_id IS NOT NULL"
         return sorted(str(row[0]) for row in self._rows(asked))
 
+    def proving_keys(self) -> list[str]:
+        """The options of `edgegw verify` for the box's checkpoint key, as the hub has it, and the hub's."""
+        ((key,),) = self._rows("SELECT key FROM journal_head")
+        hub = (self.folder / "secrets/hub.pub").read_text(encoding="utf-8").strip()
+        return ["--box-key", str(key), "--hub-key", hub]
+
     def wait_payments(self, answered: list[str], *, timeout_s: float = 180) -> None:
         """Wait until the hub has exactly these payments of the till, each once."""
         wait_until(

@@ -8,19 +8,26 @@ from pathlib import Path
 
 from firmware.layout import MIB, partition
 from firmware.sandbox import in_tools
+from tests.lab.centre import Centre
 from tests.lab.vm import Machine
 from tests.processes import edgegw
 
 
-def verified_payments(machine: Machine, folder: Path) -> list[str]:
-    """The ids of all payments in the ledger of a machine that is off, once they are proven."""
+def verified_payments(machine: Machine, centre: Centre, folder: Path) -> list[str]:
+    """The ids of the till's payments in the ledger of a machine that is off, once they are proven.
+
+    The keys that prove them are the centre's word: what is on the disk cannot vouch for itself.
+    """
     data = _data_of(machine, folder)
     exported = folder / "audit.db"
-    for words in (("export", str(data), "--output", str(exported)), ("verify", "export", str(exported))):
+    for words in (
+        ("export", str(data), "--output", str(exported)),
+        ("verify", *centre.proving_keys(), "export", str(exported)),
+    ):
         done = edgegw(*words)
         assert done.exit_code == 0, (words, done.output, done.exception)
     with closing(sqlite3.connect(exported)) as database:
-        rows = database.execute("SELECT request_id FROM record WHERE client = 'till'").fetchall()
+        rows = database.execute("SELECT id FROM transfer WHERE client = 'till'").fetchall()
     return [str(row[0]) for row in rows]
 
 

@@ -125,5 +125,5 @@ def test_in_the_end_every_answered_payment_is_on_the_disk_once(branch: Branch, t
     branch.till.wait_mode("active")
     branch.centre.wait_payments(branch.till.answered)
     branch.machine.cut()
-    found = verified_payments(branch.machine, tmp_path)
+    found = verified_payments(branch.machine, branch.centre, tmp_path)
     assert sorted(found) == sorted(branch.till.answered), json.dumps(found)
