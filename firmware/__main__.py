@@ -8,6 +8,7 @@ import click
 
 from edgegw.errors import OperatingError
 from firmware import image, keys, lockfile, product, resolve, roots, sbom
+from firmware.layout import ProfileName
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +35,7 @@ def root(names: tuple[str, ...]) -> None:
 
 @firmware.command()
 @click.argument("profile", type=click.Choice(["cloud", "hardware"]))
-def squashfs(profile: product.Profile) -> None:
+def squashfs(profile: ProfileName) -> None:
     """Make the finished root of a PROFILE, as it goes into a slot; print where it is."""
     built = product.appliance(profile)
     size_mb = built.squashfs.stat().st_size // 1_000_000
@@ -43,7 +44,7 @@ def squashfs(profile: product.Profile) -> None:
 
 @firmware.command(name="sbom")
 @click.argument("profile", type=click.Choice(["cloud", "hardware"]))
-def bill(profile: product.Profile) -> None:
+def bill(profile: ProfileName) -> None:
     """Write what is in the finished root of a PROFILE, as CycloneDX; print where it is."""
     built = product.appliance(profile)
     click.echo(sbom.write_bill(built, version=built.version))
@@ -52,10 +53,10 @@ def bill(profile: product.Profile) -> None:
 @firmware.command("image")
 @click.argument("profile", type=click.Choice(["cloud", "hardware"]), default="cloud")
 @click.option("--build", type=int, help="The number after the + of its version; image.toml's unless given.")
-def make_image(profile: product.Profile, build: int | None) -> None:
+def make_image(profile: ProfileName, build: int | None) -> None:
     """Build the image of a PROFILE, with its bundle for updates; print where they are."""
     made = image.image(profile, build=build)
-    for path in (made.disk, made.bundle, made.kernel_image, made.facts):
+    for path in (made.disk, made.bundle, made.kernel_image, made.facts, made.contents):
         click.echo(path)
 
 

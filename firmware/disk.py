@@ -6,7 +6,6 @@ Everything is made in files; nothing is mounted and no loop device is used. Leav
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,11 @@ from typing import Final
 
 import msgspec
 
-from firmware.initrd import kernel_release, write_initrd
+from firmware.drivers import kernel_version
+from firmware.initrd import write_initrd, write_microcode
 from firmware.keys import Keys
 from firmware.layout import MIB, SECTOR_BYTES, Partition, ProfileName, partition, partitions, settings
-from firmware.places import BuildError, need_room
+from firmware.places import BuildError, need_room, sha256_of
 from firmware.sandbox import in_tools
 
 BLOCK_BYTES: Final = 4096
@@ -41,7 +41,7 @@ class Made(msgspec.Struct, frozen=True):
 
 
 class Proven(msgspec.Struct, frozen=True):
-    """A root with its tree of hashes, and what proves it."""
+    """A squashfs with its tree of hashes, and what proves it."""
 
     path: Path
     blocks: int
@@ -50,33 +50,35 @@ class Proven(msgspec.Struct, frozen=True):
 
 
 def add_hashes(image: Path, *, made: Made) -> Proven:
-    """Append the tree of hashes (dm-verity, SHA-256, blocks of 4 KiB) to a squashfs; raises BuildError if the
-    two are too large for a slot.
+    """Append the tree of hashes (dm-verity, SHA-256, blocks of 4 KiB) to a squashfs.
 
-    The salt follows from the content, so that the same root has the same hash.
+    The salt follows from the content, so that the same content has the same hash.
     """
     blocks = -(-image.stat().st_size // BLOCK_BYTES)
     os.truncate(image, blocks * BLOCK_BYTES)
-    with image.open("rb") as file:
-        salt = hashlib.file_digest(file, "sha256").hexdigest()
+    salt = sha256_of(image)
     said = in_tools(
         made.tools,
         [
             *("veritysetup", "format", image, image, "--no-superblock", "--hash", "sha256", "--salt", salt),
             *("--data-blocks", str(blocks), "--hash-offset", str(blocks * BLOCK_BYTES)),
         ],
-        doing="making the root's tree of hashes",
+        doing=f"making the tree of hashes of {image.name}",
         writable=[image.parent],
     )
     root_hash = next(line.split()[-1] for line in said.splitlines() if line.startswith("Root hash"))
+    return Proven(path=image, blocks=blocks, salt=salt, root_hash=root_hash)
+
+
+def check_slot(proven: Proven, *, made: Made) -> None:
+    """Raise BuildError if a root with its hashes is too large for a slot."""
     room = settings().profiles[made.profile].root_mib * MIB
-    if image.stat().st_size > room:
+    if proven.path.stat().st_size > room:
         raise BuildError(
-            f"the root of profile {made.profile} has {image.stat().st_size // MIB} MiB with its hashes, and a"
-            f" slot has {room // MIB} MiB",
+            f"the root of profile {made.profile} has {proven.path.stat().st_size // MIB} MiB with its hashes,"
+            f" and a slot has {room // MIB} MiB",
             hint="Take packages out of roots.toml. Do not enlarge the slot: boxes in the field keep theirs.",
         )
-    return Proven(path=image, blocks=blocks, salt=salt, root_hash=root_hash)
 
 
 def write_kernel_image(
@@ -84,47 +86,40 @@ def write_kernel_image(
     *,
     kernel: Path,
     root: Path,
+    base: Path,
     proven: Proven,
     made: Made,
     work: Path,
     more_words: Sequence[str] = (),
 ) -> None:
-    """Write the signed kernel image (UKI) for a root: kernel, initial RAM file system, and the root's hash in
-    one file. `more_words` are added to the kernel's command line, for images that must not be kept.
+    """Write the signed kernel image (UKI) for a root: kernel, microcode (of `base`), initial RAM file system,
+    and the root's hash in one file. `more_words` are for the kernel, for images that must not be kept.
     """
-    release = kernel_release(root)
-    initrd = work / "initrd.img"
+    proof = f"edgegw.root={proven.blocks}:{proven.salt}:{proven.root_hash}"
+    words = " ".join([*settings().kernel.command_line, *more_words, proof])
+    initrd, microcode = work / "initrd.img", work / "microcode.img"
     write_initrd(
         initrd,
         profile=made.profile,
         version=made.version,
         said=made.said,
+        words=words,
         root=root,
         tools=made.tools,
         work=work,
         epoch=made.epoch,
     )
-    proof = f"edgegw.root={proven.blocks}:{proven.salt}:{proven.root_hash}"
     unsigned, vmlinuz, os_release = work / "unsigned.efi", work / "vmlinuz", work / "os-release"
     shutil.copyfile(kernel, vmlinuz)
     shutil.copyfile(root / "usr/lib/os-release", os_release)
+    early = write_microcode(microcode, root=base, work=work, epoch=made.epoch)
     in_tools(
         made.tools,
         [
-            *(
-                "ukify",
-                "build",
-                "--linux",
-                vmlinuz,
-                "--initrd",
-                initrd,
-                "--stub",
-                _STUB,
-                "--output",
-                unsigned,
-            ),
-            *("--cmdline", " ".join([*settings().kernel.command_line, *more_words, proof])),
-            *("--uname", release, "--os-release", f"@{os_release}"),
+            *("ukify", "build", "--linux", vmlinuz, "--initrd", initrd, "--stub", _STUB),
+            *("--output", unsigned, "--cmdline", words),
+            *("--uname", kernel_version(root), "--os-release", f"@{os_release}"),
+            *(("--microcode", microcode) if early else ()),
         ],
         doing="making the kernel image",
         writable=[work],
@@ -137,7 +132,7 @@ def sign_efi(source: Path, target: Path, *, made: Made, name: str = "db") -> Non
     in_tools(
         made.tools,
         [
-            *("env", f"LD_PRELOAD={_FAKE_TIME}", f"FAKETIME=@{_as_time(made.epoch)}"),
+            *("env", *at_time(made.epoch)),
             *("sbsign", "--key", made.keys.key(name), "--cert", made.keys.certificate(name)),
             *("--output", target, source),
         ],
@@ -146,8 +141,10 @@ def sign_efi(source: Path, target: Path, *, made: Made, name: str = "db") -> Non
     )
 
 
-def _as_time(epoch: int) -> str:
-    return dt.datetime.fromtimestamp(epoch, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+def at_time(epoch: int) -> tuple[str, str]:
+    """Words for `env`: the program sees a clock that stands still at this time, in seconds."""
+    said = dt.datetime.fromtimestamp(epoch, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"LD_PRELOAD={_FAKE_TIME}", f"FAKETIME={said}"
 
 
 def write_esp(target: Path, kernel_image: Path, *, made: Made) -> None:

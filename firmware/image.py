@@ -39,6 +39,8 @@ class Image(msgspec.Struct, frozen=True):
     bundle: Path
     kernel_image: Path
     facts: Path
+    contents: Path
+    """What is in it (SBOM)."""
     root_hash: str
 
 
@@ -111,6 +113,7 @@ def _write(product: Product, made: Made, *, work: Path, more_words: Sequence[str
         kernel_image,
         kernel=product.kernel,
         root=product.tree,
+        base=product.base.path,
         proven=proven,
         made=made,
         work=work,
@@ -119,7 +122,7 @@ def _write(product: Product, made: Made, *, work: Path, more_words: Sequence[str
     disk.write_esp(esp, kernel_image, made=made)
     disk.write_disk(out / f"{stem}.img", esp=esp, root=proven.path, made=made, work=work)
     bundle.write_bundle(out / f"{stem}.raucb", root=proven.path, esp=esp, made=made, work=work)
-    write_bill(product, version=made.version)
+    contents = write_bill(product, version=made.version)
     facts = json.loads(made.said["image.json"])
     facts.pop("built_s")
     (out / f"{stem}.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="ascii")
@@ -129,6 +132,7 @@ def _write(product: Product, made: Made, *, work: Path, more_words: Sequence[str
         bundle=out / f"{stem}.raucb",
         kernel_image=kernel_image,
         facts=out / f"{stem}.json",
+        contents=contents,
         root_hash=proven.root_hash,
     )
 
@@ -140,6 +144,7 @@ def _proven(product: Product, made: Made) -> Proven:
         return msgspec.json.decode(note.read_bytes(), type=_Noted).at(path)
     shutil.copyfile(product.squashfs, path)
     proven = disk.add_hashes(path, made=made)
+    disk.check_slot(proven, made=made)
     note.write_bytes(msgspec.json.encode(_Noted(proven.blocks, proven.salt, proven.root_hash)))
     return proven
 

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from firmware.drivers import kernel_version
 from firmware.layout import SLOTS, ProfileName, boot_entry, settings
-from firmware.places import SOURCE, BuildError, run
+from firmware.places import SOURCE
 from firmware.sandbox import in_tools, inside
 
 RESCUE_GUID: Final = "ed6e0002-0000-4000-8000-000000000001"
@@ -55,6 +56,11 @@ _BUSYBOX: Final = (
         "tr",
     ),
 )
+MICROCODE: Final = {"AuthenticAMD.bin": "amd-ucode/*.bin", "GenuineIntel.bin": "intel-ucode/*"}
+"""The kernel's names for what it reads early, and where Debian's packages have the parts of each."""
+_MICROCODE_ALIGN_BYTES: Final = 16
+"""What Intel's processors ask of an update's address."""
+_HEAD_BYTES: Final = 110
 _ALWAYS: Final = ("dm_verity", "squashfs", "efivarfs", "ext4")
 # Whatever may stand between a branch server's board and its disk, with what these need.
 _CONTROLLERS: Final = (
@@ -65,7 +71,7 @@ _CONTROLLERS: Final = (
         "kernel/drivers/usb/host",
         "kernel/drivers/usb/storage",
     ),
-    *("kernel/drivers/virtio", "kernel/drivers/md"),
+    *("kernel/drivers/virtio", "kernel/drivers/md", "kernel/drivers/pci/controller/vmd"),
 )
 # Left out of these folders: what no disk of a branch server hangs on, as fabrics need a network first.
 _NO_CONTROLLER: Final = (
@@ -89,20 +95,13 @@ _NO_CONTROLLER: Final = (
 )
 
 
-def kernel_release(root: Path) -> str:
-    """The one kernel of a root."""
-    found = sorted(path.name for path in (root / "usr/lib/modules").iterdir())
-    if len(found) != 1:
-        raise BuildError(f"{root} has the kernels {found}, and an image has one", hint="Mend roots.toml.")
-    return found[0]
-
-
 def write_initrd(
     target: Path,
     *,
     profile: ProfileName,
     version: str,
     said: Mapping[str, bytes],
+    words: str,
     root: Path,
     tools: Path,
     work: Path,
@@ -110,7 +109,7 @@ def write_initrd(
 ) -> None:
     """Write the archive for a root, packed with zstd; `work` is an empty folder on the same disk.
 
-    `said` are files that the running image finds in /run/edgegw.
+    `said` are files that the running image finds in /run/edgegw; `words` are all that the kernel may be told.
     """
     tree = work / "initrd"
     for folder in ("bin", "etc", "proc", "sys", "dev", "run", "sysroot", "usr"):
@@ -124,6 +123,7 @@ def write_initrd(
     _copy_programs(root, tree)
     _copy_modules(root, tree, profile=profile, tools=tools)
     _write_settings(tree / "etc", profile=profile, version=version)
+    (tree / "etc/words").write_text(words + "\n", encoding="ascii")
     (tree / "etc/image").mkdir()
     for name, content in said.items():
         (tree / "etc/image" / name).write_bytes(content)
@@ -157,7 +157,7 @@ def _copy_programs(root: Path, tree: Path) -> None:
 
 
 def _copy_modules(root: Path, tree: Path, *, profile: ProfileName, tools: Path) -> None:
-    release = kernel_release(root)
+    release = kernel_version(root)
     source = root / "usr/lib/modules" / release
     target = tree / "lib/modules" / release
     needs = _dependencies(source)
@@ -183,8 +183,6 @@ def _copy_modules(root: Path, tree: Path, *, profile: ProfileName, tools: Path) 
 
 def _dependencies(source: Path) -> dict[str, tuple[str, ...]]:
     """The modules of a kernel with all that each needs, as paths below its folder."""
-    if not (source / "modules.dep").exists():
-        run(["depmod", "-b", source.parents[3], source.name], doing="listing the modules")
     lines = (source / "modules.dep").read_text(encoding="ascii").splitlines()
     return {path: tuple(others.split()) for path, _, others in (line.partition(":") for line in lines)}
 
@@ -214,7 +212,26 @@ def _write_settings(folder: Path, *, profile: ProfileName, version: str) -> None
         (folder / f"entry-{slot}.match").write_text(option[6:].hex() + "\n", encoding="ascii")
 
 
-def write_cpio(tree: Path, target: Path, *, epoch: int) -> None:
+def write_microcode(target: Path, *, root: Path, work: Path, epoch: int) -> bool:
+    """Write the archive that the kernel reads before all else: what a root has of processors' microcode.
+
+    Whether there is any: a virtual machine's processor is its host's care.
+    """
+    tree = work / "microcode"
+    found = {
+        name: b"".join(path.read_bytes() for path in sorted((root / "usr/lib/firmware").glob(pattern)))
+        for name, pattern in MICROCODE.items()
+    }
+    folder = tree / "kernel/x86/microcode"
+    folder.mkdir(parents=True)
+    for name, content in found.items():
+        if content:
+            (folder / name).write_bytes(content)
+    write_cpio(tree, target, epoch=epoch, align_bytes=_MICROCODE_ALIGN_BYTES)
+    return any(found.values())
+
+
+def write_cpio(tree: Path, target: Path, *, epoch: int, align_bytes: int = 4) -> None:
     """Write a tree as a newc archive: sorted, owned by root, with one time and counted inodes."""
     with target.open("wb") as out:
         paths = sorted(path.relative_to(tree) for path in tree.rglob("*"))
@@ -227,13 +244,15 @@ def write_cpio(tree: Path, target: Path, *, epoch: int) -> None:
                 content, mode = b"", 0o040755
             else:
                 content, mode = whole.read_bytes(), 0o100000 | (0o755 if mode & 0o100 else 0o644)
-            _write_member(out, str(path), content, inode=inode, mode=mode, epoch=epoch)
-        _write_member(out, "TRAILER!!!", b"", inode=0, mode=0, epoch=0)
+            # The name may end with more than one zero: so its content begins where it should.
+            name = str(path).encode() + b"\0"
+            name += bytes(-(out.tell() + _HEAD_BYTES + len(name)) % align_bytes)
+            _write_member(out, name, content, inode=inode, mode=mode, epoch=epoch)
+        _write_member(out, b"TRAILER!!!\0", b"", inode=0, mode=0, epoch=0)
 
 
-def _write_member(out: BinaryIO, name: str, content: bytes, *, inode: int, mode: int, epoch: int) -> None:
-    path = name.encode() + b"\0"
+def _write_member(out: BinaryIO, name: bytes, content: bytes, *, inode: int, mode: int, epoch: int) -> None:
     links = 2 if stat.S_ISDIR(mode) else 1
-    numbers = (inode, mode, 0, 0, links, epoch, len(content), 0, 0, 0, 0, len(path), 0)
-    head = b"070701" + b"".join(b"%08X" % number for number in numbers) + path
+    numbers = (inode, mode, 0, 0, links, epoch, len(content), 0, 0, 0, 0, len(name), 0)
+    head = b"070701" + b"".join(b"%08X" % number for number in numbers) + name
     out.write(head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4))

@@ -15,11 +15,13 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from firmware import finish, wheels
+from firmware.drivers import check_drivers, kernel_version
+from firmware.layout import ProfileName
 from firmware.places import (
     LOCKS,
     SOURCE,
@@ -37,20 +39,11 @@ from firmware.roots import Root, ready
 from firmware.sandbox import SCRATCH, in_tools, inside
 from firmware.tree import everything, remove_globs, sizes_by_folder
 
-Profile = Literal["cloud", "hardware"]
-SIZE_BYTES_MAX: Final[dict[Profile, int]] = {"cloud": 150_000_000, "hardware": 250_000_000}
+SIZE_BYTES_MAX: Final[dict[ProfileName, int]] = {"cloud": 150_000_000, "hardware": 250_000_000}
 """What a root slot may hold, with the tree of hashes that is appended to it."""
 HOME: Final = "opt/edgegw"
 PACKAGES: Final = f"{HOME}/lib/python{wheels.PYTHON}/site-packages"
 _LIBRARY: Final = f"usr/lib/python{wheels.PYTHON}"
-DRIVERS: Final[dict[Profile, str]] = {
-    "cloud": "virtio_net virtio_blk virtio_scsi vmxnet3 hv_netvsc ena nvme dm_verity squashfs tpm_crb",
-    "hardware": "igb igc ixgbe i40e ice e1000e tg3 bnx2 bnx2x bnxt_en mlx4_en mlx5_core qede r8169 cxgb4"
-    " ahci nvme megaraid_sas mpt3sas hpsa aacraid smartpqi usb_storage uas"
-    " ipmi_si ipmi_devintf ipmi_watchdog iTCO_wdt sp5100_tco hpwdt i6300esb coretemp k10temp"
-    " tpm_crb tpm_tis virtio_net virtio_blk dm_verity squashfs usbhid",
-}
-"""What the machines of a profile need; a root that lacks one, after a new kernel for instance, is refused."""
 _VERITY_SHARE: Final = 100
 """The tree of hashes is less than one part in so many of the file system."""
 _TOLD_FOLDERS: Final = 15
@@ -70,13 +63,15 @@ NEEDLESS: Final = (
     f"{_LIBRARY}/pydoc_data",
     f"{_LIBRARY}/test",
     f"{_LIBRARY}/turtledemo",
+    # The kernel reads it before there is a root: it is in the kernel image.
+    "usr/lib/firmware/*-ucode",
 )
 
 
 class Product(msgspec.Struct, frozen=True):
     """A finished root of the appliance."""
 
-    profile: Profile
+    profile: ProfileName
     key: str
     version: str
     epoch: int
@@ -87,9 +82,11 @@ class Product(msgspec.Struct, frozen=True):
     kernel: Path
     kernel_version: str
     base: Root
+    tools: Root
+    """Whose programs made it; the kernel image begins with one of them."""
 
 
-def appliance(profile: Profile, *, added: Mapping[str, bytes] | None = None) -> Product:
+def appliance(profile: ProfileName, *, added: Mapping[str, bytes] | None = None) -> Product:
     """The finished root of a profile, made if it is not there yet; raises BuildError.
 
     `added` are files beside those of the overlay, by their path below the root.
@@ -121,40 +118,18 @@ def appliance(profile: Profile, *, added: Mapping[str, bytes] | None = None) -> 
         kernel=place / "vmlinuz",
         kernel_version=kernel_version(place / "tree"),
         base=base,
+        tools=tools,
     )
 
 
-def kernel_version(tree: Path) -> str:
-    """The version of the one kernel whose modules a root has; raises BuildError for none or several."""
-    found = sorted(path.name for path in (tree / "usr/lib/modules").iterdir())
-    if len(found) != 1:
-        raise BuildError(f"{tree} has the modules of {len(found)} kernels, not of one: {found}")
-    return found[0]
-
-
-def check_drivers(tree: Path, profile: Profile) -> None:
-    """Raise BuildError that names the drivers of a profile that a root's kernel does not have in any form."""
-    folder = tree / "usr/lib/modules" / kernel_version(tree)
-    lines = (folder / "modules.dep").read_text().splitlines() + (
-        folder / "modules.builtin"
-    ).read_text().splitlines()
-    there = {line.partition(":")[0].rpartition("/")[2].split(".ko")[0].replace("-", "_") for line in lines}
-    missing = sorted(set(DRIVERS[profile].split()) - there)
-    if missing:
-        raise BuildError(
-            f"the kernel of the profile {profile} lacks the drivers {', '.join(missing)}",
-            hint="Mend `without` in firmware/roots.toml, or DRIVERS in firmware/product.py for a new name.",
-        )
-
-
-def overlays(profile: Profile) -> list[Path]:
+def overlays(profile: ProfileName) -> list[Path]:
     """The folders whose files are laid over the root of a profile, in this order."""
     folders = [SOURCE / "overlay", SOURCE / f"overlay-{profile}"]
     return [folder for folder in folders if folder.is_dir()]
 
 
 def _key(
-    base: Root, tools: Root, wheel: Path, *, profile: Profile, epoch: int, added: Mapping[str, bytes]
+    base: Root, tools: Root, wheel: Path, *, profile: ProfileName, epoch: int, added: Mapping[str, bytes]
 ) -> str:
     digest = hashlib.sha256(f"{base.key} {tools.key} {epoch} {sha256_of(wheel)}".encode())
     for path in (
@@ -176,7 +151,7 @@ def _key(
 
 
 def _make(
-    folder: Path, base: Root, wheel: Path, *, profile: Profile, epoch: int, added: Mapping[str, bytes]
+    folder: Path, base: Root, wheel: Path, *, profile: ProfileName, epoch: int, added: Mapping[str, bytes]
 ) -> None:
     tree = folder / "made" / "tree"
     tree.parent.mkdir()
@@ -284,7 +259,7 @@ def _compile(tree: Path) -> None:
     )
 
 
-def _pack(tools: Root, folder: Path, *, profile: Profile, epoch: int) -> None:
+def _pack(tools: Root, folder: Path, *, profile: ProfileName, epoch: int) -> None:
     made = folder / "made"
     squashfs = made / "root.squashfs"
     in_tools(
@@ -300,7 +275,7 @@ def _pack(tools: Root, folder: Path, *, profile: Profile, epoch: int) -> None:
     check_size(made / "tree", squashfs.stat().st_size, profile=profile)
 
 
-def check_size(tree: Path, packed_bytes: int, *, profile: Profile) -> None:
+def check_size(tree: Path, packed_bytes: int, *, profile: ProfileName) -> None:
     """Raise BuildError, with the largest folders, if a packed root with its hashes exceeds its slot."""
     need = packed_bytes + packed_bytes // _VERITY_SHARE
     if need <= SIZE_BYTES_MAX[profile]:
@@ -314,7 +289,7 @@ def check_size(tree: Path, packed_bytes: int, *, profile: Profile) -> None:
     )
 
 
-def _prune(profile: Profile) -> None:
+def _prune(profile: ProfileName) -> None:
     found = list(build_folder("products").glob(f"{profile}-????????????????"))
     found.sort(key=lambda path: -path.stat().st_mtime)
     for path in found[_KEPT:]:

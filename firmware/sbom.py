@@ -27,6 +27,8 @@ from firmware.places import build_folder, sha256_of
 from firmware.product import PACKAGES, Product
 from firmware.wheels import Fetched
 
+STUB: Final = "systemd-boot-efi"
+"""What a kernel image begins with comes from the tools' root: the box's own has no use for it."""
 _NAMESPACE: Final = uuid.UUID("6f0c6f4e-6ff1-4d1c-8a39-6f1f0a6cd2a5")
 _LICENCE_LINE: Final = re.compile(r"^License:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _OWN_LICENCE: Final = "Apache-2.0"
@@ -63,20 +65,26 @@ def write_bill(product: Product, *, version: str) -> Path:
 
 
 def _debian(product: Product) -> Iterator[Component]:
-    lock = product.base.lock
-    for package in lock.packages:
-        qualifiers = {"arch": package.architecture, "distro": lock.suite}
-        address = PackageURL("deb", "debian", package.name, package.version, qualifiers=qualifiers)
-        yield Component(
-            name=package.name,
-            version=package.version,
-            type=ComponentType.LIBRARY,
-            bom_ref=f"deb:{package.name}",
-            purl=address,
-            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)],
-            licenses=[DisjunctiveLicense(name=name) for name in debian_licences(product.tree, package)],
-            properties=[Property(name="edgegw:archive-path", value=package.path)],
-        )
+    for package in product.base.lock.packages:
+        yield _package(package, product.base.lock.suite, product.tree)
+    tools = product.tools
+    for package in tools.lock.packages:
+        if package.name == STUB:
+            yield _package(package, tools.lock.suite, tools.path)
+
+
+def _package(package: Package, suite: str, tree: Path) -> Component:
+    qualifiers = {"arch": package.architecture, "distro": suite}
+    return Component(
+        name=package.name,
+        version=package.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=f"deb:{package.name}",
+        purl=PackageURL("deb", "debian", package.name, package.version, qualifiers=qualifiers),
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=package.sha256)],
+        licenses=[DisjunctiveLicense(name=name) for name in debian_licences(tree, package)],
+        properties=[Property(name="edgegw:archive-path", value=package.path)],
+    )
 
 
 def debian_licences(tree: Path, package: Package) -> list[str]:

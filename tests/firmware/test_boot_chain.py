@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from firmware import disk, keys, layout
 from firmware.bundle import box_files
-from firmware.initrd import write_cpio
+from firmware.initrd import MICROCODE, write_cpio, write_microcode
 from firmware.layout import MIB, PROFILES, ProfileName
 from firmware.places import SOURCE, BuildError
 
@@ -72,6 +72,32 @@ def test_the_archive_is_the_same_whoever_wrote_the_files_and_when(tmp_path: Path
     assert written[0] == written[1]
     assert len(written[0]) % 4 == 0
     assert b"TRAILER!!!" in written[0]
+
+
+def test_the_kernel_finds_the_microcode_where_a_processor_takes_it(tmp_path: Path) -> None:
+    """An update at an address that Intel's processors refuse leaves its old holes in a branch."""
+    parts = {
+        "amd-ucode/fam19h.bin": b"A" * 12,
+        "intel-ucode/06-8f": b"I" * 2048,
+        "intel-ucode/06-97": b"J" * 1024,
+    }
+    for name, content in parts.items():
+        path = tmp_path / "usr/lib/firmware" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    target = tmp_path / "early.cpio"
+    assert write_microcode(target, root=tmp_path, work=tmp_path, epoch=1)
+    archive = target.read_bytes()
+    for name, content in zip(MICROCODE, (b"A" * 12, b"I" * 2048 + b"J" * 1024), strict=True):
+        path = f"kernel/x86/microcode/{name}\0".encode()
+        head = archive.index(path) - 110
+        name_bytes = int(archive[head + 94 : head + 102], 16)
+        begins = head + 110 + name_bytes
+        assert begins % 16 == 0
+        assert int(archive[head + 54 : head + 62], 16) == len(content)
+        assert archive[begins : begins + len(content)] == content
+    (tmp_path / "none").mkdir()
+    assert not write_microcode(target, root=tmp_path / "none", work=tmp_path / "none", epoch=1)
 
 
 def test_only_a_signer_of_code_signs_bundles(lab_keys: keys.Keys) -> None:

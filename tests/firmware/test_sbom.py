@@ -10,7 +10,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from firmware import lockfile
 from firmware.product import PACKAGES, Product
 from firmware.roots import Root
-from firmware.sbom import bill
+from firmware.sbom import STUB, bill
 
 COPYRIGHT = "Format: dep5\n\nFiles: *\nLicense: GPL-2+\n\nFiles: debian/*\nLicense: MIT\n"
 
@@ -29,6 +29,7 @@ def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Product:
     listed = {"files": {"lamp_post-1.2-py3-none-any.whl": "ab" * 32}}
     (tmp_path / "build/wheels/x.json").write_text(json.dumps(listed))
     (tmp_path / "root.squashfs").write_bytes(b"packed")
+    tools = Root(name="tools", key="k", path=tmp_path / "tools", lock=lockfile.read_lock("tools"))
     base = Root(name="appliance-cloud", key="k", path=tmp_path, lock=lockfile.read_lock("appliance-cloud"))
     return Product(
         profile="cloud",
@@ -40,6 +41,7 @@ def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Product:
         kernel=tmp_path / "vmlinuz",
         kernel_version="6",
         base=base,
+        tools=tools,
     )
 
 
@@ -55,7 +57,9 @@ def test_every_package_is_told_with_its_hash_and_its_licence(product: Product) -
     licences = [entry["license"]["name"] for entry in parts["deb:chrony"]["licenses"]]
     assert licences == ["GPL-2+", "MIT"]
     assert parts["pypi:lamp-post"]["hashes"][0]["content"] == "ab" * 32
-    assert len(parts) == len(product.base.lock.packages) + 1
+    stub = next(package for package in product.tools.lock.packages if package.name == STUB)
+    assert parts[f"deb:{STUB}"]["hashes"] == [{"alg": "SHA-256", "content": stub.sha256}]
+    assert len(parts) == len(product.base.lock.packages) + 2
 
 
 def test_the_list_of_one_image_has_the_same_bytes_twice(product: Product) -> None:

@@ -1,5 +1,6 @@
 """The real RAUC: its bundles, its word on them, its slots. That it writes one, the booted image shows."""
 
+import datetime as dt
 import os
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from edgegw.update.rauc import Rauc, RaucFailed
+from firmware.bundle import write_bundle
+from firmware.disk import Made
+from firmware.keys import AUTHORITY, Keys, make
+from firmware.places import sha256_of
 from firmware.roots import ready
 from firmware.sandbox import tools_command
 from tests.lab.skips import IMAGE, needs
@@ -125,6 +130,44 @@ def test_the_facts_of_a_real_bundle_are_read(workshop: Workshop) -> None:
     """What the agent compares with the metadata is RAUC's own word on its own signature."""
     facts = workshop.rauc.facts(workshop.bundle("good"))
     assert (facts.version, facts.compatible) == ("1.1.0+2", COMPATIBLE)
+
+
+def test_a_bundle_of_the_build_has_the_same_bytes_twice_and_is_one_to_rauc(
+    tmp_path: Path, workshop: Workshop
+) -> None:
+    """Who doubts what a fleet installs builds it again and compares: no salt, no time of day may be in it."""
+    made = Made(
+        profile="cloud",
+        version="1.1.0+2",
+        tools=ready("tools").path,
+        keys=Keys(folder=tmp_path / "keys"),
+        epoch=1_700_000_000,
+        said={},
+    )
+    make(made.keys)
+    (tmp_path / "root").write_bytes(os.urandom(1_000_000))
+    (tmp_path / "esp").write_bytes(os.urandom(100_000))
+    written = []
+    for name in ("one", "two"):
+        work = tmp_path / name
+        work.mkdir()
+        target = work / "update.raucb"
+        write_bundle(target, root=tmp_path / "root", esp=tmp_path / "esp", made=made, work=work)
+        written.append(target)
+    assert sha256_of(written[0]) == sha256_of(written[1])
+    signed_at = dt.datetime.fromtimestamp(made.epoch, dt.UTC).strftime("%y%m%d%H%M%SZ").encode()
+    assert signed_at in written[0].read_bytes()
+    settings = tmp_path / "host.conf"
+    settings.write_text("[system]\ncompatible=none\nbootloader=noop\n[keyring]\ncheck-purpose=codesign\n")
+    authority = made.keys.certificate(AUTHORITY)
+    words = ("rauc", "-c", settings, f"--keyring={authority}")
+    workshop.run(*words, "extract", written[0], tmp_path / "taken")
+    assert sha256_of(tmp_path / "taken/root.img") == sha256_of(tmp_path / "root")
+    content = bytearray(written[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    written[1].write_bytes(content)
+    with pytest.raises(subprocess.CalledProcessError):
+        workshop.run(*words, "extract", written[1], tmp_path / "not-taken")
 
 
 def test_a_bundle_of_another_key_or_a_torn_one_is_refused(workshop: Workshop) -> None:
