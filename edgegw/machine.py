@@ -12,6 +12,8 @@ from typing import Final
 import structlog
 
 DESCRIPTORS_MAX: Final = 65_536
+_STARTED: Final = 19
+"""Of the words behind the name in proc_pid_stat(5): the start, in ticks since the boot."""
 
 _log = structlog.get_logger("edgegw.app")
 
@@ -33,6 +35,16 @@ class MachineClock:
             return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         except OSError:
             return ""
+
+
+def started(pid: int) -> str:
+    """Which process bears this number: its boot, and when in it it began; "" where none does. A number alone
+    is another process's after a restart, and one day in the same boot."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    return f"{MachineClock().boot_id()} {after_name[_STARTED].decode()}"
 
 
 def raise_descriptor_limit() -> None:

@@ -16,6 +16,7 @@ from edgegw.core.book import Book
 from edgegw.discovery.finder import Discovery, DiscoveryWord
 from edgegw.discovery.messages import Way
 from edgegw.ledger.windows import calendar_says
+from edgegw.machine import started
 from edgegw.payments.http_api.bodies import Certificate, Replica
 from edgegw.payments.protocols import Server
 from edgegw.payments.site_health import Watch
@@ -77,6 +78,8 @@ class RunningBox(msgspec.Struct, frozen=True):
     """Of the site's calendar; "" where it has none."""
     health: tuple[Held, ...] = ()
     """What is not well with the machine."""
+    started: str = ""
+    """Which process of this number it is: a power cut leaves this word behind."""
 
 
 class Announcement:
@@ -147,6 +150,7 @@ class Announcement:
             window_due=said is not None and bool(said.cut_offs) and book is not None and book.mode.clears,
             zone="" if calendar is msgspec.UNSET else calendar.zone,
             health=self._held(),
+            started=started(os.getpid()),
         )
         if running == self._said:
             return

@@ -5,7 +5,6 @@ A key that is stolen is revoked at the hub: `edgegw order revoke-key`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,14 +108,14 @@ def keys_rotate(purpose: str, settings: Path) -> None:
 
 def _runs(data_dir: Path) -> bool:
     """Whether the box of this data directory runs; a killed one leaves its word behind."""
+    from edgegw.machine import started
     from edgegw.running import RUNNING_NAME, RunningBox
 
     try:
         told = msgspec.json.decode((data_dir / RUNNING_NAME).read_bytes(), type=RunningBox)
-        os.kill(told.pid, 0)
     except (OSError, msgspec.MsgspecError):
         return False
-    return True
+    return bool(told.started) and told.started == started(told.pid)
 
 
 def _taken_up(box: BoxSettings, text: str) -> str:

@@ -259,7 +259,7 @@ def _surroundings(settings: Path, folder: Path, image_folder: Path) -> Surroundi
     """All that the agent touches; raises NoSlots and SettingsError."""
     from edgegw.config.update import UpdateTable
     from edgegw.ledger.schema import MIGRATIONS
-    from edgegw.machine import MachineClock
+    from edgegw.machine import MachineClock, started
     from edgegw.update.bundle import BundleFile
     from edgegw.update.epoch import EpochVariable
     from edgegw.update.health import running_box
@@ -285,7 +285,7 @@ def _surroundings(settings: Path, folder: Path, image_folder: Path) -> Surroundi
         box_name="" if box is None else f"{box.settings.bank}/{box.settings.box}",
         now_s=lambda: _now_s(box),
         boot_id=clock.boot_id,
-        box=lambda: None if box is None else running_box(Path(box.settings.data_dir)),
+        box=lambda: None if box is None else running_box(Path(box.settings.data_dir), started),
         ask=partial(_asked, settings, {}),
         restart=restart_machine,
     )
@@ -318,13 +318,14 @@ def _asked(settings: Path, kept: dict[Path, SSLContext | None]) -> Answer:
     is not opened every two seconds."""
     from edgegw.access.key_files import KeyFileError
     from edgegw.commands.box import ask, http_tls
+    from edgegw.machine import started
     from edgegw.update.health import Answer, running_box
 
     try:
         box = _box(settings)
         if box is None:
             return _first_boot_page()
-        running = running_box(Path(box.settings.data_dir))
+        running = running_box(Path(box.settings.data_dir), started)
         if running is None:
             return Answer(alive=False, said="the box does not run")
         addresses = running.addresses.get("http", ())

@@ -6,6 +6,7 @@ program's fault, and an older one would not mend it. Leaves out how the box is a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -43,19 +44,12 @@ def why_unwell(answer: Answer, box: BoxWord | None, before: Attempt) -> str:
     return f"it takes no payments, and did before: {answer.said}"
 
 
-def running_box(data_dir: Path) -> BoxWord | None:
-    """What the running box says beside its ledger; None where none runs."""
+def running_box(data_dir: Path, started: Callable[[int], str]) -> BoxWord | None:
+    """What the running box says beside its ledger; None where none runs: a power cut leaves the word behind,
+    and its number is soon another process's. started: which process bears a number now, "" for none."""
     try:
         with (data_dir / RUNNING_NAME).open("rb") as file:
             word = msgspec.json.decode(file.read(_BYTES_MAX), type=BoxWord)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return word if _is_edgegw(word.pid) else None
-
-
-def _is_edgegw(pid: int) -> bool:
-    """Whether the process that wrote the file lives: a power cut leaves the file behind."""
-    try:
-        return b"edgegw" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+    return word if word.started and word.started == started(word.pid) else None

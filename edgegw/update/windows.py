@@ -35,6 +35,8 @@ class BoxWord(msgspec.Struct, frozen=True, kw_only=True):
     """What of a running box matters for its program; the file is the box's (`running.json`)."""
 
     pid: int = 0
+    started: str = ""
+    """Which process of this number wrote it (`machine.started`)."""
     addresses: dict[str, tuple[str, ...]] = {}
     mode: str = ""
     next_cut_off_s: int = 0

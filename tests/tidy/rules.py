@@ -45,7 +45,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "support": frozenset({"config"}),
     "running": frozenset(
         {"core", "errors", "config", "discovery", "ledger"}
-        | {"payments", "payments.protocols", "tls_tables", "uplink"}
+        | {"machine", "payments", "payments.protocols", "tls_tables", "uplink"}
     ),
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
     "key_places": frozenset({"config", "access", "tls_tables"}),
