@@ -122,7 +122,11 @@ class Agent:
         if box is not None and box.why_spared and not order.by_hand:
             hint = "`edgegw health` at the box says what it lacks; a person's order does not wait."
             return Outcome("waits", f"the machine has nothing left for it: {box.why_spared}", hint)
-        if not here.bundle.has(release):
+        if here.bundle.has(release):
+            # Until its time it is not read again: that is a hash of all of it, each minute of a day.
+            if why := self._why_wait(order):
+                return self._waits(state, slots, release, why)
+        else:
             self._tell_download(state, slots, release)
         here.bundle.fetch(source, release, path=target.path, cancelled=self._stopped)
         wrong = self._mismatch(target)
@@ -131,11 +135,13 @@ class Agent:
             state = msgspec.structs.replace(state.with_failed(failed), problem=wrong)
             tell(here, here.store.write(state), slots)
             return Outcome("refused", wrong, "Tell the centre.", release.version)
-        why = self._why_wait(order)
-        if why:
-            tell(here, state, slots)
-            return Outcome("waits", why, "It is here and restarts when it may.", release.version)
+        if why := self._why_wait(order):
+            return self._waits(state, slots, release, why)
         return self._install(state, slots, release, order)
+
+    def _waits(self, state: State, slots: Slots, release: Release, why: str) -> Outcome:
+        tell(self._here, state, slots)
+        return Outcome("waits", why, "It is here and restarts when it may.", release.version)
 
     def _mismatch(self, target: Target) -> str:
         """What RAUC's own signature says otherwise than the metadata; "" where they agree."""

@@ -18,7 +18,7 @@ from edgegw.update.repository import Life
 from edgegw.update.sources import FolderSource
 from edgegw.update.state import Failed
 from edgegw.update.windows import BoxWord
-from tests.update.appliance import NOON, UNWELL, WELL, Appliance, Releases
+from tests.update.appliance import NOON, RAUC, UNWELL, WELL, Appliance, Releases
 
 
 def test_a_good_release_is_tried_once_and_then_kept(releases: Releases, appliance: Appliance) -> None:
@@ -258,6 +258,33 @@ def test_no_restart_while_a_window_closes(releases: Releases, appliance: Applian
     assert not (appliance.firmware / "next").exists()
     appliance.box = BoxWord(mode="active", next_cut_off_s=soon + 7_200)
     assert appliance.look(by_hand=by_hand).end == "restarts"
+
+
+def test_a_bundle_that_waits_for_its_hours_is_not_read_each_minute(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """A quarter of a gigabyte, hashed and shown to RAUC each minute of a day, beside the payments."""
+    releases.release("1.1.0", filling=b"x" * 8_192)
+    appliance.box = BoxWord(mode="active", window_due=True)
+    assert appliance.look().end == "waits"
+    bundle = appliance.here().bundle.path
+    rauc = appliance.firmware / "rauc"
+    rauc.write_text(RAUC.replace("info --output", "no such --command"), encoding="ascii")
+    before = _read_bytes()
+    assert appliance.look().end == "waits"
+    assert _read_bytes() - before < bundle.stat().st_size / 2
+    rauc.write_text(RAUC, encoding="ascii")
+    with bundle.open("r+b") as file:
+        file.write(b"y")
+    appliance.box = BoxWord(mode="active")
+    assert appliance.look().end == "refused", "what is installed has been hashed"
+    assert appliance.look().end == "restarts"
+
+
+def _read_bytes() -> int:
+    """So much this process has read, from any file."""
+    (line,) = [one for one in Path("/proc/self/io").read_text().splitlines() if one.startswith("rchar")]
+    return int(line.split()[1])
 
 
 def test_an_installed_image_waits_for_its_time_as_well(releases: Releases, appliance: Appliance) -> None:
