@@ -7,6 +7,7 @@ enrolled, is said, never an error of the unit. Leaves out the centre's side (`co
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import threading
@@ -389,8 +390,10 @@ def _source(settings: Path, repository: Path | None) -> Source:
 
 def _repository_of(path: Path) -> Path:
     """The repository that a path means; raises SettingsError."""
+    from edgegw.foreign_files import is_regular
+
     for folder in (path, path.parent.parent, path.parent):
-        if (folder / "metadata" / "timestamp.json").is_file():
+        if is_regular(folder, "metadata", "timestamp.json"):
             return folder
     raise SettingsError(
         str(path), ["there is no signed metadata around it; copy the whole published repository to the stick"]
@@ -448,8 +451,11 @@ def _run_agent(settings: Path, folder: Path, image_folder: Path) -> None:
 
 def _stick_signature() -> str:
     """Names what lies on the stick that is put in; "" while none is."""
+    from edgegw.foreign_files import open_regular
+
     try:
-        found = (STICK / "metadata" / "timestamp.json").stat()
+        with open_regular(STICK, "metadata", "timestamp.json") as file:
+            found = os.fstat(file.fileno())
     except OSError:
         return ""
     return f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}"
@@ -471,10 +477,11 @@ def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick
     """One look: how it ended ("" where it failed), and for how many seconds there is nothing to do then."""
     import structlog
 
+    from edgegw.foreign_files import is_regular
     from edgegw.update.agent import Agent, Order
 
     log = structlog.get_logger("edgegw.update")
-    by_hand = is_stick and (STICK / NOW_NAME).exists()
+    by_hand = is_stick and is_regular(STICK, NOW_NAME)
     try:
         _reserve(here)
         source = _source(settings, STICK if is_stick else None)

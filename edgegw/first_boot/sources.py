@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from edgegw.core.enrolment import CLAIM_BYTES_MAX, Claim, EnrolmentError, decode_claim
+from edgegw.foreign_files import open_regular
 
 CREDENTIAL: Final = "edgegw.claim"
 CREDENTIAL_SOURCE: Final = "credential"
@@ -42,12 +43,12 @@ def read_claim(source: str, body: bytes) -> Found:
 def lying_there(stick: Path) -> Iterator[Found]:
     """The claims that lie ready now: the unit's credential, and the stick's."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    places = [(STICK_SOURCE, stick / STICK_CLAIM)]
+    places = [(STICK_SOURCE, stick, STICK_CLAIM.parts)]
     if folder:
-        places.append((CREDENTIAL_SOURCE, Path(folder, CREDENTIAL)))
-    for source, path in places:
+        places.append((CREDENTIAL_SOURCE, Path(folder), (CREDENTIAL,)))
+    for source, place, names in places:
         try:
-            with path.open("rb") as file:
+            with open_regular(place, *names) as file:
                 body = file.read(CLAIM_BYTES_MAX + 1)
         except OSError:
             continue

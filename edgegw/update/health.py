@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from edgegw.foreign_files import open_regular
 from edgegw.update.state import Attempt
 from edgegw.update.windows import BoxWord
 
@@ -48,7 +49,7 @@ def running_box(data_dir: Path, started: Callable[[int], str]) -> BoxWord | None
     """What the running box says beside its ledger; None where none runs: a power cut leaves the word behind,
     and its number is soon another process's. started: which process bears a number now, "" for none."""
     try:
-        with (data_dir / RUNNING_NAME).open("rb") as file:
+        with open_regular(data_dir, RUNNING_NAME) as file:
             word = msgspec.json.decode(file.read(_BYTES_MAX), type=BoxWord)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

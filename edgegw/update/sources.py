@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import aiohttp
 
 from edgegw.errors import LinkDown
+from edgegw.foreign_files import open_regular
 
 UPDATES_PATH: Final = "/exchange/updates/"
 METADATA_FOLDER: Final = "metadata"
@@ -64,7 +65,7 @@ class FolderSource:
     def metadata(self, name: str, *, bytes_max: int) -> bytes:
         """As `Source` has it."""
         try:
-            with (self._folder / METADATA_FOLDER / name).open("rb") as file:
+            with open_regular(self._folder, METADATA_FOLDER, name) as file:
                 body = file.read(bytes_max + 1)
         except FileNotFoundError:
             raise NotThere(name) from None
@@ -76,9 +77,8 @@ class FolderSource:
 
     def bundle(self, name: str, *, start: int, take: Callable[[int, bytes], None]) -> None:
         """As `Source` has it."""
-        path = self._folder / TARGETS_FOLDER / name
         try:
-            with path.open("rb") as file:
+            with open_regular(self._folder, TARGETS_FOLDER, name) as file:
                 file.seek(start)
                 for chunk in _chunks(lambda: file.read(CHUNK_BYTES)):
                     take(start, chunk)
@@ -88,7 +88,7 @@ class FolderSource:
         except OSError as problem:
             if problem.filename is None and not isinstance(problem, FileNotFoundError):
                 raise
-            raise LinkDown(f"{path}: {problem.strerror}", hint="Try another stick.") from None
+            raise LinkDown(f"{self.name}: {name}: {problem.strerror}", hint="Try another stick.") from None
 
 
 def _chunks(read: Callable[[], bytes]) -> Iterator[bytes]:

@@ -50,6 +50,7 @@ LAYERS: dict[str, frozenset[str]] = {
     "retention": frozenset({"core", "errors", "config", "access", "ledger", "uplink"}),
     "key_places": frozenset({"config", "access", "tls_tables"}),
     "machine": frozenset(),
+    "foreign_files": frozenset(),
     "units": frozenset({"errors", "config"}),
     # What is held to is told beside the ledger; a look runs in a thread as all that waits does.
     "box_health": frozenset({"core", "errors", "config", "ledger", "observe", "running", "uplink"}),
@@ -87,6 +88,7 @@ LAYERS: dict[str, frozenset[str]] = {
             "enrolment",
             "by_claim",
             "factory_reset",
+            "foreign_files",
         }
     ),
     "reset_statement": frozenset({"core", "access"}),
@@ -102,7 +104,7 @@ LAYERS: dict[str, frozenset[str]] = {
     # It reads all three sides as files; no box or hub runs in its process.
     "reconcile": frozenset({"core", "errors", "access", "ledger", "hub"}),
     # The program of a box, not its records: it reads what a running box says of itself, and no ledger.
-    "update": frozenset({"core", "errors", "config", "zones"}),
+    "update": frozenset({"core", "errors", "config", "foreign_files", "zones"}),
     "rotation": frozenset({"core", "errors", "access", "ledger", "own"}),
     "app": frozenset(
         {
