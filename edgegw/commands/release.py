@@ -307,11 +307,14 @@ def release_sign(folder: Path, keys: tuple[Path, ...]) -> None:
 @now_option
 def release_publish(folder: Path, to: Path, online_key: Path | None, now_s: int | None) -> None:
     """Bring the folder that a hub serves, or edgegw/updates of a stick, to this state; the timestamp last.
+    Unmount a stick before it is pulled.
 
     Example: edgegw release publish releases /srv/edgegw/updates
     """
+    from edgegw.update.publishing import publish
+
     online = None if online_key is None else _signer(online_key)
-    copied = _repository(folder).publish(to, online=online, life=_life(now_s))
+    copied = publish(_repository(folder), to, online=online, life=_life(now_s))
     click.echo(f"{copied} files published")
 
 

@@ -2,14 +2,18 @@
 
 Root and targets are signed by keys that are offline but for the moment of use; snapshot and timestamp by one
 that is online. Every file is replaced whole, the timestamp last, so that a reader between two of them sees
-the state before. Leaves out where keys lie (`commands.release`) and who serves the files (`hub.updates`).
+the state before. Leaves out publishing (`update.publishing`), where keys lie (`commands.release`) and who
+serves the files (`hub.updates`).
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -21,7 +25,7 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from edgegw.errors import Next, OperatingError
 from edgegw.update.choosing import Offer, Rollout
-from edgegw.update.files import replace_file
+from edgegw.update.files import copy_file, replace_file
 from edgegw.update.sources import METADATA_FOLDER, TARGETS_FOLDER
 from edgegw.update.versions import version_of
 
@@ -29,6 +33,8 @@ ROOT_DAYS: Final = 730
 TARGETS_DAYS: Final = 365
 TIMESTAMP_DAYS: Final = 14
 """So long may a box be shown an old state before it sees that."""
+ALONE_S: Final = 10.0
+"""So long another one's work in the folder is waited for; the hub's takes no time, a publication may."""
 STAGED: Final = "staged"
 """Beside the published folders: a root that lacks signatures."""
 _ROOT: Final = "root"
@@ -172,11 +178,7 @@ class Repository:
                     hint="Give the file another name, as the builder does: edgegw-VERSION-PROFILE.raucb.",
                 )
         file.unrecognized_fields["custom"] = msgspec.to_builtins(offer)
-        kept = self.targets_folder / f"{file.hashes['sha256']}.{name}"
-        if not kept.exists():
-            draft = kept.with_name(f".{kept.name}.new")
-            shutil.copyfile(bundle, draft)
-            draft.replace(kept)
+        copy_file(bundle, self.targets_folder / f"{file.hashes['sha256']}.{name}")
 
         def change(targets: Targets) -> None:
             targets.targets[name] = file
@@ -216,17 +218,24 @@ class Repository:
         """Sign the releases afresh as they are, before their time ends; raises RepositoryFault."""
         self._sign_targets(lambda _: None, signers=signers, online=online, life=life)
 
-    def refresh(self, online: CryptoSigner, life: Life, *, at_least: int = 0, always: bool = True) -> bool:
-        """Sign the timestamp afresh, where it is due or anyhow; whether that was done. at_least: the number
-        that it gets, unless it has that or more. Raises RepositoryFault."""
-        timestamp = self.timestamp()
-        left = timestamp.signed.expires - life.now
-        if not always and left > timedelta(days=life.timestamp_days) / 2:
-            return False
+    def refresh(self, online: CryptoSigner, life: Life, *, always: bool = True) -> bool:
+        """Sign the timestamp afresh, where it is due or anyhow; whether that was done. Raises
+        RepositoryFault."""
+        with self.alone():
+            timestamp = self.timestamp()
+            left = timestamp.signed.expires - life.now
+            if not always and left > timedelta(days=life.timestamp_days) / 2:
+                return False
+            self.next_timestamp(timestamp, online, life)
+        return True
+
+    def next_timestamp(
+        self, timestamp: Metadata[Timestamp], online: CryptoSigner, life: Life, *, at_least: int = 0
+    ) -> None:
+        """Put this timestamp in place with the next number, or a higher one: for who is `alone` here."""
         timestamp.signed.version = max(timestamp.signed.version + 1, at_least)
         timestamp.signed.expires = _ends(life, life.timestamp_days)
         self._write("timestamp.json", timestamp, [online])
-        return True
 
     def _sign_targets(
         self,
@@ -237,6 +246,17 @@ class Repository:
         life: Life,
     ) -> None:
         """The next targets, snapshot and timestamp. Nothing is written before all of it is signed."""
+        with self.alone():
+            self._sign_changed(change, signers=signers, online=online, life=life)
+
+    def _sign_changed(
+        self,
+        change: Callable[[Targets], None],
+        *,
+        signers: Sequence[CryptoSigner],
+        online: CryptoSigner,
+        life: Life,
+    ) -> None:
         targets, snapshot, timestamp = self.targets(), self.snapshot(), self.timestamp()
         change(targets.signed)
         targets.signed.version += 1
@@ -300,38 +320,28 @@ class Repository:
     def _staged(self, version: int) -> Path:
         return self.folder / STAGED / f"{version}.root.json"
 
-    # --- publishing ---------------------------------------------------------------------------------------
-
-    def publish(self, to: Path, *, online: CryptoSigner | None, life: Life) -> int:
-        """Bring a folder that is served to this state: bundles first, the timestamp last; how many files were
-        copied. Raises RepositoryFault."""
-        there = Repository(to)
-        theirs = there.timestamp().signed.version if (there.metadata / "timestamp.json").exists() else 0
-        ours = self.timestamp().signed.version
-        same = (there.metadata / "timestamp.json").exists() and _same(
-            there.metadata / "timestamp.json", self.metadata / "timestamp.json"
-        )
-        if theirs >= ours and not same:
-            if online is None:
-                raise RepositoryFault(
-                    f"{to} has timestamp {theirs}, this repository {ours}: boxes would take it for a replay",
-                    hint="Give --online-key, so that it is signed with the next number.",
-                )
-            self.refresh(online, life, at_least=theirs + 1)
-        copied = 0
-        there.metadata.mkdir(parents=True, exist_ok=True)
-        there.targets_folder.mkdir(parents=True, exist_ok=True)
-        names = {f"{file.hashes['sha256']}.{path}" for path, (file, _) in self.offers().items()}
-        for name in sorted(names):
-            copied += _copy(self.targets_folder / name, there.targets_folder / name)
-        for path in sorted(self.metadata.glob("*.json")):
-            if path.name != "timestamp.json":
-                copied += _copy(path, there.metadata / path.name)
-        copied += _copy(self.metadata / "timestamp.json", there.metadata / "timestamp.json")
-        for path in there.targets_folder.iterdir():
-            if path.name not in names:
-                path.unlink()
-        return copied
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one that writes here, for what reads and then writes; raises RepositoryFault. The lock
+        ends with the process."""
+        try:
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as problem:
+            raise RepositoryFault(
+                f"{self.folder}: {problem.strerror}", hint="Give the repository's folder."
+            ) from None
+        try:
+            until_s = time.monotonic() + ALONE_S
+            while not _locked(descriptor):
+                if time.monotonic() >= until_s:
+                    raise RepositoryFault(
+                        f"{self.folder}: another command, or the hub, is writing here",
+                        hint="Give the command again when that is done.",
+                    )
+                time.sleep(0.05)
+            yield
+        finally:
+            os.close(descriptor)
 
     # --- files --------------------------------------------------------------------------------------------
 
@@ -396,24 +406,9 @@ def _ends(life: Life, days: int) -> datetime:
     return (life.now + timedelta(days=days)).astimezone(UTC).replace(microsecond=0)
 
 
-def _same(one: Path, other: Path) -> bool:
-    return one.read_bytes() == other.read_bytes()
-
-
-def _copy(path: Path, to: Path) -> int:
-    """Copy a file whole, unless the same is there; how many were copied."""
-    if to.exists() and to.stat().st_size == path.stat().st_size and _digest(to) == _digest(path):
-        return 0
-    draft = to.with_name(f".{to.name}.new")
-    shutil.copyfile(path, draft)
-    draft.chmod(0o644)
-    draft.replace(to)
-    return 1
-
-
-def _digest(path: Path) -> bytes:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            found.update(chunk)
-    return found.digest()
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -217,22 +217,3 @@ def test_one_number_never_gets_two_contents(releases: Releases) -> None:
     releases.release("1.1.0")
     with pytest.raises(RepositoryFault, match="another content"):
         releases.release("1.1.0", filling=b"rebuilt")
-
-
-def test_publishing_puts_the_timestamp_last_and_never_goes_back(
-    releases: Releases, appliance: Appliance, tmp_path: Path
-) -> None:
-    """A box that reads in between sees the state before; a hub that has signed since is not overtaken."""
-    served = Repository(tmp_path / "served")
-    releases.repository.publish(served.folder, online=None, life=LIFE)
-    for _ in range(3):
-        served.refresh(releases.online, LIFE)
-    assert appliance.look(source=FolderSource(served.folder)).end == "nothing"
-    releases.release("1.1.0")
-    with pytest.raises(RepositoryFault, match="replay"):
-        releases.repository.publish(served.folder, online=None, life=LIFE)
-    releases.repository.publish(served.folder, online=releases.online, life=LIFE)
-    assert appliance.look(source=FolderSource(served.folder)).end == "restarts"
-    releases.repository.roll_out("1.1.0", None, signers=[releases.signer], online=releases.online, life=LIFE)
-    releases.repository.publish(served.folder, online=releases.online, life=LIFE)
-    assert list(served.targets_folder.iterdir()) == []
