@@ -25,6 +25,8 @@ _BITS: Final = 2048
 """What firmware of servers takes for Secure Boot."""
 _YEARS: Final = 20
 _DAY: Final = dt.timedelta(days=1)
+_EARLIER: Final = 30 * _DAY
+"""What is made now is good from then on: a box's clock may be behind, and an image's time is its commit's."""
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -114,12 +116,12 @@ def revoke(found: Keys, names: list[str]) -> None:
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(_authority(found).subject)
-        .last_update(now - _DAY)
+        .last_update(now - _EARLIER)
         .next_update(now + _YEARS * 365 * _DAY)
     )
     for name in names:
         serial = x509.load_pem_x509_certificate(found.certificate(name).read_bytes()).serial_number
-        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _DAY).build()
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _EARLIER).build()
         builder = builder.add_revoked_certificate(entry)
     signed = builder.sign(_private(found, AUTHORITY), hashes.SHA256())
     found.revoked.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
@@ -142,14 +144,16 @@ def sign(
     """A certificate of an authority, or of a signer of code below one."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
-    until = now - _DAY if expired else now + _YEARS * 365 * _DAY
+    years = _YEARS * 365 * _DAY
+    # Over for years: the clock of a box may stand at its image's build.
+    begins, until = (now - years, now - years / 2) if expired else (now - _EARLIER, now + years)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - 30 * _DAY)
+        .not_valid_before(begins)
         .not_valid_after(until)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
