@@ -384,7 +384,7 @@ def main() -> None:
         asyncio.run(serve_branch(options.serve_branch))
     else:
         with tempfile.TemporaryDirectory(prefix="edgegw-bench-", dir=".") as directory:
-            found = asyncio.run(measure(Path(directory)))
+            found = asyncio.run(measure(Path(directory).absolute()))
         sys.stdout.write(json.dumps(found, indent=1) + "\n") if options.json else print_table(found)
 
 
