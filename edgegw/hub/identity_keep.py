@@ -12,11 +12,12 @@ from __future__ import annotations
 import base64
 import binascii
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final
 
 import msgspec
 from sqlalchemy import Connection, LargeBinary, Table, and_, delete, func, insert, or_, select, update
@@ -62,26 +63,90 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     signature: str
 
 
-class Kept(NamedTuple):
+class Seen:
+    """How far a file was read, and what it has of each row: whoever holds it reads on from there."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.previous = _FIRST
+        self.end = 0
+        """Where the last whole line ends: one that a crash has torn is written over."""
+        self.newest = 0
+        """The number of the newest event."""
+        self.held: dict[str, dict[str, bytes]] = {table.name: {} for table in TABLES}
+        """By table and primary key: the digest of the newest row. Rows themselves are too many to hold."""
+        self._file = (0, 0)
+        self._last = b""
+
+    def begins(self, file: BinaryIO) -> bool:
+        """Whether this file goes on from here: another one in its place, or one that was cut, does not."""
+        there = os.fstat(file.fileno())
+        if not self.size:
+            self._file = (there.st_dev, there.st_ino)
+        begin = self.end - len(self._last)
+        # The last line names the one before by its hash, and so all of them.
+        return (
+            self._file == (there.st_dev, there.st_ino)
+            and os.pread(file.fileno(), len(self._last), begin) == self._last
+        )
+
+    def read_on(self, file: BinaryIO, path: Path, key: VerifyingKey) -> None:
+        """Read what has come since; raises KeptIdentitiesError, after which this is of no use. The last
+        line's signature covers all lines before it."""
+        signed = None
+        file.seek(self.end)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                held = msgspec.json.decode(line, type=_Line)
+                body = held.entry.encode()
+                entry = msgspec.json.decode(body, type=Entry)
+                signed = (LABEL + body, base64.b64decode(held.signature, validate=True))
+            except (msgspec.MsgspecError, binascii.Error, ValueError) as problem:
+                raise _altered(path, self.size, str(problem)) from None
+            if (entry.seq, entry.previous) != (self.size, self.previous):
+                raise _altered(path, self.size, "it does not follow the line before")
+            for table in TABLES:
+                for row in entry.rows.get(table.name, ()):
+                    self.take(table, row)
+            self.say(entry)
+            self.size, self.previous = self.size + 1, sm3(body).hex()
+            self.end, self._last = self.end + len(line), line
+        if signed is not None and not key.verify(*signed):
+            raise _altered(path, self.size - 1, "the hub has not signed it")
+
+    def take(self, table: Table, row: Row) -> None:
+        """Hear of a row as it is from now on."""
+        self.held[table.name][_key(table, row)] = _digest(row)
+        if table is schema.identity_event:
+            self.newest = max(self.newest, int(row["number"]))
+
+    def say(self, entry: Entry) -> None:
+        """Hear of a line."""
+
+    def has(self, table: Table, row: Row) -> bool:
+        """Whether the file has the row as it is."""
+        return self.held[table.name].get(_key(table, row)) == _digest(row)
+
+
+class Kept(Seen):
     """All that a file says."""
 
-    rows: dict[str, dict[str, Row]]
-    """By table and primary key; the newest of each."""
-    crl: dict[str, int]
-    size: int
-    previous: str
-    end: int
-    """Where the last whole line ends: one that a crash has torn is written over."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[str, dict[str, Row]] = {table.name: {} for table in TABLES}
+        """By table and primary key; the newest of each."""
+        self.crl: dict[str, int] = {}
 
-    @property
-    def events(self) -> dict[str, Row]:
-        """The rows of the identities' log."""
-        return self.rows[schema.identity_event.name]
+    def take(self, table: Table, row: Row) -> None:
+        """Hear of a row as it is from now on."""
+        super().take(table, row)
+        self.rows[table.name][_key(table, row)] = row
 
-    @property
-    def newest(self) -> int:
-        """The number of the newest event."""
-        return max((int(row["number"]) for row in self.events.values()), default=0)
+    def say(self, entry: Entry) -> None:
+        """Hear of a line."""
+        self.crl |= entry.crl
 
 
 class IdentityKeep:
@@ -90,6 +155,8 @@ class IdentityKeep:
     def __init__(self, path: Path, key: SigningKey) -> None:
         self._path = path
         self._key = key
+        self._seen: Seen | None = None
+        """What this process has read; another one, a command beside the hub, may have written since."""
 
     def check(self, database: Database) -> None:
         """Raise KeptIdentitiesError where the database lacks what the file has, or where a file that must be
@@ -100,11 +167,18 @@ class IdentityKeep:
                 hint="Mount its medium. Where the settings name the file for the first time, make it empty:"
                 f" touch {self._path}",
             )
-        kept = _read(self._path, self._key.public)
-        lacking = database.transact(lambda c: _lacking(c, kept))
+        try:
+            with _locked(self._path):
+                seen = self._read_on()
+        except OSError as problem:
+            raise KeptIdentitiesError(
+                f"{self._path} cannot be read: {problem.strerror}",
+                hint="Mend the medium of identities_file; nobody is served without it.",
+            ) from None
+        lacking = database.transact(lambda c: _lacking(c, seen))
         if lacking:
             raise KeptIdentitiesError(
-                f"the database is older than {self._path}: it lacks {lacking} of its {kept.newest} events",
+                f"the database is older than {self._path}: it lacks {lacking} of its {seen.newest} events",
                 hint="Bring them back first: `edgegw hub ca recall --hub hub.toml`. Until then devices that"
                 " were revoked, and claims that were used, would count again.",
             )
@@ -114,11 +188,11 @@ class IdentityKeep:
         KeptIdentitiesError."""
         try:
             with _locked(self._path):
-                kept = _read(self._path, self._key.public)
-                rows, crl = database.transact(lambda c: _since(c, kept))
+                seen = self._read_on()
+                rows, crl = database.transact(lambda c: _since(c, seen))
                 count = sum(map(len, rows.values()))
                 if count:
-                    self._append(kept, rows, crl)
+                    self._append(seen, rows, crl)
         except OSError as problem:
             raise KeptIdentitiesError(
                 f"{self._path} cannot be written: {problem.strerror}; what was done to identities is done",
@@ -130,20 +204,43 @@ class IdentityKeep:
         """Bring back what the database lacks; how many rows were written. Raises KeptIdentitiesError where it
         has gone on by itself since."""
         with _locked(self._path):
-            kept = _read(self._path, self._key.public)
+            kept = Kept()
+            if self._path.exists():
+                with self._path.open("rb") as file:
+                    kept.read_on(file, self._path, self._key.public)
             return database.transact(lambda c: _recalled(c, kept))
 
-    def _append(self, kept: Kept, rows: dict[str, list[Row]], crl: dict[str, int]) -> None:
-        entry = Entry(seq=kept.size, previous=kept.previous, rows=rows, crl=crl)
+    def _read_on(self) -> Seen:
+        """Read what is new: the whole file where this is not the one that was read. Raises
+        KeptIdentitiesError and OSError."""
+        seen = self._seen or Seen()
+        if not self._path.exists():
+            if seen.size:
+                raise KeptIdentitiesError(
+                    f"{self._path} is not there any more; what was done to identities is done",
+                    hint="Mount its medium; the next command or answer writes what is lacking.",
+                )
+            return seen
+        self._seen = None  # what is half-read, or altered, is not gone on from
+        with self._path.open("rb") as file:
+            if not seen.begins(file):
+                seen = Seen()
+                seen.begins(file)
+            seen.read_on(file, self._path, self._key.public)
+        self._seen = seen
+        return seen
+
+    def _append(self, seen: Seen, rows: dict[str, list[Row]], crl: dict[str, int]) -> None:
+        entry = Entry(seq=seen.size, previous=seen.previous, rows=rows, crl=crl)
         body = msgspec.json.encode(entry)
         signature = base64.b64encode(self._key.sign(LABEL + body)).decode()
         line = msgspec.json.encode(_Line(entry=body.decode(), signature=signature)) + b"\n"
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(handle, kept.end)
+            os.ftruncate(handle, seen.end)
             written = 0
             while written < len(line):  # a full medium takes a part first, and refuses then
-                written += os.pwrite(handle, line[written:], kept.end + written)
+                written += os.pwrite(handle, line[written:], seen.end + written)
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -160,38 +257,15 @@ def _locked(path: Path) -> Iterator[None]:
 # --- the file -----------------------------------------------------------------------------------------------
 
 
-def _read(path: Path, key: VerifyingKey) -> Kept:
-    """The whole file; raises KeptIdentitiesError. The last line's signature covers all lines before it."""
-    rows: dict[str, dict[str, Row]] = {table.name: {} for table in TABLES}
-    crl: dict[str, int] = {}
-    size, previous, end = 0, _FIRST, 0
-    signed = (b"", b"")
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        if not line.endswith(b"\n"):
-            break
-        try:
-            held = msgspec.json.decode(line, type=_Line)
-            body = held.entry.encode()
-            entry = msgspec.json.decode(body, type=Entry)
-            signed = (LABEL + body, base64.b64decode(held.signature, validate=True))
-        except (msgspec.MsgspecError, binascii.Error, ValueError) as problem:
-            raise _altered(path, size, str(problem)) from None
-        if (entry.seq, entry.previous) != (size, previous):
-            raise _altered(path, size, "it does not follow the line before")
-        for table in TABLES:
-            rows[table.name].update((_key(table, row), row) for row in entry.rows.get(table.name, ()))
-        crl |= entry.crl
-        size, previous, end = size + 1, sm3(body).hex(), end + len(line)
-    if size and not key.verify(*signed):
-        raise _altered(path, size - 1, "the hub has not signed it")
-    return Kept(rows, crl, size, previous, end)
-
-
 def _altered(path: Path, line: int, problem: str) -> KeptIdentitiesError:
     return KeptIdentitiesError(
         f"line {line + 1} of {path} is not what the hub wrote: {problem}",
         hint="Take the file from its other copy; without one, go through `edgegw hub ca list` by hand.",
     )
+
+
+def _digest(row: Row) -> bytes:
+    return hashlib.blake2b(msgspec.json.encode(row, order="sorted"), digest_size=16).digest()
 
 
 def _key(table: Table, row: Row) -> str:
@@ -205,19 +279,19 @@ def _has_events(connection: Connection) -> bool:
     return connection.execute(select(schema.identity_event.c.number).limit(1)).first() is not None
 
 
-def _lacking(connection: Connection, kept: Kept) -> int:
+def _lacking(connection: Connection, seen: Seen) -> int:
     """How many of the kept events the database does not have as they are."""
     table = schema.identity_event
-    if not kept.newest:
+    if not seen.newest:
         return 0
-    there = {_key(table, row): row for row in _rows(connection, table, table.c.number <= kept.newest)}
-    return sum(there.get(key) != row for key, row in kept.events.items())
+    there = sum(seen.has(table, row) for row in _rows(connection, table, table.c.number <= seen.newest))
+    return len(seen.held[table.name]) - there
 
 
-def _since(connection: Connection, kept: Kept) -> tuple[dict[str, list[Row]], dict[str, int]]:
+def _since(connection: Connection, seen: Seen) -> tuple[dict[str, list[Row]], dict[str, int]]:
     """The rows that events behind the file's end have touched and that are not there as they are now."""
     event = schema.identity_event
-    fresh = _rows(connection, event, event.c.number > kept.newest)
+    fresh = _rows(connection, event, event.c.number > seen.newest)
     boxes, claims = {row["box"] for row in fresh}, {row["claim"] for row in fresh}
     certificate = schema.certificate
     began_ns = min((row["at_ns"] for row in fresh), default=0)
@@ -239,7 +313,7 @@ def _since(connection: Connection, kept: Kept) -> tuple[dict[str, list[Row]], di
     rows = {
         table.name: news
         for table, all_ in found.items()
-        if (news := [row for row in all_ if kept.rows[table.name].get(_key(table, row)) != row])
+        if (news := [row for row in all_ if not seen.has(table, row)])
     }
     crl = {row.kind: row.number for row in connection.execute(select(schema.crl.c.kind, schema.crl.c.number))}
     return rows, crl
@@ -252,7 +326,7 @@ def _recalled(connection: Connection, kept: Kept) -> int:
     event = schema.identity_event
     newest = connection.execute(select(func.max(event.c.number))).scalar() or 0
     there = _rows(connection, event, event.c.number <= kept.newest)
-    if newest > kept.newest or any(kept.events.get(_key(event, row)) != row for row in there):
+    if newest > kept.newest or not all(kept.has(event, row) for row in there):
         raise KeptIdentitiesError(
             "the database has gone on by itself since: it has events that the file has not",
             hint="Go through `edgegw hub ca log` and the file by hand; revoke what either of them revokes.",

@@ -1,6 +1,7 @@
 """A database that was put back forgets neither a revocation nor a used claim."""
 
 import json
+import os
 import resource
 import time
 from pathlib import Path
@@ -205,3 +206,106 @@ def test_a_medium_that_is_not_mounted_is_no_empty_file(centre: Centre) -> None:
     away.rename(file)
     with pytest.raises(KeptIdentitiesError, match="is older than"):
         centre.keep.check(centre.database)
+
+
+def fresh_look(centre: Centre) -> None:
+    """The next start of the hub, which reads the file whole."""
+    IdentityKeep(centre.folder / "medium" / "identities.jsonl", centre.keep._key).check(centre.database)
+
+
+def notes(centre: Centre, count: int) -> None:
+    """So many things happen."""
+    for _ in range(count):
+        centre.database.transact(lambda c: note_event(c, "renewed", now_ns=NOW_NS, box="west"))
+
+
+@on_one_engine
+def test_what_was_read_once_is_not_read_at_each_event(centre: Centre) -> None:
+    """A year of ten thousand boxes are 180 MB: four seconds of a processor for each renewal, and twice for
+    each minute in which nothing happens."""
+    path = centre.folder / "medium" / "identities.jsonl"
+    for _ in range(150):
+        notes(centre, 1)
+        centre.keep.follow(centre.database)
+    before = _read_bytes()
+    notes(centre, 1)
+    assert centre.keep.follow(centre.database) == 1
+    assert _read_bytes() - before < path.stat().st_size / 3
+    fresh_look(centre)
+
+
+def _read_bytes() -> int:
+    """So much this process has read, from any file."""
+    (line,) = [one for one in Path("/proc/self/io").read_text().splitlines() if one.startswith("rchar")]
+    return int(line.split()[1])
+
+
+@on_one_engine
+def test_a_command_beside_the_hub_writes_what_the_hub_goes_on_from(centre: Centre) -> None:
+    """Two processes with one file: neither may write over the other's lines, or leave one out."""
+    path = centre.folder / "medium" / "identities.jsonl"
+    beside = IdentityKeep(path, centre.keep._key)
+    for keep in (beside, centre.keep, centre.keep, beside, beside, centre.keep):
+        notes(centre, 1)
+        assert keep.follow(centre.database) == 1
+        assert keep.follow(centre.database) == 0
+    with path.open("ab") as file:
+        file.write(b'{"entry":"{')  # the command was killed
+    notes(centre, 1)
+    assert centre.keep.follow(centre.database) == 1
+    notes(centre, 1)
+    assert beside.follow(centre.database) == 1
+    fresh_look(centre)
+    seqs = [json.loads(json.loads(line)["entry"])["seq"] for line in path.read_bytes().splitlines()]
+    assert seqs == list(range(len(seqs)))
+    centre.is_put_back()
+    assert centre.keep.recall(centre.database) > 8
+    fresh_look(centre)
+
+
+@on_one_engine
+@pytest.mark.parametrize("harm", ["cut", "older", "emptied"])
+def test_a_file_that_was_set_back_under_a_running_hub_gets_what_it_lacks(centre: Centre, harm: str) -> None:
+    """Somebody copies an old one into its place: going on behind the last end would leave a hole."""
+    path = centre.folder / "medium" / "identities.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    if harm == "older":
+        path.with_suffix(".old").write_bytes(b"".join(lines[:2]))
+        path.with_suffix(".old").rename(path)
+    else:
+        os.truncate(path, len(lines[0]) if harm == "cut" else 0)
+    assert centre.keep.follow(centre.database) > 0
+    fresh_look(centre)
+    centre.is_put_back()
+    assert centre.keep.recall(centre.database) > 0
+
+
+@on_one_engine
+@pytest.mark.parametrize("line", [0, -1])
+def test_a_line_that_is_altered_under_a_running_hub_is_found(centre: Centre, line: int) -> None:
+    """The last one at the next event, any other at the next start."""
+    path = centre.folder / "medium" / "identities.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line] = lines[line].replace(b"east", b"eest")
+    with path.open("r+b") as file:
+        file.write(b"".join(lines))
+    if line:
+        with pytest.raises(KeptIdentitiesError, match="is not what the hub wrote"):
+            centre.keep.follow(centre.database)
+    with pytest.raises(KeptIdentitiesError, match="is not what the hub wrote"):
+        fresh_look(centre)
+
+
+@on_one_engine
+def test_a_medium_that_goes_away_under_a_running_hub_gets_no_second_file(centre: Centre) -> None:
+    """In the empty folder of the mount the hub would begin another file, and nobody would hear of it."""
+    path = centre.folder / "medium" / "identities.jsonl"
+    away = path.rename(path.with_suffix(".away"))
+    notes(centre, 1)
+    for _ in range(2):
+        with pytest.raises(KeptIdentitiesError, match="not there any more"):
+            centre.keep.follow(centre.database)
+        assert not path.exists()
+    away.rename(path)
+    assert centre.keep.follow(centre.database) == 1
+    fresh_look(centre)
