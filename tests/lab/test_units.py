@@ -133,12 +133,12 @@ def test_the_firewall_drops_all_but_the_ways_in(system: System) -> None:
 def test_a_firewall_that_is_not_in_force_is_told_and_stops_no_payments(system: System) -> None:
     """Nobody reads a branch's journal: that anybody reaches every port had to stand where a person looks."""
 
-    def told() -> str:
+    def told() -> tuple[str, float]:
         words = ("edgegw", "health", "/var/lib/edgegw/box.toml", "--json")
         standings = json.loads(system.said("runuser", "-u", "edgegw", "--", *words))
-        return next(str(one["level"]) for one in standings if one["check"] == "firewall")
+        return next((one["level"], one["value"]) for one in standings if one["check"] == "firewall")
 
-    assert told() == "well"
+    assert told() == ("well", 0)
     drop_in = "/run/systemd/system/edgegw-firewall.service.d"
     fault = "[Service]\\nExecStart=\\nExecStart=nft -f /nowhere\\n"
     system.run(
@@ -146,10 +146,10 @@ def test_a_firewall_that_is_not_in_force_is_told_and_stops_no_payments(system: S
     )
     system.run("systemctl", "restart", "edgegw-firewall", check=False)
     assert system.property("edgegw-firewall", "ActiveState") == "failed"
-    assert told() == "notice"
+    assert told() == ("notice", 1)
     assert system.property("edgegw", "ActiveState") == "active"
     system.run("sh", "-c", f"rm -r {drop_in}; systemctl daemon-reload; systemctl restart edgegw-firewall")
-    assert told() == "well"
+    assert told()[1] == 0  # the box holds to a level for a while
     assert "{ 8443 }" in system.said("nft", "list", "set", "inet", "edgegw", "ways_in")
 
 
