@@ -5,6 +5,8 @@ Leaves out what the keys are (`sm.sm2`) and their names (`access.keys`).
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import re
 import secrets
@@ -14,6 +16,10 @@ from typing import Final
 from edgegw.sm.sm2 import PrivateKey
 
 KEY_FILE_BYTES_MAX: Final = 16_384
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP})
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
+_C: Final = ctypes.CDLL(None, use_errno=True)
 _DRAFT: Final = re.compile(r"\.[0-9a-f]{16}")
 
 
@@ -62,7 +68,7 @@ def write_new_file(path: Path, body: bytes, *, mode: int) -> None:
     try:
         try:
             _write_synced(draft, body, mode=mode)
-            os.link(draft, path)  # unlike a rename, a link never replaces
+            _name_new(draft, path)
         finally:
             draft.unlink(missing_ok=True)
         sync_folder(path.parent)
@@ -72,6 +78,19 @@ def write_new_file(path: Path, body: bytes, *, mode: int) -> None:
         ) from None
     except OSError as problem:
         raise KeyFileError(path, f"cannot be written ({problem.strerror})", hint="mend the folder") from None
+
+
+def _name_new(draft: Path, path: Path) -> None:
+    """Give a whole file its name, never over another; raises OSError."""
+    try:
+        os.link(draft, path)  # unlike a rename, a link never replaces
+    except OSError as problem:
+        if problem.errno not in _NO_LINKS:
+            raise
+        # FAT, as sticks have it, knows no links, and its kernel this rename.
+        if _C.renameat2(_AT_FDCWD, os.fsencode(draft), _AT_FDCWD, os.fsencode(path), _RENAME_NOREPLACE):
+            found = ctypes.get_errno()
+            raise OSError(found, os.strerror(found), str(path)) from None
 
 
 def replace_key_file(path: Path, body: bytes, *, mode: int = 0o600) -> None:
