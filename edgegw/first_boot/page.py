@@ -4,8 +4,8 @@ scanned.
 Plain HTTP, because the machine has no certificate yet; a claim that is read on the way is good for one
 machine all the same, and the centre hears of a second use. So the page says where else to put it. It has no
 script. A form counts only with the word that this process put into it, and only under the machine's own
-address, so that no other site speaks through the browser of somebody in the branch. Sizes, times and rates
-are bounded.
+address, so that no other site speaks through the browser of somebody in the branch. Sizes and times are
+bounded, and how often one address may ask.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import ipaddress
 import secrets
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from html import escape
 from typing import Final
@@ -39,6 +40,8 @@ VIEWS_BURST: Final = 60
 VIEWS_PER_S: Final = 10.0
 FORMS_BURST: Final = 10
 FORMS_PER_S: Final = 0.2
+ADDRESSES_MAX: Final = 1_024
+"""A branch's machines many times over."""
 REFRESH_S: Final = 3
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -91,6 +94,25 @@ class Rate:
         return True
 
 
+class Rates:
+    """How often each address may do something; the machine itself always may. The address that was silent
+    for the longest gives way to a new one."""
+
+    def __init__(self, *, burst: int, per_s: float) -> None:
+        self._burst, self._per_s = burst, per_s
+        self._held: OrderedDict[str, Rate] = OrderedDict()
+
+    def take(self, remote: str) -> bool:
+        """Whether this address may once more."""
+        if is_this_machine(remote):
+            return True
+        rate = self._held.pop(remote, None) or Rate(burst=self._burst, per_s=self._per_s)
+        self._held[remote] = rate
+        if len(self._held) > ADDRESSES_MAX:
+            self._held.popitem(last=False)
+        return rate.take()
+
+
 class Page:
     """What a browser sees of a first boot."""
 
@@ -101,8 +123,8 @@ class Page:
         self._offer = offer
         self._give_up = give_up
         self._word = secrets.token_urlsafe(24)
-        self._views = Rate(burst=VIEWS_BURST, per_s=VIEWS_PER_S)
-        self._forms = Rate(burst=FORMS_BURST, per_s=FORMS_PER_S)
+        self._views = Rates(burst=VIEWS_BURST, per_s=VIEWS_PER_S)
+        self._forms = Rates(burst=FORMS_BURST, per_s=FORMS_PER_S)
         self.seen_at_s = float("-inf")
         """When a browser last asked, monotonic."""
 
@@ -121,7 +143,7 @@ class Page:
         if not is_own_name(request.host):
             said = "This machine answers under its address alone."
             return web.Response(status=421, text=said, headers=_HEADERS)
-        if not self._views.take():
+        if not self._views.take(request.remote or ""):
             return web.Response(status=429, text="Too often; wait a second.", headers=_HEADERS)
         try:
             answer = await handler(request)
@@ -156,7 +178,7 @@ class Page:
 
     async def _form(self, request: web.Request) -> dict[str, str]:
         """The fields of a form that this page gave out; raises HTTPException."""
-        if not self._forms.take():
+        if not self._forms.take(request.remote or ""):
             raise web.HTTPTooManyRequests(text="Too often; wait a minute.")
         origin = request.headers.get("Origin", "")
         if origin not in ("", f"http://{request.host}"):
@@ -238,6 +260,14 @@ def _off(ahead_s: int) -> str:
     if abs(ahead_s) <= 60:
         return ""
     return f", {abs(ahead_s)} s {'ahead of' if ahead_s > 0 else 'behind'} the centre's: set it"
+
+
+def is_this_machine(remote: str) -> bool:
+    """Whether a request comes from the machine itself, as from the look at an image on trial."""
+    try:
+        return ipaddress.ip_address(remote).is_loopback
+    except ValueError:
+        return False
 
 
 def is_own_name(host: str) -> bool:

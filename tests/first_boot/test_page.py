@@ -37,6 +37,14 @@ class Browser:
         self.address = ""
         self.session = aiohttp.ClientSession()
 
+    @contextlib.asynccontextmanager
+    async def from_address(self, address: str) -> AsyncIterator[None]:
+        """Another machine of the branch asks."""
+        own, connector = self.session, aiohttp.TCPConnector(local_addr=(address, 0))
+        async with aiohttp.ClientSession(connector=connector) as self.session:
+            yield
+        self.session = own
+
     def _give_up(self) -> None:
         self.given_up += 1
 
@@ -134,17 +142,60 @@ async def test_what_is_no_claim_is_told_with_its_mend_and_never_repeated(browser
     assert browser.offered == []
 
 
-async def test_sizes_and_rates_are_bounded(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the loopback's addresses one alone is the machine's own: the others are the branch's."""
+    monkeypatch.setattr(page_module, "is_this_machine", "127.0.0.1".__eq__)
+
+
+@pytest.mark.usefixtures("strangers")
+async def test_sizes_and_rates_are_bounded(browser: Browser) -> None:
     """It listens in a network where anybody may be."""
     word = await browser.word()
     form = {"word": word, "claim": "x" * (8 * CLAIM_BYTES_MAX)}
-    assert (await browser.post("/claim", form))[0] == 413
-    codes = [(await browser.post("/claim", {"word": word, "claim": "x"}))[0] for _ in range(12)]
-    assert codes[0] == 400
-    assert codes[-1] == 429
-    codes = [(await browser.get())[0] for _ in range(page_module.VIEWS_BURST + 20)]
-    assert codes[-1] == 429
+    async with browser.from_address("127.0.0.2"):
+        assert (await browser.post("/claim", form))[0] == 413
+        codes = [(await browser.post("/claim", {"word": word, "claim": "x"}))[0] for _ in range(12)]
+        assert codes[0] == 400
+        assert codes[-1] == 429
+        codes = [(await browser.get())[0] for _ in range(page_module.VIEWS_BURST + 20)]
+        assert codes[-1] == 429
     assert browser.offered == []
+
+
+@pytest.mark.usefixtures("strangers")
+async def test_who_asks_too_often_shuts_out_neither_the_technician_nor_a_trial(browser: Browser) -> None:
+    """The one rate was everybody's: a scanner in the branch kept the technician from the page, and the image
+    on trial of a machine that has not enrolled was left, because its page did not answer."""
+    word = await browser.word()
+    bad = {"word": word, "claim": "x"}
+    async with browser.from_address("127.0.0.2"):
+        assert [(await browser.post("/claim", bad))[0] for _ in range(12)][-1] == 429
+        assert [(await browser.get())[0] for _ in range(page_module.VIEWS_BURST + 20)][-1] == 429
+    async with browser.from_address("127.0.0.3"):
+        assert (await browser.get())[0] == 200
+        assert (await browser.post("/claim", bad))[0] == 400
+    for _ in range(page_module.VIEWS_BURST + 20):
+        assert (await browser.get("/state"))[0] == 200, "the machine itself is not counted"
+
+
+def test_addresses_that_come_and_go_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has many addresses must not fill the memory."""
+    monkeypatch.setattr(page_module, "ADDRESSES_MAX", 3)
+    rates = page_module.Rates(burst=1, per_s=0.0)
+    assert [rates.take(f"10.0.0.{n}") for n in (1, 2, 3, 1)] == [True, True, True, False]
+    assert rates.take("10.0.0.4")
+    assert not rates.take("10.0.0.1"), "it has asked since"
+    assert rates.take("10.0.0.2"), "it was silent for the longest"
+
+
+@pytest.mark.parametrize(
+    ("remote", "is_own"),
+    [("127.0.0.1", True), ("::1", True), ("10.0.0.7", False), ("fe80::1%eth0", False), ("", False)],
+)
+def test_only_the_loopback_is_this_machine(remote: str, is_own: bool) -> None:
+    """What is never counted must not be the branch."""
+    assert page_module.is_this_machine(remote) is is_own
 
 
 async def test_what_others_have_written_is_shown_as_text(browser: Browser) -> None:
