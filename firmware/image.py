@@ -2,6 +2,7 @@
 
     made = image("cloud")
     made.disk, made.bundle      # build/out/edgegw-0.1.0+1-cloud.img, .raucb
+    update("cloud", build=2)    # the bundle alone: the same root under another version
 
 Owns names and order; the parts are `firmware.product`'s, `firmware.disk`'s and `firmware.bundle`'s.
 """
@@ -29,6 +30,7 @@ from firmware.sbom import write_bill
 TRUSTED: Final = "update-root.json"
 """Beside the keys: whom boxes believe about newer releases."""
 _BUILD_MAX: Final = 999_999_999
+_ESP: Final = "esp.img"
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -44,32 +46,51 @@ class Image(msgspec.Struct, frozen=True):
     root_hash: str
 
 
+def finished_root(profile: ProfileName) -> Product:
+    """The finished root that every image of a profile holds, whatever its build; raises BuildError."""
+    found = keys()
+    releases(found)
+    return appliance(profile, added=bundle.box_files(profile, found))
+
+
 def image(profile: ProfileName, *, build: int | None = None, more_words: Sequence[str] = ()) -> Image:
     """Build the image of a profile; raises BuildError.
 
     `build` is the number after the `+` of its version, image.toml's if it is not given. `more_words` go to
     the kernel, for images that must not be kept.
     """
-    number = settings().image.build if build is None else build
+    product = finished_root(profile)
+    made = _made(product, settings().image.build if build is None else build)
+    with alone(f"image-{profile}"), workshop("image") as work:
+        return _write(product, made, work=work, more_words=more_words)
+
+
+def update(profile: ProfileName, *, build: int, more_words: Sequence[str] = ()) -> Path:
+    """Build an image's bundle and nothing else, with the facts beside it that a release needs; its path.
+    Raises BuildError. The arguments are those of `image`.
+    """
+    product = finished_root(profile)
+    made = _made(product, build)
+    with alone(f"image-{profile}"), workshop("image") as work:
+        _write_update(product, made, work=work, more_words=more_words)
+    return _out(made, "raucb")
+
+
+def _made(product: Product, number: int) -> Made:
     if not 0 < number <= _BUILD_MAX:
         raise BuildError(f"the build is {number}", hint=f"Name a number from 1 to {_BUILD_MAX}.")
     found = keys()
-    releases(found)
-    product = appliance(profile, added=bundle.box_files(profile, found))
     version = f"{product.version}+{number}"
-    facts = _facts(product, version)
-    said = {"image.json": json.dumps(facts, sort_keys=True).encode() + b"\n"}
+    said = {"image.json": json.dumps(_facts(product, version), sort_keys=True).encode() + b"\n"}
     said[TRUSTED] = (found.folder / TRUSTED).read_bytes()
-    made = Made(
-        profile=profile,
+    return Made(
+        profile=product.profile,
         version=version,
         tools=ready("tools").path,
         keys=found,
         epoch=product.epoch,
         said=said,
     )
-    with alone(f"image-{profile}"), workshop("image") as work:
-        return _write(product, made, work=work, more_words=more_words)
 
 
 def releases(found: Keys) -> Path:
@@ -105,10 +126,24 @@ def _facts(product: Product, version: str) -> dict[str, object]:
 
 
 def _write(product: Product, made: Made, *, work: Path, more_words: Sequence[str]) -> Image:
-    stem = f"edgegw-{made.version}-{made.profile}"
-    out = build_folder("out")
+    proven = _write_update(product, made, work=work, more_words=more_words)
+    image = Image(
+        version=made.version,
+        disk=_out(made, "img"),
+        bundle=_out(made, "raucb"),
+        kernel_image=_out(made, "efi"),
+        facts=_out(made, "json"),
+        contents=write_bill(product, version=made.version),
+        root_hash=proven.root_hash,
+    )
+    disk.write_disk(image.disk, esp=work / _ESP, root=proven.path, made=made, work=work)
+    return image
+
+
+def _write_update(product: Product, made: Made, *, work: Path, more_words: Sequence[str]) -> Proven:
+    """Write the bundle, and what it is made of; the EFI partition is left in `work`."""
     proven = _proven(product, made)
-    kernel_image, esp = out / f"{stem}.efi", work / "esp.img"
+    kernel_image, esp = _out(made, "efi"), work / _ESP
     disk.write_kernel_image(
         kernel_image,
         kernel=product.kernel,
@@ -120,21 +155,16 @@ def _write(product: Product, made: Made, *, work: Path, more_words: Sequence[str
         more_words=more_words,
     )
     disk.write_esp(esp, kernel_image, made=made)
-    disk.write_disk(out / f"{stem}.img", esp=esp, root=proven.path, made=made, work=work)
-    bundle.write_bundle(out / f"{stem}.raucb", root=proven.path, esp=esp, made=made, work=work)
-    contents = write_bill(product, version=made.version)
+    bundle.write_bundle(_out(made, "raucb"), root=proven.path, esp=esp, made=made, work=work)
     facts = json.loads(made.said["image.json"])
     facts.pop("built_s")
-    (out / f"{stem}.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="ascii")
-    return Image(
-        version=made.version,
-        disk=out / f"{stem}.img",
-        bundle=out / f"{stem}.raucb",
-        kernel_image=kernel_image,
-        facts=out / f"{stem}.json",
-        contents=contents,
-        root_hash=proven.root_hash,
-    )
+    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
+    _out(made, "json").write_text(text, encoding="ascii")
+    return proven
+
+
+def _out(made: Made, kind: str) -> Path:
+    return build_folder("out") / f"edgegw-{made.version}-{made.profile}.{kind}"
 
 
 def _proven(product: Product, made: Made) -> Proven:
