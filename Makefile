@@ -59,9 +59,9 @@ image: setup ## The appliance's image and its bundle for updates, in build/out; 
 
 lab: setup ## The appliance in a virtual machine, its units, a fleet: what the machine can run of it, as root
 	@.ci/setup-image
-	@$(python) -m pytest -m lab tests/lab $(ARGS)
+	@$(pytest) -m lab tests/lab $(ARGS)
 
-lab-long: setup ## What takes longer in the lab: updates, trials that fail, a cut in the middle of one
+lab-long: setup ## What takes longer in the lab: bundles that must be refused, many cuts, builds that are compared
 	@.ci/setup-image
 	@$(python) -m pytest -m lab_long tests/lab $(ARGS)
 

@@ -19,7 +19,7 @@ from tests.lab.disk import verified_payments
 from tests.lab.skips import MACHINE, needs
 from tests.lab.vm import Machine
 
-pytestmark = [pytest.mark.timeout(1_800), needs(MACHINE)]
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("machine"), pytest.mark.timeout(1_800), needs(MACHINE)]
 UPDATED_S = 600
 
 
@@ -60,7 +60,6 @@ def branch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Branch]:
         centre.stop()
 
 
-@pytest.mark.lab
 def test_a_flashed_disk_enrols_itself_and_serves(branch: Branch) -> None:
     """A technician who only plugs it in must get a box that takes payments."""
     branch.till.wait_mode("active")
@@ -69,7 +68,6 @@ def test_a_flashed_disk_enrols_itself_and_serves(branch: Branch) -> None:
         branch.till.pay()
 
 
-@pytest.mark.lab
 def test_no_payment_that_was_answered_is_lost_by_a_power_cut_in_an_outage(branch: Branch) -> None:
     """The only copy of what was cleared offline is on the disk that loses its power."""
     machine, till = branch.machine, branch.till
@@ -86,20 +84,18 @@ def test_no_payment_that_was_answered_is_lost_by_a_power_cut_in_an_outage(branch
     branch.centre.wait_payments(till.answered)
 
 
-@pytest.mark.lab_long
 def test_a_good_update_is_kept(branch: Branch) -> None:
     """A fleet that cannot be updated keeps its holes."""
-    branch.centre.release(image.image("cloud", build=2).bundle)
+    branch.centre.release(image.update("cloud", build=2))
     branch.machine.wait_said("this is slot b", timeout_s=UPDATED_S)
     branch.till.wait_ready()
     branch.till.pay()
     branch.centre.wait_version("0.1.0+2", timeout_s=300)
 
 
-@pytest.mark.lab_long
 def test_power_that_goes_while_an_update_is_written_leaves_the_slot_that_ran(branch: Branch) -> None:
     """A branch is not to stand still because somebody pulled a plug at night."""
-    branch.centre.release(image.image("cloud", build=3).bundle)
+    branch.centre.release(image.update("cloud", build=3))
     branch.machine.wait_written(30 << 20, timeout_s=UPDATED_S)
     branch.machine.cut()
     branch.centre.withdraw()
@@ -108,18 +104,16 @@ def test_power_that_goes_while_an_update_is_written_leaves_the_slot_that_ran(bra
     branch.till.pay()
 
 
-@pytest.mark.lab_long
 def test_an_update_that_does_not_serve_falls_back(branch: Branch) -> None:
     """An image that is broken in the field must undo itself, with nobody there."""
-    broken = image.image("cloud", build=4, more_words=("systemd.mask=edgegw.service",))
-    branch.centre.release(broken.bundle)
+    broken = image.update("cloud", build=4, more_words=("systemd.mask=edgegw.service",))
+    branch.centre.release(broken)
     branch.machine.wait_said("this is slot a, version 0.1.0+4", timeout_s=UPDATED_S)
     branch.machine.wait_said("this is slot b, version 0.1.0+2", timeout_s=UPDATED_S, times=2)
     branch.till.wait_ready()
     branch.till.pay()
 
 
-@pytest.mark.lab_long
 def test_in_the_end_every_answered_payment_is_on_the_disk_once(branch: Branch, tmp_path: Path) -> None:
     """What the till was told must be what an auditor finds."""
     branch.till.wait_mode("active")

@@ -25,16 +25,6 @@ STICK = "/run/edgegw-stick/edgegw/claim.json"
 
 
 @pytest.fixture(scope="module")
-def root() -> Path:
-    """The root of the appliance's image."""
-    if given := os.environ.get("EDGEGW_LAB_ROOT", ""):
-        return Path(given)
-    from firmware.product import appliance
-
-    return appliance("cloud").tree
-
-
-@pytest.fixture(scope="module")
 def centre(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a hub as the centre's page makes it, with a claim, a replacement's claim and a site."""
     folder = tmp_path_factory.mktemp("centre")

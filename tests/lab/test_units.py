@@ -38,16 +38,6 @@ _OF_THE_IMAGE = {"rauc.service", "edgegw-commit.service", "edgegw-update.service
 
 
 @pytest.fixture(scope="module")
-def root() -> Path:
-    """The root of the appliance's image."""
-    if given := os.environ.get("EDGEGW_LAB_ROOT", ""):
-        return Path(given)
-    from firmware.product import appliance
-
-    return appliance("cloud").tree
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A box's folder as first boot leaves it, before it is on the machine."""
     folder = tmp_path_factory.mktemp("box")

@@ -1,0 +1,38 @@
+"""What the tests of the lab share: one root of the appliance, and an order for two that run at a time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.lab.skips import SYSTEM, skip_without
+
+_LONGEST_FIRST: Final = ("machine", "fleet")
+"""Groups of tests (`xdist_group`) that play one after the other and last longest: whoever runs two tests at a
+time begins with these, one for each."""
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root that the appliance's images hold, as a folder that nobody writes to; built once for all."""
+    skip_without(SYSTEM)
+    if given := os.environ.get("EDGEGW_LAB_ROOT", ""):
+        return Path(given)
+    from firmware.image import contents
+
+    return contents("cloud").tree
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what lasts longest to the front."""
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    mark = item.get_closest_marker("xdist_group")
+    group = mark.args[0] if mark is not None else ""
+    return _LONGEST_FIRST.index(group) if group in _LONGEST_FIRST else len(_LONGEST_FIRST)
