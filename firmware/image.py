@@ -59,8 +59,9 @@ def image(profile: ProfileName, *, build: int | None = None, more_words: Sequenc
     `build` is the number after the `+` of its version, image.toml's if it is not given. `more_words` go to
     the kernel, for images that must not be kept.
     """
+    number = _checked(settings().image.build if build is None else build)
     product = finished_root(profile)
-    made = _made(product, settings().image.build if build is None else build)
+    made = _made(product, number)
     with alone(f"image-{profile}"), workshop("image") as work:
         return _write(product, made, work=work, more_words=more_words)
 
@@ -69,16 +70,21 @@ def update(profile: ProfileName, *, build: int, more_words: Sequence[str] = ()) 
     """Build an image's bundle and nothing else, with the facts beside it that a release needs; its path.
     Raises BuildError. The arguments are those of `image`.
     """
+    number = _checked(build)
     product = finished_root(profile)
-    made = _made(product, build)
+    made = _made(product, number)
     with alone(f"image-{profile}"), workshop("image") as work:
         _write_update(product, made, work=work, more_words=more_words)
     return _out(made, "raucb")
 
 
-def _made(product: Product, number: int) -> Made:
+def _checked(number: int) -> int:
     if not 0 < number <= _BUILD_MAX:
         raise BuildError(f"the build is {number}", hint=f"Name a number from 1 to {_BUILD_MAX}.")
+    return number
+
+
+def _made(product: Product, number: int) -> Made:
     found = keys()
     version = f"{product.version}+{number}"
     said = {"image.json": json.dumps(_facts(product, version), sort_keys=True).encode() + b"\n"}

@@ -21,9 +21,9 @@ def root() -> Path:
     skip_without(SYSTEM)
     if given := os.environ.get("EDGEGW_LAB_ROOT", ""):
         return Path(given)
-    from firmware.image import contents
+    from firmware.image import finished_root
 
-    return contents("cloud").tree
+    return finished_root("cloud").tree
 
 
 @pytest.hookimpl(tryfirst=True)
