@@ -36,6 +36,9 @@ _POLICY_FAIL: Final = 0x09D
 _AUTH_FAIL: Final = 0x08E
 _BAD_AUTH: Final = 0x0A2
 _LOCKOUT: Final = 0x921
+# noda: it has no password that could be guessed. Without it each loss of power counts as a wrong one, and a
+# TPM that has seen a few shuts everything that hangs on this key.
+_PARENT: Final = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt"
 
 
 class _Slot(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,6 +99,8 @@ class Tpm2:
             try:
                 tools.run("tpm2_load", "-Q", "-C", "parent", "-u", "public", "-r", "private", "-c", "sealed")
             except _Failed as problem:
+                if problem.code == _LOCKOUT:
+                    raise _refusal(problem, held.pcrs) from None
                 raise PlaceRefuses(
                     f"this machine's TPM did not seal it, or it was altered ({problem})",
                     hint="sealed keys do not move to other hardware: enrol this box anew, with new keys",
@@ -124,7 +129,8 @@ class Tpm2:
         with _own_folder() as folder:
             tools = _Tools(folder, self._tcti)
             try:
-                tools.run("tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-g", "sha256", "-c", "parent")
+                kind = ("-C", "o", "-G", "ecc", "-g", "sha256", "-a", _PARENT)
+                tools.run("tpm2_createprimary", "-Q", *kind, "-c", "parent")
             except _Failed as problem:
                 if problem.code in (_AUTH_FAIL, _BAD_AUTH):
                     raise PlaceRefuses(
