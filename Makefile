@@ -8,7 +8,7 @@ python := .venv/bin/python
 pytest := $(python) -m pytest -n 2 --dist loadgroup
 ARGS ?=
 
-.PHONY: help setup demo test check bench-quick proof reference lock image image-lock lab lab-long clean
+.PHONY: help setup demo test check bench bench-quick proof reference lock image image-lock lab lab-long clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -28,8 +28,13 @@ check: setup ## Linter, formatter, types, layers and documents
 	@.venv/bin/mypy
 	@$(python) -m pytest -q tests/tidy tests/docs
 
-bench-quick: setup ## Speed beside the floor that the machine itself sets
-	@$(python) -m tests.bench.quick $(ARGS)
+bench: setup ## The product and its peers side by side, in turns; ARGS="--only http --seconds 5 --json FILE"
+	@.ci/setup-bench
+	@$(python) -m tests.bench $(ARGS)
+
+bench-quick: setup ## The same within five minutes: short rounds, without the long groups
+	@.ci/setup-bench
+	@$(python) -m tests.bench --quick $(ARGS)
 
 proof: setup ## All long runs, resumable: what is lost, doubled, created or altered unseen; writes tests/RESULTS.md
 	@$(python) -m tests.proof $(ARGS)
@@ -48,6 +53,9 @@ lock: setup ## Pin the newest versions that pyproject.toml allows, with hashes, 
 	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile ansible/requirements.in --upgrade --quiet \
 		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --system-certs \
 		--output-file ansible/requirements.txt
+	@UV_CUSTOM_COMPILE_COMMAND='make lock' .venv/bin/uv pip compile tests/bench/requirements.in --upgrade --quiet \
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --system-certs \
+		--output-file tests/bench/requirements.txt
 
 image-lock: setup ## Lock today's versions of Debian's packages for the image, with hashes
 	@.ci/setup-image
@@ -66,5 +74,5 @@ lab-long: setup ## What takes longer in the lab: bundles that must be refused, m
 	@$(python) -m pytest -m lab_long tests/lab $(ARGS)
 
 clean: ## Remove the virtual environment, caches and what the demo left
-	@rm -rf .venv .venv-ansible .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run build dist
+	@rm -rf .venv .venv-ansible .venv-bench .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run build dist
 	@find edgegw tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,141 @@
+"""The product as a process: `edgegw run` in a folder of its own, and the lanes that load it."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+from contextlib import ExitStack
+from typing import Any
+
+import psutil
+
+from tests.bench.client import load
+from tests.bench.place import Place
+from tests.bench.product import Answered, check_box
+from tests.bench.rounds import Measure
+from tests.processes import Process, edgegw
+from tests.waiting import wait_until
+
+START_SECONDS = 120.0
+
+
+class Box:
+    """One box, started by the first lane that needs it and checked by the last."""
+
+    def __init__(self, place: Place, *, name: str = "box") -> None:
+        self._place, self._name = place, name
+        self.answered = Answered()
+        self._process: Process | None = None
+        self.is_checked = False
+
+    def open(self, stack: ExitStack) -> None:
+        """Copy the world, start, wait until it takes payments."""
+        if self._process is not None:
+            return
+        self.folder = self._place.box(self._name)
+        self.start()
+        stack.callback(self.end)
+
+    def start(self) -> None:
+        """`edgegw run`."""
+        self._process = Process("run", folder=self.folder, log=self._place.fresh(f"{self._name}.log"))
+        self.port = int(self._process.opened()["addresses"]["http"][0].rpartition(":")[2])
+        wait_until(self._is_ready, "the box to take payments", timeout_seconds=START_SECONDS)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self._process is not None
+        return self._process.popen.pid
+
+    @property
+    def rss_mb(self) -> float:
+        """What it keeps in memory now."""
+        return psutil.Process(self.pid).memory_info().rss / 2**20
+
+    @property
+    def token(self) -> str:
+        """A fresh one: those of a world that was kept have ended."""
+        key = str(self.folder / "till.pem")
+        return edgegw("token", "--client", "till", "--box", "box-1", "--key", key).stdout.strip()
+
+    def end(self) -> None:
+        """In order; nothing where it has ended."""
+        if self._process is not None and self._process.popen.poll() is None:
+            self._process.end(signal.SIGTERM)
+
+    def check(self) -> None:
+        """Once, with its process ended: every answered payment is in its ledger, which verifies."""
+        if not self.is_checked:
+            self.end()
+            check_box(self.folder, self.answered.identities())
+            self.is_checked = True
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Ask it over HTTP."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def _is_ready(self) -> bool:
+        return self.get("/readyz")[0] == 200
+
+
+class BoxLane:
+    """Payments over HTTP, one a request."""
+
+    kind, path, each = "edgegw", "/v1/payments", 1
+
+    def __init__(self, box: Box, *, name: str, connections: int, **settings: Any) -> None:
+        self.name = name
+        self.box = box
+        self._settings = {"connections": connections, **settings}
+
+    def open(self, stack: ExitStack) -> None:
+        """Its box."""
+        self.box.open(stack)
+
+    def measure(self, seconds: float) -> Measure:
+        """Load by the client; what was answered is noted."""
+        return self.loaded(seconds, **self._settings)
+
+    def loaded(self, seconds: float, **settings: Any) -> Measure:
+        """The same with these settings of the client."""
+        numbers = self.box.answered
+        headers = {"Authorization": f"Bearer {self.box.token}"}
+        # A batch's number counts batches.
+        first = -(-numbers.next // self.each)
+        measure = load(
+            self.box.pid,
+            kind=self.kind,
+            first=first,
+            seconds=seconds,
+            port=self.box.port,
+            path=self.path,
+            headers=headers,
+            **settings,
+        )
+        numbers.next = first * self.each
+        numbers.add(measure.count * self.each)
+        return Measure(
+            count=measure.count * self.each,
+            seconds=measure.seconds,
+            cpu_s=measure.cpu_s,
+            client_cpu_s=measure.client_cpu_s,
+            latency_ms=measure.latency_ms,
+            figures={"rss_mb": self.box.rss_mb},
+        )
+
+    def check(self) -> None:
+        """See `Box.check`."""
+        self.box.check()
+
+
+class BatchLane(BoxLane):
+    """A hundred payments a request."""
+
+    kind, path, each = "batch", "/v1/payments/batch", 100

@@ -1,0 +1,94 @@
+"""The product for a bench: a hub and a box set up as an operator would, the accounts at home at the box,
+their money handed to it as allowances, limits on every account. The hub is ended then: the peers have no
+second site either, and a payment that its allowance covers is decided the same with and without the line.
+
+One such folder is made for a run and copied for each lane that pays.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench import payments
+from tests.processes import Branch, Process
+from tests.waiting import wait_until
+
+ENOUGH: Final = 10**15
+LIMITS: Final = (
+    {"name": "each", "payment_minor": 1_000_000, "currency": "CNY"},
+    {"name": "day", "amount_minor": ENOUGH, "count": 10**9, "per": "day", "currency": "CNY"},
+)
+"""They refuse nothing here, and are counted for every payment."""
+TERMINAL: Final = "T0000012"
+SETTLED_SECONDS: Final = 240.0
+
+
+class World(Branch):
+    """A folder with a hub's and a box's settings, keys and data."""
+
+    process = Process
+
+    def _set_up(self) -> None:
+        self._write_files()
+        super()._set_up()
+
+    def _write_files(self) -> None:
+        """Before the keys: what `Branch` takes from its module is replaced by the bench's own."""
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run a command; the site and the opening balances are the bench's."""
+        if words[:2] == ("site", "publish"):
+            self._enlarge_site()
+        if words[0] == "post":
+            rows = "".join(
+                f"opening-{n},core:CNY,{payments.account_id(n)},{payments.OPENING_MINOR}\n"
+                for n in range(payments.ACCOUNTS)
+            )
+            Path(words[1]).write_text("id,debit_account_id,credit_account_id,amount_minor\n" + rows)
+        return super().run(*words, code=code)
+
+    def _enlarge_site(self) -> None:
+        path = self.folder / "site.json"
+        site: dict[str, Any] = json.loads(path.read_text())
+        site["accounts"] = [
+            {"id": payments.account_id(n), "currency": "CNY", "home": "box-1", "participant": "city"}
+            for n in range(payments.ACCOUNTS)
+        ]
+        site["limits"] = LIMITS
+        site["allowances"] = [{"currency": "CNY", "share_percent": 100, "account_minor": ENOUGH}]
+        path.write_text(json.dumps(site))
+
+
+def make_world(folder: Path) -> None:
+    """Hub and box once up, all money handed out, both ended in order."""
+    folder.mkdir(parents=True)
+    world = World(folder)
+    try:
+        world.start_hub()
+        world.start_box()
+        wait_until(
+            lambda: _is_handed_out(world), "the box to hold all money", timeout_seconds=SETTLED_SECONDS
+        )
+        for process in (world.box, world.hub):
+            assert process is not None
+            process.end(signal.SIGTERM)
+    finally:
+        with suppress(OSError):
+            world.end()
+
+
+def _is_handed_out(world: World) -> bool:
+    last = payments.account_id(payments.ACCOUNTS - 1)
+    found = world.call("GET", f"/v1/accounts/{last}")
+    return found.status == 200 and found.json["available_minor"] == payments.OPENING_MINOR
+
+
+def copy_world(world: Path, folder: Path) -> Path:
+    """A box of its own for a lane."""
+    shutil.copytree(world, folder)
+    return folder
