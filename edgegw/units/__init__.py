@@ -64,6 +64,8 @@ _APPLIANCE: Final = {
     "edgegw-fallback.service": _UNITS,
     "fallback": _OWN,
     "edgegw.path": _UNITS,
+    "edgegw-clock-word.path": _UNITS,
+    "edgegw-clock-word.service": _UNITS,
     "edgegw-degraded.service": _UNITS,
     "degraded": _OWN,
     "edgegw-host-keys.service": _UNITS,

@@ -12,6 +12,7 @@ import pytest
 
 from edgegw.commands.settings import protocol_shapes
 from edgegw.config.box import load_box
+from edgegw.enrolment import HUB_TIME_NAME
 from edgegw.units import ROLES, Role, differing, files_of, firewall, install
 from tests.processes import edgegw
 
@@ -158,6 +159,21 @@ def test_what_time_it_is_is_kept(tmp_path: Path) -> None:
     (tmp_path / "var/lib/edgegw-clock").mkdir(parents=True)
     machine.run("seen")
     assert machine.floor() == int((tmp_path / "var/lib/edgegw-clock/seen").stat().st_mtime)
+
+
+def test_the_clock_follows_the_hubs_word_once_it_is_said(tmp_path: Path) -> None:
+    """A first boot with an empty battery would refuse every till until the next start."""
+    install(tmp_path, "appliance")
+    units = tmp_path / "usr/lib/systemd/system"
+    watched = (units / "edgegw-clock-word.path").read_text()
+    script = (tmp_path / "usr/lib/edgegw/clock").read_text()
+    word = next(line for line in script.splitlines() if line.startswith("word=$root"))
+    assert f"PathChanged={word.removeprefix('word=$root')}" in watched.splitlines()
+    assert word.endswith(f"/{HUB_TIME_NAME}")
+    preset = (tmp_path / "usr/lib/systemd/system-preset/10-edgegw.preset").read_text()
+    assert "enable edgegw-clock-word.path" in preset.splitlines()
+    # A service that stays active would never be started again.
+    assert "RemainAfterExit" not in (units / "edgegw-clock-word.service").read_text()
 
 
 class Firmware:
