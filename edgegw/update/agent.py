@@ -21,7 +21,7 @@ from edgegw.update.machine import Surroundings
 from edgegw.update.rauc import RaucFailed, Slots
 from edgegw.update.sources import Source
 from edgegw.update.state import Attempt, Failed, Release, State
-from edgegw.update.trial import is_trial, raise_epoch, remembered, settle, tell
+from edgegw.update.trial import is_trial, is_unkept, raise_epoch, remembered, settle, tell
 from edgegw.update.trusted import NoTrust, Untrusted, believed, trusted_root
 from edgegw.update.windows import why_wait
 from edgegw.zones import UnknownZone, load_zone
@@ -76,6 +76,10 @@ class Agent:
         if is_trial(state.attempt, slots, boot_id=here.boot_id()):
             tell(here, state, slots)
             return Outcome("trial", "the image that runs is on trial")
+        if is_unkept(here, state, slots):
+            # The other slot is all that the machine can come back to.
+            tell(here, state, slots)
+            return Outcome("trial", "the image that runs is not kept", "Restart the machine.")
         if state.attempt is not None and state.attempt.phase == "trial":
             return self._go(state, slots, state.attempt, order)
         try:
@@ -174,6 +178,9 @@ class Agent:
         state = here.store.write(msgspec.structs.replace(state, attempt=attempt))
         tell(here, state, slots)
         try:
+            if answer.alive and slots.first not in ("", slots.booted):
+                # What came first could not be started: a trial there must have this slot to come back to.
+                here.rauc.keep()
             here.rauc.install(here.bundle.path, progress=_logged)
         except RaucFailed as problem:
             # It stays on record: RAUC may go on by itself, and its last step makes the next boot a trial.

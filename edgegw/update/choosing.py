@@ -112,7 +112,7 @@ def why_not(target: Target, machine: Machine, state: State) -> str:
     same = state.committed is not None and state.committed.version == offer.version == machine.version
     if same and state.committed is not None and state.committed.sha256 not in ("", target.sha256):
         return "it has another content than the release of this number that runs here; give it a new number"
-    if version <= _floor(machine, state):
+    if version <= _floor(machine, state) and not _mends(target, machine, state):
         return ""
     failed = state.has_failed(version=offer.version, sha256=target.sha256)
     if failed is not None:

@@ -52,6 +52,14 @@ def remembered(here: Surroundings) -> State:
         return here.store.write(State())
 
 
+def is_unkept(here: Surroundings, state: State, slots: Slots) -> bool:
+    """Whether the boot that runs waits for a verdict of which nothing is written down: another slot is first
+    in the order, and this one is not what the machine came back to. With an attempt of this boot the other
+    slot is first because it is to be tried."""
+    is_older = bool(state.floor_version) and version_of(here.image.version) < version_of(state.floor_version)
+    return state.attempt is None and slots.first not in ("", slots.booted) and not is_older
+
+
 def settle(here: Surroundings, state: State, slots: Slots) -> State:
     """The state after what an earlier boot left of an attempt: a trial that fell back, or an installation
     that the power cut. What runs as a trial is left to `judge`; raises OSError."""
@@ -101,8 +109,7 @@ def _unrecorded(here: Surroundings, state: State, slots: Slots, pause: Callable[
     committed here; it is never restarted."""
     tell(here, state, slots)
     image = here.image
-    is_older = bool(state.floor_version) and version_of(image.version) < version_of(state.floor_version)
-    if slots.first in ("", slots.booted) or is_older or image.security_epoch < state.floor_epoch:
+    if not is_unkept(here, state, slots) or image.security_epoch < state.floor_epoch:
         return "none"
     release = Release(version=image.version, sha256="", security_epoch=image.security_epoch)
     attempt = Attempt(release=release, phase="trial", slot=slots.booted)

@@ -353,6 +353,86 @@ def test_a_slot_that_died_is_mended_with_what_was_committed(releases: Releases, 
     assert (appliance.slot, appliance.runs.version) == ("b", "1.1.0")
 
 
+def comes_up_in_a(appliance: Appliance) -> None:
+    """Slot b is dead: the initrd of each of its boots starts the other slot, once; the order stays."""
+    appliance.boot()
+    while appliance.slot == "b":
+        (appliance.firmware / "next").write_text("a", encoding="ascii")
+        appliance.boot()
+
+
+def test_a_slot_that_stays_dead_is_not_written_for_ever(releases: Releases, appliance: Appliance) -> None:
+    """A bad block in the slot that was committed: the box restarted at each look, every night."""
+    releases.release("1.1.0")
+    appliance.update()
+    ends = []
+    for _ in range(5):
+        comes_up_in_a(appliance)
+        assert appliance.judge() == "none"
+        ends.append(appliance.look().end)
+    assert ends == ["restarts", "restarts", "refused", "refused", "refused"]
+    assert "trials ended without a word" in appliance.state.problem
+
+
+def test_a_trial_in_the_slot_that_died_has_a_slot_to_come_back_to(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """The dead one was first in the order still: what was written there came first untried, and stayed,
+    however unwell."""
+    releases.release("1.1.0")
+    appliance.update()
+    comes_up_in_a(appliance)
+    assert (appliance.slot, appliance.first, appliance.judge()) == ("a", "b", "none")
+    releases.release("1.2.0", filling=b"broken")
+    appliance.answers = lambda version: UNWELL if version == "1.2.0" else WELL
+    assert appliance.update() == ["restarts", "left", "none"]
+    assert (appliance.slot, appliance.runs.version, appliance.first) == ("a", "1.0.0", "a")
+
+
+def test_an_unkept_image_writes_nothing_over_the_slot_that_is_kept(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """The record of its trial was lost and it is unwell: the other slot is all that there is."""
+    releases.release("1.1.0")
+    appliance.look(restart=False)
+    shutil.rmtree(appliance.folder / "state")
+    appliance.boot()
+    appliance.answers = lambda _: UNWELL
+    assert (appliance.judge(), appliance.slot, appliance.first) == ("stays", "b", "a")
+    releases.release("1.2.0", filling=b"newer")
+    before = (appliance.firmware / "slot-a").read_bytes()
+    found = appliance.look(by_hand=True)
+    assert (found.end, found.said) == ("trial", "the image that runs is not kept")
+    assert (appliance.firmware / "slot-a").read_bytes() == before
+    appliance.boot()
+    assert appliance.slot == "a"
+
+
+def test_who_asks_for_a_verdict_before_the_trial_takes_none_away(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """`edgegw update commit` by hand, on the slot that is kept: the trial to come lost its record."""
+    releases.release("1.1.0")
+    assert appliance.look(restart=False).end == "armed"
+    armed = appliance.state.attempt
+    assert (appliance.judge(), appliance.state.attempt, appliance.first) == ("none", armed, "a")
+    appliance.answers = lambda version: UNWELL if version == "1.1.0" else WELL
+    appliance.boot()
+    assert appliance.judge() == "left"
+
+
+def test_a_machine_that_becomes_a_box_during_its_trial_is_well(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """Before, the first boot's page was there, which takes no payments; now the box waits for its site."""
+    releases.release("1.1.0")
+    appliance.answers = lambda _: Answer(alive=True, said="the page of the first boot: 200")
+    assert appliance.look().end == "restarts"
+    appliance.boot()
+    appliance.answers = lambda _: Answer(alive=True, said="the box has no settings of its site yet")
+    assert appliance.judge() == "kept"
+
+
 def test_a_trial_whose_record_was_lost_is_kept_when_it_is_well(
     releases: Releases, appliance: Appliance
 ) -> None:
