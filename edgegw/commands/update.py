@@ -257,7 +257,7 @@ def update_forget(version: str, folder: Path) -> None:
 
 
 def _surroundings(settings: Path, folder: Path, image_folder: Path) -> Surroundings:
-    """All that the agent touches; raises NoSlots and SettingsError."""
+    """All that the agent touches; raises NoSlots."""
     from edgegw.config.update import UpdateTable
     from edgegw.ledger.schema import MIGRATIONS
     from edgegw.machine import MachineClock, started
@@ -270,7 +270,10 @@ def _surroundings(settings: Path, folder: Path, image_folder: Path) -> Surroundi
     from edgegw.update.trusted import ROOT_NAME
 
     image = read_image(image_folder)
-    box = _box(settings)
+    try:
+        box = _box(settings)
+    except SettingsError:
+        box = None  # no box runs by them; a release from a stick may be what reads them
     clock = MachineClock()
     table = UpdateTable() if box is None else box.settings.update
     disk = 0 if box is None else box.settings.disk.reserve_bytes + box.settings.disk.payments_bytes_min
@@ -347,7 +350,8 @@ def _asked(settings: Path, kept: dict[Path, SSLContext | None]) -> Answer:
 
 
 def _first_boot_page() -> Answer:
-    """Before it has enrolled, the page that takes the claim is what must be there."""
+    """Before it has enrolled, the page that takes the claim is what must be there. It takes no payments: a
+    machine that becomes a box during a trial may still wait for the settings of its site."""
     import http.client
 
     from edgegw.update.health import Answer
@@ -356,11 +360,11 @@ def _first_boot_page() -> Answer:
     try:
         connection.request("GET", "/state")
         status = connection.getresponse().status
-    except OSError as problem:
+    except (OSError, http.client.HTTPException) as problem:
         return Answer(alive=False, said=f"the page of the first boot does not answer: {problem}")
     finally:
         connection.close()
-    return Answer(alive=status == 200, ready=status == 200, said=f"the page of the first boot: {status}")
+    return Answer(alive=status == 200, said=f"the page of the first boot: {status}")
 
 
 def _source(settings: Path, repository: Path | None) -> Source:
@@ -458,7 +462,8 @@ def _stick_signature() -> str:
             found = os.fstat(file.fileno())
     except OSError:
         return ""
-    return f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}"
+    # No inode: on FAT a file has another one whenever it was forgotten meanwhile.
+    return f"{found.st_dev}-{found.st_size}-{found.st_mtime_ns}"
 
 
 def _reserve(here: Surroundings) -> None:

@@ -138,8 +138,7 @@ class FirstBoot:
     # --- the way ----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Return once the machine is a box; raises KeyFileError and SettingsError where its folder cannot be
-        used."""
+        """Return once the machine is a box; raises KeyFileError where its folder cannot be used."""
         if self._files.is_done:
             return
         if (self._files.folder / "data" / LEDGER_NAME).exists():
@@ -150,7 +149,16 @@ class FirstBoot:
                 " away by itself.",
             )
             await asyncio.Event().wait()
-        self._resume()
+        try:
+            self._resume()
+        except SettingsError as problem:
+            self._say(
+                state="stuck",
+                problem=str(problem),
+                hint="A newer program began to make this machine a box: bring its release on a stick again."
+                f" Nothing is taken away by itself; without {self._files.draft.name} it takes another claim.",
+            )
+            await asyncio.Event().wait()
         while not self._files.is_done:
             self._look()
             if self._claim is not None and self._now_s() >= self._next_s:

@@ -426,3 +426,24 @@ def test_any_label_and_setting_makes_settings_that_can_be_read(tmp_path: Path) -
         "host": "0.0.0.0",  # noqa: S104 - a text
         "tls": {"profile": "intl", "certificate_file": "secrets/box.pem", "key_file": "secrets/box.key"},
     }
+
+
+async def test_settings_of_a_newer_program_are_told_and_left_as_they_are(
+    centre: Centre, machine: Machine
+) -> None:
+    """An image on trial began to enrol, and was left: the older one ended at each start, with no page."""
+    await centre.close()
+    machine.plug(centre.claim())
+    async with machine.on() as work:
+        await until(lambda: work.state.state == "asking" and work.state.tries > 0, "it to ask")
+    draft = machine.files.draft
+    draft.write_text(draft.read_text() + "[an_option_of_tomorrow]\n")
+    before = machine.left()
+    async with machine.on() as work:
+        await until(lambda: work.state.state == "stuck", "it to be told")
+        assert "an_option_of_tomorrow" in work.state.problem
+        assert "on a stick" in work.state.hint
+    assert before <= machine.left()
+    draft.write_text(draft.read_text().removesuffix("[an_option_of_tomorrow]\n"))
+    async with machine.on() as work:
+        await until(lambda: work.state.state == "asking", "it to go on")

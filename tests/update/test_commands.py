@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -220,3 +222,37 @@ def test_a_stick_that_must_wait_is_installed_when_its_time_comes(
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert looks == [True, True, True, False]
+
+
+def test_settings_that_cannot_be_read_keep_no_release_away(centre: Path, machine: list[str | Path]) -> None:
+    """A newer image wrote them, and was left: the agent died of them each time, so no image that reads them
+    could come again, not even on a stick."""
+    edgegw("release", "add", "releases", "edgegw-1.1.0+2-cloud.raucb", *KEYS)
+    edgegw("update", "trust", "releases/metadata/1.root.json", *machine[:4])
+    (centre / "box.toml").write_text('bank = "b1"\nan_option_of_tomorrow = 1\n')
+    edgegw("update", "install", "releases", *machine)
+    assert (centre / "firmware/systemctl").read_text() == "reboot\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "alive"),
+    [(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", True), (b"what?\r\n\r\n", False), (b"", False)],
+)
+def test_the_page_of_the_first_boot_is_asked_for_life_alone(
+    monkeypatch: pytest.MonkeyPatch, said: bytes, alive: bool
+) -> None:
+    """What answers no HTTP is unwell, and no fault of who asks; the page itself takes no payments."""
+
+    def answers(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.recv(1_000)
+        connection.sendall(said)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(command, "FIRST_BOOT_URL", f"127.0.0.1:{listener.getsockname()[1]}")
+        page = threading.Thread(target=answers, args=(listener,))
+        page.start()
+        found = command._first_boot_page()
+        page.join()
+    assert (found.alive, found.ready) == (alive, False)
