@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 from typing import Final
 
-from firmware.lockfile import ArchiveName, Catalogue, Package
+from firmware.lockfile import ArchiveName, Debian, Package
 from firmware.places import BuildError, run
 
 MIRROR: Final = "EDGEGW_DEBIAN_MIRROR"
@@ -61,10 +61,9 @@ def _of_this_machine() -> tuple[str, str]:
 class Apt:
     """apt with sources, lists and a status of its own: what the machine has installed is not looked at."""
 
-    def __init__(self, folder: Path, catalogue: Catalogue) -> None:
-        """Write the settings into an empty folder; the catalogue names suite, components and keyring."""
+    def __init__(self, folder: Path, debian: Debian, suite: str) -> None:
+        """Write the settings for a suite into an empty folder; debian names components and keyring."""
         self._options: list[str] = []
-        debian = catalogue.debian
         keyring = Path(debian.keyring)
         if not keyring.exists():
             raise BuildError(
@@ -77,13 +76,13 @@ class Apt:
         self.archive_of: dict[str, ArchiveName] = {address + "/": name for name, address in found.items()}
         components = " ".join(debian.components)
         sources = [
-            (found["debian"], debian.suite),
-            (found["debian"], f"{debian.suite}-updates"),
-            (found["security"], f"{debian.suite}-security"),
+            (found["debian"], suite),
+            (found["debian"], f"{suite}-updates"),
+            (found["security"], f"{suite}-security"),
         ]
         lines = [
-            f"deb [signed-by={keyring} arch={debian.architecture}] {address} {suite} {components}\n"
-            for address, suite in sources
+            f"deb [signed-by={keyring} arch={debian.architecture}] {address} {name} {components}\n"
+            for address, name in sources
         ]
         (folder / "sources.list").write_text("".join(lines), encoding="utf-8")
         for option in (

@@ -34,6 +34,12 @@ class Debian(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     architecture: str
     components: tuple[str, ...]
     keyring: str
+    suites: dict[str, str] = {}
+    """Of the roots that are made of another one."""
+
+    def suite_of(self, root: str) -> str:
+        """Which release a root is made of."""
+        return self.suites.get(root, self.suite)
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

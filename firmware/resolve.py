@@ -84,11 +84,15 @@ def _stanzas(text: str) -> Iterator[Stanza]:
 def write_locks(names: list[str]) -> list[Lock]:
     """Resolve the roots anew against today's archive and write their locks; the locks."""
     wanted = catalogue()
-    with workshop("lock") as folder:
-        apt = Apt(folder, wanted)
-        apt.get("update", "-q", "--error-on=any", doing="fetching the archive's lists", hint=NO_NETWORK)
-        known = _Known(apt)
-        locks = [_resolved(apt, known, wanted, name) for name in names]
+    suites = {wanted.debian.suite_of(name) for name in names}
+    locks = []
+    for suite in sorted(suites):
+        with workshop("lock") as folder:
+            apt = Apt(folder, wanted.debian, suite)
+            apt.get("update", "-q", "--error-on=any", doing="fetching the archive's lists", hint=NO_NETWORK)
+            known = _Known(apt)
+            mine = [name for name in names if wanted.debian.suite_of(name) == suite]
+            locks += [_resolved(apt, known, wanted, name) for name in mine]
     for lock in locks:
         path = lock_path(lock.root)
         path.parent.mkdir(exist_ok=True)
@@ -103,7 +107,10 @@ def _resolved(apt: Apt, known: _Known, wanted: Catalogue, name: str) -> Lock:
     packages = [known.package(*found, unpacked=False) for found in installed]
     packages += [known.package(*found, unpacked=True) for found in _unpacked(apt, known, name, asked)]
     return Lock(
-        root=name, suite=wanted.debian.suite, epoch=known.epoch, packages=tuple(sorted(set(packages)))
+        root=name,
+        suite=wanted.debian.suite_of(name),
+        epoch=known.epoch,
+        packages=tuple(sorted(set(packages))),
     )
 
 
