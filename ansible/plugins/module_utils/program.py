@@ -23,6 +23,9 @@ ANSWER_SECONDS = 3
 PAUSE_SECONDS = 0.3
 BEYOND = ("line", "hub", "fence", "site")
 """Reasons for taking no payments that no program on the machine can mend."""
+PROGRAM = {"program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"}}
+USER = {"user": {"type": "str", "default": "edgegw"}}
+"""What modules that run the program are told of it; the documentation fragment `program` has the same."""
 
 
 class Done(NamedTuple):
@@ -38,7 +41,14 @@ class Done(NamedTuple):
         return "\n".join((self.out + "\n" + self.err).strip().splitlines()[-12:])
 
 
-def run(words: Iterable[str], *, user: str = "", folder: str = "", text: str = "") -> Done:
+def run(
+    words: Iterable[str],
+    *,
+    user: str = "",
+    folder: str = "",
+    text: str = "",
+    timeout_s: int = COMMAND_SECONDS,
+) -> Done:
     """Run a command to its end, as another user where one is named; nothing of it is logged."""
     command = [str(word) for word in words]
     if user and pwd.getpwuid(os.geteuid()).pw_name != user:
@@ -49,7 +59,7 @@ def run(words: Iterable[str], *, user: str = "", folder: str = "", text: str = "
         input=text,
         capture_output=True,
         text=True,
-        timeout=COMMAND_SECONDS,
+        timeout=timeout_s,
         check=False,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )

@@ -29,14 +29,9 @@ options:
     description: A folder for what is written; made where it is missing, for the owner of the program alone.
     type: path
     default: /var/cache/edgegw-audit
-  user:
-    description: Who runs the program.
-    type: str
-    default: edgegw
-  program:
-    description: The program.
-    type: path
-    default: /opt/edgegw/current/bin/edgegw
+extends_documentation_fragment:
+  - edgegw.fleet.program
+  - edgegw.fleet.program.user
 attributes:
   check_mode:
     support: full
@@ -77,7 +72,7 @@ import pwd
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgegw.fleet.plugins.module_utils.program import Done, run
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import PROGRAM, USER, Done, run
 
 
 class Auditor:
@@ -153,8 +148,8 @@ def main() -> None:
             "box": {"type": "str"},
             "folder": {"type": "path", "default": "/var/lib/edgegw"},
             "work": {"type": "path", "default": "/var/cache/edgegw-audit"},
-            "user": {"type": "str", "default": "edgegw"},
-            "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
+            **USER,
+            **PROGRAM,
         },
         required_if=[("side", "box", ["box"])],
         supports_check_mode=True,

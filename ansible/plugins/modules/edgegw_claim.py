@@ -37,14 +37,9 @@ options:
     description: The hub's settings.
     type: path
     default: /var/lib/edgegw/hub.toml
-  user:
-    description: Who runs the hub.
-    type: str
-    default: edgegw
-  program:
-    description: The program.
-    type: path
-    default: /opt/edgegw/current/bin/edgegw
+extends_documentation_fragment:
+  - edgegw.fleet.program
+  - edgegw.fleet.program.user
 attributes:
   check_mode:
     support: full
@@ -77,7 +72,7 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgegw.fleet.plugins.module_utils.program import run
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import PROGRAM, USER, run
 
 
 def has_device(module: AnsibleModule) -> bool:
@@ -128,8 +123,8 @@ def main() -> None:
             "replaces": {"type": "bool", "default": False},
             "hours": {"type": "int", "default": 1},
             "settings": {"type": "path", "default": "/var/lib/edgegw/hub.toml"},
-            "user": {"type": "str", "default": "edgegw"},
-            "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
+            **USER,
+            **PROGRAM,
         },
         supports_check_mode=True,
     )

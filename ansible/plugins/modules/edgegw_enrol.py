@@ -30,14 +30,9 @@ options:
     description: The box's folder.
     type: path
     default: /var/lib/edgegw
-  user:
-    description: Who runs the box.
-    type: str
-    default: edgegw
-  program:
-    description: The program.
-    type: path
-    default: /opt/edgegw/current/bin/edgegw
+extends_documentation_fragment:
+  - edgegw.fleet.program
+  - edgegw.fleet.program.user
 attributes:
   check_mode:
     support: full
@@ -63,7 +58,7 @@ said:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgegw.fleet.plugins.module_utils.program import run
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import PROGRAM, USER, run
 
 
 def main() -> None:
@@ -74,8 +69,8 @@ def main() -> None:
             "branch": {"type": "str", "default": ""},
             "place": {"type": "str", "choices": ["files", "tpm2", "systemd"], "default": "files"},
             "folder": {"type": "path", "default": "/var/lib/edgegw"},
-            "user": {"type": "str", "default": "edgegw"},
-            "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
+            **USER,
+            **PROGRAM,
         },
         supports_check_mode=True,
     )

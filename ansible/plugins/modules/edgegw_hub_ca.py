@@ -24,10 +24,6 @@ options:
     description: The hub's folder.
     type: path
     default: /var/lib/edgegw
-  user:
-    description: Who runs the hub.
-    type: str
-    default: edgegw
   kind:
     description: V(p256) for the profiles intl and pq, V(sm2) for gm and gm-pq.
     type: str
@@ -42,10 +38,9 @@ options:
     description: The certificate is renewed when it ends within so many days.
     type: int
     default: 30
-  program:
-    description: The program.
-    type: path
-    default: /opt/edgegw/current/bin/edgegw
+extends_documentation_fragment:
+  - edgegw.fleet.program
+  - edgegw.fleet.program.user
 attributes:
   check_mode:
     support: full
@@ -79,7 +74,7 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgegw.fleet.plugins.module_utils.program import run
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import PROGRAM, USER, run
 
 DAY_S = 86_400
 
@@ -150,11 +145,11 @@ def main() -> None:
             "settings": {"type": "path", "required": True},
             "bank": {"type": "str", "required": True},
             "folder": {"type": "path", "default": "/var/lib/edgegw"},
-            "user": {"type": "str", "default": "edgegw"},
+            **USER,
             "kind": {"type": "str", "choices": ["p256", "sm2"], "default": "p256"},
             "hosts": {"type": "list", "elements": "str", "required": True},
             "days_left_min": {"type": "int", "default": 30},
-            "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
+            **PROGRAM,
         },
         supports_check_mode=True,
     )

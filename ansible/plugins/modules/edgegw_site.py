@@ -29,14 +29,9 @@ options:
     description: The hub's settings.
     type: path
     default: /var/lib/edgegw/hub.toml
-  user:
-    description: Who runs the hub.
-    type: str
-    default: edgegw
-  program:
-    description: The program.
-    type: path
-    default: /opt/edgegw/current/bin/edgegw
+extends_documentation_fragment:
+  - edgegw.fleet.program
+  - edgegw.fleet.program.user
 attributes:
   check_mode:
     support: full
@@ -68,7 +63,7 @@ import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgegw.fleet.plugins.module_utils.program import Done, run
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import PROGRAM, USER, Done, run
 
 
 def edgegw(module: AnsibleModule, *words: str) -> Done:
@@ -94,8 +89,8 @@ def main() -> None:
             "canaries": {"type": "list", "elements": "str", "default": []},
             "bake_minutes": {"type": "int", "default": 0},
             "settings": {"type": "path", "default": "/var/lib/edgegw/hub.toml"},
-            "user": {"type": "str", "default": "edgegw"},
-            "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
+            **USER,
+            **PROGRAM,
         },
         supports_check_mode=True,
     )

@@ -33,14 +33,9 @@ options:
     description: The box's service.
     type: str
     default: edgegw.service
-  user:
-    description: Who runs the box.
-    type: str
-    default: edgegw
-  program:
-    description: The program.
-    type: path
-    default: /opt/edgegw/current/bin/edgegw
+extends_documentation_fragment:
+  - edgegw.fleet.program
+  - edgegw.fleet.program.user
 attributes:
   check_mode:
     support: full
@@ -74,7 +69,13 @@ import json
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgegw.fleet.plugins.module_utils.program import box_health, run, wait_for
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import (
+    PROGRAM,
+    USER,
+    box_health,
+    run,
+    wait_for,
+)
 
 
 def main() -> None:
@@ -86,8 +87,8 @@ def main() -> None:
             "full": {"type": "bool", "default": False},
             "folder": {"type": "path", "default": "/var/lib/edgegw"},
             "unit": {"type": "str", "default": "edgegw.service"},
-            "user": {"type": "str", "default": "edgegw"},
-            "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
+            **USER,
+            **PROGRAM,
         },
         supports_check_mode=True,
     )

@@ -21,10 +21,8 @@ options:
     description: The root below which the files go.
     type: path
     default: /
-  program:
-    description: The program.
-    type: path
-    default: /opt/edgegw/current/bin/edgegw
+extends_documentation_fragment:
+  - edgegw.fleet.program
 attributes:
   check_mode:
     support: full
@@ -50,7 +48,7 @@ files:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgegw.fleet.plugins.module_utils.program import run
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import PROGRAM, run
 
 APPLIED = (
     ("sysusers.d", ["systemd-sysusers"]),
@@ -67,7 +65,7 @@ def main() -> None:
         argument_spec={
             "role": {"type": "str", "choices": ["box", "hub", "mirror"], "required": True},
             "destination": {"type": "path", "default": "/"},
-            "program": {"type": "path", "default": "/opt/edgegw/current/bin/edgegw"},
+            **PROGRAM,
         },
         supports_check_mode=True,
     )
