@@ -17,7 +17,7 @@ class Agent:
     def __init__(self, *, newest: str, failed: str = "") -> None:
         self.newest, self.failed, self.armed = newest, failed, ""
 
-    def run(self, words: list[str]) -> SimpleNamespace:
+    def run(self, words: list[str], *, timeout_s: int = 300) -> SimpleNamespace:
         """One command."""
         if words[:3] == ["edgegw", "update", "status"]:
             said = {"version": "0.1.0", "target": self.armed, "failed": []}
@@ -36,7 +36,7 @@ def update(agent: Agent, monkeypatch: pytest.MonkeyPatch, version: str) -> Any:
     """What the module says of this box."""
     module = load("edgegw_update", monkeypatch)
     monkeypatch.setattr(module, "run", agent.run)
-    asked = SimpleNamespace(params={"version": version}, check_mode=False, fail_json=fail)
+    asked = SimpleNamespace(params={"version": version, "fetch_s": 7200}, check_mode=False, fail_json=fail)
     return module.update_appliance(asked)
 
 

@@ -46,6 +46,10 @@ options:
     description: How long the new version has to be well.
     type: int
     default: 90
+  fetch_s:
+    description: How long an appliance may take to fetch and write the version; a slow line needs an hour.
+    type: int
+    default: 7200
   settle_s:
     description: How long it must stay well, and run as the same process, before it counts.
     type: int
@@ -219,7 +223,8 @@ def update_appliance(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         return {"changed": True, "outcome": "updated", "before": before, "after": version}
     # The hub may offer a newer one by now; the canaries have tried this one.
-    done = run(["edgegw", "update", "check", "--now", "--no-reboot", "--version", version])
+    words = ["edgegw", "update", "check", "--now", "--no-reboot", "--version", version]
+    done = run(words, timeout_s=module.params["fetch_s"])
     if done.code:
         reason = failure_of(update_status(module), version) or done.told
         return {"changed": False, "outcome": "failed", "before": before, "after": before, "reason": reason}
@@ -256,6 +261,7 @@ def main() -> None:
             "folder": {"type": "path", "default": "/var/lib/edgegw"},
             "root": {"type": "path", "default": "/opt/edgegw"},
             "health_s": {"type": "int", "default": 90},
+            "fetch_s": {"type": "int", "default": 7200},
             "settle_s": {"type": "int", "default": 5},
         },
         supports_check_mode=True,
