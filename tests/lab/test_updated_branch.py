@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.processes import Branch, Process, edgegw
+from tests.processes import Branch, edgegw
 from tests.update.appliance import COMPATIBLE, RAUC
 from tests.waiting import wait_until
 
@@ -17,17 +17,11 @@ KEYS = ("--targets-key", "targets.pem", "--online-key", "online.pem")
 VERSION = "1.1.0+2"
 
 
-class UpdatedBranch(Branch):
-    """Its processes have command lines of their own, by which the agent knows them."""
-
-    process = Process
-
-
 @pytest.fixture
 def branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Branch]:
     """A hub that serves releases, and a machine of two slots in files."""
     monkeypatch.chdir(tmp_path)
-    branch = UpdatedBranch(tmp_path)
+    branch = Branch(tmp_path)
     for name in ("root", "targets", "online"):
         branch.run("release", "key", f"{name}.pem")
     branch.run("release", "init", "releases", "--root-key", "root.pem", *KEYS)
