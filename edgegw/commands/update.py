@@ -257,7 +257,7 @@ def update_forget(version: str, folder: Path) -> None:
 
 
 def _surroundings(settings: Path, folder: Path, image_folder: Path) -> Surroundings:
-    """All that the agent touches; raises NoSlots."""
+    """All that the agent touches; raises NoSlots and WrongImage."""
     from edgegw.config.update import UpdateTable
     from edgegw.ledger.schema import MIGRATIONS
     from edgegw.machine import MachineClock, started

@@ -31,6 +31,14 @@ class NoSlots(OperatingError):
     default_hint = "Here the program is installed by the server's own means (the Ansible role `box`)."
 
 
+class WrongImage(OperatingError):
+    """The image that runs does not say what it is: on trial, it is to be left."""
+
+    code = "update_image"
+    next = Next.PAUSE
+    default_hint = "The image was built wrongly; publish it anew under another number."
+
+
 class Image(msgspec.Struct, frozen=True, kw_only=True):
     """`image.json` of the root that runs."""
 
@@ -42,15 +50,18 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_image(folder: Path) -> Image:
-    """The image that runs; raises NoSlots."""
+    """The image that runs; raises NoSlots and WrongImage."""
     path = folder / IMAGE_NAME
     try:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(_BYTES_MAX), type=Image)
     except FileNotFoundError:
+        # An appliance's root has a link there, to what its kernel image brings.
+        if path.is_symlink():
+            raise WrongImage(f"{path} leads nowhere") from None
         raise NoSlots(f"there is no {path}: this machine has no slots for images") from None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
-        raise NoSlots(f"{path}: {problem}", hint="The image was built wrongly.") from None
+        raise WrongImage(f"{path}: {problem}") from None
 
 
 class Surroundings(NamedTuple):

@@ -105,6 +105,20 @@ def test_a_machine_without_slots_is_told_and_is_no_fault(centre: Path, machine: 
     assert "has no slots" in edgegw("update", "check", *machine, code=3).output
 
 
+@pytest.mark.parametrize("harm", ["torn", "empty", "leads_nowhere"])
+def test_an_image_that_does_not_say_what_it_is_is_not_stayed_on(
+    centre: Path, machine: list[str | Path], harm: str
+) -> None:
+    """It was taken for a plain server's: the trial ended well, and no agent ran any more."""
+    path = centre / "image/image.json"
+    if harm == "leads_nowhere":
+        path.unlink()
+        path.symlink_to(centre / "run/image.json")
+    else:
+        path.write_bytes(b"{" if harm == "torn" else b"")
+    assert "built wrongly" in edgegw("update", "commit", *machine, code=3).output
+
+
 def test_what_failed_can_be_forgotten_by_a_person(centre: Path, machine: list[str | Path]) -> None:
     """When the machine was at fault, and not the release."""
     edgegw("release", "add", "releases", "edgegw-1.1.0+2-cloud.raucb", *KEYS)
