@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import psutil
@@ -19,11 +21,26 @@ from tests.waiting import wait_until
 START_SECONDS = 120.0
 
 
+@contextmanager
+def preloaded(library: str) -> Iterator[None]:
+    """What is started meanwhile loads this shared object first; "" changes nothing."""
+    before = os.environ.get("LD_PRELOAD")
+    if library:
+        os.environ["LD_PRELOAD"] = library
+    try:
+        yield
+    finally:
+        if library:
+            os.environ.pop("LD_PRELOAD")
+            if before is not None:
+                os.environ["LD_PRELOAD"] = before
+
+
 class Box:
     """One box, started by the first lane that needs it and checked by the last."""
 
-    def __init__(self, place: Place, *, name: str = "box") -> None:
-        self._place, self._name = place, name
+    def __init__(self, place: Place, *, name: str = "box", preload: str = "") -> None:
+        self._place, self._name, self._preload = place, name, preload
         self.answered = Answered()
         self._process: Process | None = None
         self.is_checked = False
@@ -38,8 +55,13 @@ class Box:
 
     def start(self) -> None:
         """`edgegw run`."""
-        self._process = Process("run", folder=self.folder, log=self._place.fresh(f"{self._name}.log"))
-        self.port = int(self._process.opened()["addresses"]["http"][0].rpartition(":")[2])
+        log = self._place.fresh(f"{self._name}.log")
+        with preloaded(self._preload):
+            self._process = Process("run", folder=self.folder, log=log)
+        addresses = self._process.opened()["addresses"]
+        self.port, self.iso_port = (
+            int(addresses[name][0].rpartition(":")[2]) for name in ("http", "iso8583")
+        )
         wait_until(self._is_ready, "the box to take payments", timeout_seconds=START_SECONDS)
 
     @property
@@ -68,8 +90,12 @@ class Box:
         """Once, with its process ended: every answered payment is in its ledger, which verifies."""
         if not self.is_checked:
             self.end()
-            check_box(self.folder, self.answered.identities())
+            self.hold()
             self.is_checked = True
+
+    def hold(self) -> None:
+        """The ledger against what was answered."""
+        check_box(self.folder, self.answered.identities())
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Ask it over HTTP."""

@@ -12,10 +12,17 @@ from tests.bench.children import BENCH_PYTHON, cpu_s, environment
 from tests.bench.rounds import Measure, Unavailable, WrongAnswer
 
 LOAD: Final = Path(__file__).with_name("load.py")
+ISO_LOAD: Final = Path(__file__).with_name("iso_load.py")
 
 
 def load(
-    pid: int | Callable[[], float], *, kind: str, first: int, seconds: float, **settings: Any
+    pid: int | Callable[[], float],
+    *,
+    kind: str,
+    first: int,
+    seconds: float,
+    program: Path = LOAD,
+    **settings: Any,
 ) -> Measure:
     """Run the client against a server, whose processes are below pid (or are told by a function). Raises
     WrongAnswer where one answer was not right, and Unavailable without the bench's environment."""
@@ -25,7 +32,7 @@ def load(
     given = {"kind": kind, "first": first, "seconds": seconds, **settings}
     before_s = used()
     done = subprocess.run(
-        [BENCH_PYTHON, LOAD],
+        [BENCH_PYTHON, program],
         input=json.dumps(given),
         capture_output=True,
         text=True,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import struct
 import sys
 import time
 from collections import deque
@@ -142,6 +143,16 @@ KINDS: Final[dict[str, tuple[Callable[[int], bytes], Callable[[int, bytes, bytes
 """What is sent, and what answer is right."""
 
 
+def made_before(path: str) -> list[bytes]:
+    """Requests from a file, each with four bytes of length in front."""
+    data, at, found = Path(path).read_bytes(), 0, list[bytes]()
+    while at < len(data):
+        [length] = struct.unpack_from("<I", data, at)
+        found.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return found
+
+
 class Load:
     """One run."""
 
@@ -158,6 +169,8 @@ class Load:
         self.ending = False
         self.done = asyncio.Event()
         self.ends_s = 0.0
+        self.made = made_before(settings["requests"]) if "requests" in settings else None
+        """Signed ones, which take longer to make than to send."""
         if self.is_http:
             length = len(self.body(self.number))
             more = "".join(f"{name}: {value}\r\n" for name, value in settings.get("headers", {}).items())
@@ -170,8 +183,15 @@ class Load:
         """The next one, with its number."""
         number = self.number
         self.number += 1
+        if self.made is not None:
+            return number, self.made[number - self.settings["first"]]
         body = self.body(number)
         return number, self.head + body if self.is_http else body + b"\n"
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether no request that was made beforehand is left."""
+        return self.made is not None and self.number - self.settings["first"] >= len(self.made)
 
     def answered(self, connection: Connection, number: int, status: bytes, body: bytes) -> None:
         """Hold it to its request, and go on."""
@@ -187,7 +207,7 @@ class Load:
 
     def next(self, connection: Connection, now_s: float) -> None:
         """Send the connection's next request, if one is due."""
-        if self.ending or now_s >= self.ends_s:
+        if self.ending or now_s >= self.ends_s or self.is_used_up:
             self.ending = True
             if not self.in_flight and not self.due:
                 self.done.set()

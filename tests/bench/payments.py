@@ -15,7 +15,11 @@ EACH_MS: Final = 8
 """So many ids share a millisecond, as at a busy branch."""
 _SCRAMBLE: Final = 0x9E37_79B9_7F4A_7C15
 _LOW_60: Final = (1 << 60) - 1
-NUMBER_MAX: Final = 1 << 43
+CARDS: Final = 1_000
+"""Each of an account of its own; the terminals' accounts come behind them."""
+TERMINALS: Final = 64
+ISO_EACH_SECOND: Final = 4_000
+"""The terminals' clocks go on by a second after so many messages of all: their identities begin with it."""
 
 
 def identity(number: int) -> str:
@@ -43,6 +47,34 @@ def amount_minor(number: int) -> int:
 def account_id(number: int) -> str:
     """The name of an account at the product."""
     return f"a{number:05d}"
+
+
+def card(number: int) -> str:
+    """The number of a card that nobody has."""
+    return f"62220200{number:08d}"
+
+
+def terminal(number: int) -> str:
+    """An ISO 8583 terminal."""
+    return f"T{number:07d}"
+
+
+def merchant(number: int) -> str:
+    """Where it stands."""
+    return f"M{number:014d}"
+
+
+def iso_payment(number: int, month_day: str) -> bytes:
+    """The payment as a 0200 with fields 2 3 4 7 11 12 13 32 37 41 42 49, its length in front; field 37 is the
+    number."""
+    at, second = number % TERMINALS, number // ISO_EACH_SECOND % 86_400
+    time = f"{second // 3600:02d}{second // 60 % 60:02d}{second % 60:02d}"
+    message = (
+        f"02007238000108C0800016{card(number * 7_919 % CARDS)}000000{amount_minor(number):012d}"
+        f"{month_day}{time}{number % 10**6:06d}{time}{month_day}06123456{number:012d}"
+        f"{terminal(at)}{merchant(at)}156"
+    )
+    return len(message).to_bytes(2, "big") + message.encode()
 
 
 def body(number: int) -> bytes:

@@ -37,11 +37,14 @@ class Answered:
         return {bytes.fromhex(payments.identity(number)) for numbers in self.ranges for number in numbers}
 
 
-def check_box(folder: Path, answered: set[bytes]) -> None:
+IDENTITIES: Final = "SELECT id FROM record WHERE type = 'transfer'"
+
+
+def check_box(folder: Path, answered: set[bytes], *, query: str = IDENTITIES) -> None:
     """Every answered payment is a cleared one in the ledger, none is there that was not answered, and the
-    whole ledger verifies; the box has ended."""
+    whole ledger verifies; the box has ended. query: what of its rows says which payment it is."""
     connection = apsw.Connection(str(folder / "data" / "ledger.db"), flags=apsw.SQLITE_OPEN_READONLY)
-    held = {row[0] for row in connection.execute("SELECT id FROM record WHERE type = 'transfer'")}
+    held = {row[0] for row in connection.execute(query)}
     connection.close()
     compare("the ledger", held, answered)
     done = subprocess.run(

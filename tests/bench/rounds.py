@@ -231,6 +231,8 @@ def _measure(lane: Lane, result: LaneResult, seconds: float) -> None:
         measure = lane.measure(seconds)
         if measure.count <= 0:
             raise WrongAnswer("it answered nothing")
+    except Unavailable as reason:
+        result.skipped = _short(str(reason))
     except Exception as fault:  # noqa: BLE001 - as above
         result.fault = _short(str(fault) or repr(fault))
     else:
@@ -251,8 +253,8 @@ def _short(text: str) -> str:
 
 
 def _line(result: LaneResult) -> str:
-    if result.fault:
-        return f"{result.name}: {result.fault}"
+    if result.fault or result.skipped:
+        return f"{result.name}: {result.fault or result.skipped}"
     last = result.measures[-1]
     line = f"{result.name}: {last.per_s:,.0f} a second"
     if last.cpu_s:

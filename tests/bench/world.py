@@ -7,6 +7,7 @@ One such folder is made for a run and copied for each lane that pays.
 
 from __future__ import annotations
 
+import hmac
 import json
 import shutil
 import signal
@@ -14,8 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from edgegw.payments.vault import create_key
+from edgegw.sm.sm2 import PrivateKey
 from tests.bench import payments
 from tests.processes import Branch, Process
+from tests.signing import sm2_text
 from tests.waiting import wait_until
 
 ENOUGH: Final = 10**15
@@ -24,8 +28,9 @@ LIMITS: Final = (
     {"name": "day", "amount_minor": ENOUGH, "count": 10**9, "per": "day", "currency": "CNY"},
 )
 """They refuse nothing here, and are counted for every payment."""
-TERMINAL: Final = "T0000012"
 SETTLED_SECONDS: Final = 240.0
+SIGNER: Final = "signer.pem"
+"""The SM2 key by which the client may sign."""
 
 
 class World(Branch):
@@ -34,11 +39,13 @@ class World(Branch):
     process = Process
 
     def _set_up(self) -> None:
-        self._write_files()
+        secrets_folder = self.folder / "secrets"
+        secrets_folder.mkdir(mode=0o700)
+        self._vault_key = create_key(secrets_folder / "vault.key")
+        self._signer = PrivateKey.generate()
+        (self.folder / SIGNER).write_bytes(self._signer.to_pem())
+        self.more = "[iso8583]\nport = 0\n"
         super()._set_up()
-
-    def _write_files(self) -> None:
-        """Before the keys: what `Branch` takes from its module is replaced by the bench's own."""
 
     def run(self, *words: str, code: int = 0) -> str:
         """Run a command; the site and the opening balances are the bench's."""
@@ -60,6 +67,20 @@ class World(Branch):
             for n in range(payments.ACCOUNTS)
         ]
         site["limits"] = LIMITS
+        site["clients"][0]["sm2_public_keys"] = [sm2_text(self._signer)]
+        site["terminals"] = [
+            {
+                "id": payments.terminal(n),
+                "merchant": payments.merchant(n),
+                "credit_account_id": payments.account_id(payments.CARDS + n),
+                "currency": "CNY",
+            }
+            for n in range(payments.TERMINALS)
+        ]
+        site["cards"] = {
+            hmac.digest(self._vault_key, payments.card(n).encode(), "sm3").hex(): payments.account_id(n)
+            for n in range(payments.CARDS)
+        }
         site["allowances"] = [{"currency": "CNY", "share_percent": 100, "account_minor": ENOUGH}]
         path.write_text(json.dumps(site))
 
