@@ -58,12 +58,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="short rounds, and not the long groups")
     parser.add_argument("--json", type=Path, help="keep the results here too")
     parser.add_argument("--folder", type=Path, default=DEFAULT, help="on the disk that is to be measured")
+    parser.add_argument("--payments", type=int, default=10_000_000, help="in the ledger that `growth` grows")
     parser.add_argument("--record", action="store_true", help="make these ratios the ones to compare with")
     given = parser.parse_args()
     seconds = given.seconds or (2.0 if given.quick else 10.0)
     rounds = given.rounds or (3 if given.quick else 5)
     wanted = chosen(all_groups, given.only, quick=given.quick)
-    results = run(wanted, given.folder.resolve(), rounds=rounds, seconds=seconds)
+    place = Place(given.folder.resolve(), payments_grown=given.payments)
+    results = run(wanted, place, rounds=rounds, seconds=seconds)
     kept = [given.folder / "results.json", *([given.json] if given.json else [])]
     for path in kept:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
@@ -76,10 +78,9 @@ def main() -> int:
     return 1 if results.faults else 0
 
 
-def run(wanted: list[Group], folder: Path, *, rounds: int, seconds: float) -> Results:
+def run(wanted: list[Group], place: Place, *, rounds: int, seconds: float) -> Results:
     """All rounds of these groups, one group after the other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    place, began_s = Place(folder), time.monotonic()
+    folder, began_s = place.kept, time.monotonic()
     results = Results(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=seconds,

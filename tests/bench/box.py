@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -49,9 +50,13 @@ class Box:
         """Copy the world, start, wait until it takes payments."""
         if self._process is not None:
             return
-        self.folder = self._place.box(self._name)
+        self.folder = self.copied()
         self.start()
         stack.callback(self.end)
+
+    def copied(self) -> Path:
+        """Its folder."""
+        return self._place.box(self._name)
 
     def start(self) -> None:
         """`edgegw run`."""

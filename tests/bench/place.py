@@ -24,7 +24,9 @@ DEFAULT: Final = ROOT / "build" / "bench"
 class Place:
     """See the module; `close` ends what lanes share."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, payments_grown: int = 10_000_000) -> None:
+        self.payments = payments_grown
+        """How far a ledger is to grow."""
         self.kept = folder
         """What later runs use again."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +59,11 @@ class Place:
             make_world(making)
             making.rename(world)
         return copy_world(world, self.fresh(name))
+
+    @property
+    def grown(self) -> Path:
+        """Where the grown ledger of this program is kept."""
+        return self.kept / f"grown-{_state()}-{self.payments}"
 
     @property
     def postgres(self) -> Postgres:

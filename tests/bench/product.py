@@ -79,11 +79,21 @@ class EngineLane:
 
     def open(self, stack: ExitStack) -> None:
         """A box's folder, opened as `edgegw run` opens it."""
-        self.folder = self._place.box("engine")
+        self.folder = self.folder_of_box()
         self.child: Asked = kept(
             stack,
             Asked("tests.bench.engine_process", str(self.folder), log=self._place.fresh("engine.log")),
         )
+        self.child.first()
+
+    def folder_of_box(self) -> Path:
+        """A copy of the world."""
+        return self._place.box("engine")
+
+    def restart(self) -> None:
+        """After somebody else had the ledger."""
+        log = self._place.fresh("engine.log")
+        self.child = Asked("tests.bench.engine_process", str(self.folder), log=log)
         self.child.first()
 
     def measure(self, seconds: float) -> Measure:

@@ -37,6 +37,7 @@ class World(Branch):
     """A folder with a hub's and a box's settings, keys and data."""
 
     process = Process
+    database_url = ""
 
     def _set_up(self) -> None:
         secrets_folder = self.folder / "secrets"
@@ -58,6 +59,12 @@ class World(Branch):
             )
             Path(words[1]).write_text("id,debit_account_id,credit_account_id,amount_minor\n" + rows)
         return super().run(*words, code=code)
+
+    def _write_hub(self, listen: tuple[str, ...]) -> None:
+        super()._write_hub(listen)
+        if self.database_url:
+            path = self.folder / "hub.toml"
+            path.write_text(f'database_url = "{self.database_url}"\n' + path.read_text())
 
     def _enlarge_site(self) -> None:
         path = self.folder / "site.json"
@@ -85,9 +92,11 @@ class World(Branch):
         path.write_text(json.dumps(site))
 
 
-def make_world(folder: Path) -> None:
-    """Hub and box once up, all money handed out, both ended in order."""
+def make_world(folder: Path, *, database_url: str = "") -> None:
+    """Hub and box once up, all money handed out, both ended in order. database_url: where the hub's books
+    are, if not in a file."""
     folder.mkdir(parents=True)
+    World.database_url = database_url
     world = World(folder)
     try:
         world.start_hub()

@@ -125,6 +125,10 @@ class Postgres:
         """Of all its processes."""
         return cpu_s(self.child.pid)
 
+    def url(self, database: str) -> str:
+        """Of one of its databases, over TCP."""
+        return f"postgresql://{ROLE}@127.0.0.1:{self.port}/{database}"
+
     def query(self, sql: str, **values: Any) -> list[Any]:
         """Rows of a statement."""
         connection = pg8000.native.Connection(ROLE, port=self.port, database="postgres")

@@ -93,9 +93,7 @@ def envoy(folder: Path, port: int, upstream: int) -> list[str]:
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
     }
-    hosts = [
-        {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "up"}}]}
-    ]
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "up"}}]
     connections = {
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
