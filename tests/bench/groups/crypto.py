@@ -68,4 +68,5 @@ GROUP = Group(
         Comparison(name=f"{name} / openssl speed", ours=f"edgegw, {name}", peer=f"openssl speed, {name}")
         for name in NAMES
     ),
+    quick=False,
 )

@@ -122,7 +122,7 @@ class StartLane(BoxLane):
             rss_mb = box.rss_mb
         finally:
             box.end()
-        return Measure(count=1, seconds=started_s, figures={"rss_mb": rss_mb})
+        return Measure(count=1, seconds=started_s, figures={"seconds": started_s, "rss_mb": rss_mb})
 
 
 def lanes(place: Place) -> Sequence[Lane]:

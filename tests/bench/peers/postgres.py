@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib import metadata
@@ -92,8 +93,7 @@ class Postgres:
             raise Unavailable(f"PostgreSQL made no cluster: {done.stderr.decode()[-400:]}")
         [self.port] = free_ports(1)
         # A socket's path is short on Linux.
-        self.socket_folder = Path("/tmp") / f"edgegw-bench-{os.getpid()}"  # noqa: S108 - named by this process
-        self.socket_folder.mkdir(exist_ok=True)
+        self.socket_folder = Path(tempfile.mkdtemp(prefix="edgegw-bench-"))
         stack.callback(shutil.rmtree, self.socket_folder, ignore_errors=True)
         if self._user is not None:
             shutil.chown(self.socket_folder, self._user)
@@ -207,11 +207,15 @@ class PgbenchLane:
         self._answered = 0
 
     def open(self, stack: ExitStack) -> None:
-        """The run's server."""
-        self._server = self._place.postgres
+        """Its server."""
+        self._server = self.served(stack)
         self._script = self._place.fresh(f"{self._function}.pgbench")
         self._script.write_text((HERE / "pay.pgbench").read_text().replace("FUNCTION", self._function))
         self._before = self._held()
+
+    def served(self, stack: ExitStack) -> Postgres:
+        """The run's server."""
+        return self._place.postgres
 
     def measure(self, seconds: float) -> Measure:
         """So many clients, one call in flight each."""
