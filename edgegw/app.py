@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from edgegw import __version__
+from edgegw.access.key_files import KeyFileError
 from edgegw.access.keys import VerifyingKey
 from edgegw.access.tls import TlsError
 from edgegw.box_health import BoxHealth
@@ -68,6 +69,7 @@ from edgegw.running import RUNNING_NAME, Announcement, KeptWatch
 from edgegw.update.told import Told
 from edgegw.uplink.line import Line
 from edgegw.uplink.ports import Identity, LineSettings
+from edgegw.uplink.session import Sources
 
 TICK_S: Final = 1.0
 LINE_PAUSE_S: Final = 2.0
@@ -343,6 +345,16 @@ def _begin(box: Box, own: Own, held: Keys, opened: Opened, ways: Ways, note: str
     return pen
 
 
+def _hub_says(held: Keys, hub_s: int) -> None:
+    """Let a machine whose clock is behind follow its hub, whose word each session brings."""
+    if held.enrolled is None:
+        return
+    try:
+        held.enrolled.time.told(hub_s)
+    except KeyFileError as problem:
+        _log.warning("hub_time_not_kept", problem=str(problem), hint=problem.hint)
+
+
 async def _serve(
     box: Box, front: Front, own: Own, held: Keys, opened: Opened, pen: Pen, stop: asyncio.Event
 ) -> None:
@@ -355,13 +367,13 @@ async def _serve(
         source=LedgerSource(source),
         pen=pen,
         site_faults=partial(site_faults, bank=own.bank),
+        sources=Sources(hub_says=partial(_hub_says, held)),
     )
     mirrored = Mirrored(
         box.settings, opened.store, who, peer=held.mirror, line=line, finder=front.discovery, pen=pen
     )
-    notices = (opened.store.reader(), opened.store.reader())
+    notices, aged_hours = (opened.store.reader(), opened.store.reader()), box.settings.notices.aged_hours
     webhooks = _webhooks(box, held, notices[0], pen, line, front.metrics)
-    aged_hours = box.settings.notices.aged_hours
     front.backlog = backlog = Backlog(notices[1], now_ns=pen.desk.time.now_ns, aged_hours=aged_hours)
     rotation = Rotation(pen, held.checkpoint, bank=own.bank, box=own.box)
     pen.awaited, pen.unwell = line.awaited, front.machine.why_no_payments

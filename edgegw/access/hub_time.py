@@ -16,6 +16,8 @@ import msgspec
 from edgegw.access.key_files import replace_key_file
 
 _S: Final = 1_000_000_000
+OFF_S: Final = 5.0
+"""Less than this is the way of a message; a token may be a minute off."""
 _FILE_BYTES_MAX: Final = 4_096
 
 
@@ -71,6 +73,12 @@ class HubTime:
     def at_least(self, hub_s: float) -> None:
         """Take a word of the hub's that may be old; raises KeyFileError as `heard` does."""
         if hub_s > self.now_s():
+            self.heard(hub_s)
+
+    def told(self, hub_s: float) -> None:
+        """Take the hub's fresh word where this time, or the machine's clock, is not that; raises KeyFileError
+        as `heard` does. What follows the file sets the machine's clock (`edgegw-clock-word.path`)."""
+        if max(abs(hub_s - self.now_s()), hub_s - self.machine_s) > OFF_S:
             self.heard(hub_s)
 
     def heard(self, hub_s: float) -> None:

@@ -197,6 +197,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     """What the hub has for the box."""
     revoked: tuple[str, ...] = ()
     """The hub's words by which keys of this box are void above a size (`core.key_policy`), all of them."""
+    hub_s: int = 0
+    """What time it is at the hub, Unix seconds; 0 where it does not say."""
 
 
 class Coming(msgspec.Struct, frozen=True, kw_only=True):

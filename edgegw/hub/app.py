@@ -259,7 +259,7 @@ class Hub:
         _log.info(
             "opened", box=message.box, boot=message.boot, verdict=opened.verdict.value, reason=opened.reason
         )
-        return opened
+        return msgspec.structs.replace(opened, hub_s=self._clock_ns() // 1_000_000_000)
 
     def _beat(self, envelope: Envelope, beat: Beat, signer: str) -> Beaten:
         def taken_with(poisoned: Mapping[int, str]) -> Taken:

@@ -52,6 +52,8 @@ class Sources(NamedTuple):
     wall_s: Callable[[], int] = lambda: int(time.time())
     chance: Callable[[], float] = random.random
     token: Callable[[int], bytes] = secrets.token_bytes
+    hub_says: Callable[[int], None] = lambda _: None
+    """Hears what time it is at the hub, Unix seconds, as often as a session is opened."""
 
 
 class Wire:
@@ -81,6 +83,8 @@ class Wire:
                 raise ExchangeError(f"the hub chose wire version {answer.version}")
             if len(answer.session) != SESSION_BYTES:
                 raise ExchangeError(f"the hub gave a session of {len(answer.session)} bytes")
+        if answer.hub_s > 0:
+            self._sources.hub_says(answer.hub_s)
         return answer
 
     def backoff_s(self, rounds: int) -> float:

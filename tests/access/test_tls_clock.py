@@ -96,3 +96,19 @@ def test_the_hubs_word_is_the_floor_of_later_boots_and_goes_on_within_one(tmp_pa
     assert HubTime(file, clock).now_s() == TODAY_S + 86_400
     file.write_bytes(b"{")
     assert HubTime(file, clock).now_s() == clock.wall_s
+
+
+def test_a_machine_that_is_late_again_after_each_stop_takes_the_hubs_fresh_word(tmp_path: Path) -> None:
+    """Its floor is when it was last seen: the time that it stood still is missing, each time more."""
+    file, clock = tmp_path / "hub_time.json", WrongClock(TODAY_S - 90)
+    time = HubTime(file, clock)
+    time.told(TODAY_S)
+    assert time.now_s() == TODAY_S
+    clock.wall_s = TODAY_S  # what watches the file has set it
+    kept = file.read_bytes()
+    clock.mono_s, clock.wall_s = clock.mono_s + 60, clock.wall_s + 60
+    time.told(TODAY_S + 62)
+    assert file.read_bytes() == kept, "the way of a message is no wrong clock, and a disk wears out"
+    clock.wall_s -= 60
+    time.told(TODAY_S + 60)
+    assert file.read_bytes() != kept, "the machine's clock alone is behind"

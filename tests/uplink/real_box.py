@@ -82,6 +82,8 @@ class RealBox:
         self.store = Store.open(self.path, create=True)
         self.store.own(bank=BANK, box=NORTH)
         self.world, self.port, self.key, self.tls = world, port, key, tls
+        self.hub_said: list[int] = []
+        """What time it was at the hub, at each opening."""
 
         def open_note(epoch: int, note: str) -> Checkpoint:
             hub = world.hub_key.public
@@ -148,7 +150,7 @@ class RealBox:
             source=LedgerSource(self.reader),
             pen=pen,
             keeper=keeper,
-            sources=Sources(chance=lambda: 0.0),
+            sources=Sources(chance=lambda: 0.0, hub_says=self.hub_said.append),
         )
 
     async def _live(self) -> None:

@@ -40,6 +40,24 @@ async def test_money_that_is_neither_here_nor_there(
     assert world.money("A") == (650, 600, 50)
 
 
+async def test_each_session_says_what_time_it_is_at_the_hub(
+    tmp_path: Path, world: World, port: Port, boxes: list[RealBox]
+) -> None:
+    """A machine without a battery is late by each of its stops, and would soon refuse every till's token."""
+    began_s = world.now_ns() // 1_000_000_000
+    boxes.append(box := RealBox(tmp_path, world, port, key=new_key("checkpoint"), boot="one"))
+    await synced(box, world)
+    heard = len(box.hub_said)
+    assert all(began_s <= said <= world.now_ns() // 1_000_000_000 for said in box.hub_said)
+    assert heard > 0
+    await port.close()
+    await until(lambda: box.pen.mode is Mode.OFFLINE, "the outage")
+    world.ahead_ns += 3_600 * 1_000_000_000
+    await port.open()
+    await until(lambda: len(box.hub_said) > heard, "another session")
+    assert box.hub_said[-1] >= began_s + 3_600
+
+
 # In a process of its own: two copies of SQLite, or two connections closed apart, in one process lose locks.
 EDIT = """
 import apsw, sys
