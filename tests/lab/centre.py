@@ -64,9 +64,9 @@ class Centre:
         """Set it up; `releases` is the repository whose root the image believes, its keys beside it."""
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._keys, self.releases = releases.parent, folder / "releases"
+        self.keys, self.releases, self.updates = releases.parent, folder / "releases", folder / "updates"
         shutil.copytree(releases, self.releases)
-        (folder / "updates").mkdir()
+        self.updates.mkdir()
         exchange, enrolment = free_ports(2)
         settings = _HUB.format(exchange=exchange, enrolment=enrolment, address=HUB_ADDRESS)
         (folder / "hub.toml").write_text(settings, encoding="utf-8")
@@ -131,19 +131,51 @@ class Centre:
 
     def release(self, bundle: Path) -> None:
         """Sign a bundle as a release and publish it where boxes look."""
-        keys = (
-            "--targets-key",
-            str(self._keys / "targets.pem"),
-            "--online-key",
-            str(self._keys / "online.pem"),
+        self._edgegw("release", "add", str(self.releases), str(bundle), *self._signers())
+        self.publish()
+
+    def _signers(self) -> tuple[str, ...]:
+        return tuple(
+            word
+            for name in ("targets", "online")
+            for word in (f"--{name}-key", str(self.keys / f"{name}.pem"))
         )
-        self._edgegw("release", "add", str(self.releases), str(bundle), *keys)
-        self._edgegw("release", "publish", str(self.releases), self._path("updates"))
+
+    def take_back(self, version: str) -> None:
+        """Withdraw one release, as it is done at a centre."""
+        self._edgegw("release", "withdraw", str(self.releases), version, *self._signers())
+        self.publish()
+
+    def publish(self) -> None:
+        """Bring what boxes see to the repository's state, above whatever they have seen there."""
+        online = ("--online-key", str(self.keys / "online.pem"))
+        self._edgegw("release", "publish", str(self.releases), str(self.updates), *online)
+
+    def refresh(self, *, now_s: int) -> None:
+        """Sign what boxes see as at this moment."""
+        online = ("--online-key", str(self.keys / "online.pem"))
+        self._edgegw("release", "refresh", str(self.updates), *online, "--now", str(now_s))
+
+    def renew(self) -> None:
+        """Sign the releases afresh, each time under the next number."""
+        self._edgegw("release", "refresh", str(self.releases), *self._signers())
+
+    def offered(self) -> str:
+        """What the repository holds."""
+        return self._edgegw("release", "show", str(self.releases))
+
+    def fleet(self) -> str:
+        """What an operator reads of the boxes' programs."""
+        return self._edgegw("release", "fleet", "--hub", self._path("hub.toml"))
+
+    def findings(self) -> str:
+        """What waits for an operator."""
+        return edgegw("findings", "--hub", self._path("hub.toml")).stdout
 
     def withdraw(self) -> None:
         """Offer no releases any more."""
-        shutil.rmtree(self.folder / "updates")
-        (self.folder / "updates").mkdir()
+        shutil.rmtree(self.updates)
+        self.updates.mkdir()
 
     def payments(self) -> list[str]:
         """The ids of the till's payments that the hub has, sorted; one that it has twice is there twice."""
@@ -202,9 +234,9 @@ class Till:
         finally:
             connection.close()
 
-    def pay(self, amount_minor: int = 100, *, debit: str = "alice") -> str:
-        """Pay, and keep the id of what was answered."""
-        id = secrets.token_hex(16)
+    def pay(self, amount_minor: int = 100, *, debit: str = "alice", id: str = "") -> str:
+        """Pay, and keep the id of what was answered. id: of a payment that has not been answered yet."""
+        id = id or secrets.token_hex(16)
         body = {
             "id": id,
             "debit_account_id": debit,

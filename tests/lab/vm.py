@@ -62,12 +62,13 @@ class Machine:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.image = image.absolute()
         self.tools = tools
-        self._keys = keys
+        self.keys = keys
         self._claim = claim
         self._tpm = tpm
-        self._extra = extra
+        self.extra = extra
+        """More words for QEMU; what is put there counts from the next start on."""
         # A socket's path may have 107 characters.
-        self._sockets = Path(tempfile.mkdtemp(prefix="vm-"))
+        self.sockets = Path(tempfile.mkdtemp(prefix="vm-"))
         self.ports: dict[int, int] = {port: _free_port() for port in ports}
         self._gone: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,11 +79,9 @@ class Machine:
             self._make(disk_gib)
 
     def _make(self, disk_gib: int) -> None:
-        disk, plain = self.folder / "disk.qcow2", self.folder / "vars.fd"
-        self._in_tools(
-            "qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.image, disk, f"{disk_gib}G"
-        )
-        certificate = self._keys.certificate
+        self._lay_over(self.image, disk_gib)
+        plain = self.folder / "vars.fd"
+        certificate = self.keys.certificate
         self._in_tools(
             *("virt-fw-vars", "--input", f"{_OVMF}/OVMF_VARS_4M.fd", "--output", plain, "--secure-boot"),
             *("--set-pk", OWNER_GUID, certificate("PK"), "--add-kek", OWNER_GUID, certificate("KEK")),
@@ -91,8 +90,13 @@ class Machine:
         # Only a qcow2 holds snapshots.
         self._in_tools("qemu-img", "convert", "-q", "-O", "qcow2", plain, self.folder / "vars.qcow2")
 
+    def _lay_over(self, base: Path, disk_gib: int) -> None:
+        """Make the disk, as what is written over another one."""
+        disk, size = self.folder / "disk.qcow2", f"{disk_gib}G"
+        self._in_tools("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, disk, size)
+
     def _in_tools(self, *command: str | Path) -> str:
-        writable = [self.folder, self.image.parent, self._keys.folder]
+        writable = [self.folder, self.image.parent, self.keys.folder]
         return in_tools(self.tools, command, doing="preparing the virtual machine", writable=writable)
 
     def start(self, *, snapshot: str | None = None) -> None:
@@ -101,11 +105,11 @@ class Machine:
         self._seen = self.serial.stat().st_size if self.serial.exists() else 0
         if self._tpm:
             self._start_tpm()
-        (self._sockets / "qmp").unlink(missing_ok=True)
+        (self.sockets / "qmp").unlink(missing_ok=True)
         command = tools_command(
             self.tools,
             ["qemu-system-x86_64", *self._arguments(), *(["-loadvm", snapshot] if snapshot else [])],
-            writable=[self.folder, self.image.parent, self._sockets],
+            writable=[self.folder, self.image.parent, self.sockets],
             network=True,
         )
         self._process = self._run(command, "qemu.log")
@@ -129,11 +133,11 @@ class Machine:
             setup = ("swtpm_setup", "--tpm2", "--tpmstate", f"dir://{state}", "--pcr-banks", "sha256")
             self._in_tools(*setup)
         command = ["swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", f"dir={state}"]
-        command += ["--ctrl", f"type=unixio,path={self._sockets}/tpm"]
-        (self._sockets / "tpm").unlink(missing_ok=True)
-        sandboxed = tools_command(self.tools, command, writable=[self.folder, self._sockets])
+        command += ["--ctrl", f"type=unixio,path={self.sockets}/tpm"]
+        (self.sockets / "tpm").unlink(missing_ok=True)
+        sandboxed = tools_command(self.tools, command, writable=[self.folder, self.sockets])
         self._tpm_process = self._run(sandboxed, "swtpm.log")
-        wait_until((self._sockets / "tpm").exists, "the TPM")
+        wait_until((self.sockets / "tpm").exists, "the TPM")
 
     def _arguments(self) -> Iterator[str]:
         forwarded = "".join(f",hostfwd=tcp:127.0.0.1:{ours}-:{port}" for port, ours in self.ports.items())
@@ -142,27 +146,23 @@ class Machine:
         yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
         yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_FIRMWARE}")
         yield from ("-drive", f"if=pflash,unit=1,format=qcow2,file={self.folder}/vars.qcow2")
-        yield from (
-            "-drive",
-            f"if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={self.folder}/disk.qcow2",
-        )
-        yield from ("-device", "virtio-blk-pci,drive=disk")
+        yield from ("-drive", self._drive(), "-device", "virtio-blk-pci,drive=disk")
         yield from ("-netdev", f"user,id=lan,restrict=on,net=10.0.2.0/24{forwarded}")
         yield from ("-device", "virtio-net-pci,netdev=lan,id=lan-card,romfile=,mac=52:54:00:ed:6e:01")
         yield from ("-netdev", "user,id=wan,net=10.0.3.0/24")
         yield from ("-device", "virtio-net-pci,netdev=wan,id=wan-card,romfile=,mac=52:54:00:ed:6e:02")
         yield from ("-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset")
         yield from ("-chardev", f"file,id=serial,append=on,path={self.serial}", "-serial", "chardev:serial")
-        yield from ("-qmp", f"unix:{self._sockets}/qmp,server=on,wait=off")
+        yield from ("-qmp", f"unix:{self.sockets}/qmp,server=on,wait=off")
         if self._tpm:
             yield from (
                 "-chardev",
-                f"socket,id=tpm,path={self._sockets}/tpm",
+                f"socket,id=tpm,path={self.sockets}/tpm",
                 "-tpmdev",
                 "emulator,id=tpm,chardev=tpm",
             )
             yield from ("-device", "tpm-crb,tpmdev=tpm")
-        yield from self._extra
+        yield from self.extra
         if self._claim is not None:
             written = self.folder / "claim"
             written.write_text(f"io.systemd.credential:edgegw.claim={self._claim}", encoding="utf-8")
@@ -170,10 +170,18 @@ class Machine:
             # From a file: a command line is for everybody to read.
             yield from ("-smbios", f"type=11,path={written}")
 
+    def _drive(self) -> str:
+        return f"if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={self.folder}/disk.qcow2"
+
     @property
     def running(self) -> bool:
         """Whether QEMU runs."""
         return self._process is not None and self._process.poll() is None
+
+    def pull(self) -> None:
+        """Pull the power, from another thread than the one that drives the machine: that one then cuts it."""
+        if self._process is not None:
+            self._process.kill()
 
     def cut(self) -> None:
         """Pull the power: SIGKILL of QEMU."""
@@ -206,10 +214,10 @@ class Machine:
 
     def monitor(self, command: str, **arguments: object) -> Any:
         """Give QEMU a command (QMP) and return its answer."""
-        wait_until((self._sockets / "qmp").exists, "QEMU's monitor")
+        wait_until((self.sockets / "qmp").exists, "QEMU's monitor")
         with socket.socket(socket.AF_UNIX) as line, line.makefile("rw", encoding="utf-8") as text:
             line.settimeout(120)
-            line.connect(str(self._sockets / "qmp"))
+            line.connect(str(self.sockets / "qmp"))
             text.readline()
             answer: dict[str, Any] = {}
             for asked in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
@@ -223,13 +231,13 @@ class Machine:
 
     def wait_written(self, more_bytes: int, *, timeout_s: float) -> None:
         """Wait until the guest has written so many more bytes to its disk."""
+        goal = self._written() + more_bytes
+        what = f"{more_bytes} bytes on the disk"
+        self._wait(lambda: self._written() >= goal, timeout_s=timeout_s, what=what)
 
-        def written() -> int:
-            stats = self.monitor("query-blockstats")
-            return max(int(one["stats"]["wr_bytes"]) for one in stats if one.get("device") == "disk")
-
-        goal = written() + more_bytes
-        self._wait(lambda: written() >= goal, timeout_s=timeout_s, what=f"{more_bytes} bytes on the disk")
+    def _written(self) -> int:
+        stats = self.monitor("query-blockstats")
+        return max(int(one["stats"]["wr_bytes"]) for one in stats if one.get("device") == "disk")
 
     def said(self) -> str:
         """What the serial console wrote since the last start."""
@@ -286,7 +294,7 @@ class Machine:
     ) -> None:
         """End QEMU, whatever happened."""
         self.cut()
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
 
 def _free_port() -> int:
