@@ -305,6 +305,8 @@ def run_pgbench(server: Postgres, words: list[str], *, clients: int, seconds: fl
         "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(max(1, round(seconds))), *words
     )
     used = server.cpu_s - before
+    if "processed: 0\n" in said:
+        raise WrongAnswer(f"no transaction ended in {seconds:g} s: give it more")
     processed, tps = _PROCESSED.search(said), _TPS.search(said)
     failed, latency = _FAILED.search(said), _LATENCY.search(said)
     if processed is None or tps is None or failed is None or latency is None:
