@@ -12,6 +12,8 @@ from tests.bench.rounds import GroupResult, LaneResult, Measure, Ratio, Spread
 RECORDED: Final = Path(__file__).with_name("last.json")
 WORSE: Final = 0.85
 """A ratio below this part of the recorded one is warned of: rounds alone differ by some percent."""
+CLIENT_MOST: Final = 0.9
+"""Of a core: a client that needs more of one may be what limits a lane."""
 
 
 class Results(msgspec.Struct, kw_only=True):
@@ -75,7 +77,8 @@ def _lane(lane: LaneResult) -> str:
         found = _spread(lane, lambda one, name=name: one.figures[name])
         line += f"  {name.replace('_', ' ')} {found.median:,.4g}"
     if share := _client_share(lane.measures):
-        line += f"  (client {share:.0%} of a core)"
+        limit = ": THE CLIENT IS THE LIMIT" if share > CLIENT_MOST else ""
+        line += f"  (client {share:.0%} of a core{limit})"
     return line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
@@ -11,6 +12,8 @@ from tests.bench.place import Place
 from tests.bench.rounds import Comparison, Group, Lane, Measure, Unavailable
 
 NAMES: Final = ("sm2_sign", "sm2_verify", "sm3_1024", "sm3_16384", "sm4_gcm_1024", "sm4_gcm_16384")
+
+COUNTER_MODE: Final = "openssl speed, sm4-ctr of 16384 bytes"
 
 
 class Rates:
@@ -53,10 +56,35 @@ class RateLane:
         """The known answers are the tests'."""
 
 
+class CounterModeLane:
+    """SM4 in counter mode by the openssl command, which measures no SM4-GCM: encryption without a tag."""
+
+    name = COUNTER_MODE
+
+    def open(self, stack: ExitStack) -> None:
+        """The command must be there."""
+        self._program = rates.openssl().program
+        if not self._program:
+            raise Unavailable("there is no openssl command on this machine")
+
+    def measure(self, seconds: float) -> Measure:
+        """A second of it."""
+        words = ("speed", "-mr", "-seconds", "1", "-bytes", "16384", "-evp", "sm4-ctr")
+        done = subprocess.run([self._program, *words], capture_output=True, text=True, check=False)
+        figures = rates.figures_of(done.stdout, count=1)
+        if not figures:
+            raise Unavailable("this openssl does not measure sm4-ctr")
+        return Measure(count=round(figures[0]), seconds=1.0)
+
+    def check(self) -> None:
+        """Nothing is kept."""
+
+
 def lanes(place: Place) -> Sequence[Lane]:
     """Both sides of each figure."""
     looks = Rates()
-    return [RateLane(looks, name, is_ours=ours) for name in NAMES for ours in (True, False)]
+    sides = [RateLane(looks, name, is_ours=ours) for name in NAMES for ours in (True, False)]
+    return [*sides, CounterModeLane()]
 
 
 GROUP = Group(
@@ -64,9 +92,12 @@ GROUP = Group(
     about="operations or bytes a second of processor time on one core, through the ways in that the product"
     " uses",
     lanes=lanes,
-    comparisons=tuple(
-        Comparison(name=f"{name} / openssl speed", ours=f"edgegw, {name}", peer=f"openssl speed, {name}")
-        for name in NAMES
+    comparisons=(
+        *(
+            Comparison(name=f"{name} / openssl speed", ours=f"edgegw, {name}", peer=f"openssl speed, {name}")
+            for name in NAMES
+        ),
+        Comparison(name="sm4_gcm_16384 / sm4-ctr", ours="edgegw, sm4_gcm_16384", peer=COUNTER_MODE),
     ),
     quick=False,
 )
