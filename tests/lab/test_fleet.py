@@ -41,16 +41,12 @@ class Team:
         self.folder, self.fleet = folder, fleet
         self.releases = Path(os.environ.get("EDGEGW_LAB_RELEASES") or ROOT / "build" / "releases")
         self.outputs = 0
-        key = folder / "till.pem"
-        public = edgegw("keygen", "client", "--out", str(key)).stdout.strip()
-        self.tills = []
-        for number, (box, address) in enumerate(BOXES.items(), 1):
-            words = ("--client", "till", "--box", box, "--key", str(key), "--minutes", "600")
-            token = edgegw("token", *words).stdout.strip()
-            self.tills.append(Till(box, address, token, f"payer-{number}", f"shop-{number}"))
+        self._key = folder / "till.pem"
+        public = edgegw("keygen", "client", "--out", str(self._key)).stdout.strip()
+        tills = self.tills()
         accounts = [
             {"id": id, "currency": "CNY", "home": till.box}
-            for till in self.tills
+            for till in tills
             for id in (till.debit, till.credit)
         ]
         site = {
@@ -62,8 +58,22 @@ class Team:
             "allowances": [{"currency": "CNY", "share_percent": 80, "account_minor": 900_000}],
         }
         (folder / "site.json").write_text(json.dumps(site))
-        rows = "".join(f"opening-{till.debit},core:CNY,{till.debit},1000000\n" for till in self.tills)
+        rows = "".join(f"opening-{till.debit},core:CNY,{till.debit},1000000\n" for till in tills)
         (folder / "balances.csv").write_text("id,debit_account_id,credit_account_id,amount_minor\n" + rows)
+
+    def tills(self) -> list[Till]:
+        """A till at each box. Their tokens live for an hour, the longest that a box takes."""
+        words = ("--client", "till", "--key", str(self._key))
+        return [
+            Till(
+                box,
+                address,
+                edgegw("token", *words, "--box", box).stdout.strip(),
+                f"payer-{number}",
+                f"shop-{number}",
+            )
+            for number, (box, address) in enumerate(BOXES.items(), 1)
+        ]
 
     def release(self, wheel: Path | None = None) -> Path:
         """Make a release's archives on the controller, which alone has a package index."""
@@ -117,7 +127,7 @@ class Team:
 
     def pay_once(self) -> None:
         """A payment through each box; cleared."""
-        for till in self.tills:
+        for till in self.tills():
             pay = f"Till(*{list(till)!r}).pay({str(self.folder / 'ca.crt')!r}, {secrets.token_hex(16)!r})"
             code = f"import json; from tests.lab.tills import Till; print(json.dumps({pay}))"
             done = self.fleet.run(sys.executable, "-c", code, folder=ROOT)
@@ -264,7 +274,7 @@ def test_a_good_rollout_goes_through_while_payments_go_on_and_records_who_was_aw
         text=True,
     )
     assert tills.stdin is not None
-    tills.stdin.write(json.dumps([till._asdict() for till in team.tills[:2]]) + "\n")
+    tills.stdin.write(json.dumps([till._asdict() for till in team.tills()[:2]]) + "\n")
     tills.stdin.flush()
     team.fleet.cut("box-3", connected=False)
     try:
