@@ -30,7 +30,7 @@ POSTGRESQL: Final[dict[str, tuple[str, ...]]] = {
     "wal_buffers": ("64MB", "16MB"),
     "wal_sync_method": ("fdatasync", "open_datasync"),
     "commit_delay": ("0", "50", "200", "1000"),
-    "wal_compression": ("off", "lz4"),
+    "wal_compression": ("off", "on"),
     "io_method": ("worker", "sync"),
     "huge_pages": ("try", "off"),
     "max_wal_size": ("8GB", "1GB"),

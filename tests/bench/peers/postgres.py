@@ -110,7 +110,13 @@ class Postgres:
                 end=_FAST_STOP,
             ),
         )
-        wait_until(self._takes_queries, "PostgreSQL to take queries", timeout_seconds=START_SECONDS)
+        wait_until(
+            lambda: self._takes_queries() or self.child.popen.poll() is not None,
+            "PostgreSQL to take queries",
+            timeout_seconds=START_SECONDS,
+        )
+        if self.child.popen.poll() is not None:
+            raise Unavailable(f"it does not start so: {self.child.log.read_text(errors='replace')[-300:]}")
         self._programs_folder = programs
         self._make_tables()
 
