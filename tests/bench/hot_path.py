@@ -22,9 +22,9 @@ from tests.bench.place import DEFAULT, Place
 from tests.bench.product import EngineLane
 from tests.bench.rounds import Measure
 
-RATE_EACH_S: Final = 500
+RATE_EACH_S: Final = 200
 TOLD: Final = 60
-WAITING: Final = ("PyThread_acquire_lock_timed", "epoll_wait", "fdatasync", "take_gil")
+WAITING: Final = ("PyThread_acquire_lock_timed", "pthread_cond_timedwait", "epoll_wait", "fdatasync")
 """A thread that waits for another one or for the disk is no processor time."""
 _LINE: Final = re.compile(r"^(.*) (\d+)$")
 _PLACE: Final = re.compile(r"^(?P<name>\S+) \((?P<file>.*?)(?::\d+)?\)$")
@@ -37,8 +37,9 @@ def shares(raw: str) -> tuple[Counter[str], Counter[str], int]:
         match = _LINE.match(line)
         if match is None:
             continue
-        names, count = [_short(frame) for frame in match[1].split(";")], int(match[2])
-        if any(name.startswith(WAITING) for name in names):
+        names = [_short(frame) for frame in match[1].split(";") if not frame.startswith("0x")]
+        count = int(match[2])
+        if not names or any(name.startswith(WAITING) for name in names):
             continue
         total += count
         own[names[-1]] += count

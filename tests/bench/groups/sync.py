@@ -47,9 +47,9 @@ class LinedBox(Box):
         stack.callback(self.end_hub)
 
     def copied(self) -> Path:
-        """A world of its own where the hub's books are PostgreSQL's."""
+        """With short pauses of the line; a world of its own where the hub's books are PostgreSQL's."""
         if not self._is_postgresql:
-            return super().copied()
+            return self._place.box(self._name)
         self._place.postgres.query("CREATE DATABASE hub")
         folder = self._place.fresh(self._name)
         make_world(folder, database_url=self._place.postgres.url("hub"))
