@@ -143,9 +143,12 @@ async def test_what_is_no_claim_is_told_with_its_mend_and_never_repeated(browser
 
 
 @pytest.fixture
-def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the loopback's addresses one alone is the machine's own: the others are the branch's."""
+def strangers(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the loopback's addresses one alone is the machine's own: the others are the branch's. Nobody gets
+    anything back while a slow test runs."""
     monkeypatch.setattr(page_module, "is_this_machine", "127.0.0.1".__eq__)
+    browser.page._views = page_module.Rates(burst=page_module.VIEWS_BURST, per_s=0.0)
+    browser.page._forms = page_module.Rates(burst=page_module.FORMS_BURST, per_s=0.0)
 
 
 @pytest.mark.usefixtures("strangers")

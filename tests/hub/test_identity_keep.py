@@ -215,8 +215,12 @@ def fresh_look(centre: Centre) -> None:
 
 def notes(centre: Centre, count: int) -> None:
     """So many things happen."""
-    for _ in range(count):
-        centre.database.transact(lambda c: note_event(c, "renewed", now_ns=NOW_NS, box="west"))
+
+    def work(connection: Connection) -> None:
+        for _ in range(count):
+            note_event(connection, "renewed", now_ns=NOW_NS, box="west")
+
+    centre.database.transact(work)
 
 
 @on_one_engine
@@ -224,8 +228,8 @@ def test_what_was_read_once_is_not_read_at_each_event(centre: Centre) -> None:
     """A year of ten thousand boxes are 180 MB: four seconds of a processor for each renewal, and twice for
     each minute in which nothing happens."""
     path = centre.folder / "medium" / "identities.jsonl"
-    for _ in range(150):
-        notes(centre, 1)
+    for count in (100, 100, 100, 1, 1):
+        notes(centre, count)
         centre.keep.follow(centre.database)
     before = _read_bytes()
     notes(centre, 1)
