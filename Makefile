@@ -69,7 +69,7 @@ lab: setup ## The appliance in a virtual machine, its units, a fleet: what the m
 	@.ci/setup-image
 	@$(pytest) -m lab tests/lab $(ARGS)
 
-lab-long: setup ## What takes longer in the lab: all that must be refused, builds that are compared
+lab-long: setup ## What takes longer in the lab: all that must be refused, CUTS=200 power cuts, builds that are compared
 	@.ci/setup-image
 	@$(python) -m pytest -m lab_long tests/lab $(ARGS)
 

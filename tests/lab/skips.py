@@ -20,6 +20,7 @@ SYSTEM: Final = "a system boots in namespaces"
 FLEET: Final = "a fleet of systems runs"
 NETWORK: Final = "a network of its own is made"
 FILE_SYSTEM: Final = "a file system of its own is mounted"
+LOGGED_DISK: Final = "a disk's writes are logged"
 RULES: Final = "alert rules are read by Prometheus' checker"
 
 _PROGRAMS: Final = {
@@ -28,9 +29,10 @@ _PROGRAMS: Final = {
     FLEET: ("systemd-nspawn", "unshare", "nsenter", "ip", "ssh", "ssh-keygen"),
     NETWORK: ("unshare", "ip"),
     FILE_SYSTEM: ("unshare", "mount"),
+    LOGGED_DISK: ("mount", "umount", "losetup"),
     RULES: ("promtool",),
 }
-_NEEDS_IMAGE: Final = (MACHINE, SYSTEM, FLEET)
+_NEEDS_IMAGE: Final = (MACHINE, SYSTEM, FLEET, LOGGED_DISK)
 """What is built from locks of Debian's packages."""
 _PACKAGES: Final = {"promtool": "install Debian's package prometheus"}
 _TRIED: Final = {
@@ -38,6 +40,7 @@ _TRIED: Final = {
     SYSTEM: ("unshare", "--mount", "--net", "--pid", "--fork", "true"),
     FLEET: ("unshare", "--mount", "--net", "--pid", "--fork", "true"),
     NETWORK: ("unshare", "--net", "true"),
+    LOGGED_DISK: ("sh", "-c", "test -c /dev/fuse && losetup -f"),
     FILE_SYSTEM: ("unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"),
 }
 """A command that a machine must be able to run: a container may forbid what root could do elsewhere."""
