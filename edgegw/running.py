@@ -103,6 +103,7 @@ class Announcement:
         self._held = held
         self._servers = servers
         self._said: RunningBox | None = None
+        self._started = started(os.getpid())
         self.is_open = False
         """Whether every way in is open; before that nothing is said."""
 
@@ -150,7 +151,7 @@ class Announcement:
             window_due=said is not None and bool(said.cut_offs) and book is not None and book.mode.clears,
             zone="" if calendar is msgspec.UNSET else calendar.zone,
             health=self._held(),
-            started=started(os.getpid()),
+            started=self._started,
         )
         if running == self._said:
             return
