@@ -107,9 +107,12 @@ class Seen:
                 raise _altered(path, self.size, str(problem)) from None
             if (entry.seq, entry.previous) != (self.size, self.previous):
                 raise _altered(path, self.size, "it does not follow the line before")
-            for table in TABLES:
-                for row in entry.rows.get(table.name, ()):
-                    self.take(table, row)
+            try:
+                for table in TABLES:
+                    for row in entry.rows.get(table.name, ()):
+                        self.take(table, row)
+            except (KeyError, TypeError, ValueError) as problem:
+                raise _altered(path, self.size, f"a row without its columns ({problem})") from None
             self.say(entry)
             self.size, self.previous = self.size + 1, sm3(body).hex()
             self.end, self._last = self.end + len(line), line

@@ -158,7 +158,7 @@ def test_a_medium_that_is_gone_is_said_and_made_up_for(centre: Centre) -> None:
 
 
 @on_one_engine
-@pytest.mark.parametrize("harm", ["flipped", "dropped", "torn"])
+@pytest.mark.parametrize("harm", ["flipped", "dropped", "torn", "unnamed"])
 def test_an_altered_file_is_refused_and_a_torn_end_is_written_over(centre: Centre, harm: str) -> None:
     """Somebody who takes a revocation out of the middle is found; a crash amid a line is none of that."""
     path = centre.folder / "medium" / "identities.jsonl"
@@ -170,7 +170,12 @@ def test_an_altered_file_is_refused_and_a_torn_end_is_written_over(centre: Centr
         assert centre.keep.follow(centre.database) > 0
         centre.keep.check(centre.database)
         return
-    path.write_bytes(body.replace(b"east", b"eest") if harm == "flipped" else lines[0] + lines[2])
+    harmed = {
+        "flipped": body.replace(b"east", b"eest"),
+        "dropped": lines[0] + lines[2],
+        "unnamed": body.replace(b"number", b"numbes"),
+    }
+    path.write_bytes(harmed[harm])
     with pytest.raises(KeptIdentitiesError, match="is not what the hub wrote"):
         centre.keep.check(centre.database)
 
