@@ -252,7 +252,7 @@ def test_a_bad_canary_stops_the_rollout_and_goes_back(team: Team, release: Path,
     team.pay_once()
 
 
-@pytest.mark.lab
+@pytest.mark.lab_long
 def test_a_good_rollout_goes_through_while_payments_go_on_and_records_who_was_away(
     team: Team, release: Path, wheel: Path
 ) -> None:
