@@ -16,6 +16,7 @@ from tests.bench.client import load
 from tests.bench.place import Place
 from tests.bench.product import Answered, check_box
 from tests.bench.rounds import Measure
+from tests.bench.world import TOKEN_MINUTES
 from tests.processes import LINE, Process, edgegw
 from tests.waiting import wait_until
 
@@ -87,7 +88,8 @@ class Box:
     def token(self) -> str:
         """A fresh one: those of a world that was kept have ended."""
         key = str(self.folder / "till.pem")
-        return edgegw("token", "--client", "till", "--box", "box-1", "--key", key).stdout.strip()
+        words = ("--client", "till", "--box", "box-1", "--key", key, "--minutes", str(TOKEN_MINUTES))
+        return edgegw("token", *words).stdout.strip()
 
     def end(self) -> None:
         """In order; nothing where it has ended."""

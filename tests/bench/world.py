@@ -28,6 +28,8 @@ LIMITS: Final = (
     {"name": "day", "amount_minor": ENOUGH, "count": 10**9, "per": "day", "currency": "CNY"},
 )
 """They refuse nothing here, and are counted for every payment."""
+TOKEN_MINUTES: Final = 1_440
+"""A round may take hours, and it has one token."""
 SETTLED_SECONDS: Final = 240.0
 SIGNER: Final = "signer.pem"
 """The SM2 key by which the client may sign."""
@@ -74,6 +76,7 @@ class World(Branch):
             for n in range(payments.ACCOUNTS)
         ]
         site["limits"] = LIMITS
+        site["tokens"] = {"direct_minutes": TOKEN_MINUTES}
         site["clients"][0]["sm2_public_keys"] = [sm2_text(self._signer)]
         site["terminals"] = [
             {
