@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import click
@@ -9,6 +11,7 @@ import click
 from edgegw.errors import OperatingError
 from firmware import image, keys, lockfile, product, resolve, roots, sbom
 from firmware.layout import ProfileName
+from firmware.places import BuildError, program
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,8 +59,9 @@ def bill(profile: ProfileName) -> None:
 def make_image(profile: ProfileName, build: int | None) -> None:
     """Build the image of a PROFILE, with its bundle for updates; print where they are."""
     made = image.image(profile, build=build)
-    for path in (made.disk, made.bundle, made.kernel_image, made.facts, made.contents):
-        click.echo(path)
+    for path in (made.disk, made.bundle, made.kernel_image, made.facts, made.contents, made.flasher):
+        if path is not None:
+            click.echo(path)
 
 
 @firmware.command("keys")
@@ -78,9 +82,28 @@ def prune() -> None:
             click.echo(f"removed {path}")
 
 
+def _as_root_of_its_own() -> None:
+    """Begin anew as root of a user namespace where an ordinary user runs this: files of a root file system
+    belong to many users, who here are the user's own sub-ids. Raises BuildError where there are none.
+    """
+    if os.geteuid() == 0:
+        return
+    words = [program("unshare"), "--user", "--map-root-user", "--map-auto", "--"]
+    program("newuidmap")
+    tried = subprocess.run([*words, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise BuildError(
+            f"this user may not have a namespace with users of its own: {tried.stderr.strip()}",
+            hint="Give it sub-ids, as root (usermod --add-subuids 100000-165535 --add-subgids 100000-165535"
+            " NAME), or build as root.",
+        )
+    os.execv(words[0], [*words, sys.executable, "-m", "firmware", *sys.argv[1:]])  # noqa: S606 - words, no shell
+
+
 def main() -> int:
     """Run a command; an error that an operator can mend is told in words, with what to do."""
     try:
+        _as_root_of_its_own()
         firmware(prog_name="python -m firmware")
     except OperatingError as error:
         click.echo(f"error: {error}\n  {error.hint}", err=True)

@@ -96,8 +96,10 @@ def write_kernel_image(
     and the root's hash in one file. `more_words` are for the kernel, for images that must not be kept.
     """
     proof = f"edgegw.root={proven.blocks}:{proven.salt}:{proven.root_hash}"
-    words = " ".join([*settings().kernel.command_line, *more_words, proof])
-    initrd, microcode = work / "initrd.img", work / "microcode.img"
+    # What stands after two dashes is no word for the kernel: whatever systemd's stub appends (it takes words
+    # from the machine's SMBIOS, also under Secure Boot), and the first program refuses to go on with it.
+    words = " ".join([*settings().kernel.command_line, *more_words, proof, "--"])
+    initrd = work / "initrd.img"
     write_initrd(
         initrd,
         profile=made.profile,
@@ -109,9 +111,27 @@ def write_kernel_image(
         work=work,
         epoch=made.epoch,
     )
+    write_signed(
+        target, kernel=kernel, initrd=initrd, words=words, root=root, base=base, made=made, work=work
+    )
+
+
+def write_signed(
+    target: Path,
+    *,
+    kernel: Path,
+    initrd: Path,
+    words: str,
+    root: Path,
+    base: Path,
+    made: Made,
+    work: Path,
+) -> None:
+    """Write kernel, microcode, initial RAM file system and the kernel's words as one signed program (UKI)."""
     unsigned, vmlinuz, os_release = work / "unsigned.efi", work / "vmlinuz", work / "os-release"
     shutil.copyfile(kernel, vmlinuz)
     shutil.copyfile(root / "usr/lib/os-release", os_release)
+    microcode = work / "microcode.img"
     early = write_microcode(microcode, root=base, work=work, epoch=made.epoch)
     in_tools(
         made.tools,

@@ -50,7 +50,7 @@ def check_drivers(tree: Path, profile: ProfileName) -> None:
             hint="Mend `without` in firmware/roots.toml, or DRIVERS in firmware/drivers.py for a new name.",
         )
     used = {path for name in wanted & set(modules) for path in (modules[name], *needs[modules[name]])}
-    asked = {name for path in used for name in _firmware_of(folder / path)}
+    asked = {name for path in used for name in firmware_of(folder / path)}
     if absent := sorted(name for name in asked if not any((tree / "usr/lib/firmware").glob(name))):
         raise BuildError(
             f"drivers of the profile {profile} ask for firmware that is not there: {', '.join(absent)}",
@@ -62,7 +62,8 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2].split(".ko")[0].replace("-", "_")
 
 
-def _firmware_of(module: Path) -> list[str]:
+def firmware_of(module: Path) -> list[str]:
+    """The files of firmware that a module may ask for, as patterns below /usr/lib/firmware."""
     packed = module.read_bytes()
     content = lzma.decompress(packed) if module.suffix == ".xz" else packed
     return [name.decode() for name in _FIRMWARE.findall(content)]

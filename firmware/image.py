@@ -20,6 +20,7 @@ import msgspec
 
 from firmware import bundle, disk
 from firmware.disk import Made, Proven
+from firmware.flasher import write_flasher
 from firmware.keys import Keys, keys
 from firmware.layout import ProfileName, settings
 from firmware.places import CHECKOUT, BuildError, alone, build_folder, run, workshop
@@ -43,7 +44,11 @@ class Image(msgspec.Struct, frozen=True):
     facts: Path
     contents: Path
     """What is in it (SBOM)."""
+    flasher: Path | None
+    """Writes it to a branch server's disk, started from a stick or over the network."""
     root_hash: str
+    root_bytes: int
+    """The packed root with its tree of hashes: what a slot must hold."""
 
 
 def finished_root(profile: ProfileName) -> Product:
@@ -133,6 +138,7 @@ def _facts(product: Product, version: str) -> dict[str, object]:
 
 def _write(product: Product, made: Made, *, work: Path, more_words: Sequence[str]) -> Image:
     proven = _write_update(product, made, work=work, more_words=more_words)
+    by_hardware = settings().profiles[made.profile].by_hardware
     image = Image(
         version=made.version,
         disk=_out(made, "img"),
@@ -140,9 +146,15 @@ def _write(product: Product, made: Made, *, work: Path, more_words: Sequence[str
         kernel_image=_out(made, "efi"),
         facts=_out(made, "json"),
         contents=write_bill(product, version=made.version),
+        flasher=_out(made, "flash.efi") if by_hardware else None,
         root_hash=proven.root_hash,
+        root_bytes=proven.path.stat().st_size,
     )
     disk.write_disk(image.disk, esp=work / _ESP, root=proven.path, made=made, work=work)
+    if image.flasher is not None:
+        write_flasher(
+            image.flasher, image=image.disk, kernel=product.kernel, root=product.tree, made=made, work=work
+        )
     return image
 
 

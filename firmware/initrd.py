@@ -11,7 +11,7 @@ import lzma
 import os
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -112,28 +112,40 @@ def write_initrd(
     `said` are files that the running image finds in /run/edgegw; `words` are all that the kernel may be told.
     """
     tree = work / "initrd"
-    for folder in ("bin", "etc", "proc", "sys", "dev", "run", "sysroot", "usr"):
-        (tree / folder).mkdir(parents=True)
-    _place(SOURCE / "initrd/init", tree / "init", mode=0o755)
-    _place(root / "usr/bin/busybox", tree / "bin/busybox", mode=0o755)
-    for name in _BUSYBOX:
-        (tree / "bin" / name).symlink_to("busybox")
-    for folder in ("lib", "lib64", "sbin"):
-        (tree / "usr" / folder).symlink_to(f"../{'bin' if folder == 'sbin' else folder}")
+    begin(tree, root, first=SOURCE / "initrd/init", applets=_BUSYBOX)
     _copy_programs(root, tree)
-    _copy_modules(root, tree, profile=profile, tools=tools)
+    wanted = (*_ALWAYS, *settings().profiles[profile].modules)
+    controllers = is_controller if settings().profiles[profile].by_hardware else None
+    copy_modules(root, tree, names=wanted, also=controllers, tools=tools)
     _write_settings(tree / "etc", profile=profile, version=version)
     (tree / "etc/words").write_text(words + "\n", encoding="ascii")
     (tree / "etc/image").mkdir()
     for name, content in said.items():
         (tree / "etc/image" / name).write_bytes(content)
-    plain = work / "initrd.cpio"
+    pack(tree, target, tools=tools, epoch=epoch)
+
+
+def begin(tree: Path, root: Path, *, first: Path, applets: Sequence[str]) -> None:
+    """Begin an initial RAM file system: its folders, its first program, busybox under these names."""
+    for folder in ("bin", "etc", "proc", "sys", "dev", "run", "sysroot", "usr"):
+        (tree / folder).mkdir(parents=True)
+    _place(first, tree / "init", mode=0o755)
+    _place(root / "usr/bin/busybox", tree / "bin/busybox", mode=0o755)
+    for name in applets:
+        (tree / "bin" / name).symlink_to("busybox")
+    for folder in ("lib", "lib64", "sbin"):
+        (tree / "usr" / folder).symlink_to(f"../{'bin' if folder == 'sbin' else folder}")
+
+
+def pack(tree: Path, target: Path, *, tools: Path, epoch: int) -> None:
+    """Pack a tree as an initial RAM file system."""
+    plain = tree.with_suffix(".cpio")
     write_cpio(tree, plain, epoch=epoch)
     in_tools(
         tools,
         ["zstd", "--quiet", "-12", "--force", plain, "-o", target],
         doing="packing the initial RAM file system",
-        writable=[work, target.parent],
+        writable=[plain.parent, target.parent],
     )
 
 
@@ -156,29 +168,36 @@ def _copy_programs(root: Path, tree: Path) -> None:
         _place((root / library[1:]).resolve(), tree / library[1:], mode=0o755)
 
 
-def _copy_modules(root: Path, tree: Path, *, profile: ProfileName, tools: Path) -> None:
+def is_controller(path: str) -> bool:
+    """Whether a module (its path below its kernel's folder) may stand between a board and its disk."""
+    return path.startswith(_CONTROLLERS) and not any(no in path for no in _NO_CONTROLLER)
+
+
+def copy_modules(
+    root: Path, tree: Path, *, names: Sequence[str], also: Callable[[str], bool] | None, tools: Path
+) -> list[Path]:
+    """Copy modules by name, and those whose path `also` takes, with all that they need; what was copied."""
     release = kernel_version(root)
     source = root / "usr/lib/modules" / release
     target = tree / "lib/modules" / release
     needs = _dependencies(source)
-    wanted = {_found(needs, name) for name in (*_ALWAYS, *settings().profiles[profile].modules)} - {""}
-    if settings().profiles[profile].by_hardware:
-        wanted |= {
-            path
-            for path in needs
-            if path.startswith(_CONTROLLERS) and not any(no in path for no in _NO_CONTROLLER)
-        }
+    wanted = {_found(needs, name) for name in names} - {""}
+    if also is not None:
+        wanted |= {path for path in needs if also(path)}
+    copied = []
     for path in sorted({each for name in wanted for each in (name, *needs[name])}):
         packed = (source / path).read_bytes()
         plain = target / path.removesuffix(".xz")
         plain.parent.mkdir(parents=True, exist_ok=True)
         # Packed once as a whole: that is smaller, and the signature at a module's end stays as it was.
         plain.write_bytes(lzma.decompress(packed) if path.endswith(".xz") else packed)
+        copied.append(plain)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         _place(source / name, target / name, mode=0o644)
     in_tools(tools, ["depmod", "-b", tree, release], doing="listing the modules", writable=[tree])
     for extra in target.glob("modules.*.bin"):
         extra.unlink()
+    return copied
 
 
 def _dependencies(source: Path) -> dict[str, tuple[str, ...]]:

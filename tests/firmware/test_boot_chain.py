@@ -122,9 +122,10 @@ def test_a_revoked_signer_is_in_the_list_that_images_carry(lab_keys: keys.Keys) 
     assert lab_keys.revoked.read_bytes() in keys.keyring(lab_keys)
 
 
-def test_the_first_program_is_good_shell() -> None:
+@pytest.mark.parametrize("name", ["init", "flash"])
+def test_the_first_program_is_good_shell(name: str) -> None:
     """A slip in it is a machine that does not start."""
-    subprocess.run(["sh", "-n", SOURCE / "initrd/init"], check=True)
+    subprocess.run(["sh", "-n", SOURCE / "initrd" / name], check=True)
 
 
 def test_keys_that_were_given_are_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

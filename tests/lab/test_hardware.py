@@ -1,0 +1,78 @@
+"""The image for branch servers, in machines that have nothing virtual: it finds disk, cards, TPM itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from firmware import image, roots
+from firmware.keys import keys
+from tests.lab.centre import HTTP_PORT, Centre, Till
+from tests.lab.server import NVME, SATA, Server
+from tests.lab.skips import MACHINE, needs
+from tests.lab.vm import Machine
+
+pytestmark = [pytest.mark.lab_long, pytest.mark.timeout(1_800), needs(MACHINE)]
+
+
+@pytest.fixture(scope="module")
+def made() -> image.Image:
+    """The image of the hardware profile."""
+    return image.image("hardware")
+
+
+@pytest.fixture
+def server(tmp_path: Path, made: image.Image) -> Iterator[tuple[Server, Till]]:
+    """A server that was flashed, its claim, and the centre that it enrols at."""
+    found = keys()
+    centre = Centre(tmp_path / "centre", image.releases(found))
+    claim = centre.claim()
+    centre.open_site()
+    centre.start()
+    machine = Server(
+        tmp_path / "vm",
+        controller=NVME,
+        image=made.disk,
+        tools=roots.ready("tools").path,
+        keys=found,
+        ports=(HTTP_PORT, 8090),
+        claim=claim,
+    )
+    try:
+        with machine:
+            yield machine, Till(machine, centre)
+    finally:
+        centre.stop()
+
+
+def test_a_server_serves_from_whatever_its_disk_hangs_on(server: tuple[Server, Till]) -> None:
+    """A driver that the initial RAM disk lacks is a branch that stands still, after a trip there."""
+    machine, till = server
+    machine.start()
+    machine.wait_said("this is slot a", timeout_s=400)
+    till.wait_ready(timeout_s=600)
+    till.wait_mode("active")
+    till.pay()
+    machine.cut()
+    machine.controller = SATA
+    machine.start()
+    machine.wait_said("this is slot a", timeout_s=400)
+    till.wait_ready(timeout_s=600)
+    till.pay()
+
+
+def test_words_that_a_machine_adds_for_the_kernel_stop_the_start(tmp_path: Path, made: image.Image) -> None:
+    """Whoever writes a board's SMBIOS tables must not get a shell before the root is proven."""
+    added = "io.systemd.stub.kernel-cmdline-extra=rdinit=/bin/sh"
+    with Machine(
+        tmp_path / "vm",
+        image=made.disk,
+        tools=roots.ready("tools").path,
+        keys=keys(),
+        tpm=False,
+        extra=("-smbios", f"type=11,value={added}"),
+    ) as machine:
+        machine.start()
+        machine.wait_said("STOPPED: the kernel was given words that nobody signed", timeout_s=400)
