@@ -74,5 +74,7 @@ lab-long: setup ## What takes longer in the lab: all that must be refused, CUTS=
 	@$(python) -m pytest -m lab_long tests/lab $(ARGS)
 
 clean: ## Remove the virtual environment, caches and what the demo left
-	@rm -rf .venv .venv-ansible .venv-bench .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run build dist
+	@# What an ordinary user built belongs to sub-ids.
+	@rm -rf build 2>/dev/null || unshare --map-root-user --map-auto rm -rf build
+	@rm -rf .venv .venv-ansible .venv-bench .setup-lock .mypy_cache .pytest_cache .ruff_cache .hypothesis .schemathesis demo-run proof-run dist
 	@find edgegw tests -name __pycache__ -type d -prune -exec rm -rf {} +

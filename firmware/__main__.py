@@ -62,6 +62,8 @@ def make_image(profile: ProfileName, build: int | None) -> None:
     for path in (made.disk, made.bundle, made.kernel_image, made.facts, made.contents, made.flasher):
         if path is not None:
             click.echo(path)
+    most = product.SIZE_BYTES_MAX[profile]
+    click.echo(f"root with its hashes: {made.root_bytes / 1e6:.1f} MB of {most / 1e6:.0f} MB")
 
 
 @firmware.command("keys")
