@@ -117,7 +117,7 @@ def test_a_disk_that_holds_something_is_written_over_the_network_only_if_it_was_
         server.network_start = (shared, "flash.efi")
         server.start()
         server.wait_said(f"serial {SERIAL}: holds something, left alone", timeout_s=STARTED_S)
-        server.wait_said("STOPPED: there is no disk to write to", timeout_s=30)
+        server.wait_said("STOPPED: there are 0 disks to write to", timeout_s=30)
         server.cut()
         (shared / "disks.txt").write_text(f"{SERIAL}\n")
         server.start()
