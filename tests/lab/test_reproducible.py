@@ -4,20 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from firmware import bundle, image, keys, product
+from firmware import image
 from firmware.places import build_folder, sha256_of
 from tests.lab.skips import IMAGE, needs
 
-pytestmark = [pytest.mark.timeout(1_800), needs(IMAGE)]
-
-
-def built_again(folder: Path, monkeypatch: pytest.MonkeyPatch, *, kept: tuple[str, ...]) -> product.Product:
-    """Build the cloud profile in a folder of its own, with these folders of the build taken over."""
-    for name in kept:
-        (folder / name).symlink_to(build_folder(name))
-    with monkeypatch.context() as changed:
-        changed.setenv("EDGEGW_BUILD", str(folder))
-        return product.appliance("cloud")
+pytestmark = [pytest.mark.lab_long, pytest.mark.timeout(1_800), needs(IMAGE)]
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -36,34 +27,19 @@ def _told(path: Path) -> object:
     return content, kept.st_mode, kept.st_uid, kept.st_gid, kept.st_mtime
 
 
-@pytest.mark.lab_long
-def test_the_product_in_one_root_has_the_same_bytes_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bytecode, users, units and the packed file system are made anew, from one root of packages."""
-    first = product.appliance("cloud")
-    second = built_again(tmp_path, monkeypatch, kept=("pool", "wheels", "roots"))
-    assert first.tree != second.tree
-    assert differing(first.tree, second.tree) == []
-    assert sha256_of(first.squashfs) == sha256_of(second.squashfs)
-
-
-@pytest.mark.lab_long
 def test_an_image_from_its_packages_has_the_same_bytes_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Disk, kernel image, bundle, list of contents, from the packages on: every script of every package runs
     again, at another time, in another folder. Only the keys are the same.
     """
-    found = keys.keys()
-    added = bundle.box_files("cloud", found)
-    first, tree = image.image("cloud"), product.appliance("cloud", added=added).tree
+    first, tree = image.image("cloud"), image.finished_root("cloud").tree
     for name in ("pool", "wheels", "keys"):
         (tmp_path / name).symlink_to(build_folder(name))
     with monkeypatch.context() as changed:
         changed.setenv("EDGEGW_BUILD", str(tmp_path))
         second = image.image("cloud")
-        assert differing(tree, product.appliance("cloud", added=added).tree) == []
+        assert differing(tree, image.finished_root("cloud").tree) == []
     for name in ("kernel_image", "disk", "bundle", "contents", "facts"):
         one, other = getattr(first, name), getattr(second, name)
         assert one != other
