@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.lab.skips import SYSTEM, skip_without
+from tests.lab.skips import MACHINE, SYSTEM, skip_without
+
+if TYPE_CHECKING:
+    from firmware.image import Image
 
 _LONGEST_FIRST: Final = ("machine", "fleet")
 """Groups of tests (`xdist_group`) that play one after the other and last longest: whoever runs two tests at a
@@ -24,6 +27,15 @@ def root() -> Path:
     from firmware.image import finished_root
 
     return finished_root("cloud").tree
+
+
+@pytest.fixture(scope="session")
+def server_image() -> Image:
+    """The image for branch servers, and what writes it to their disks; built once for all."""
+    skip_without(MACHINE)
+    from firmware.image import image
+
+    return image("hardware")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,23 +13,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from firmware import image, roots
+from firmware import roots
 from firmware.image import Image
 from firmware.keys import keys
 from firmware.sandbox import in_tools
 from tests.lab.server import NVME, SATA, SERIAL, Server
 from tests.lab.skips import MACHINE, needs
 
-pytestmark = [pytest.mark.lab_long, pytest.mark.timeout(1_800), needs(MACHINE)]
+pytestmark = [
+    pytest.mark.lab_long,
+    pytest.mark.xdist_group("machine"),
+    pytest.mark.timeout(1_800),
+    needs(MACHINE),
+]
 STARTED_S = 400
 WRITTEN_S = 600
 _STICK_MIB = 1_536
-
-
-@pytest.fixture(scope="module")
-def made() -> Image:
-    """The image of the hardware profile, and its flasher."""
-    return image.image("hardware")
 
 
 def bare_server(folder: Path, *, controller: str) -> Server:
@@ -89,11 +88,11 @@ def shared(tmp_path: Path) -> Iterator[Path]:
     server.server_close()
 
 
-def test_a_server_is_flashed_from_a_stick(tmp_path: Path, made: Image) -> None:
+def test_a_server_is_flashed_from_a_stick(tmp_path: Path, server_image: Image) -> None:
     """A technician has a stick and no Linux; under Secure Boot no stranger's live system starts either."""
     with bare_server(tmp_path / "vm", controller=NVME) as server:
         server.stick = server.folder / "stick.img"
-        write_stick(server.stick, made, tools=server.tools)
+        write_stick(server.stick, server_image, tools=server.tools)
         server.start()
         server.wait_said("the image is on this stick", timeout_s=STARTED_S)
         server.wait_said("WRITTEN to nvme0n1", timeout_s=WRITTEN_S)
@@ -105,12 +104,12 @@ def test_a_server_is_flashed_from_a_stick(tmp_path: Path, made: Image) -> None:
 
 
 def test_a_disk_that_holds_something_is_written_over_the_network_only_if_it_was_named(
-    tmp_path: Path, made: Image, shared: Path
+    tmp_path: Path, server_image: Image, shared: Path
 ) -> None:
     """A server that starts over the network by mistake must not lose its disk."""
-    assert made.flasher is not None
-    shutil.copyfile(made.flasher, shared / "flash.efi")
-    (shared / made.disk.name).symlink_to(made.disk)
+    assert server_image.flasher is not None
+    shutil.copyfile(server_image.flasher, shared / "flash.efi")
+    (shared / server_image.disk.name).symlink_to(server_image.disk)
     with bare_server(tmp_path / "vm", controller=SATA) as server:
         with (server.folder / "empty.img").open("r+b") as disk:
             disk.write(b"somebody's books")
@@ -125,21 +124,23 @@ def test_a_disk_that_holds_something_is_written_over_the_network_only_if_it_was_
         server.wait_said("WRITTEN to sda", timeout_s=WRITTEN_S)
 
 
-def test_an_image_that_is_not_the_flashers_own_leaves_an_empty_disk(tmp_path: Path, made: Image) -> None:
+def test_an_image_that_is_not_the_flashers_own_leaves_an_empty_disk(
+    tmp_path: Path, server_image: Image
+) -> None:
     """The bench's network and its sticks are trusted by nobody: the flasher knows its image by the hash."""
     with bare_server(tmp_path / "vm", controller=SATA) as server:
-        changed = tmp_path / made.disk.name
+        changed = tmp_path / server_image.disk.name
         in_tools(
             server.tools,
-            ["cp", "--sparse=always", made.disk, changed],
+            ["cp", "--sparse=always", server_image.disk, changed],
             doing="copying the image",
-            writable=[tmp_path, made.disk.parent],
+            writable=[tmp_path, server_image.disk.parent],
         )
         with changed.open("r+b") as file:
             file.seek(500 << 20)
             file.write(b"!")
         stick = server.folder / "stick.img"
         server.stick = stick
-        write_stick(stick, msgspec.structs.replace(made, disk=changed), tools=server.tools)
+        write_stick(stick, msgspec.structs.replace(server_image, disk=changed), tools=server.tools)
         server.start()
         server.wait_said("is not the image that belongs to this flasher", timeout_s=WRITTEN_S)

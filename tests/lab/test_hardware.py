@@ -7,34 +7,34 @@ from pathlib import Path
 
 import pytest
 
-from firmware import image, roots
+from firmware import roots
+from firmware.image import Image, releases
 from firmware.keys import keys
 from tests.lab.centre import HTTP_PORT, Centre, Till
 from tests.lab.server import NVME, SATA, Server
 from tests.lab.skips import MACHINE, needs
 from tests.lab.vm import Machine
 
-pytestmark = [pytest.mark.lab_long, pytest.mark.timeout(1_800), needs(MACHINE)]
-
-
-@pytest.fixture(scope="module")
-def made() -> image.Image:
-    """The image of the hardware profile."""
-    return image.image("hardware")
+pytestmark = [
+    pytest.mark.lab_long,
+    pytest.mark.xdist_group("machine"),
+    pytest.mark.timeout(1_800),
+    needs(MACHINE),
+]
 
 
 @pytest.fixture
-def server(tmp_path: Path, made: image.Image) -> Iterator[tuple[Server, Till]]:
+def server(tmp_path: Path, server_image: Image) -> Iterator[tuple[Server, Till]]:
     """A server that was flashed, its claim, and the centre that it enrols at."""
     found = keys()
-    centre = Centre(tmp_path / "centre", image.releases(found))
+    centre = Centre(tmp_path / "centre", releases(found))
     claim = centre.claim()
     centre.open_site()
     centre.start()
     machine = Server(
         tmp_path / "vm",
         controller=NVME,
-        image=made.disk,
+        image=server_image.disk,
         tools=roots.ready("tools").path,
         keys=found,
         ports=(HTTP_PORT, 8090),
@@ -63,12 +63,12 @@ def test_a_server_serves_from_whatever_its_disk_hangs_on(server: tuple[Server, T
     till.pay()
 
 
-def test_words_that_a_machine_adds_for_the_kernel_stop_the_start(tmp_path: Path, made: image.Image) -> None:
+def test_words_that_a_machine_adds_for_the_kernel_stop_the_start(tmp_path: Path, server_image: Image) -> None:
     """Whoever writes a board's SMBIOS tables must not get a shell before the root is proven."""
     added = "io.systemd.stub.kernel-cmdline-extra=rdinit=/bin/sh"
     with Machine(
         tmp_path / "vm",
-        image=made.disk,
+        image=server_image.disk,
         tools=roots.ready("tools").path,
         keys=keys(),
         tpm=False,
