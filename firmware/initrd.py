@@ -61,7 +61,8 @@ MICROCODE: Final = {"AuthenticAMD.bin": "amd-ucode/*.bin", "GenuineIntel.bin": "
 _MICROCODE_ALIGN_BYTES: Final = 16
 """What Intel's processors ask of an update's address."""
 _HEAD_BYTES: Final = 110
-_ALWAYS: Final = ("dm_verity", "squashfs", "efivarfs", "ext4")
+# The last two are not in ext4's own list: it asks for that sum when it is mounted.
+_ALWAYS: Final = ("dm_verity", "squashfs", "efivarfs", "ext4", "crc32c_generic", "crc32c_intel")
 # Whatever may stand between a branch server's board and its disk, with what these need.
 _CONTROLLERS: Final = (
     *("kernel/drivers/ata", "kernel/drivers/block", "kernel/drivers/message", "kernel/drivers/mmc"),
@@ -133,6 +134,8 @@ def begin(tree: Path, root: Path, *, first: Path, applets: Sequence[str]) -> Non
     _place(root / "usr/bin/busybox", tree / "bin/busybox", mode=0o755)
     for name in applets:
         (tree / "bin" / name).symlink_to("busybox")
+    # Where the kernel looks for modprobe when it wants a module by itself.
+    (tree / "sbin").symlink_to("bin")
     for folder in ("lib", "lib64", "sbin"):
         (tree / "usr" / folder).symlink_to(f"../{'bin' if folder == 'sbin' else folder}")
 
