@@ -270,9 +270,9 @@ def test_a_copied_disk_is_no_box_without_its_tpm(branch: Branch, tmp_path: Path)
         tmp_path / "vm", image=first.image, tools=first.tools, keys=first.keys, ports=PORTS
     ) as copied:
         copied.start()
-        copied.wait_said("this is slot b", timeout_s=STARTED_S)
+        copied.wait_said("this is slot", timeout_s=STARTED_S)
         shell = Shell(copied, branch.shell.folder)
-        shell.wait()
+        shell.wait(timeout_s=STARTED_S)
         wait_until(
             lambda: "the TPM does not open it" in shell.run("journalctl -b -u edgegw -o cat"),
             "the box to say that it cannot open its keys",
