@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 BOX_SETTINGS: Final = Path("/var/lib/edgegw/box.toml")
 STICK: Final = Path("/run/edgegw-stick/edgegw/updates")
-NOW_NAME: Final = "NOW"
-"""In a stick's folder: whoever put it in does not wait for the hours."""
 FIRST_BOOT_URL: Final = "127.0.0.1:8090"
 STICK_S: Final = 15.0
 """How often the agent looks for a stick."""
@@ -484,6 +482,7 @@ def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick
 
     from edgegw.foreign_files import is_regular
     from edgegw.update.agent import Agent, Order
+    from edgegw.update.sources import NOW_NAME
 
     log = structlog.get_logger("edgegw.update")
     by_hand = is_stick and is_regular(STICK, NOW_NAME)

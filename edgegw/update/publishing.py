@@ -15,7 +15,7 @@ from securesystemslib.signer import CryptoSigner
 
 from edgegw.update.files import copy_file, sync_folder
 from edgegw.update.repository import Life, Repository, RepositoryFault
-from edgegw.update.sources import METADATA_FOLDER, TARGETS_FOLDER
+from edgegw.update.sources import METADATA_FOLDER, NOW_NAME, TARGETS_FOLDER
 
 TIMESTAMP_NAME: Final = "timestamp.json"
 _BUNDLE_NAME: Final = re.compile(r"\.?[0-9a-f]{64}\..+")
@@ -71,7 +71,7 @@ def _strange(there: Repository) -> list[str]:
     if not there.folder.exists():
         return []
     names = [path.name for path in there.folder.iterdir()]
-    strange = [name for name in names if name not in (METADATA_FOLDER, TARGETS_FOLDER)]
+    strange = [name for name in names if name not in (METADATA_FOLDER, TARGETS_FOLDER, NOW_NAME)]
     for folder in (there.metadata, there.targets_folder):
         if folder.name in names:
             strange += [f"{folder.name}/{path.name}" for path in folder.iterdir() if path.name[0] != "."]

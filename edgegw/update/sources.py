@@ -20,6 +20,8 @@ from edgegw.foreign_files import open_regular
 UPDATES_PATH: Final = "/exchange/updates/"
 METADATA_FOLDER: Final = "metadata"
 TARGETS_FOLDER: Final = "targets"
+NOW_NAME: Final = "NOW"
+"""In a stick's folder: whoever put it in does not wait for the hours."""
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 30.0
 METADATA_S_MAX: Final = 120.0

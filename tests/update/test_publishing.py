@@ -94,6 +94,15 @@ def test_a_folder_of_somebodys_is_left_as_it_is(releases: Releases, tmp_path: Pa
     assert [one for one in (tmp_path / "home").rglob("*") if one.is_file()] == [path]
 
 
+def test_a_stick_that_is_not_to_wait_is_published_to(releases: Releases, tmp_path: Path) -> None:
+    """Who lays the file NOW there first, and the releases then, means the same."""
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    (folder / "NOW").touch()
+    publish(releases.repository, folder, online=None, life=LIFE)
+    assert sorted(path.name for path in folder.iterdir()) == ["NOW", "metadata", "targets"]
+
+
 def test_what_is_not_the_repositorys_stays_beside_the_bundles(releases: Releases, tmp_path: Path) -> None:
     """Only bundles that are offered no more go, also what a cut has left of one."""
     served, digest = tmp_path / "served", "a" * 64
