@@ -496,5 +496,5 @@ def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick
     log.info("looked", end=outcome.end, version=outcome.version, said=outcome.said)
     if outcome.end == "restarts":
         stop.wait(600)
-    pause_s = 60.0 if outcome.end == "waits" else 300.0 if outcome.end == "away" else 0.0
-    return outcome.end, pause_s or here.table.check_minutes * 60 * (0.75 + random.random() / 2)  # noqa: S311 - no secret
+    every_s = here.table.check_minutes * 60 * (0.75 + random.random() / 2)  # noqa: S311 - no secret
+    return outcome.end, min({"waits": 60.0, "away": 300.0}.get(outcome.end, every_s), every_s)

@@ -44,7 +44,8 @@ key_file = "hub.key"
 [updates]
 directory = "updates"
 """
-# A lab does not wait for a night, and an image that is unwell need not be watched for ten minutes.
+# A lab does not wait for a night, and an image that is unwell need not be watched for ten minutes: it is
+# watched from when the box has started, or has failed to.
 _BOX: Final = """
 [line]
 heartbeat_ms = 1000
@@ -53,7 +54,7 @@ backoff_ms_max = 2000
 begins = "00:00"
 ends = "00:00"
 check_minutes = 1
-commit_seconds = 90
+commit_seconds = 60
 """
 
 
@@ -199,9 +200,20 @@ class Centre:
 
     def wait_version(self, version: str, *, timeout_s: float) -> None:
         """Wait until the box has told which image it runs."""
+        self._wait_told("program", version, timeout_s=timeout_s)
+
+    def wait_word(self, word: str, *, timeout_s: float) -> None:
+        """Wait until the box has told how far an update is; nothing where there is none."""
+        self._wait_told("program_word", word, timeout_s=timeout_s)
+
+    def wait_problem(self, begins: str, *, timeout_s: float) -> None:
+        """Wait until the box has told of a problem with its updates that begins so."""
+        self._wait_told(f"substr(program_problem, 1, {len(begins)})", begins, timeout_s=timeout_s)
+
+    def _wait_told(self, column: str, value: str, *, timeout_s: float) -> None:
         wait_until(
-            lambda: self._rows("SELECT program FROM box") == [(version,)],
-            f"the box to tell that it runs {version}",
+            lambda: self._rows(f"SELECT {column} FROM box") == [(value,)],
+            f"the box to tell {value!r}",
             timeout_seconds=timeout_s,
             poll_seconds=_POLL_S,
         )
