@@ -206,14 +206,14 @@ class Centre:
         """Wait until the box has told how far an update is; nothing where there is none."""
         self._wait_told("program_word", word, timeout_s=timeout_s)
 
-    def wait_problem(self, begins: str, *, timeout_s: float) -> None:
-        """Wait until the box has told of a problem with its updates that begins so."""
-        self._wait_told(f"substr(program_problem, 1, {len(begins)})", begins, timeout_s=timeout_s)
+    def wait_problem(self, words: str, *, timeout_s: float) -> None:
+        """Wait until the box has told of a problem with its updates, in these words among others."""
+        self._wait_told(f"instr(program_problem, '{words}') > 0", 1, timeout_s=timeout_s)
 
-    def _wait_told(self, column: str, value: str, *, timeout_s: float) -> None:
+    def _wait_told(self, column: str, value: str | int, *, timeout_s: float) -> None:
         wait_until(
             lambda: self._rows(f"SELECT {column} FROM box") == [(value,)],
-            f"the box to tell {value!r}",
+            f"the box to tell {value!r} as {column}",
             timeout_seconds=timeout_s,
             poll_seconds=_POLL_S,
         )
