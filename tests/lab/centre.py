@@ -173,11 +173,6 @@ class Centre:
         """What waits for an operator."""
         return edgegw("findings", "--hub", self._path("hub.toml")).stdout
 
-    def withdraw(self) -> None:
-        """Offer no releases any more."""
-        shutil.rmtree(self.updates)
-        self.updates.mkdir()
-
     def payments(self) -> list[str]:
         """The ids of the till's payments that the hub has, sorted; one that it has twice is there twice."""
         asked = "SELECT request_id FROM record WHERE client = 'till' AND request_id IS NOT NULL"
