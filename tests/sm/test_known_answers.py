@@ -49,8 +49,8 @@ _CDLL = ctypes.CDLL
 
 
 class Lacking:
-    def __init__(self, name):
-        self._real = _CDLL(name)
+    def __init__(self, name, **options):
+        self._real = _CDLL(name, **options)
 
     def __getattr__(self, name):
         if name == "EVP_sm3":
