@@ -35,6 +35,7 @@ TIMESTAMP_DAYS: Final = 14
 """So long may a box be shown an old state before it sees that."""
 ALONE_S: Final = 10.0
 """So long another one's work in the folder is waited for; the hub's takes no time, a publication may."""
+_LOOK_S: Final = 0.05
 STAGED: Final = "staged"
 """Beside the published folders: a root that lacks signatures."""
 _ROOT: Final = "root"
@@ -338,7 +339,7 @@ class Repository:
                         f"{self.folder}: another command, or the hub, is writing here",
                         hint="Give the command again when that is done.",
                     )
-                time.sleep(0.05)
+                time.sleep(_LOOK_S)
             yield
         finally:
             os.close(descriptor)
