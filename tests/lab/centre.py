@@ -132,8 +132,12 @@ class Centre:
 
     def release(self, bundle: Path) -> None:
         """Sign a bundle as a release and publish it where boxes look."""
-        self._edgegw("release", "add", str(self.releases), str(bundle), *self._signers())
+        self.sign(bundle)
         self.publish()
+
+    def sign(self, bundle: Path) -> None:
+        """Sign a bundle as a release, which nobody is shown yet."""
+        self._edgegw("release", "add", str(self.releases), str(bundle), *self._signers())
 
     def _signers(self) -> tuple[str, ...]:
         return tuple(
@@ -147,10 +151,11 @@ class Centre:
         self._edgegw("release", "withdraw", str(self.releases), version, *self._signers())
         self.publish()
 
-    def publish(self) -> None:
-        """Bring what boxes see to the repository's state, above whatever they have seen there."""
+    def publish(self, folder: Path | None = None) -> None:
+        """Bring what boxes see at the hub, or in this folder, to the repository's state, above whatever they
+        have seen there."""
         online = ("--online-key", str(self.keys / "online.pem"))
-        self._edgegw("release", "publish", str(self.releases), str(self.updates), *online)
+        self._edgegw("release", "publish", str(self.releases), str(folder or self.updates), *online)
 
     def refresh(self, *, now_s: int) -> None:
         """Sign what boxes see as at this moment."""
@@ -222,7 +227,7 @@ class Till:
     """A till in the branch of a machine: pays over the forwarded port, and remembers what was answered."""
 
     def __init__(self, machine: Machine, centre: Centre) -> None:
-        self._machine, self._centre = machine, centre
+        self._machine, self.centre = machine, centre
         self.answered: list[str] = []
 
     def call(self, method: str, path: str, body: object = None, *, timeout_s: float = 30) -> Reply:
@@ -233,7 +238,7 @@ class Till:
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self._machine.ports[HTTP_PORT], timeout=timeout_s, context=context
         )
-        headers = {"Authorization": f"Bearer {self._centre.token()}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {self.centre.token()}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.lab.vm import Machine
+from tests.waiting import wait_until
 
 SERIAL: Final = "LAB-0001"
 SATA: Final = f"ide-hd,serial={SERIAL}"
 NVME: Final = f"nvme,serial={SERIAL}"
+_PLUGGED: Final = "plugged"
+_NODE: Final = {"node-name": _PLUGGED}
 _CARDS: Final = {"lan": "igb", "wan": "e1000e"}
 
 
@@ -28,6 +31,21 @@ class Server(Machine):
         self.network_start: tuple[Path, str] | None = None
         """A folder below its own that TFTP serves in `wan`, and the name of the program to start."""
         super().__init__(folder, **more)
+
+    def plug_in(self, stick: Path) -> None:
+        """Put a stick below its folder into a USB port while it runs."""
+        self.monitor("blockdev-add", driver="raw", file={"driver": "file", "filename": str(stick)}, **_NODE)
+        self.monitor("device_add", driver="usb-storage", drive=_PLUGGED, id=_PLUGGED)
+
+    def pull_out(self) -> None:
+        """Take that stick out again."""
+        self.monitor("device_del", id=_PLUGGED)
+        parts = {"path": "/machine/peripheral"}
+        wait_until(
+            lambda: all(one["name"] != _PLUGGED for one in self.monitor("qom-list", **parts)),
+            "the stick to be out",
+        )
+        self.monitor("blockdev-del", **_NODE)
 
     def _arguments(self) -> Iterator[str]:
         words = list(super()._arguments())

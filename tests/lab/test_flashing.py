@@ -19,6 +19,7 @@ from firmware.keys import keys
 from firmware.sandbox import in_tools
 from tests.lab.server import NVME, SATA, SERIAL, Server
 from tests.lab.skips import MACHINE, needs
+from tests.lab.sticks import write_stick
 
 pytestmark = [
     pytest.mark.lab_long,
@@ -50,24 +51,11 @@ def bare_server(folder: Path, *, controller: str) -> Server:
     )
 
 
-def write_stick(stick: Path, made: Image, *, tools: Path) -> None:
-    """A stick as any system makes it: one FAT partition, the flasher where firmware looks, the image."""
+def flashing_stick(stick: Path, made: Image, *, tools: Path) -> None:
+    """A stick with the flasher where firmware looks, and the image."""
     assert made.flasher is not None
-    shell = (
-        'truncate -s "$2M" "$1"\n'
-        'echo "start=2048, type=uefi" | sfdisk -q -X gpt "$1"\n'
-        'mkfs.vfat -F 32 --offset 2048 "$1" $((($2 - 2) * 1024)) >/dev/null\n'
-        "export MTOOLS_SKIP_CHECK=1\n"
-        'mmd -i "$1@@1M" ::EFI ::EFI/BOOT\n'
-        'mcopy -i "$1@@1M" "$3" ::EFI/BOOT/BOOTX64.EFI\n'
-        'mcopy -i "$1@@1M" "$4" ::\n'
-    )
-    in_tools(
-        tools,
-        ["sh", "-euc", shell, "sh", stick, str(_STICK_MIB), made.flasher, made.disk],
-        doing="making the stick",
-        writable=[stick.parent, made.disk.parent, made.flasher.parent],
-    )
+    files = {"EFI/BOOT/BOOTX64.EFI": made.flasher, made.disk.name: made.disk}
+    write_stick(stick, files, tools=tools, mib=_STICK_MIB, label="TOOLS")
 
 
 @pytest.fixture
@@ -90,7 +78,7 @@ def test_a_server_is_flashed_from_a_stick(tmp_path: Path, server_image: Image) -
     """A technician has a stick and no Linux; under Secure Boot no stranger's live system starts either."""
     with bare_server(tmp_path / "vm", controller=NVME) as server:
         server.stick = server.folder / "stick.img"
-        write_stick(server.stick, server_image, tools=server.tools)
+        flashing_stick(server.stick, server_image, tools=server.tools)
         server.start()
         server.wait_said("the image is on this stick", timeout_s=STARTED_S)
         server.wait_said("WRITTEN to nvme0n1", timeout_s=WRITTEN_S)
@@ -139,6 +127,6 @@ def test_an_image_that_is_not_the_flashers_own_leaves_an_empty_disk(
             file.write(b"!")
         stick = server.folder / "stick.img"
         server.stick = stick
-        write_stick(stick, msgspec.structs.replace(server_image, disk=changed), tools=server.tools)
+        flashing_stick(stick, msgspec.structs.replace(server_image, disk=changed), tools=server.tools)
         server.start()
         server.wait_said("is not the image that belongs to this flasher", timeout_s=WRITTEN_S)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from firmware import roots
-from firmware.image import Image, releases
+from firmware.image import Image, releases, update
 from firmware.keys import keys
 from tests.lab.centre import HTTP_PORT, Centre, Till
 from tests.lab.server import NVME, SATA, Server
 from tests.lab.skips import MACHINE, needs
+from tests.lab.sticks import listed, write_stick
 from tests.lab.vm import Machine
 
 pytestmark = [
@@ -61,6 +63,41 @@ def test_a_server_serves_from_whatever_its_disk_hangs_on(server: tuple[Server, T
     machine.wait_said("this is slot a", timeout_s=400)
     till.wait_ready(timeout_s=600)
     till.pay()
+
+
+def test_a_server_without_a_line_gets_its_claim_and_an_update_from_sticks(
+    server: tuple[Server, Till], server_image: Image, tmp_path: Path
+) -> None:
+    """Where a line is thin or not yet laid, a technician's pocket is the line."""
+    machine, till = server
+    centre, stick, tools = till.centre, machine.folder / "stick.img", machine.tools
+    (tmp_path / "claim.json").write_text(machine.take_claim())
+    write_stick(stick, {"edgegw/claim.json": tmp_path / "claim.json"}, tools=tools, mib=64)
+    machine.start()
+    machine.wait_http(8090, "/", timeout_s=600)
+    machine.plug_in(stick)
+    till.wait_ready(timeout_s=600)
+    till.wait_mode("active")
+    till.pay()
+    machine.pull_out()
+    assert "claim" not in listed(stick, tools=tools).lower()
+    seed = json.loads((tmp_path / "claim.json").read_text())["seed"]
+    assert seed.encode() not in stick.read_bytes()
+    machine.unplug("wan")
+    till.wait_mode("offline")
+    centre.sign(update("hardware", build=2))
+    (tmp_path / "updates").mkdir()
+    centre.publish(tmp_path / "updates")
+    found = [path for path in (tmp_path / "updates").rglob("*") if path.is_file()]
+    files = {f"edgegw/updates/{path.relative_to(tmp_path / 'updates')}": path for path in found}
+    write_stick(stick, files, tools=tools, mib=512)
+    machine.plug_in(stick)
+    machine.wait_said("this is slot b, version 0.1.0+2", timeout_s=900)
+    till.wait_ready(timeout_s=600)
+    till.pay()
+    machine.unplug("wan", plugged=True)
+    centre.wait_version("0.1.0+2", timeout_s=300)
+    centre.wait_payments(till.answered)
 
 
 def test_words_that_a_machine_adds_for_the_kernel_stop_the_start(tmp_path: Path, server_image: Image) -> None:

@@ -183,6 +183,12 @@ class Machine:
     def _drive(self) -> str:
         return f"if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={self.folder}/disk.qcow2"
 
+    def take_claim(self) -> str:
+        """The claim, which the machine is then not handed by its tables."""
+        claim, self._claim = self._claim, None
+        assert claim is not None
+        return claim
+
     @property
     def running(self) -> bool:
         """Whether QEMU runs."""
