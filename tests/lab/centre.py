@@ -54,7 +54,7 @@ backoff_ms_max = 2000
 begins = "00:00"
 ends = "00:00"
 check_minutes = 1
-commit_seconds = 60
+commit_seconds = 30
 """
 
 
