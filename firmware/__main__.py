@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 
 from edgegw.errors import OperatingError
-from firmware import image, keys, lockfile, product, resolve, roots, sbom
+from firmware import image, keys, lockfile, product, resolve, roots, sbom, virtual
 from firmware.layout import ProfileName
 from firmware.places import BuildError, program
 
@@ -64,6 +65,38 @@ def make_image(profile: ProfileName, build: int | None) -> None:
             click.echo(path)
     most = product.SIZE_BYTES_MAX[profile]
     click.echo(f"root with its hashes: {made.root_bytes / 1e6:.1f} MB of {most / 1e6:.0f} MB")
+
+
+@firmware.command()
+@click.argument("disk", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="machine",
+    show_default=True,
+    help="What outlasts a start: the disk's changes, the firmware's variables, the TPM.",
+)
+@click.option("--claim", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Handed to it.")
+@click.option(
+    "--forward",
+    type=(int, int),
+    multiple=True,
+    default=((8443, 18443), (8090, 18090)),
+    show_default=True,
+    metavar="GUEST HERE",
+    help="A port of the machine, and the one of this machine's loopback that leads there.",
+)
+def boot(disk: Path, folder: Path, claim: Path | None, forward: tuple[tuple[int, int], ...]) -> None:
+    """Start a virtual machine from an image (DISK stays as it is); Ctrl-C pulls its plug."""
+    machine = virtual.Virtual(
+        folder,
+        image=disk,
+        tools=roots.ready("tools").path,
+        keys=keys.keys(),
+        forwarded=dict(forward),
+        claim=None if claim is None else claim.read_text(encoding="utf-8").strip(),
+    )
+    sys.exit(machine.run())
 
 
 @firmware.command("keys")

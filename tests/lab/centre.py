@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.lab.vm import HUB_ADDRESS, Gone, Machine
+from firmware.virtual import HUB_ADDRESS
+from tests.lab.vm import Gone, Machine
 from tests.ports import free_ports
 from tests.processes import BALANCES, SITE, Process, Reply, edgegw
 from tests.waiting import wait_until

@@ -1,12 +1,11 @@
-"""A machine of the lab: QEMU with the appliance's disk, a firmware with the lab's keys, a TPM, two networks.
+"""A machine of the lab: the virtual one of `firmware.virtual`, watched from outside.
 
     with Machine(folder, image=image, tools=tools, keys=keys) as machine:
         machine.start()
         machine.wait_http(8080, "/readyz")
         machine.cut()                       # the power goes: SIGKILL, nothing is flushed by the guest
 
-QEMU is the tools root's, under emulation: Debian 12's own one corrupts guests. `lan` carries the forwarded
-ports, `wan` reaches this machine at 10.0.3.2; each may be unplugged. Leaves out what the appliance does.
+Each of its two networks may be unplugged. Leaves out what the appliance does.
 """
 
 from __future__ import annotations
@@ -18,22 +17,15 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from firmware.keys import OWNER_GUID, Keys
-from firmware.sandbox import in_tools, tools_command
+from firmware.keys import Keys
+from firmware.virtual import Virtual
 from tests.waiting import wait_until
 
-HUB_ADDRESS: Final = "10.0.3.2"
-"""Where the guest reaches this machine's loopback, through `wan`."""
-_OVMF: Final = "/usr/share/OVMF"
-_FIRMWARE: Final = f"{_OVMF}/OVMF_CODE_4M.secboot.fd"
-# Without a hardware's help each instruction is translated: the plain processor is translated fastest.
-_PROCESSOR: Final = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+rdrand"
 _POLL_S: Final = 0.2
 _BEFORE_OTHERS: Final = "-10"
 """How nice its group of processes is, where the kernel groups them by session."""
@@ -43,7 +35,7 @@ class Gone(AssertionError):
     """The machine did not do in time what was waited for; the end of its serial log is in the message."""
 
 
-class Machine:
+class Machine(Virtual):
     """One virtual machine; its disk, firmware variables and TPM live in a folder and outlast each start."""
 
     def __init__(
@@ -59,47 +51,23 @@ class Machine:
         tpm: bool = True,
         extra: tuple[str, ...] = (),
     ) -> None:
-        """Make the disk as an overlay of `image`, which stays as it is, and forward `ports` of the guest."""
-        self.folder = folder.absolute()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.image = image.absolute()
-        self.tools = tools
-        self.keys = keys
-        self._claim = claim
-        self._tpm = tpm
-        self.extra = extra
-        """More words for QEMU; what is put there counts from the next start on."""
-        # A socket's path may have 107 characters.
-        self.sockets = Path(tempfile.mkdtemp(prefix="vm-"))
-        self.ports: dict[int, int] = {port: _free_port() for port in ports}
+        """As `Virtual`, with `ports` of the guest forwarded from free ones."""
         self._gone: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._tpm_process: subprocess.Popen[bytes] | None = None
-        self.serial = self.folder / "serial.log"
         self._seen = 0
-        if not (self.folder / "disk.qcow2").exists():
-            self._make(disk_gib)
-
-    def _make(self, disk_gib: int) -> None:
-        self._lay_over(self.image, disk_gib)
-        plain = self.folder / "vars.fd"
-        certificate = self.keys.certificate
-        self._in_tools(
-            *("virt-fw-vars", "--input", f"{_OVMF}/OVMF_VARS_4M.fd", "--output", plain, "--secure-boot"),
-            *("--set-pk", OWNER_GUID, certificate("PK"), "--add-kek", OWNER_GUID, certificate("KEK")),
-            *("--add-db", OWNER_GUID, certificate("db")),
+        super().__init__(
+            folder,
+            image=image,
+            tools=tools,
+            keys=keys,
+            forwarded={port: _free_port() for port in ports},
+            claim=claim,
+            disk_gib=disk_gib,
+            tpm=tpm,
+            extra=extra,
         )
-        # Only a qcow2 holds snapshots.
-        self._in_tools("qemu-img", "convert", "-q", "-O", "qcow2", plain, self.folder / "vars.qcow2")
-
-    def _lay_over(self, base: Path, disk_gib: int) -> None:
-        """Make the disk, as what is written over another one."""
-        disk, size = self.folder / "disk.qcow2", f"{disk_gib}G"
-        self._in_tools("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, disk, size)
-
-    def _in_tools(self, *command: str | Path) -> str:
-        writable = [self.folder, self.image.parent, self.keys.folder]
-        return in_tools(self.tools, command, doing="preparing the virtual machine", writable=writable)
+        self.serial = self.folder / "serial.log"
 
     def start(self, *, snapshot: str | None = None) -> None:
         """Turn the machine on, or bring it back to a snapshot of a running one."""
@@ -108,15 +76,11 @@ class Machine:
         if self._tpm:
             self._start_tpm()
         (self.sockets / "qmp").unlink(missing_ok=True)
-        command = tools_command(
-            self.tools,
-            ["qemu-system-x86_64", *self._arguments(), *(["-loadvm", snapshot] if snapshot else [])],
-            writable=[self.folder, self.image.parent, self.sockets],
-            network=True,
-        )
-        self._process = self._run(command, "qemu.log")
+        console = ("-chardev", f"file,id=serial,append=on,path={self.serial}", "-serial", "chardev:serial")
+        command = self.command(*(("-loadvm", snapshot) if snapshot else ()), console=console)
+        self._process = self._begin(command, "qemu.log")
 
-    def _run(self, command: list[str | Path], log_name: str) -> subprocess.Popen[bytes]:
+    def _begin(self, command: list[str | Path], log_name: str) -> subprocess.Popen[bytes]:
         """Start a program; the descriptor that it inherits tells when it and its children are gone."""
         gone, held = os.pipe()
         self._gone.append(gone)
@@ -136,58 +100,8 @@ class Machine:
         return process
 
     def _start_tpm(self) -> None:
-        state = self.folder / "tpm"
-        if not state.exists():
-            state.mkdir()
-            # One bank: with four, the firmware hashes the kernel image four times, slowly.
-            setup = ("swtpm_setup", "--tpm2", "--tpmstate", f"dir://{state}", "--pcr-banks", "sha256")
-            self._in_tools(*setup)
-        command = ["swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", f"dir={state}"]
-        command += ["--ctrl", f"type=unixio,path={self.sockets}/tpm"]
-        (self.sockets / "tpm").unlink(missing_ok=True)
-        sandboxed = tools_command(self.tools, command, writable=[self.folder, self.sockets])
-        self._tpm_process = self._run(sandboxed, "swtpm.log")
+        self._tpm_process = self._begin(self.tpm_command(), "swtpm.log")
         wait_until((self.sockets / "tpm").exists, "the TPM")
-
-    def _arguments(self) -> Iterator[str]:
-        forwarded = "".join(f",hostfwd=tcp:127.0.0.1:{ours}-:{port}" for port, ours in self.ports.items())
-        yield from ("-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,smm=on")
-        yield from ("-accel", "tcg,thread=multi,tb-size=512", "-cpu", _PROCESSOR, "-smp", "2", "-m", "1024")
-        yield from ("-global", "driver=cfi.pflash01,property=secure,value=on")
-        yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_FIRMWARE}")
-        yield from ("-drive", f"if=pflash,unit=1,format=qcow2,file={self.folder}/vars.qcow2")
-        yield from ("-drive", self._drive(), "-device", "virtio-blk-pci,drive=disk")
-        yield from ("-netdev", f"user,id=lan,restrict=on,net=10.0.2.0/24{forwarded}")
-        yield from ("-device", "virtio-net-pci,netdev=lan,id=lan-card,romfile=,mac=52:54:00:ed:6e:01")
-        yield from ("-netdev", "user,id=wan,net=10.0.3.0/24")
-        yield from ("-device", "virtio-net-pci,netdev=wan,id=wan-card,romfile=,mac=52:54:00:ed:6e:02")
-        yield from ("-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset")
-        yield from ("-chardev", f"file,id=serial,append=on,path={self.serial}", "-serial", "chardev:serial")
-        yield from ("-qmp", f"unix:{self.sockets}/qmp,server=on,wait=off")
-        if self._tpm:
-            yield from (
-                "-chardev",
-                f"socket,id=tpm,path={self.sockets}/tpm",
-                "-tpmdev",
-                "emulator,id=tpm,chardev=tpm",
-            )
-            yield from ("-device", "tpm-crb,tpmdev=tpm")
-        yield from self.extra
-        if self._claim is not None:
-            written = self.folder / "claim"
-            written.write_text(f"io.systemd.credential:edgegw.claim={self._claim}", encoding="utf-8")
-            written.chmod(0o600)
-            # From a file: a command line is for everybody to read.
-            yield from ("-smbios", f"type=11,path={written}")
-
-    def _drive(self) -> str:
-        return f"if=none,id=disk,format=qcow2,cache=writeback,discard=unmap,file={self.folder}/disk.qcow2"
-
-    def take_claim(self) -> str:
-        """The claim, which the machine is then not handed by its tables."""
-        claim, self._claim = self._claim, None
-        assert claim is not None
-        return claim
 
     @property
     def running(self) -> bool:
