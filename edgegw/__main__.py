@@ -61,6 +61,11 @@ COMMANDS: Final = {
 ADDED: Final = {
     "hub": ("commands.hub_ca:ca", "commands.hub_backup:hub_backup"),
     "hub ca": ("commands.hub_backup:ca_recall", "commands.hub_backup:ca_destroyed"),
+    "journal": (
+        "commands.audit:journal_receipt",
+        "commands.audit:journal_checkpoint",
+        "commands.audit:journal_proof",
+    ),
     "keys": (
         "commands.terminal_keys:keys_terminal",
         "commands.key_changes:keys_rotate",

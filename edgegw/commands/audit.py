@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from edgegw.commands import progress_bar
-from edgegw.commands.ledger import directory_of, journal, open_reader
+from edgegw.commands.ledger import directory_of, open_reader
 from edgegw.config.options import SettingsError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def export(place: Path, box: str, output: Path) -> None:
     click.echo(f"{output}: {written.records} records of {written.epochs} epochs, {size}")
 
 
-@journal.command("receipt")
+@click.command("receipt")
 @_place_argument
 @_box_option
 @click.option("--record", required=True, help="The record's place, EPOCH/SEQ, as answers name it.")
@@ -83,7 +83,7 @@ def journal_receipt(place: Path, box: str, record: str, output: Path) -> None:
     click.echo(f"{output}: record {record} among {receipt.size}")
 
 
-@journal.command("checkpoint")
+@click.command("checkpoint")
 @_place_argument
 @_box_option
 @click.option("--epoch", default=0, help="The epoch; the newest when it is not given.")
@@ -101,7 +101,7 @@ def journal_checkpoint(place: Path, box: str, epoch: int, output: Path) -> None:
     click.echo(f"{output}: {head.size} records of epoch {head.epoch}")
 
 
-@journal.command("proof")
+@click.command("proof")
 @_place_argument
 @_box_option
 @click.option("--from", "old", required=True, help="The older size, or the file of its checkpoint.")
