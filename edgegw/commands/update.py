@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from edgegw.config.box import Box
-    from edgegw.update.agent import Outcome
+    from edgegw.update.agent import Order, Outcome
     from edgegw.update.health import Answer
     from edgegw.update.machine import Surroundings
     from edgegw.update.sources import Source
@@ -114,12 +114,11 @@ def update_check(
 
     Example: edgegw update check --now --json
     """
-    from edgegw.update.agent import Agent, Order
+    from edgegw.update.agent import Order
 
     here = _surroundings(settings, folder, image_folder)
     source = _source(settings, repository)
-    outcome = Agent(here).look(source, Order(by_hand=by_hand, restart=not stays, version=version))
-    _show(outcome, as_json)
+    _show(_looked(here, source, Order(by_hand=by_hand, restart=not stays, version=version)), as_json)
 
 
 @update.command("install")
@@ -137,11 +136,11 @@ def update_install(
 
     Example: edgegw update install /run/edgegw-stick/edgegw/updates
     """
-    from edgegw.update.agent import Agent, Order
+    from edgegw.update.agent import Order
 
     here = _surroundings(settings, folder, image_folder)
     source = _source(settings, _repository_of(repository))
-    _show(Agent(here).look(source, Order(by_hand=True, restart=not stays)), as_json)
+    _show(_looked(here, source, Order(by_hand=True, restart=not stays)), as_json)
 
 
 @update.command("commit")
@@ -402,6 +401,17 @@ def _repository_of(path: Path) -> Path:
     )
 
 
+def _looked(here: Surroundings, source: Source, order: Order) -> Outcome:
+    """How an ordered look ended, also where the agent is at one of its own: whoever ordered comes again."""
+    from edgegw.update.agent import Agent, Outcome
+    from edgegw.update.files import AtWork
+
+    try:
+        return Agent(here).look(source, order)
+    except AtWork as problem:
+        return Outcome("busy", str(problem), problem.hint)
+
+
 def _show(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         print_json(outcome._asdict())
@@ -411,7 +421,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
             click.echo(f"hint: {outcome.hint}", err=True)
     if outcome.end == "refused":
         raise click.exceptions.Exit(ExitCode.FOUND)
-    if outcome.end in ("waits", "away"):
+    if outcome.end in ("waits", "away", "busy"):
         raise click.exceptions.Exit(ExitCode.CANNOT)
 
 

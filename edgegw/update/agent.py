@@ -29,9 +29,10 @@ from edgegw.zones import UnknownZone, load_zone
 UTC_ZONE: Final = "UTC"
 STALE_S: Final = 14 * 86_400
 """As long as metadata lives; a shorter outage is the line's business."""
-End = Literal["nothing", "trial", "waits", "armed", "restarts", "refused", "away"]
+End = Literal["nothing", "trial", "waits", "armed", "restarts", "refused", "away", "busy"]
 """`nothing` newer is there. `trial`: the boot that runs is one. `waits` for its time. `armed`: the next boot
-is the trial. `restarts` now. `refused`: something is wrong with what is offered. `away`: not to be had."""
+is the trial. `restarts` now. `refused`: something is wrong with what is offered. `away`: not to be had.
+`busy`: another process of this machine is at it."""
 
 _log = structlog.get_logger("edgegw.update")
 

@@ -88,6 +88,19 @@ def test_a_release_goes_from_its_keys_into_a_machine(centre: Path, machine: list
     assert "1.0.0 in slot a, trial 1.1.0+2" in edgegw("update", "status", *machine[:2]).stdout
 
 
+def test_who_orders_while_the_agent_is_at_work_is_told_to_come_again(
+    centre: Path, machine: list[str | Path]
+) -> None:
+    """A rollout that took the agent's own look for a refusal would stop a version that nobody has tried."""
+    edgegw("release", "add", "releases", "edgegw-1.1.0+2-cloud.raucb", *KEYS)
+    edgegw("update", "trust", "releases/metadata/1.root.json", *machine[:4])
+    order = ("update", "check", "--now", "--no-reboot", "--from", "releases", *machine)
+    with alone(centre / "state"):
+        busy = edgegw(*order, "--json", code=3)
+    assert msgspec.json.decode(busy.stdout.splitlines()[-1])["end"] == "busy"
+    edgegw(*order)
+
+
 def test_another_root_is_never_exchanged(centre: Path, machine: list[str | Path]) -> None:
     """Who can give a command on the box must not thereby become its maker."""
     edgegw("release", "key", "other.pem")
