@@ -11,7 +11,18 @@ import pytest
 
 _MODULES = Path(__file__).resolve().parents[2] / "ansible/plugins/modules"
 _SHARED = "ansible_collections.edgegw.fleet.plugins.module_utils.program"
-_NAMES = ("AnsibleModule", "Health", "box_health", "point", "run", "service_state", "wait_for", "write_whole")
+_NAMES = (
+    "PROGRAM",
+    "USER",
+    "AnsibleModule",
+    "Health",
+    "box_health",
+    "point",
+    "run",
+    "service_state",
+    "wait_for",
+    "write_whole",
+)
 
 
 class Failed(Exception):

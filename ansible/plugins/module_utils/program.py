@@ -179,11 +179,11 @@ def _readiness(url: str) -> Health:
         return Health(True, False, str(said.get("message", problem.code)), str(said.get("why", "")))
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
+def wait_for(condition: Callable[[], bool], timeout_s: float, *, pause_s: float = PAUSE_SECONDS) -> bool:
     """Whether it came true in time."""
     ends = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() >= ends:
             return False
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(pause_s)
     return True

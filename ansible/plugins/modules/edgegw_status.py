@@ -56,7 +56,7 @@ health:
   returned: always
   type: dict
 version:
-  description: The version in use, where versions lie below /opt/edgegw.
+  description: The version in use, of a flashed appliance its image's.
   returned: always
   type: str
 status:
@@ -76,6 +76,17 @@ from ansible_collections.edgegw.fleet.plugins.module_utils.program import (
     run,
     wait_for,
 )
+
+IMAGE = Path("/usr/lib/edgegw/image.json")
+"""What a flashed appliance runs; a plain server has no such file."""
+
+
+def version_in_use(program: Path, *, image: Path = IMAGE) -> str:
+    """Of an appliance its image's, of a server that to which `current` points; empty where neither is."""
+    if image.exists():
+        return str(json.loads(image.read_text(encoding="utf-8"))["version"])
+    link = program.parent.parent
+    return link.readlink().name if link.is_symlink() else ""
 
 
 def main() -> None:
@@ -100,8 +111,7 @@ def main() -> None:
         health = box_health(params["folder"], params["unit"])
         return health.ready or (params["wait_for"] == "running" and health.running)
 
-    link = Path(params["program"]).parent.parent
-    version = link.readlink().name if link.is_symlink() else ""
+    version = version_in_use(Path(params["program"]))
     wanted = params["wait_for"]
     if wanted != "nothing" and not module.check_mode and not wait_for(is_there, params["timeout_s"]):
         module.fail_json(

@@ -71,8 +71,8 @@ EXAMPLES = r"""
 RETURN = r"""
 outcome:
   description: >-
-    V(unchanged), V(updated), V(installed) (an appliance waits for its reboot), V(rolled_back), or V(failed)
-    when the way back did not help either.
+    V(unchanged), V(updated), V(installed) (an appliance waits for its reboot), V(trial) (its trial runs, from
+    an earlier call), V(rolled_back), or V(failed) when the way back did not help either.
   returned: always
   type: str
 before:
@@ -108,6 +108,9 @@ from ansible_collections.edgegw.fleet.plugins.module_utils.program import (
     service_state,
     wait_for,
 )
+
+ASK_SECONDS = 5
+"""Between two questions to an appliance's agent: each starts a program, beside a box that is starting."""
 
 
 class Machine:
@@ -214,21 +217,52 @@ def failure_of(status: dict[str, Any], version: str) -> str:
     )
 
 
+def is_on_trial(status: dict[str, Any], version: str) -> bool:
+    """Whether the boot that runs is the version's trial, or one that has failed and is being left."""
+    if status.get("version") != version:
+        return False
+    return status.get("phase") == "trial" or bool(failure_of(status, version))
+
+
+def ordered(module: AnsibleModule) -> dict[str, Any]:
+    """How the agent's look for the version ended, in its words. What holds it up for a while is waited for:
+    a look of the agent's own, a window that closes."""
+    params = module.params
+    # The hub may offer a newer one by now; the canaries have tried this one.
+    words = ["edgegw", "update", "check", "--now", "--no-reboot", "--json", "--version", params["version"]]
+    said: dict[str, Any] = {}
+
+    def has_ended() -> bool:
+        nonlocal said
+        done = run(words, timeout_s=params["fetch_s"])
+        try:
+            # Above it are the lines of its log.
+            said = json.loads(done.out.strip().splitlines()[-1])
+        except (ValueError, IndexError):
+            said = {"said": done.told}
+        return said.get("end") not in ("busy", "waits")
+
+    wait_for(has_ended, params["fetch_s"], pause_s=ASK_SECONDS)
+    return said
+
+
 def update_appliance(module: AnsibleModule) -> dict[str, Any]:
     """For an appliance: its own agent fetches, checks and installs; the trial begins with a reboot."""
     version, status = module.params["version"], update_status(module)
     before = str(status.get("version", ""))
+    if is_on_trial(status, version):
+        return {"changed": False, "outcome": "trial", "before": "", "after": before}
     if before == version:
         return {"changed": False, "outcome": "unchanged", "before": before, "after": before}
     if module.check_mode:
         return {"changed": True, "outcome": "updated", "before": before, "after": version}
-    # The hub may offer a newer one by now; the canaries have tried this one.
-    words = ["edgegw", "update", "check", "--now", "--no-reboot", "--version", version]
-    done = run(words, timeout_s=module.params["fetch_s"])
-    if done.code:
-        reason = failure_of(update_status(module), version) or done.told
-        return {"changed": False, "outcome": "failed", "before": before, "after": before, "reason": reason}
-    return {"changed": True, "outcome": "installed", "before": before, "after": before}
+    said = ordered(module)
+    if said.get("end") == "trial":
+        return {"changed": False, "outcome": "trial", "before": before, "after": before}
+    if said.get("end") == "armed" and said.get("version") == version:
+        return {"changed": True, "outcome": "installed", "before": before, "after": before}
+    reason = failure_of(update_status(module), version) or str(said.get("said") or "it is not offered")
+    return {"changed": False, "outcome": "failed", "before": before, "after": before, "reason": reason}
 
 
 def verify_appliance(module: AnsibleModule) -> dict[str, Any]:
@@ -239,14 +273,16 @@ def verify_appliance(module: AnsibleModule) -> dict[str, Any]:
     def is_decided() -> bool:
         nonlocal last
         last = update_status(module)
-        return last.get("phase") == "idle"
+        return last.get("phase") == "idle" and not is_on_trial(last, version)
 
-    decided = wait_for(is_decided, module.params["health_s"])
-    now, reason = str(last.get("version", "")), failure_of(last, version)
+    decided = wait_for(is_decided, module.params["health_s"], pause_s=ASK_SECONDS)
+    now = str(last.get("version", ""))
     said = {"changed": False, "before": now, "after": now}
     if decided and now == version:
         return {"outcome": "updated", **said}
-    reason = reason or f"{now} after the reboot, {last.get('phase')}: {last.get('problem', '')}"
+    reason = failure_of(last, version) or f"{now} runs after its trial"
+    if not decided:
+        reason = f"no verdict within {module.params['health_s']} s ({last.get('phase')}): {reason}"
     return {"outcome": "rolled_back" if decided else "failed", "reason": reason, **said}
 
 
