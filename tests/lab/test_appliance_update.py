@@ -128,6 +128,18 @@ def test_a_kept_trial_is_an_update_and_one_without_a_verdict_is_none(monkeypatch
     assert "no verdict within 5 s (trial)" in said["reason"]
 
 
+def test_a_gate_in_check_mode_finds_nobody_tried_and_nobody_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is written down then; whoever asked what a run would do was told that no canary was reached."""
+    module, ended = load("edgegw_rollout", monkeypatch), []
+    params = {"version": "0.2.0", "directory": str(tmp_path), "hosts": ["box-1"], "canary": True}
+    params |= {"failed_max": 0, "unreachable_percent_max": 20}
+    asked = SimpleNamespace(params=params, check_mode=True, exit_json=lambda **said: ended.append(said))
+    module.Rollout(asked).gate()
+    assert ended == [{"changed": False, "outcomes": {}}]
+
+
 def test_the_version_of_an_appliance_is_its_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An audit's verdict that names no version says less than it should."""
     module = load("edgegw_status", monkeypatch)

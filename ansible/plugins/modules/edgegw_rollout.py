@@ -183,7 +183,8 @@ class Rollout:
         away = [host for host, record in outcomes.items() if record["outcome"] == "unreachable"]
         if canary and bad:
             return "the canary is not well there: " + "; ".join(bad)
-        if canary and len(away) == len(outcomes):
+        # In check mode nothing is written down, so nobody was away either.
+        if canary and away and len(away) == len(outcomes):
             return f"no canary could be reached ({', '.join(away)}), so nobody has tried it"
         if len(bad) > params["failed_max"]:
             return f"{len(bad)} of {len(outcomes)} hosts are not well there: " + "; ".join(bad)
