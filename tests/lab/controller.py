@@ -11,7 +11,7 @@ import re
 import subprocess
 import tarfile
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tests.lab.fleet import Fleet, ssh_options
 
@@ -20,6 +20,14 @@ ANSIBLE: Final = ROOT / "ansible"
 TOOLS: Final = ROOT / ".venv-ansible" / "bin"
 PLAY_SECONDS: Final = 1_500
 _RECAP: Final = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
+
+
+class Played(NamedTuple):
+    """A playbook that has ended."""
+
+    said: str
+    changed: dict[str, int]
+    """How much each host has changed, by the recap."""
 
 
 class Controller:
@@ -79,19 +87,19 @@ class Controller:
             **more,
         }
 
-    def play(self, playbook: str, *words: str, release: Path | None = None) -> dict[str, int]:
-        """Run a playbook of the collection; how much each host has changed."""
+    def play(self, playbook: str, *words: str, release: Path | None = None, code: int = 0) -> Played:
+        """Run a playbook of the collection to the end that it must have."""
         command = [str(TOOLS / "ansible-playbook"), f"playbooks/{playbook}.yml", *words]
-        said = self.beside(command, name=playbook, EDGEGW_RELEASE=str(release or ""))
-        return {host: int(count) for host, count, *_ in _RECAP.findall(said)}
+        said = self.beside(command, name=playbook, code=code, EDGEGW_RELEASE=str(release or ""))
+        return Played(said, {host: int(count) for host, count, *_ in _RECAP.findall(said)})
 
-    def beside(self, command: list[str], *, name: str, **more: str) -> str:
-        """Run a tool among the hosts; what it printed. It must end with 0."""
+    def beside(self, command: list[str], *, name: str, code: int = 0, **more: str) -> str:
+        """Run a tool among the hosts; what it printed. It must end with this code."""
         if self._fleet is not None:
             command = self._fleet.command(command, folder=ANSIBLE)
-        return self._run(command, self.environment(**more), name=name)
+        return self._run(command, self.environment(**more), name=name, code=code)
 
-    def _run(self, command: list[str], environment: dict[str, str], *, name: str) -> str:
+    def _run(self, command: list[str], environment: dict[str, str], *, name: str, code: int = 0) -> str:
         done = subprocess.run(
             command,
             cwd=ANSIBLE,
@@ -104,5 +112,5 @@ class Controller:
         self._outputs += 1
         said = done.stdout + done.stderr
         (self.folder / f"{self._outputs}-{name}.log").write_text(said)
-        assert done.returncode == 0, f"{name} ended with {done.returncode}\n{said[-6_000:]}"
+        assert done.returncode == code, f"{name} ended with {done.returncode}\n{said[-6_000:]}"
         return said

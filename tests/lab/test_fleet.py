@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lab.controller import ANSIBLE, ROOT, TOOLS, Controller
 from tests.lab.fleet import Fleet, ssh_options
 from tests.lab.skips import FLEET, skip_without
 from tests.lab.tills import Till
@@ -23,13 +23,8 @@ from tests.lab.wheels import other_version
 from tests.processes import edgegw
 from tests.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
-ANSIBLE = ROOT / "ansible"
-TOOLS = ROOT / ".venv-ansible" / "bin"
 BOXES = {"box-1": "10.99.0.11", "box-2": "10.99.0.12", "box-3": "10.99.0.13"}
 HOSTS = {"hub": "10.99.0.10", **BOXES}
-PLAY_SECONDS = 900
-RECAP = re.compile(r"^(\S+) +: ok=\d+ +changed=(\d+) +unreachable=(\d+) +failed=(\d+)", re.MULTILINE)
 
 pytestmark = [pytest.mark.xdist_group("fleet"), pytest.mark.timeout(1_800)]
 
@@ -39,8 +34,7 @@ class Team:
 
     def __init__(self, folder: Path, fleet: Fleet) -> None:
         self.folder, self.fleet = folder, fleet
-        self.releases = Path(os.environ.get("EDGEGW_LAB_RELEASES") or ROOT / "build" / "releases")
-        self.outputs = 0
+        self.controller = Controller.of(fleet, folder)
         self._key = folder / "till.pem"
         public = edgegw("keygen", "client", "--out", str(self._key)).stdout.strip()
         tills = self.tills()
@@ -75,56 +69,6 @@ class Team:
             for number, (box, address) in enumerate(BOXES.items(), 1)
         ]
 
-    def release(self, wheel: Path | None = None) -> Path:
-        """Make a release's archives on the controller, which alone has a package index."""
-        more = ["-e", f"wheel={wheel}"] if wheel else []
-        words = [str(TOOLS / "ansible-playbook"), "playbooks/release.yml", "-e", f"releases={self.releases}"]
-        done = subprocess.run(
-            [*words, "-e", "pythons=3.13", *more],
-            cwd=ANSIBLE,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=PLAY_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        found = re.search(r"program_release: (\S+\.json)", done.stdout)
-        assert found, done.stdout
-        return Path(found[1])
-
-    def environment(self, release: Path | None = None) -> dict[str, str]:
-        """What the tools are told."""
-        keys = self.fleet.folder
-        common = " ".join(ssh_options(keys)[:2] + ssh_options(keys)[4:])
-        return {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
-            "ANSIBLE_PRIVATE_KEY_FILE": str(keys / "id"),
-            "ANSIBLE_SSH_COMMON_ARGS": common,
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": "/run/netns/ssh",
-            "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
-            "ANSIBLE_NOCOLOR": "1",
-            "EDGEGW_RELEASE": str(release or ""),
-        }
-
-    def play(self, playbook: str, release: Path, *words: str, code: int = 0) -> str:
-        """Run a playbook among the machines; what it printed."""
-        command = [str(TOOLS / "ansible-playbook"), f"playbooks/{playbook}.yml", *words]
-        done = subprocess.run(
-            self.fleet.command(command, folder=ANSIBLE),
-            env=self.environment(release),
-            capture_output=True,
-            text=True,
-            timeout=PLAY_SECONDS,
-            check=False,
-        )
-        self.outputs += 1
-        said = done.stdout + done.stderr
-        (self.folder / f"play-{self.outputs}-{playbook}.log").write_text(said)
-        assert done.returncode == code, said[-6_000:]
-        return said
-
     def pay_once(self) -> None:
         """A payment through each box; cleared."""
         for till in self.tills():
@@ -143,7 +87,6 @@ class Team:
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     skip_without(FLEET)
-    subprocess.run([str(ROOT / ".ci" / "setup-ansible")], check=True, timeout=600)
     if given := os.environ.get("EDGEGW_LAB_HOST"):
         root = Path(given)
     else:
@@ -162,28 +105,12 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 @pytest.fixture(scope="module")
 def release(team: Team) -> Path:
-    return team.release()
+    return team.controller.release(python="3.13")
 
 
 @pytest.fixture(scope="module")
-def wheel(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel in the release."""
-    import tarfile
-
-    folder = tmp_path_factory.mktemp("wheel")
-    archive = json.loads(release.read_text())["archives"]["cp313"]["file"]
-    with tarfile.open(archive) as tar:
-        name = next(one for one in tar.getnames() if "/edgegw-" in one)
-        packed = tar.extractfile(name)
-        assert packed is not None
-        made = folder / Path(name).name
-        made.write_bytes(packed.read())
-    return made
-
-
-def changed(said: str) -> dict[str, int]:
-    """How much each host has changed, by the play's recap."""
-    return {host: int(count) for host, count, *_ in RECAP.findall(said)}
+def wheel(team: Team, release: Path) -> Path:
+    return team.controller.wheel_of(release)
 
 
 @pytest.mark.lab
@@ -191,7 +118,7 @@ def changed(said: str) -> dict[str, int]:
 def test_plain_servers_become_a_fleet_that_takes_payments(team: Team, release: Path) -> None:
     """Whoever has machines and the collection must come to payments without another hand on a machine."""
     site = ["-e", f"site_file={team.folder / 'site.json'}"]
-    team.play("site", release, *site)
+    team.controller.play("site", *site, release=release)
     posted = team.fleet.run(
         "scp",
         *ssh_options(team.fleet.folder),
@@ -219,22 +146,22 @@ def _granted(team: Team) -> bool:
 @pytest.mark.lab
 def test_a_second_run_changes_nothing(team: Team, release: Path) -> None:
     """A playbook that always changes something hides the day on which something has changed."""
-    said = team.play("site", release, "-e", f"site_file={team.folder / 'site.json'}")
-    assert changed(said) == dict.fromkeys(HOSTS, 0)
+    site = ["-e", f"site_file={team.folder / 'site.json'}"]
+    assert team.controller.play("site", *site, release=release).changed == dict.fromkeys(HOSTS, 0)
 
 
 @pytest.mark.lab_long
 def test_check_mode_changes_nothing_and_finds_nothing_to_change(team: Team, release: Path) -> None:
     """Who asks what a run would do gets an answer, and no run."""
-    said = team.play("site", release, "-e", f"site_file={team.folder / 'site.json'}", "--check")
-    assert changed(said) == dict.fromkeys(HOSTS, 0)
+    site = ["-e", f"site_file={team.folder / 'site.json'}", "--check"]
+    assert team.controller.play("site", *site, release=release).changed == dict.fromkeys(HOSTS, 0)
 
 
 @pytest.mark.lab_long
 def test_a_bad_canary_stops_the_rollout_and_goes_back(team: Team, release: Path, wheel: Path) -> None:
     """The whole fleet must not learn what one box could have told."""
     broken = {"edgegw/app.py": b'"""A build that does not start."""\nraise SystemExit("broken build")\n'}
-    bad = team.release(other_version(wheel, "0.1.0+1", team.folder, broken))
+    bad = team.controller.release(python="3.13", wheel=other_version(wheel, "0.1.0+1", team.folder, broken))
     words = [
         "-e",
         f"update_release={bad}",
@@ -244,11 +171,12 @@ def test_a_bad_canary_stops_the_rollout_and_goes_back(team: Team, release: Path,
         "update_health_s=20",
     ]
     before = team.version("box-1")
-    said = team.play("update", release, *words, code=2)
+    said = team.controller.play("update", *words, release=release, code=2).said
     assert "the canary is not well there: box-1: rolled_back" in said
     assert [team.version(box) for box in BOXES] == [before] * 3
     assert team.fleet.on("box-2", "ls", "/opt/edgegw/0.1.0+1").returncode != 0
-    assert "its rollout was stopped at" in team.play("update", release, *words, code=2)
+    again = team.controller.play("update", *words, release=release, code=2)
+    assert "its rollout was stopped at" in again.said
     team.pay_once()
 
 
@@ -257,7 +185,7 @@ def test_a_good_rollout_goes_through_while_payments_go_on_and_records_who_was_aw
     team: Team, release: Path, wheel: Path
 ) -> None:
     """Ansible forgets whom it could not reach, and an update during the day must cost no payment."""
-    good = team.release(other_version(wheel, "0.1.0+2", team.folder))
+    good = team.controller.release(python="3.13", wheel=other_version(wheel, "0.1.0+2", team.folder))
     words = ["-e", f"update_release={good}", "-e", f"update_record={team.folder / 'record'}"]
     tills = subprocess.Popen(
         team.fleet.command(
@@ -278,7 +206,8 @@ def test_a_good_rollout_goes_through_while_payments_go_on_and_records_who_was_aw
     tills.stdin.flush()
     team.fleet.cut("box-3", connected=False)
     try:
-        said = team.play("update", release, *words, "-e", "update_unreachable_percent_max=50", code=2)
+        more = ["-e", "update_unreachable_percent_max=50"]
+        said = team.controller.play("update", *words, *more, release=release, code=2).said
     finally:
         team.fleet.cut("box-3", connected=True)
         tills.stdin.close()
@@ -295,7 +224,7 @@ def test_a_good_rollout_goes_through_while_payments_go_on_and_records_who_was_aw
         # Nothing but the pause of its own restart.
         assert {one["status"] for one in answers} <= {0, 201, 200, 503}
         assert answers[-1]["status"] in (200, 201)
-    team.play("update", release, *words)
+    team.controller.play("update", *words, release=release)
     assert team.version("box-3") == "0.1.0+2"
     team.pay_once()
 
@@ -304,7 +233,7 @@ def test_a_good_rollout_goes_through_while_payments_go_on_and_records_who_was_aw
 def test_what_the_boxes_can_prove_is_fetched_and_holds(team: Team, release: Path) -> None:
     """An audit that looks at nothing finds nothing."""
     folder = team.folder / "audits"
-    team.play("audit", release, "-e", f"audit_folder={folder}")
+    team.controller.play("audit", "-e", f"audit_folder={folder}", release=release)
     for box in BOXES:
         verdict = json.loads((folder / f"{box}.json").read_text())
         assert verdict["journal"]["well"] is True
