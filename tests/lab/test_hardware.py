@@ -89,6 +89,8 @@ def test_a_server_without_a_line_gets_its_claim_and_an_update_from_sticks(
     centre.sign(update("hardware", build=2))
     (tmp_path / "updates").mkdir()
     centre.publish(tmp_path / "updates")
+    # Without it the box keeps waiting: records are on the way that only it holds.
+    (tmp_path / "updates/NOW").touch()
     found = [path for path in (tmp_path / "updates").rglob("*") if path.is_file()]
     files = {f"edgegw/updates/{path.relative_to(tmp_path / 'updates')}": path for path in found}
     write_stick(stick, files, tools=tools, mib=512)
