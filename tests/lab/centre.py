@@ -63,10 +63,18 @@ class Centre:
     """The hub of a lab, in a folder."""
 
     def __init__(self, folder: Path, releases: Path) -> None:
-        """Set it up; `releases` is the repository whose root the image believes, its keys beside it."""
+        """Set it up, unless the folder holds it already; `releases` is the repository whose root the image
+        believes, its keys beside it."""
         self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.keys, self.releases, self.updates = releases.parent, folder / "releases", folder / "updates"
+        self._process: Process | None = None
+        self._runs = 0
+        if not (folder / "hub.toml").exists():
+            self._set_up(releases)
+
+    def _set_up(self, releases: Path) -> None:
+        folder = self.folder
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(releases, self.releases)
         self.updates.mkdir()
         exchange, enrolment = free_ports(2)
@@ -83,8 +91,6 @@ class Centre:
         clients = [{"name": "till", "public_key": public, "scopes": ["pay", "read", "operate"]}]
         (folder / "site.json").write_text(json.dumps({**SITE, "clients": clients}))
         (folder / "balances.csv").write_text(BALANCES)
-        self._process: Process | None = None
-        self._runs = 0
 
     def _path(self, name: str) -> str:
         return str(self.folder / name)
@@ -203,6 +209,10 @@ class Centre:
         """Wait until the box has told which image it runs."""
         self._wait_told("program", version, timeout_s=timeout_s)
 
+    def has_kept(self, version: str) -> bool:
+        """Whether the box has told that it runs this image, and that nothing is under way."""
+        return self._rows("SELECT program, program_word FROM box") == [(version, "")]
+
     def wait_word(self, word: str, *, timeout_s: float) -> None:
         """Wait until the box has told how far an update is; nothing where there is none."""
         self._wait_told("program_word", word, timeout_s=timeout_s)
@@ -250,6 +260,19 @@ class Till:
     def pay(self, amount_minor: int = 100, *, debit: str = "alice", id: str = "") -> str:
         """Pay, and keep the id of what was answered. id: of a payment that has not been answered yet."""
         id = id or secrets.token_hex(16)
+
+        def taken() -> bool:
+            self.ask(id, amount_minor, debit=debit)
+            return True
+
+        # A till asks again, with the same id, when a box is too busy to answer in time.
+        self._until(taken, "payment taken by the", 60)
+        self.answered.append(id)
+        return id
+
+    def ask(self, id: str, amount_minor: int, *, debit: str = "alice") -> Reply:
+        """Pay, with one question; its answer. Raises OSError, HTTPException, and ValueError where it is not
+        taken."""
         body = {
             "id": id,
             "debit_account_id": debit,
@@ -257,17 +280,10 @@ class Till:
             "amount_minor": amount_minor,
             "currency": "CNY",
         }
-
-        def taken() -> bool:
-            reply = self.call("POST", "/v1/payments", body)
-            if reply.status not in (200, 201):
-                raise ValueError(reply.body.decode(errors="replace"))
-            return True
-
-        # A till asks again, with the same id, when a box is too busy to answer in time.
-        self._until(taken, "payment taken by the", 60)
-        self.answered.append(id)
-        return id
+        reply = self.call("POST", "/v1/payments", body)
+        if reply.status not in (200, 201):
+            raise ValueError(reply.body.decode(errors="replace"))
+        return reply
 
     def status(self) -> dict[str, Any]:
         """What the box says of itself."""

@@ -7,6 +7,8 @@ less: the memory of this machine keeps what the guest had written.
 
 A write that was under way when a flush was asked for counts as flushed; the log does not say when it ended.
 Leaves out what such a disk must still hold.
+
+CUTS says how many moments a sweep looks at, CUTS_SEED repeats those of another run.
 """
 
 from __future__ import annotations
@@ -21,11 +23,19 @@ from typing import Final, NamedTuple
 
 from firmware.layout import SECTOR_BYTES
 
+CUTS: Final = int(os.environ.get("CUTS") or 200)
 _MAGIC: Final = 0x6A736677736872
 _HEAD: Final = struct.Struct("<QQQI")
 _ENTRY: Final = struct.Struct("<QQQQ")
 _FLUSH, _FUA, _DISCARD = 1, 2, 4
 _ZEROS: Final = bytes(1 << 20)
+
+
+def drawn_seed() -> int:
+    """What a sweep's chance begins with; told, so that its moments can be had again."""
+    seed = int(os.environ.get("CUTS_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"CUTS_SEED={seed}")
+    return seed
 
 
 class Written(NamedTuple):

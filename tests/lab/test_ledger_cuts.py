@@ -9,7 +9,6 @@ updates.
 from __future__ import annotations
 
 import http.client
-import os
 import random
 import secrets
 import signal
@@ -25,13 +24,12 @@ import pytest
 from firmware import roots
 from tests.lab.ledger_after import found_after
 from tests.lab.logged_disk import SIZE_BYTES, LoggedDisk
-from tests.lab.power_cut import Sweep, cut_out
+from tests.lab.power_cut import CUTS, Sweep, cut_out, drawn_seed
 from tests.lab.skips import LOGGED_DISK, needs
 from tests.processes import Branch
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.lab_long, pytest.mark.timeout(3_600), needs(LOGGED_DISK)]
-CUTS: Final = int(os.environ.get("CUTS") or 200)
 LIVED: Final = 12
 """Cuts after which the box goes on."""
 
@@ -104,8 +102,7 @@ class Lived(NamedTuple):
 def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
     """A life with a cut each second or so."""
     folder = tmp_path_factory.mktemp("ledger")
-    seed = int(os.environ.get("CUTS_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"CUTS_SEED={seed}")
+    seed = drawn_seed()
     chance = random.Random(seed)
     disk = LoggedDisk(folder / "disk", tools=roots.ready("tools").path)
     branch = BranchOnDisk(folder, disk)
