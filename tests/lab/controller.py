@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests.lab.fleet import Fleet, ssh_options
+from tests.lab.system import System
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 ANSIBLE: Final = ROOT / "ansible"
@@ -33,11 +34,13 @@ class Played(NamedTuple):
 class Controller:
     """Runs the collection's tools beside the hosts."""
 
-    def __init__(self, folder: Path, *, key: Path, ssh: list[str], fleet: Fleet | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, key: Path, ssh: list[str], beside: Fleet | System | None = None
+    ) -> None:
         """Install the tools that ansible/requirements.txt pins. folder: for logs and what the tools keep;
-        key: who comes; ssh: more words for ssh; fleet: in whose network the tools run, if not in this one."""
+        key: who comes; ssh: more words for ssh; beside: in whose network they run, if not in this one."""
         subprocess.run([str(ROOT / ".ci" / "setup-ansible")], check=True, timeout=600)
-        self.folder, self._key, self._ssh, self._fleet = folder, key, ssh, fleet
+        self.folder, self._key, self._ssh, self._beside = folder, key, ssh, beside
         self._outputs = 0
         self._releases = Path(os.environ.get("EDGEGW_LAB_RELEASES") or ROOT / "build" / "releases")
 
@@ -45,7 +48,7 @@ class Controller:
     def of(cls, fleet: Fleet, folder: Path) -> Controller:
         """One that comes to the hosts of a fleet by its key."""
         words = ssh_options(fleet.folder)
-        return cls(folder, key=fleet.folder / "id", ssh=words[:2] + words[4:], fleet=fleet)
+        return cls(folder, key=fleet.folder / "id", ssh=words[:2] + words[4:], beside=fleet)
 
     def release(self, *, python: str, wheel: Path | None = None) -> Path:
         """Make a release for hosts with this Python, of the checkout or of this wheel; its manifest. This
@@ -79,7 +82,9 @@ class Controller:
             "ANSIBLE_PRIVATE_KEY_FILE": str(self._key),
             "ANSIBLE_SSH_COMMON_ARGS": " ".join(self._ssh),
             # A socket's path may have 107 characters.
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": "/run/netns/ssh" if self._fleet else "/run/edgegw-lab-ssh",
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": (
+                "/run/netns/ssh" if isinstance(self._beside, Fleet) else "/run/edgegw-lab-ssh"
+            ),
             "ANSIBLE_LOCAL_TEMP": str(self.folder / "temp"),
             "ANSIBLE_NOCOLOR": "1",
             "NO_COLOR": "1",
@@ -95,8 +100,8 @@ class Controller:
 
     def beside(self, command: list[str], *, name: str, code: int = 0, **more: str) -> str:
         """Run a tool among the hosts; what it printed. It must end with this code."""
-        if self._fleet is not None:
-            command = self._fleet.command(command, folder=ANSIBLE)
+        if self._beside is not None:
+            command = self._beside.command(command, folder=ANSIBLE)
         return self._run(command, self.environment(**more), name=name, code=code)
 
     def _run(self, command: list[str], environment: dict[str, str], *, name: str, code: int = 0) -> str:

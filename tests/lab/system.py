@@ -88,6 +88,10 @@ class System:
         assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
         return done
 
+    def command(self, words: list[str], *, folder: Path = Path("/")) -> list[str]:
+        """A command of this machine as it is run beside the system, in its network."""
+        return ["nsenter", "--target", str(self._first), "--net", f"--wd={folder}", "--", *words]
+
     def said(self, *words: str) -> str:
         """What a command prints, whatever its exit code."""
         return self.run(*words, check=False).stdout.strip()
