@@ -46,7 +46,7 @@ from edgegw.ledger.store import Store
 from edgegw.ledger.writer import Pen, take_snapshot
 from edgegw.ledger_source import LedgerSource
 from edgegw.liveness import Liveness
-from edgegw.machine import MachineClock, raise_descriptor_limit, stop_signal
+from edgegw.machine import MachineClock, raise_descriptor_limit, settle_memory, stop_signal
 from edgegw.mirrored import Mirrored, found_mirrors, mirror_line
 from edgegw.observe.metrics import Metrics
 from edgegw.own import Keys, load_keys, own_of, replaced, tell_of_places
@@ -318,6 +318,7 @@ async def _started(box: Box, own: Own, held: Keys, opened: Opened, ways: Ways, f
             if found is not None:
                 raise found
     take_over(pen)
+    settle_memory()
     return pen
 
 

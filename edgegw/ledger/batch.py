@@ -4,6 +4,7 @@ stands."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import msgspec
 
@@ -67,8 +68,19 @@ class Batch:
         self.epoch = desk.tip.epoch
         self.old_size = desk.tip.size
         self.frontier = desk.tip.frontier
+        self.now_ns, self.wall_ns, self._mono_ns = (
+            desk.time.now_ns(),
+            desk.clock.wall_ns(),
+            desk.clock.mono_ns(),
+        )
+        """The clocks are read once: a batch is decided within milliseconds."""
         self._leaf = desk.tip.last_leaf
         self._at_ns = desk.book.at_ns
+
+    @cached_property
+    def closed(self) -> Undecided | None:
+        """Why this batch decides no new payment, or None."""
+        return self.desk.closed_for_payments()
 
     @property
     def last_leaf(self) -> bytes:
@@ -82,15 +94,15 @@ class Batch:
 
     def stamp(self, ahead: int = 0) -> Stamp:
         """The stamp of the next record, or of the one `ahead` records behind it."""
-        desk = self.desk
+        book = self.book
         return Stamp(
-            bank=desk.book.bank,
-            box=desk.book.box,
-            epoch=self.epoch,
-            seq=self.size + ahead,
-            at_ns=max(desk.time.now_ns(), self._at_ns + RECORD_STEP_NS) + ahead * RECORD_STEP_NS,
-            wall_ns=desk.clock.wall_ns(),
-            mono_ns=desk.clock.mono_ns(),
+            book.bank,
+            book.box,
+            self.epoch,
+            self.old_size + len(self.rows) + ahead,
+            max(self.now_ns, self._at_ns + RECORD_STEP_NS) + ahead * RECORD_STEP_NS,
+            self.wall_ns,
+            self._mono_ns,
         )
 
     def head(self) -> HeadFields:

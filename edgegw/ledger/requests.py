@@ -41,7 +41,7 @@ class Requests:
         earlier = _earlier(batch, self.client, request)
         if earlier is not None:
             return earlier
-        closed = batch.desk.closed_for_payments()
+        closed = batch.closed
         if closed is not None:
             return closed
         context = Context(batch.book, batch.stamp(), self.client, request, self.funding, batch.desk.rules)
@@ -68,7 +68,7 @@ class Requests:
                 "some ids of the group were decided before; send the group again as it was, or with new ids"
             )
             return [Undecided("group_mixed", detail)] * len(self.requests)
-        closed = batch.desk.closed_for_payments()
+        closed = batch.closed
         if closed is not None:
             return [closed] * len(self.requests)
         layer = batch.book.overlay()

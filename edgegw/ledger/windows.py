@@ -56,7 +56,7 @@ class Windows:
     def close_due(self, batch: Batch) -> None:
         """Close the cut-offs that have passed, in order: the first one ends the open window, those that were
         missed after it close empty ones."""
-        wall_ns = batch.desk.clock.wall_ns()
+        wall_ns = batch.wall_ns
         if not self.is_due(batch.book, wall_ns=wall_ns):
             return
         said = calendar_says(batch.book, wall_ns=wall_ns)

@@ -582,9 +582,9 @@ class Pen:
     def commit_now(self, run: Callable[[Batch], T]) -> T:
         """Write one batch at once, for a start or a stop, when `run` is not there yet or any more. Raises
         what goes wrong."""
-        batch = Batch(self.desk)
         self.desk.store.begin()
         try:
+            batch = Batch(self.desk)  # its time is that of what it decides, not of waiting for a lock
             answer = run(batch)
             self._append(batch)
         except BaseException:
@@ -596,9 +596,9 @@ class Pen:
 
     def _decided(self, jobs: list[Job[Any]]) -> Batch:
         """Run the jobs on a new layer and insert their rows; whatever goes wrong leaves no trace."""
-        batch = Batch(self.desk)
         self.desk.store.begin()
         try:
+            batch = Batch(self.desk)
             identities = [identity for job in jobs for identity in job.identities]
             if identities:
                 batch.known = self.desk.store.find(identities)
@@ -689,7 +689,7 @@ def take_snapshot(batch: Batch) -> None:
 
 
 def _expire(batch: Batch) -> None:
-    for hold in due(batch.book.ledger, at_ns=batch.desk.time.now_ns())[:EXPIRE_MAX]:
+    for hold in due(batch.book.ledger, at_ns=batch.now_ns)[:EXPIRE_MAX]:
         record = expiry(batch.book, batch.stamp(), hold.id)
         if record is not None:
             batch.write(record)

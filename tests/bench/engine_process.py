@@ -27,7 +27,7 @@ from edgegw.ledger.outcomes import Budget, Decision
 from edgegw.ledger.reserve import Reserve
 from edgegw.ledger.start import Ways, prepare, take_over
 from edgegw.ledger.writer import Pen
-from edgegw.machine import MachineClock
+from edgegw.machine import MachineClock, settle_memory
 from edgegw.own import load_keys, own_of
 from edgegw.payments import rules
 from tests.bench import payments
@@ -145,6 +145,7 @@ async def serve(folder: Path, socket: str) -> None:
     began_s = time.perf_counter()
     pen = prepare(opened.store, own_of(box, load_keys(settings), opened.store, boot="be" * 8), ways)
     take_over(pen)
+    settle_memory()
     started_s = time.perf_counter() - began_s
     writing = asyncio.create_task(pen.run())
     loop = asyncio.get_running_loop()
