@@ -15,7 +15,7 @@ from edgegw.config.hub import load_hub
 from edgegw.config.listen import addresses
 from edgegw.config.options import SettingsError, options_of
 from edgegw.config.site import load_site_bundle
-from edgegw.core.decide import OWN_PREFIXES
+from edgegw.core.accounts import OWN_PREFIXES
 from edgegw.core.site import decode_site
 from edgegw.sm.sm2 import PrivateKey
 

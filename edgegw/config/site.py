@@ -19,9 +19,8 @@ from edgegw.config.files import read_toml
 from edgegw.config.listen import has_port
 from edgegw.config.options import SettingsError, read_table, repeated
 from edgegw.config.site_limits import limit_faults, list_faults
-from edgegw.core.book import BANK
+from edgegw.core.accounts import BANK, is_own
 from edgegw.core.card_numbers import holds_card_number
-from edgegw.core.decide import is_own
 from edgegw.core.records import UNREADABLE
 from edgegw.core.scopes import scope_faults
 from edgegw.core.site import PARTICIPANT_PATTERN, SIGNED, WEEKDAYS, CertificateRule, Site, decode_site

@@ -8,20 +8,23 @@ from typing import Final
 
 import msgspec
 
-from edgegw.core.book import (
-    POST,
-    REFUSED,
-    VOID,
-    Book,
+from edgegw.core.accounts import (
     centre_account,
+    is_own,
     receivable_account,
     recourse_account,
     risk_account,
     suspense_account,
 )
+from edgegw.core.book import (
+    POST,
+    REFUSED,
+    VOID,
+    Book,
+)
 from edgegw.core.caps import cap_accounts, charged, resolved, trimmed
 from edgegw.core.counts import measures_of
-from edgegw.core.decide import Stamp, is_own
+from edgegw.core.decide import Stamp
 from edgegw.core.model import CreateTransferStatus
 from edgegw.core.records import (
     UNREADABLE,

@@ -10,17 +10,25 @@ chain (`core.records`, `core.journal`), disk (`edgegw.ledger`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from edgegw.core import ledger, merchants
+from edgegw.core.accounts import (
+    BANK,
+    CENTRE_PREFIX,
+    Known,
+    KnownAccounts,
+    account_key,
+    is_own,
+    ledger_number,
+)
+from edgegw.core.allowance import lease_ns
 from edgegw.core.calendar import first_window
 from edgegw.core.cards import ONE_NAME, CardNames
 from edgegw.core.counts import Policy, StandIn, policy_of, subject, undone_of
-from edgegw.core.journal import sm3
-from edgegw.core.legs import posted, resolution
+from edgegw.core.legs import resolution
 from edgegw.core.lists import HeldList
 from edgegw.core.model import (
     Account as LedgerAccount,
@@ -39,6 +47,7 @@ from edgegw.core.overlay import Overlay
 from edgegw.core.pruned import Pruned
 from edgegw.core.reasons import Reason
 from edgegw.core.records import (
+    AMOUNT_MINOR_MAX,
     Account,
     BlockDirective,
     Boot,
@@ -88,53 +97,11 @@ PENDING: Final = int(TransferFlags.PENDING)
 POST: Final = int(TransferFlags.POST_PENDING_TRANSFER)
 VOID: Final = int(TransferFlags.VOID_PENDING_TRANSFER)
 LEG_CODE: Final = 1
-BANK: Final = "bank"
-"""The participant of accounts that name none, and of the books' own accounts."""
-
-CENTRE_PREFIX: Final = "centre:"
-
 RECORD_STEP_NS: Final = 1 << 16
 """The box's own time moves at least this far between records, so that every leg has a time of its own."""
 
 CLOCK_TOLERANCE_NS: Final = 1_000_000_000
 """A wall clock that is further back than this after a start is not trusted."""
-
-
-@lru_cache(maxsize=1 << 17)
-def account_key(account_id: str) -> int:
-    """The ledger's 128-bit id of an account: the first half of the SM3 of its id."""
-    return int.from_bytes(sm3(account_id.encode())[:16])
-
-
-def ledger_number(currency: str) -> int:
-    """The ledger (TigerBeetle's word for a set of accounts that can move to each other) of a currency: its
-    letters as a number."""
-    return int.from_bytes(currency.encode())
-
-
-def centre_account(currency: str) -> str:
-    """The counter-account of everything that is not in this box: grants come from it, returns go to it."""
-    return f"{CENTRE_PREFIX}{currency}"
-
-
-def risk_account(box: str, currency: str) -> str:
-    """The account that pays when the branch stands in; its allowance is the branch's limit."""
-    return f"risk:{box}:{currency}"
-
-
-def suspense_account(box: str, currency: str) -> str:
-    """Where an advice lands that nothing covers."""
-    return f"suspense:{box}:{currency}"
-
-
-def receivable_account(box: str, currency: str) -> str:
-    """What payees owe the branch; its counter-account is `recourse_account`."""
-    return f"receivable:{box}:{currency}"
-
-
-def recourse_account(box: str, currency: str) -> str:
-    """The other side of `receivable_account`."""
-    return f"recourse:{box}:{currency}"
 
 
 class History(Protocol):
@@ -181,6 +148,7 @@ class Book:
         "currencies",
         "policy",
         "stand_in_rules",
+        "leases_ns",
         "caps",
         "own_site",
         "blocked",
@@ -219,6 +187,8 @@ class Book:
     currencies: dict[str, CurrencyRule]
     policy: Policy
     stand_in_rules: dict[str, StandInRule]
+    leases_ns: dict[str, int]
+    """By currency, how long after the centre's last word allowances may be spent; 0 is for ever."""
     caps: dict[Side, int]
     """What this box may keep of each net debit cap."""
     blocked: frozenset[str]
@@ -240,7 +210,9 @@ class Book:
         self.fresh_places: dict[str, Record] = {}
         self.fresh_about: dict[str, list[Record]] = {}
         if base is None:
-            self.ledger = ledger.State(history=self._resolved if history is not None else None)
+            found = self._resolved if history is not None else None
+            # The core counts further than disk and hub can.
+            self.ledger = ledger.State(history=found, most_minor=AMOUNT_MINOR_MAX)
             self._start()
         else:
             self.ledger = base.ledger.overlay()
@@ -257,6 +229,8 @@ class Book:
         self.positions: Table[tuple[str, str], int] = {} if base is None else Overlay(base.positions)
         self.stand_ins: Table[int, StandIn] = {} if base is None else Overlay(base.stand_ins)
         self.tally: Tally = Tally(box) if base is None else base.tally.overlay()
+        self.known: KnownAccounts = KnownAccounts(self._look) if base is None else base.known
+        """Shared with the book below until a directive makes a difference."""
 
     def _start(self) -> None:
         self.at_ns = 0
@@ -279,6 +253,7 @@ class Book:
         self.currencies = {}
         self.policy = Policy()
         self.stand_in_rules = {}
+        self.leases_ns = {}
         self.caps = {}
         self.blocked = frozenset()
         self.held_lists = {}
@@ -301,6 +276,8 @@ class Book:
         for name in self._TABLES:
             getattr(self, name).merge()
         self.tally.merge(at_ns=self.at_ns)
+        if self.known is not base.known:
+            base.forget_known()
         for name in (*self._SCALARS, *self._SETTINGS):
             setattr(base, name, getattr(self, name))
         if base._base is not None or self._history is None:
@@ -324,6 +301,7 @@ class Book:
         self.currencies = {rule.code: rule for rule in site.currencies}
         self.policy = policy_of(site, self.held_lists)
         self.stand_in_rules = {rule.currency: rule for rule in site.stand_in}
+        self.leases_ns = {rule.currency: lease_ns(rule) for rule in reversed(site.allowances)}
         self.caps = cap_shares(site)
         self.blocked = frozenset(site.blocked)
 
@@ -339,6 +317,27 @@ class Book:
         return (
             0 if balance is None else balance.credits_posted - balance.debits_posted - balance.debits_pending
         )
+
+    def _look(self, account_id: str) -> Known | None:
+        account = self.accounts.get(account_id)
+        if account is None:
+            return None
+        key = account_key(account_id)
+        in_ledger = self.ledger.accounts.get(key)
+        return Known(
+            account,
+            key,
+            0 if in_ledger is None else in_ledger.ledger,
+            (account.participant or BANK, account.currency),
+            is_own(account),
+            self.homed_here(account),
+            self.closed.get(account_id),
+            self.frozen.get(account_id),
+        )
+
+    def forget_known(self) -> None:
+        """Something of an account is not as it was."""
+        self.known = KnownAccounts(self._look)
 
     def homed_here(self, account: Account) -> bool:
         """Whether money credited to this account stays here."""
@@ -413,14 +412,13 @@ class Book:
         return msgspec.structs.replace(transfer, at_ns=record.at_ns + index)
 
     def _transfer(self, leg: Leg, ledger_id: int) -> LedgerTransfer:
-        debit = account_key(leg.debit_account_id)
-        account = self.ledger.accounts.get(debit)
+        debit, credit = self.known[leg.debit_account_id], self.known[leg.credit_account_id]
         return LedgerTransfer(
             id=ledger_id,
-            debit_account_id=debit,
-            credit_account_id=account_key(leg.credit_account_id),
+            debit_account_id=account_key(leg.debit_account_id) if debit is None else debit.key,
+            credit_account_id=account_key(leg.credit_account_id) if credit is None else credit.key,
             amount_minor=leg.amount_minor,
-            ledger=0 if account is None else account.ledger,
+            ledger=0 if debit is None else debit.ledger,
             code=LEG_CODE,
             flags=leg.flags,
             pending_id=int(leg.pending, 16) if leg.pending else 0,
@@ -434,11 +432,11 @@ class Book:
         `created`."""
         if len(legs) == 1:
             moved = self._transfer(legs[0], transfer_id(epoch=epoch, seq=seq, leg=0))
-            return posted(self.ledger, moved, at_ns=at_ns)
+            return ledger.apply(self.ledger, moved, at_ns=at_ns).status
         layer = self.ledger.overlay()
         for index, leg in enumerate(legs):
             moved = self._transfer(leg, transfer_id(epoch=epoch, seq=seq, leg=index))
-            status = posted(layer, moved, at_ns=at_ns + index)
+            status = ledger.apply(layer, moved, at_ns=at_ns + index).status
             if status is not CreateTransferStatus.created:
                 return status
         layer.merge()
@@ -478,19 +476,21 @@ class Book:
                     id=key, ledger=ledger_number(account.currency), code=LEG_CODE, flags=flags
                 )
                 self.ledger.balances[key] = Balance()
+        if accounts:
+            self.forget_known()
 
     def note(self, record: Record) -> None:
         """Everything that a record changes besides the ledger's balances; its legs are booked already."""
         last = self.at_ns, self.wall_ns
         self.at_ns, self.wall_ns = record.at_ns, record.wall_ns
         self.epoch, self.seq = record.epoch, record.seq
-        legs = legs_of(record)
-        if legs:
-            self.window_transfers += len(legs)
-            self._note_positions(legs)
-        if isinstance(record, Transfer):
+        if isinstance(record, Transfer):  # first: nearly all records are
+            self._note_legs(record.legs)
             self._note_transfer(record)
-        elif isinstance(record, DirectiveApplied):
+            return
+        legs = legs_of(record)
+        self._note_legs(legs)
+        if isinstance(record, DirectiveApplied):
             self._note_directive(record)
             self._remember_about(record, legs)
         elif isinstance(record, Expiry):
@@ -547,17 +547,15 @@ class Book:
         for original in originals - {""}:
             self.fresh_about.setdefault(original, []).append(record)
 
-    def _note_positions(self, legs: tuple[Leg, ...]) -> None:
+    def _note_legs(self, legs: tuple[Leg, ...]) -> None:
+        self.window_transfers += len(legs)
         for leg in legs:
-            if not is_between_participants(leg):
-                continue
-            account = self.accounts[leg.debit_account_id]
-            debit = (account.participant or BANK, account.currency)
-            account = self.accounts[leg.credit_account_id]
-            credit = (account.participant or BANK, account.currency)
-            if debit != credit:
-                self.positions[debit] = (self.positions.get(debit) or 0) - leg.amount_minor
-                self.positions[credit] = (self.positions.get(credit) or 0) + leg.amount_minor
+            debit, credit = self.known[leg.debit_account_id], self.known[leg.credit_account_id]
+            if debit is None or credit is None:
+                raise ReplayError(f"{leg.debit_account_id} or {leg.credit_account_id} is not known here")
+            if debit.side != credit.side and is_between_participants(leg):
+                self.positions[debit.side] = (self.positions.get(debit.side) or 0) - leg.amount_minor
+                self.positions[credit.side] = (self.positions.get(credit.side) or 0) + leg.amount_minor
 
     def _note_transfer(self, record: Transfer) -> None:
         request = record.request
@@ -629,6 +627,7 @@ class Book:
             self.cut_off_ns = record.cut_off_ns or self.cut_off_ns
             self.tally.measure(record.counted)
         elif isinstance(directive, FreezeDirective):
+            self.forget_known()
             if directive.frozen:
                 self.frozen[directive.account_id] = directive.reason
             else:
@@ -636,6 +635,7 @@ class Book:
         elif isinstance(directive, BlockDirective | LimitDirective):
             self.tally.obey(directive)
         elif isinstance(directive, CloseDirective):
+            self.forget_known()
             if directive.closed:
                 self.closed[directive.account_id] = directive.reason
             else:

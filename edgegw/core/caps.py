@@ -13,15 +13,23 @@ moves' other side is `uncapped:<currency>`, for all who have no cap. Leaves out 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
-from edgegw.core.book import BANK, CENTRE_PREFIX, PENDING, POST, VOID, Book, centre_account
+from edgegw.core.accounts import (
+    BANK,
+    CAP_PREFIX,
+    CENTRE_PREFIX,
+    UNCAPPED_PREFIX,
+    centre_account,
+)
+from edgegw.core.book import (
+    PENDING,
+    POST,
+    VOID,
+    Book,
+)
 from edgegw.core.records import Account, Leg, Request, Transfer, transfer_id
 from edgegw.core.settlement import Side, cap_shares
 from edgegw.core.site import Site
-
-CAP_PREFIX: Final = "cap:"
-UNCAPPED_PREFIX: Final = "uncapped:"
 
 
 def cap_account(participant: str, currency: str) -> str:

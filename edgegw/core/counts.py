@@ -81,21 +81,14 @@ class StandIn(msgspec.Struct, frozen=True, omit_defaults=True):
         return ((of, whose, self.currency) for of, whose in zip(SUBJECTS, named, strict=True) if whose)
 
 
-class Stood(msgspec.Struct, frozen=True):
+class Stood(msgspec.Struct, frozen=True, gc=False):
     """The unconfirmed stand-ins of one account, card, terminal, merchant or branch."""
 
     amount_minor: int = 0
     count: int = 0
 
 
-class Used(msgspec.Struct, frozen=True):
-    """What has been used of a limit."""
-
-    amount_minor: int = 0
-    count: int = 0
-
-
-NOTHING: Final = Used()
+NOTHING: Final = Stood()
 
 
 class LimitChange(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -278,14 +271,13 @@ def taken_off(
     return None
 
 
-def used(count: Count | None, measure: Measure, *, since: int, at_ns: int) -> Used:
+def used(count: Count | None, measure: Measure, *, since: int, at_ns: int) -> Count | Stood:
     """What counts at this moment."""
     if count is None:
         return NOTHING
     if not measure.seconds:
-        return Used(count.amount_minor, count.count) if count.since == since else NOTHING
-    left = _live(count, at_ns - measure.seconds * NS_PER_S)
-    return Used(left.amount_minor, left.count)
+        return count if count.since == since else NOTHING
+    return _live(count, at_ns - measure.seconds * NS_PER_S)
 
 
 def is_over(count: Count, measure: Measure, *, since: int, at_ns: int) -> bool:

@@ -14,9 +14,14 @@ from collections.abc import Callable
 from typing import Final
 
 from edgegw.core import merchants
-from edgegw.core.allowance import lease_ns
-from edgegw.core.book import PENDING, VOID, Book, ReplayError, risk_account, suspense_account
-from edgegw.core.caps import CAP_PREFIX, UNCAPPED_PREFIX, lacking, resolved
+from edgegw.core.accounts import risk_account, suspense_account
+from edgegw.core.book import (
+    PENDING,
+    VOID,
+    Book,
+    ReplayError,
+)
+from edgegw.core.caps import lacking, resolved
 from edgegw.core.decision import (
     SUSPENSE,
     Context,
@@ -36,7 +41,6 @@ from edgegw.core.decision import (
 from edgegw.core.limits import NS_PER_S, Refused, offline_ns, refuses_stand_in
 from edgegw.core.reasons import Reason
 from edgegw.core.records import (
-    Account,
     ClearedBy,
     Expiry,
     Kind,
@@ -50,7 +54,6 @@ from edgegw.core.records import (
 from edgegw.core.resolution import post_hold, refund, reversal, void_hold
 
 __all__ = [
-    "OWN_PREFIXES",
     "Context",
     "Decided",
     "Funding",
@@ -59,7 +62,6 @@ __all__ = [
     "Stamp",
     "decide",
     "expiry",
-    "is_own",
     "refuse",
 ]
 
@@ -86,76 +88,59 @@ def _misshapen(book: Book, request: Request) -> Refused | None:
     if request.currency not in book.currencies:
         known = ", ".join(sorted(book.currencies)) or "none"
         return Reason.CURRENCY_UNKNOWN, f"currency {request.currency!r} is not one of: {known}"
-    debit = book.accounts.get(request.debit_account_id)
+    debit = book.known[request.debit_account_id]
     if debit is None:
         return (
             Reason.DEBIT_ACCOUNT_NOT_FOUND,
             f"debit_account_id {request.debit_account_id!r} is not known here",
         )
-    credit = book.accounts.get(request.credit_account_id)
+    credit = book.known[request.credit_account_id]
     if credit is None:
         return (
             Reason.CREDIT_ACCOUNT_NOT_FOUND,
             f"credit_account_id {request.credit_account_id!r} is not known here",
         )
-    for account in (debit, credit):
-        if is_own(account):
-            return Reason.ACCOUNT_NOT_FOR_CLIENTS, f"account {account.id!r} is one of the books' own"
-    if debit.id == credit.id:
+    if debit.is_own or credit.is_own:
+        own = request.debit_account_id if debit.is_own else request.credit_account_id
+        return Reason.ACCOUNT_NOT_FOR_CLIENTS, f"account {own!r} is one of the books' own"
+    if debit is credit:
         return (
             Reason.ACCOUNTS_MUST_BE_DIFFERENT,
-            f"debit_account_id and credit_account_id are both {debit.id!r}",
+            f"debit_account_id and credit_account_id are both {request.debit_account_id!r}",
         )
-    if not debit.currency == credit.currency == request.currency:
-        detail = f"currency is {request.currency}, the accounts are in {debit.currency} and {credit.currency}"
+    pays, is_paid = debit.account.currency, credit.account.currency
+    if not pays == is_paid == request.currency:
+        detail = f"currency is {request.currency}, the accounts are in {pays} and {is_paid}"
         return Reason.CURRENCY_MISMATCH, detail
     return None
-
-
-def is_own(account: Account) -> bool:
-    """Whether it is one of the books' own accounts, which no request may name."""
-    return account.id.startswith(OWN_PREFIXES)
-
-
-OWN_PREFIXES: Final = (
-    "centre:",
-    "risk:",
-    "suspense:",
-    "receivable:",
-    "recourse:",
-    "core:",
-    "capital:",
-    "settlement:",
-    CAP_PREFIX,
-    UNCAPPED_PREFIX,
-)
 
 
 def _ruled(c: Context) -> Refused | None:
     if not c.funding.line_up and _lease_is_over(c):
         return Reason.LEASE_OVER, f"the centre was heard last {_offline_ns(c) // NS_PER_S} s ago"
-    for account_id in (c.request.debit_account_id, c.request.credit_account_id):
-        closed = c.book.closed.get(account_id)
-        if closed is not None:
-            return Reason.ACCOUNT_CLOSED, f"{account_id} is closed: {closed}"
-    frozen = c.book.frozen.get(c.request.debit_account_id)
-    if frozen is not None:
-        return Reason.ACCOUNT_FROZEN, f"{c.request.debit_account_id} is frozen: {frozen}"
+    book, request = c.book, c.request
+    for account_id in (request.debit_account_id, request.credit_account_id):
+        known = book.known[account_id]
+        if known is not None and known.closed is not None:
+            return Reason.ACCOUNT_CLOSED, f"{account_id} is closed: {known.closed}"
+    payer = book.known[request.debit_account_id]
+    if payer is not None and payer.frozen is not None:
+        return Reason.ACCOUNT_FROZEN, f"{request.debit_account_id} is frozen: {payer.frozen}"
     for rule in c.rules:
-        refused = rule(c.book, c.client, c.request, c.stamp.at_ns)
+        refused = rule(book, c.client, request, c.stamp.at_ns)
         if refused is not None:
             return refused
     return None
 
 
 def _payment(c: Context) -> Decided:
-    refused = _misshapen(c.book, c.request)
-    if refused is None and not c.request.advice:
+    request, book = c.request, c.book
+    refused = _misshapen(book, request)
+    if refused is None and not request.advice:
         refused = _ruled(c)
     if refused is not None:
         return refusing(c, *refused)
-    request, book = c.request, c.book
-    over = None if request.advice else _over_cap(c)
+    over = _over_cap(c) if book.caps and not request.advice else None
     if over is not None:
         return over
     if book.available(request.debit_account_id) >= request.amount_minor and not _barred_advice(c):
@@ -182,8 +167,7 @@ def _over_cap(c: Context) -> Short | Refusal | None:
 
 def _lease_is_over(c: Context) -> bool:
     """Whether the box may spend no allowance of this currency any more; contact alone renews it."""
-    rules = () if c.book.site is None else c.book.site.allowances
-    lasts_ns = next((lease_ns(rule) for rule in rules if rule.currency == c.request.currency), 0)
+    lasts_ns = c.book.leases_ns.get(c.request.currency, 0)
     return 0 < lasts_ns <= _offline_ns(c)
 
 

@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from edgegw.core.book import Book, centre_account
+from edgegw.core.accounts import centre_account
+from edgegw.core.book import Book
 from edgegw.core.caps import charged
 from edgegw.core.limits import Refused
 from edgegw.core.model import CreateTransferStatus
@@ -30,6 +31,9 @@ from edgegw.core.records import (
     place_text,
     transfer_id,
 )
+
+VERSION: Final = 1
+"""Of the records that are written here."""
 
 Rule = Callable[[Book, str, Request, int], Refused | None]
 """A rule: (book, client, request, at_ns) -> a refusal or None. Pure."""
@@ -49,7 +53,7 @@ class Stamp(msgspec.Struct, frozen=True):
     def head(self) -> HeadFields:
         """The first fields of a record."""
         return {
-            "v": 1,
+            "v": VERSION,
             "bank": self.bank,
             "box": self.box,
             "epoch": self.epoch,
@@ -120,8 +124,16 @@ def clearing(
     undone: Undone | None = None,
 ) -> Transfer:
     """The record of a cleared request whose legs are booked already."""
-    return Transfer(
-        **c.stamp.head(),
+    stamp = c.stamp
+    return Transfer(  # field by field: `**stamp.head()` takes half as long again
+        v=VERSION,
+        bank=stamp.bank,
+        box=stamp.box,
+        epoch=stamp.epoch,
+        seq=stamp.seq,
+        at_ns=stamp.at_ns,
+        wall_ns=stamp.wall_ns,
+        mono_ns=stamp.mono_ns,
         window=c.book.window,
         client=c.client,
         request=c.request,
@@ -155,10 +167,6 @@ def refusing(c: Context, code: Reason, detail: str) -> Refusal:
     return refuse(c.stamp, c.client, c.request, code, detail, original=kept or "")
 
 
-def _post(c: Context, legs: tuple[Leg, ...]) -> CreateTransferStatus:
-    return c.book.post(legs, epoch=c.stamp.epoch, seq=c.stamp.seq, at_ns=c.stamp.at_ns)
-
-
 def booking(
     c: Context,
     cleared_by: ClearedBy,
@@ -172,8 +180,10 @@ def booking(
 ) -> Transfer | Refusal:
     """The record of a cleared request whose legs are booked here with what they move of net debit caps, or of
     the ledger's own refusal. payer: who pays in the end, where the branch stands in."""
-    legs = (*legs, *charged(c.book, legs, payer=payer))
-    status = _post(c, legs)
+    book, stamp = c.book, c.stamp
+    if book.caps:
+        legs = (*legs, *charged(book, legs, payer=payer))
+    status = book.post(legs, epoch=stamp.epoch, seq=stamp.seq, at_ns=stamp.at_ns)
     if status is not CreateTransferStatus.created:
         return refusing(c, Reason.LEDGER_REFUSED, status.name)
     return clearing(c, cleared_by, legs, reason=reason, original=original, counted=counted, undone=undone)
@@ -181,10 +191,12 @@ def booking(
 
 def sent_home(book: Book, account_id: str, amount_minor: int) -> tuple[Leg, ...]:
     """The leg that gives the right to money back to the centre when its account is homed elsewhere."""
-    account = book.accounts[account_id]
-    if book.homed_here(account):
+    known = book.known[account_id]
+    if known is None:
+        raise KeyError(account_id)
+    if known.stays:
         return ()
-    return (Leg(account_id, centre_account(account.currency), amount_minor),)
+    return (Leg(account_id, centre_account(known.account.currency), amount_minor),)
 
 
 def shortage(c: Context, account_id: str, amount_minor: int) -> Short | None:

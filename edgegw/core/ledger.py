@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from edgegw.core.model import (
     AMOUNT_MAX,
@@ -249,7 +250,11 @@ def _move(state: State, t: Transfer, flags: int, at_ns: int) -> Applied:
     if flags & _BALANCING_CREDIT:
         amount_minor = min(amount_minor, max(0, credit.debits_posted - credits_minor))
 
-    if debits_minor + amount_minor > AMOUNT_MAX or credits_minor + amount_minor > AMOUNT_MAX:
+    most_minor = state.most_minor
+    if debits_minor + amount_minor > most_minor or credits_minor + amount_minor > most_minor:
+        if most_minor < AMOUNT_MAX:
+            over = S.overflows_debits if debits_minor + amount_minor > most_minor else S.overflows_credits
+            return _REFUSED[over]
         return _REFUSED[_overflow(debit, credit, amount_minor, flags)]
     if t.timeout_s and at_ns + t.timeout_s * NS_PER_S > AT_NS_MAX:
         return _REFUSED[S.overflows_timeout]
@@ -273,7 +278,7 @@ def _move(state: State, t: Transfer, flags: int, at_ns: int) -> Applied:
         credits_pending=credit.credits_pending + pending_minor,
         credits_posted=credit.credits_posted + posted_minor,
     )
-    state.transfers[t.id] = _taken(t, flags, amount_minor, at_ns)
+    state.transfers[t.id] = replace(t, flags=flags, amount_minor=amount_minor, at_ns=at_ns)
     if pending:
         state.pendings[t.id] = PendingStatus.pending
         if t.timeout_s:
@@ -302,27 +307,9 @@ def _overflow(debit: Balance, credit: Balance, amount_minor: int, flags: int) ->
     return S.overflows_credits
 
 
-def _taken(t: Transfer, flags: int, amount_minor: int, at_ns: int) -> Transfer:
-    """Return the transfer as the ledger keeps it: with the amount that moved and the time it was taken."""
-    return Transfer(
-        id=t.id,
-        debit_account_id=t.debit_account_id,
-        credit_account_id=t.credit_account_id,
-        amount_minor=amount_minor,
-        ledger=t.ledger,
-        code=t.code,
-        flags=flags,
-        timeout_s=t.timeout_s,
-        user_data_128=t.user_data_128,
-        user_data_64=t.user_data_64,
-        user_data_32=t.user_data_32,
-        at_ns=at_ns,
-    )
-
-
 def _set_closed(state: State, account: Account, *, closed: bool) -> None:
     flags = account.flags | _CLOSED if closed else account.flags & ~_CLOSED
-    state.accounts[account.id] = msgspec.structs.replace(account, flags=flags)
+    state.accounts[account.id] = replace(account, flags=flags)
 
 
 def _malformed_resolution(t: Transfer, flags: int) -> CreateTransferStatus | None:
@@ -543,7 +530,7 @@ def _create_account(state: State, account: Account, *, at_ns: int) -> CreateAcco
         return CreateAccountStatus.code_must_not_be_zero
 
     # ---- nothing can fail below: only writes ----
-    state.accounts[account.id] = msgspec.structs.replace(account, flags=flags, at_ns=at_ns)
+    state.accounts[account.id] = replace(account, flags=flags, at_ns=at_ns)
     state.balances[account.id] = _EMPTY
     return CreateAccountStatus.created
 

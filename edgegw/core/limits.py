@@ -12,12 +12,14 @@ from typing import Final
 from edgegw.core.book import Book
 from edgegw.core.cards import settings_name
 from edgegw.core.counts import (
+    NOTHING,
     OFFLINE,
     OUTAGE,
     STAND_IN,
+    Count,
     Limit,
     LimitChange,
-    Used,
+    Stood,
     split_measure,
     subject,
 )
@@ -77,10 +79,10 @@ def refuses_payment(book: Book, request: Request, *, at_ns: int) -> Refused | No
 def _exceeded(book: Book, limit: Limit, request: Request, *, at_ns: int, percent: int) -> Refused | None:
     rule = limit.rule
     whose = subject(rule.of, request, book.box)
-    name = settings_name(book.cards, of=rule.of, whose=whose)
+    name = settings_name(book.cards, of=rule.of, whose=whose) if rule.of == "card" else whose
     if not whose or (limit.only and name not in limit.only):
         return None
-    limits = _in_force(book, rule, name or "")
+    limits = _in_force(book, rule, name or "") if book.tally.changes else rule
     amount_minor = request.amount_minor
     if limits.payment_minor is not None and amount_minor * 100 > limits.payment_minor * percent:
         most = limits.payment_minor * percent // 100
@@ -121,7 +123,7 @@ def _period(rule: LimitRule) -> str:
 
 def _in_force(book: Book, rule: LimitRule, whose: str) -> LimitRule | LimitChange:
     """The values of a limit for this id: the centre's order's before the site's."""
-    change = book.tally.change_of(rule.name, whose) if book.tally.changes else None
+    change = book.tally.change_of(rule.name, whose)
     if change is None:
         return rule
     return LimitChange(
@@ -135,14 +137,14 @@ def _reason(limit: Limit, code: Reason) -> Reason:
     return _STAND_IN_REASONS[limit.rule.of] if limit.rule.when == STAND_IN else code
 
 
-def _used(book: Book, limit: Limit, request: Request, whose: str, *, at_ns: int) -> Used:
+def _used(book: Book, limit: Limit, request: Request, whose: str, *, at_ns: int) -> Count | Stood:
     if limit.measure is not None:
         if limit.measure.per == OUTAGE and not book.tally.outage_ns:
-            return Used()
+            return NOTHING
         return book.tally.used(limit.measure, limit.key, whose, at_ns=at_ns)
     currencies = (request.currency,) if limit.rule.currency else tuple(book.currencies)
     waiting = [book.tally.stood.get((limit.rule.of, whose, currency)) for currency in currencies]
-    return Used(
+    return Stood(
         sum(one.amount_minor for one in waiting if one is not None),
         sum(one.count for one in waiting if one is not None),
     )

@@ -495,9 +495,10 @@ Record = (
 
 def legs_of(record: Record) -> tuple[Leg, ...]:
     """The transfers of a record, in order; most records have none."""
-    if isinstance(record, Transfer | DirectiveApplied | Expiry):
-        return record.legs
-    return ()
+    return record.legs if isinstance(record, _WITH_LEGS) else ()
+
+
+_WITH_LEGS: Final = (Transfer, DirectiveApplied, Expiry)  # a union would be made anew for each record
 
 
 class DirectiveHead(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):

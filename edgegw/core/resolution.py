@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from edgegw.core.accounts import (
+    receivable_account,
+    recourse_account,
+    risk_account,
+    suspense_account,
+)
 from edgegw.core.book import (
     KEPT,
     PENDING,
@@ -15,10 +21,6 @@ from edgegw.core.book import (
     REFUSED,
     VOID,
     Book,
-    receivable_account,
-    recourse_account,
-    risk_account,
-    suspense_account,
 )
 from edgegw.core.caps import resolved
 from edgegw.core.counts import undone_of

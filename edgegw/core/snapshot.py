@@ -6,7 +6,13 @@ from __future__ import annotations
 import msgspec
 
 from edgegw.core import ledger
-from edgegw.core.book import LEG_CODE, PENDING, Book, History, account_key
+from edgegw.core.accounts import account_key
+from edgegw.core.book import (
+    LEG_CODE,
+    PENDING,
+    Book,
+    History,
+)
 from edgegw.core.counts import Count, LimitChange, StandIn, Stood
 from edgegw.core.journal import sm3
 from edgegw.core.merchants import OpenBatch

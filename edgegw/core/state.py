@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from edgegw.core.model import Account, Balance, CreateTransferStatus, PendingStatus, Transfer
+from edgegw.core.model import AMOUNT_MAX, Account, Balance, CreateTransferStatus, PendingStatus, Transfer
 from edgegw.core.overlay import Deadlines, Overlay
 
 V = TypeVar("V")
@@ -35,11 +35,25 @@ class State:
     memory.
     """
 
-    __slots__ = ("_base", "accounts", "balances", "deadlines", "failed", "history", "pendings", "transfers")
+    __slots__ = (
+        "_base",
+        "accounts",
+        "balances",
+        "deadlines",
+        "failed",
+        "history",
+        "most_minor",
+        "pendings",
+        "transfers",
+    )
 
-    def __init__(self, *, history: History | None = None, base: State | None = None) -> None:
+    def __init__(
+        self, *, history: History | None = None, base: State | None = None, most_minor: int = AMOUNT_MAX
+    ) -> None:
+        """most_minor: what the debits of an account may come to, and its credits."""
         self._base = base
         self.history: History | None = history if base is None else base.history
+        self.most_minor: int = most_minor if base is None else base.most_minor
         self.accounts: Table[Account] = {} if base is None else Overlay(base.accounts)
         self.balances: Table[Balance] = {} if base is None else Overlay(base.balances)
         self.transfers: Table[Transfer] = {} if base is None else Overlay(base.transfers)

@@ -16,7 +16,6 @@ from edgegw.core.counts import (
     LimitChange,
     StandIn,
     Stood,
-    Used,
     counted,
     is_over,
     subject,
@@ -142,7 +141,7 @@ class Tally:
             return self.window
         return self.day_window if measure.per == "day" else self.month_window
 
-    def used(self, measure: Measure, key: str, whose: str, *, at_ns: int) -> Used:
+    def used(self, measure: Measure, key: str, whose: str, *, at_ns: int) -> Count | Stood:
         """What counts of one id at this moment."""
         return used(self.counts.get((key, whose)), measure, since=self.since(measure), at_ns=at_ns)
 

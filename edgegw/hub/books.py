@@ -15,7 +15,13 @@ from typing import Final, NamedTuple, TypeVar
 
 from sqlalchemy import BigInteger, Connection, bindparam, func, insert, select, update
 
-from edgegw.core.book import BANK, receivable_account, recourse_account, risk_account, suspense_account
+from edgegw.core.accounts import (
+    BANK,
+    receivable_account,
+    recourse_account,
+    risk_account,
+    suspense_account,
+)
 from edgegw.core.records import AMOUNT_MINOR_MAX
 from edgegw.hub.schema import account, box, core_posting, outstanding
 

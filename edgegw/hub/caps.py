@@ -16,7 +16,7 @@ from typing import Final
 
 from sqlalchemy import Connection, and_, func, select
 
-from edgegw.core.book import BANK
+from edgegw.core.accounts import BANK
 from edgegw.core.caps import cap_account, uncapped_account
 from edgegw.core.settlement import Side
 from edgegw.core.site import NetDebitCap

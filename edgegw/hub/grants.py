@@ -26,6 +26,7 @@ from typing import Final
 
 from sqlalchemy import Connection, insert, select
 
+from edgegw.core.accounts import risk_account
 from edgegw.core.allowance import (
     DAY_NS,
     grant_minor,
@@ -34,7 +35,6 @@ from edgegw.core.allowance import (
     lacking_minor,
     seen_target_minor,
 )
-from edgegw.core.book import risk_account
 from edgegw.core.caps import cap_account, cap_accounts, is_cap
 from edgegw.core.messages import Ask
 from edgegw.core.reasons import Reason

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, String, cast, func, literal, select
 
-from edgegw.core.book import risk_account
+from edgegw.core.accounts import risk_account
 from edgegw.hub.schema import account, core_posting, loss
 from edgegw.hub.suspense import SuspenseError
 

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select, update
 
+from edgegw.core.accounts import receivable_account, risk_account
 from edgegw.core.allowance import NS_PER_S
-from edgegw.core.book import receivable_account, risk_account
 from edgegw.core.records import transfer_id
 from edgegw.hub import receivables, replay, schema
 from edgegw.hub.books import Books, set_closed, set_frozen

@@ -15,7 +15,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, tuple_, update
 
-from edgegw.core.book import receivable_account, recourse_account, risk_account, suspense_account
+from edgegw.core.accounts import (
+    receivable_account,
+    recourse_account,
+    risk_account,
+    suspense_account,
+)
 from edgegw.core.records import DeclineDirective, Transfer
 from edgegw.hub import schema
 from edgegw.hub.books import Books

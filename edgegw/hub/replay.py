@@ -18,15 +18,17 @@ from typing import Final, Protocol
 from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from edgegw.core.accounts import (
+    centre_account,
+    receivable_account,
+    risk_account,
+    suspense_account,
+)
 from edgegw.core.book import (
     PENDING,
     POST,
     VOID,
-    centre_account,
     is_between_participants,
-    receivable_account,
-    risk_account,
-    suspense_account,
 )
 from edgegw.core.model import AT_NS_MAX, CreateTransferStatus
 from edgegw.core.records import (

@@ -14,7 +14,8 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from edgegw.core import ledger
-from edgegw.core.book import LEG_CODE, PENDING, account_key
+from edgegw.core.accounts import account_key
+from edgegw.core.book import LEG_CODE, PENDING
 from edgegw.core.model import Account, Balance, CreateTransferStatus, PendingStatus, Transfer
 from edgegw.core.overlay import Overlay
 from edgegw.core.records import AMOUNT_MINOR_MAX, Leg, transfer_id

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, Row, select
 
-from edgegw.core.book import CENTRE_PREFIX, suspense_account
+from edgegw.core.accounts import CENTRE_PREFIX, suspense_account
 from edgegw.core.records import Transfer, legs_of
 from edgegw.hub import replay, schema
 from edgegw.hub.books import Books, currencies_of

@@ -18,8 +18,9 @@ from typing import Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
+from edgegw.core.accounts import CAP_PREFIX
 from edgegw.core.calendar import EPOCH, MICROSECOND
-from edgegw.core.caps import CAP_PREFIX, cap_account
+from edgegw.core.caps import cap_account
 from edgegw.core.records import decode_record
 from edgegw.core.settlement import Obligation, Side, caps_of, obligations_of, releasable
 from edgegw.core.site import Site

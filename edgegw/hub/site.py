@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from edgegw.config.site import site_faults
-from edgegw.core.book import BANK
+from edgegw.core.accounts import BANK
 from edgegw.core.caps import cap_accounts
 from edgegw.core.journal import sm3
 from edgegw.core.messages import SITE_BYTES_MAX

@@ -13,7 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection, insert, select, true, tuple_, update
 
-from edgegw.core.book import risk_account
+from edgegw.core.accounts import risk_account
 from edgegw.core.records import Acknowledgement
 from edgegw.core.site import Site
 from edgegw.hub import schema

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from edgegw.core.book import risk_account
+from edgegw.core.accounts import risk_account
 from edgegw.core.caps import is_cap, uncapped_account
 from edgegw.core.exchange import PackageJudgement, judge_handed_back
 from edgegw.core.messages import ExchangeError, LogHead, Package, PackageVerdict

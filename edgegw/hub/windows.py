@@ -17,10 +17,8 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, func, insert, select, update
 
-from edgegw.core.book import (
-    BANK,
-    is_between_participants,
-)
+from edgegw.core.accounts import BANK
+from edgegw.core.book import is_between_participants
 from edgegw.core.calendar import first_window
 from edgegw.core.records import (
     AMOUNT_MINOR_MAX,

@@ -6,7 +6,7 @@ the full check alike.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 
@@ -28,6 +28,10 @@ UNREAD: Final = "unread"
 """The type of a record whose bytes this program cannot read: a later version's."""
 SEQ_MAX: Final = (1 << SEQ_BITS) - 1
 EPOCH_MAX: Final = (1 << 63 - SEQ_BITS) - 1
+
+
+_DECIDED: Final = (Transfer, Refusal)  # a union would be made anew for each record
+_WITH_ORIGINAL: Final = (Transfer, Refusal, Expiry)
 
 
 class Row(NamedTuple):
@@ -56,8 +60,10 @@ def place_at(position: int) -> tuple[int, int]:
 
 def row_of(record: Record, *, leaf: bytes, body: bytes) -> Row:
     """The row of a record, its leaf hash and its verbatim bytes."""
-    client, identity = identity_of(record)
     place = position_of(epoch=record.epoch, seq=record.seq)
+    if isinstance(record, Transfer) and not record.original:  # nearly all are
+        return Row(place, _TRANSFER, record.client, bytes.fromhex(record.request.id), None, leaf, body)
+    client, identity = identity_of(record)
     return Row(place, type_of(record), client, identity, original_of(record), leaf, body)
 
 
@@ -81,13 +87,17 @@ def column_fault(row: Row) -> str:
 
 def type_of(record: Record) -> str:
     """The record's type as its bytes name it."""
-    return str(record.__struct_config__.tag)
+    return _TYPES[type(record)]
+
+
+_TYPES: Final = {kind: str(kind.__struct_config__.tag) for kind in get_args(Record)}
+_TRANSFER: Final = _TYPES[Transfer]
 
 
 def identity_of(record: Record) -> tuple[str | None, bytes | None]:
     """(client, id as 16 bytes) of a record that decided a request, (client, None) of one that says what a
     client has noted; (None, None) of any other."""
-    if isinstance(record, Transfer | Refusal):
+    if isinstance(record, _DECIDED):
         return record.client, bytes.fromhex(record.request.id)
     return (record.client if isinstance(record, Acknowledgement) else None), None
 
@@ -95,7 +105,7 @@ def identity_of(record: Record) -> tuple[str | None, bytes | None]:
 def original_of(record: Record) -> int | None:
     """The position of the record that this one resolves, reverses, expires, confirms or declines, or up to
     which it acknowledges."""
-    if isinstance(record, Transfer | Refusal | Expiry):
+    if isinstance(record, _WITH_ORIGINAL):
         place = record.original
     elif isinstance(record, Acknowledgement):
         place = record.up_to

@@ -18,8 +18,9 @@ import msgspec
 from edgegw.access.keystore import OPEN_FILES
 from edgegw.access.oauth import TokenFiles
 from edgegw.access.webhook_key import WebhookKey
+from edgegw.core.accounts import CAP_PREFIX
 from edgegw.core.book import Book
-from edgegw.core.caps import CAP_PREFIX, ends_of, is_cap
+from edgegw.core.caps import ends_of, is_cap
 from edgegw.core.decide import Funding, Short
 from edgegw.core.records import Kind, Request, WindowClosed, parse_place
 from edgegw.core.site import Site

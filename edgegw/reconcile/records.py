@@ -8,14 +8,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from edgegw.core.accounts import BANK, OWN_PREFIXES
 from edgegw.core.book import (
-    BANK,
     PENDING,
     POST,
     VOID,
     is_between_participants,
 )
-from edgegw.core.decide import OWN_PREFIXES
 from edgegw.core.records import (
     Account,
     ClearedBy,

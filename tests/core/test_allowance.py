@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgegw.core import snapshot
+from edgegw.core.accounts import risk_account
 from edgegw.core.allowance import (
     Due,
     Holder,
@@ -19,7 +20,6 @@ from edgegw.core.allowance import (
     seen_target_minor,
     to_recall,
 )
-from edgegw.core.book import risk_account
 from edgegw.core.decide import expiry
 from edgegw.core.ledger import due
 from edgegw.core.records import Boot, ClockStep, Kind, Link, Mode, Record

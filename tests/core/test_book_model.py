@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edgegw.core import snapshot
-from edgegw.core.book import (
-    Book,
-    risk_account,
-)
+from edgegw.core.accounts import risk_account
+from edgegw.core.book import Book
 from edgegw.core.decide import Short, expiry
 from edgegw.core.ledger import due
 from edgegw.core.records import (

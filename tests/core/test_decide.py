@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from edgegw.core.book import receivable_account, risk_account, suspense_account
+from edgegw.core.accounts import (
+    receivable_account,
+    risk_account,
+    suspense_account,
+)
 from edgegw.core.decide import Short, expiry
 from edgegw.core.ledger import due
 from edgegw.core.records import (

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgegw.core import merchants, snapshot
-from edgegw.core.book import Book, risk_account
+from edgegw.core.accounts import risk_account
+from edgegw.core.book import Book
 from edgegw.core.merchants import BATCHES_PER_EPOCH, first_batch
 from edgegw.core.overlay import Overlay
 from edgegw.core.records import (

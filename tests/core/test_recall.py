@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from edgegw.core import snapshot
-from edgegw.core.book import Book, centre_account, risk_account
+from edgegw.core.accounts import centre_account, risk_account
+from edgegw.core.book import Book
 from edgegw.core.decide import expiry
 from edgegw.core.ledger import due
 from edgegw.core.records import (

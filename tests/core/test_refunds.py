@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgegw.core.book import receivable_account, risk_account
+from edgegw.core.accounts import receivable_account, risk_account
 from edgegw.core.decide import Short
 from edgegw.core.records import ClearedBy, DeclineDirective, Kind, Mode, Request, Transfer
 from tests.core.box import DOWN, GRANTED, REFUSED, UP, Box, cleared, refused

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgegw.access.keys import SigningKey
-from edgegw.core.book import Book, account_key
+from edgegw.core.accounts import account_key
+from edgegw.core.book import Book
 from edgegw.core.journal import FIRST_PREVIOUS, Frontier, leaf_hash
 from edgegw.core.records import Request, transfer_id
 from edgegw.errors import OperatingError

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
-from edgegw.core.book import PENDING, centre_account, risk_account
+from edgegw.core.accounts import centre_account, risk_account
+from edgegw.core.book import PENDING
 from edgegw.core.caps import cap_account, uncapped_account
 from edgegw.core.messages import Ask
 from edgegw.core.records import (

@@ -5,7 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from edgegw.core.book import centre_account, receivable_account, recourse_account, risk_account
+from edgegw.core.accounts import (
+    centre_account,
+    receivable_account,
+    recourse_account,
+    risk_account,
+)
 from edgegw.core.messages import Ask, PackageVerdict
 from edgegw.core.records import (
     Account,

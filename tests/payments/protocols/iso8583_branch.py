@@ -10,8 +10,9 @@ from pathlib import Path
 from gmssl import func, sm3
 
 from edgegw.access.keystore import OPEN_FILES
+from edgegw.core.accounts import centre_account
 from edgegw.core.apply import own_accounts
-from edgegw.core.book import Book, centre_account
+from edgegw.core.book import Book
 from edgegw.core.decide import Context, Funding, Short, Stamp, decide
 from edgegw.core.records import Account, Leg, Refusal, Request, Transfer, WindowClosed
 from edgegw.core.site import CurrencyRule, Site, TerminalRule

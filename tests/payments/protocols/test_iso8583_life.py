@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from edgegw.core.accounts import centre_account
 from edgegw.core.apply import own_accounts
-from edgegw.core.book import centre_account
 from edgegw.core.records import Account, Kind, Leg, Request
 from tests.payments.protocols.iso8583_branch import FUNDS_MINOR, PAYMENT, branch, changed
 
