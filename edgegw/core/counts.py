@@ -41,7 +41,7 @@ COARSE_PARTS: Final = 128
 at most 64 + 129 entries, and a payment counts up to 1/128 of the period too long, never too short."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Payments of a sliding period that leave it together."""
 
     first_at_ns: int
@@ -50,7 +50,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
-class Count(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class Count(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """What was counted of one id: for a fixed period its sums, for a sliding one its entries."""
 
     since: int

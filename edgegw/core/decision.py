@@ -39,7 +39,7 @@ Rule = Callable[[Book, str, Request, int], Refused | None]
 """A rule: (book, client, request, at_ns) -> a refusal or None. Pure."""
 
 
-class Stamp(msgspec.Struct, frozen=True):
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """What a record names first: who, where in the log, when."""
 
     bank: str
@@ -94,7 +94,7 @@ class Short(msgspec.Struct, frozen=True):
     amount_minor: int
 
 
-class Context(msgspec.Struct, frozen=True):
+class Context(msgspec.Struct, frozen=True, gc=False):
     """All that a decision is made from."""
 
     book: Book

@@ -127,7 +127,9 @@ class BatchTotals(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         )
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Request(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
+):
     """One request of a client, in the canonical form whose fields decide "same content" (DESIGN §2.1)."""
 
     kind: Kind
@@ -175,7 +177,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, for
         return None
 
 
-class Leg(msgspec.Struct, frozen=True, array_like=True):
+class Leg(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One transfer of a record. Its id is not stored: it is the record's place and the leg's index
     (`transfer_id`)."""
 
@@ -250,8 +252,8 @@ class HeadFields(TypedDict):
     mono_ns: int
 
 
-class RecordHead(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """What every record names first."""
+class RecordHead(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True, gc=False):
+    """What every record names first. No record can be part of a cycle, so none is looked at for one."""
 
     v: int
     bank: str

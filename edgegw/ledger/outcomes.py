@@ -9,7 +9,7 @@ from edgegw.core.pruned import Pruned
 from edgegw.core.records import Refusal, Request, Transfer
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """The record that answers a request, and its bytes; `repeat` when it was there before."""
 
     record: Transfer | Refusal

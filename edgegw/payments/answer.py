@@ -38,7 +38,7 @@ class Action(enum.StrEnum):
     VOIDED = "voided"
 
 
-class Movement(msgspec.Struct, frozen=True):
+class Movement(msgspec.Struct, frozen=True, gc=False):
     """One leg of a cleared payment."""
 
     action: Action
@@ -78,7 +78,7 @@ class ClosedBatch(msgspec.Struct, frozen=True, kw_only=True):
     """The first figure that differs, with both values."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was decided about a request, once and for all."""
 
     client: str

@@ -104,7 +104,7 @@ class Meter(Protocol):
         """All metrics and their content type."""
 
 
-class Decided(msgspec.Struct, frozen=True):
+class Decided(msgspec.Struct, frozen=True, gc=False):
     """An answer, and whether it is a repeat of the first one."""
 
     answer: Answer

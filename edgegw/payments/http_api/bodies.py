@@ -51,7 +51,7 @@ CardLookup = Annotated[
 ]
 
 
-class Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Sent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """What all bodies share: nothing unknown is let pass."""
 
 
