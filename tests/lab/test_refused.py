@@ -274,7 +274,7 @@ def test_a_copied_disk_is_no_box_without_its_tpm(branch: Branch, tmp_path: Path)
         shell = Shell(copied, branch.shell.folder)
         shell.wait(timeout_s=STARTED_S)
         wait_until(
-            lambda: "the TPM does not open it" in shell.run("journalctl -b -u edgegw -o cat"),
+            lambda: "this machine's TPM did not seal it" in shell.run("journalctl -b -u edgegw -o cat"),
             "the box to say that it cannot open its keys",
             timeout_seconds=STARTED_S,
             poll_seconds=2,
