@@ -112,8 +112,9 @@ class System:
 
 
 def _child_of(pid: int) -> int:
+    """The child that lives: nspawn may keep one that has ended beside the system's first process."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
-    return int(children[0]) if children else 0
+    return next((int(one) for one in children if Path(f"/proc/{one}/ns/mnt").exists()), 0)
