@@ -484,13 +484,12 @@ class Book:
         last = self.at_ns, self.wall_ns
         self.at_ns, self.wall_ns = record.at_ns, record.wall_ns
         self.epoch, self.seq = record.epoch, record.seq
-        if isinstance(record, Transfer):  # first: nearly all records are
-            self._note_legs(record.legs)
-            self._note_transfer(record)
-            return
         legs = legs_of(record)
-        self._note_legs(legs)
-        if isinstance(record, DirectiveApplied):
+        self.window_transfers += len(legs)
+        self._note_positions(legs)
+        if isinstance(record, Transfer):  # first: nearly all records are
+            self._note_transfer(record)
+        elif isinstance(record, DirectiveApplied):
             self._note_directive(record)
             self._remember_about(record, legs)
         elif isinstance(record, Expiry):
@@ -547,8 +546,7 @@ class Book:
         for original in originals - {""}:
             self.fresh_about.setdefault(original, []).append(record)
 
-    def _note_legs(self, legs: tuple[Leg, ...]) -> None:
-        self.window_transfers += len(legs)
+    def _note_positions(self, legs: tuple[Leg, ...]) -> None:
         for leg in legs:
             debit, credit = self.known[leg.debit_account_id], self.known[leg.credit_account_id]
             if debit is None or credit is None:
