@@ -335,7 +335,7 @@ def test_both_roots_changed_end_in_standing_still_and_one_mended_serves(
     flip(machine, "root-b", INSIDE_THE_ROOT)
     machine.start()
     machine.wait_said("STOPPED: neither slot's root is what was signed", timeout_s=STARTED_S)
-    assert machine.said().count("this is slot") == 2
+    assert machine.said().count("this is slot") == 1, "slot a was tried before, for the same reason"
     machine.cut()
     flip(machine, "root-b", INSIDE_THE_ROOT)
     machine.start()
