@@ -47,7 +47,7 @@ directory = "updates"
 """
 # A lab does not wait for a night, and an image that is unwell need not be watched for ten minutes: it is
 # watched from when the box has started, or has failed to.
-_BOX: Final = """
+BOX_SETTINGS: Final = """
 [line]
 heartbeat_ms = 1000
 backoff_ms_max = 2000
@@ -123,10 +123,10 @@ class Centre:
             self._process.end(signal.SIGKILL)
             self._process = None
 
-    def claim(self) -> str:
-        """A new claim for the box, after its site's settings and balances are there."""
+    def claim(self, *, settings: str = BOX_SETTINGS) -> str:
+        """A new claim for the box, with what its settings begin with."""
         out, more = self.folder / f"claim-{secrets.token_hex(4)}.json", self.folder / "box-part.toml"
-        more.write_text(_BOX, encoding="utf-8")
+        more.write_text(settings, encoding="utf-8")
         hosts = ("--host", "127.0.0.1")
         self._hub("ca", "claim", BOX, "--branch", "Lab", *hosts, "--settings", str(more), "--out", str(out))
         return out.read_text(encoding="utf-8").strip()
