@@ -99,6 +99,7 @@ def test_no_payment_that_was_answered_is_lost_by_a_power_cut_in_an_outage(branch
 
 def test_power_that_goes_while_an_update_is_written_leaves_the_slot_that_ran(branch: Branch) -> None:
     """A branch is not to stand still because somebody pulled a plug at night."""
+    branch.release(2)
     # First the whole bundle is kept, then the EFI partition's 64 MiB come: this is in the middle of the root.
     bundle_bytes = branch.updates[2].result().stat().st_size
     branch.machine.wait_written(bundle_bytes + (104 << 20), timeout_s=UPDATED_S)
