@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.bench import load, payments, results
+from tests.bench import hot_path, load, payments, results
 from tests.bench.product import compare
 from tests.bench.rounds import Comparison, Group, Lane, Measure, Unavailable, WrongAnswer, run_group
 
@@ -151,3 +151,22 @@ def test_a_missed_target_is_told() -> None:
     """A target that is missed stands there with its figure."""
     told = results.table(ran(Played("ours", [100] * 3), Played("peer", [100] * 3)))
     assert "ours / peer: 1.00 [1.00 to 1.00], target 2  MISSED" in told
+
+
+def test_a_flame_graph_has_a_line_for_each_function_that_divides_its_time() -> None:
+    """Chains of callers would hide what they lead to, and a thread that waits is no work."""
+    raw = (
+        "MainThread;run (edgegw/app.py:9);pay (edgegw/core/decide.py:10);hash (edgegw/core/journal.py:4) 60\n"
+        "MainThread;run (edgegw/app.py:9);pay (edgegw/core/decide.py:12) 30\n"
+        "MainThread;run (edgegw/app.py:9);answer (edgegw/answer.py:7) 9\n"
+        "MainThread;run (edgegw/app.py:9);seldom (edgegw/answer.py:7) 1\n"
+        "Thread;commit (edgegw/ledger/writer.py:1);fdatasync (libc.so.6) 900\n"
+    )
+    told = [line.split() for line in hot_path.flame(raw)]
+    assert [(words[0], words[2]) for words in told] == [
+        ("100.0%", "run"),
+        ("90.0%", "pay"),
+        ("60.0%", "hash"),
+        ("9.0%", "answer"),
+    ]
+    assert [len(words[1]) for words in told] == [30, 27, 18, 3]
