@@ -24,7 +24,7 @@ options:
     description: >-
       V(check) fails where the version was stopped; V(note) keeps one host's outcome; V(gate) fails, and stops
       the version for later runs, where it must not go on; V(report) tells every host's outcome; V(again)
-      takes the stop back.
+      takes the stop back, and forgets the hosts that were not well.
     type: str
     choices: [check, note, gate, report, again]
     required: true
@@ -140,9 +140,12 @@ class Rollout:
         self.module.exit_json(changed=False)
 
     def again(self) -> None:
-        """Take the stop back."""
+        """Take the stop back, and what it was drawn from: else the first batch would stop by it again."""
         was = self.read(STOPPED)
         if was and not self.module.check_mode:
+            for path in self.folder.glob("*.json"):
+                if path.name != STOPPED and self.read(path.name).get("outcome") not in WELL:
+                    path.unlink()
             (self.folder / STOPPED).unlink()
         self.module.exit_json(changed=bool(was))
 
