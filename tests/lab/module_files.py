@@ -15,6 +15,7 @@ _NAMES = (
     "PROGRAM",
     "USER",
     "AnsibleModule",
+    "Done",
     "Health",
     "box_health",
     "point",

@@ -60,10 +60,14 @@ newest:
 """
 
 import json
+import re
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.edgegw.fleet.plugins.module_utils.program import PROGRAM, USER, Done, run
+
+SOUND = re.compile(r": sound; version ([0-9]+),")
+"""What `edgegw site check` says of settings of either form."""
 
 
 def edgegw(module: AnsibleModule, *words: str) -> Done:
@@ -101,8 +105,9 @@ def main() -> None:
     before = versions(module)
     newest = max((number for number, _ in before), default=0)
     if module.check_mode:
-        number = json.loads(Path(src).read_text())["version"] if src.endswith(".json") else newest
-        module.exit_json(changed=number > newest, said=checked.told, newest=newest)
+        said = SOUND.search(checked.out)
+        changed = said is not None and int(said[1]) > newest
+        module.exit_json(changed=changed, said=checked.told, newest=newest)
     words = ["site", "publish", src]
     if module.params["canaries"]:
         words += ["--canary", ",".join(module.params["canaries"])]
