@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Callable
@@ -70,3 +71,18 @@ def test_nothing_else_is_written(
     with pytest.raises(Failed, match="does not belong there"):
         unpack(SimpleNamespace(fail_json=fail), packed(tmp_path, entry), folder)
     assert not list(tmp_path.rglob("outside.whl"))
+
+
+def test_a_version_is_whole_on_the_disk_before_it_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut the mark was there, and files of no length beside it: the server had no program."""
+    module, done = load("edgegw_program", monkeypatch), []
+    for name in ("unpack", "_environment"):
+        monkeypatch.setattr(module, name, lambda *_, name=name: done.append(name))
+    monkeypatch.setattr(module, "write_whole", lambda path, _: done.append(path.name))
+    monkeypatch.setattr(module.os, "sync", lambda: done.append("sync"))
+    archive = packed(tmp_path, ("requirements.txt", tarfile.REGTYPE, b"a==1\n"))
+    params = {"archive": str(archive), "sha256": hashlib.sha256(archive.read_bytes()).hexdigest()}
+    module.install(SimpleNamespace(params=params, fail_json=fail), tmp_path / "opt", tmp_path / "opt/0.2.0")
+    assert done == ["unpack", "_environment", "sync", ".complete"]

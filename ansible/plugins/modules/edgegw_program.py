@@ -76,6 +76,7 @@ versions:
 """
 
 import hashlib
+import os
 import re
 import shutil
 import tarfile
@@ -118,6 +119,8 @@ def install(module: AnsibleModule, root: Path, place: Path) -> None:
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpacked-") as unpacked:
         unpack(module, archive, Path(unpacked))
         _environment(module, place, Path(unpacked))
+    # The mark must not outlive its files: a power cut soon after would leave a version that seems whole.
+    os.sync()
     write_whole(place / COMPLETE, digest + "\n")
 
 
