@@ -455,7 +455,7 @@ def _run_agent(settings: Path, folder: Path, image_folder: Path) -> None:
         if (is_stick and fresh != seen) or is_due:
             end, pause_s = _once(here, settings, stop, is_stick=is_stick)
             due_s = time.monotonic() + pause_s
-            if is_stick and end != "waits":
+            if is_stick and end not in ("waits", "busy"):
                 done = fresh
         seen = fresh
         stop.wait(STICK_S)
@@ -492,6 +492,7 @@ def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick
 
     from edgegw.foreign_files import is_regular
     from edgegw.update.agent import Agent, Order
+    from edgegw.update.files import AtWork
     from edgegw.update.sources import NOW_NAME
 
     log = structlog.get_logger("edgegw.update")
@@ -500,6 +501,9 @@ def _once(here: Surroundings, settings: Path, stop: threading.Event, *, is_stick
         _reserve(here)
         source = _source(settings, STICK if is_stick else None)
         outcome = Agent(here, stopped=stop.is_set).look(source, Order(by_hand=by_hand))
+    except AtWork as problem:
+        log.info("looked", end="busy", said=str(problem))
+        return "busy", 60.0
     except Exception as problem:  # noqa: BLE001 - told; the box goes on, and the agent looks again
         log.error("look_failed", problem=str(problem), hint=getattr(problem, "hint", ""))
         return "", 300.0

@@ -251,6 +251,39 @@ def test_a_stick_that_must_wait_is_installed_when_its_time_comes(
     assert looks == [True, True, True, False]
 
 
+def test_a_stick_that_meets_another_look_is_looked_at_after_it(
+    machine: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put in while somebody's order was at work, it was done with: nothing came of it until it was pulled and
+    put in again."""
+    stick, looks, look = tmp_path / "stick", [], command._once
+    (stick / "metadata").mkdir(parents=True)
+    (stick / "metadata/timestamp.json").write_text("{}")
+    here = command._surroundings(tmp_path / "none.toml", tmp_path / "state", tmp_path / "image")
+    (tmp_path / "box.toml").touch()
+
+    def looked(*_: object, is_stick: bool) -> tuple[str, float]:
+        looks.append(is_stick)
+        if len(looks) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if len(looks) > 1:
+            return "nothing", 0.0
+        with alone(tmp_path / "state"):
+            end, _ = look(here, tmp_path / "none.toml", threading.Event(), is_stick=True)
+        return end, 0.0
+
+    for name, value in {"STICK": stick, "STICK_S": 0.01, "_once": looked}.items():
+        monkeypatch.setattr(command, name, value)
+    monkeypatch.setattr(command, "_surroundings", lambda *_: here)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        command._run_agent(tmp_path / "box.toml", tmp_path / "state", tmp_path / "image")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert looks == [True, True, False]
+
+
 def test_settings_that_cannot_be_read_keep_no_release_away(centre: Path, machine: list[str | Path]) -> None:
     """A newer image wrote them, and was left: the agent died of them each time, so no image that reads them
     could come again, not even on a stick."""
