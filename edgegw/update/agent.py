@@ -149,10 +149,13 @@ class Agent:
         return Outcome("waits", why, "It is here and restarts when it may.", release.version)
 
     def _mismatch(self, target: Target) -> str:
-        """What RAUC's own signature says otherwise than the metadata; "" where they agree."""
+        """What RAUC's own signature says otherwise than the metadata; "" where they agree. Raises RaucFailed
+        where RAUC said nothing: a busy machine must not take a good release for a failed one for ever."""
         try:
             facts = self._here.rauc.facts(self._here.bundle.path)
         except RaucFailed as problem:
+            if not problem.is_answer:
+                raise
             return f"RAUC refuses the bundle: {problem}"
         signed = (target.offer.version, target.offer.compatible)
         if (facts.version, facts.compatible) != signed:

@@ -30,6 +30,11 @@ class RaucFailed(OperatingError):
     next = Next.PAUSE
     default_hint = "Read `journalctl -u rauc`."
 
+    def __init__(self, problem: str, *, hint: str = "", is_answer: bool = False) -> None:
+        """is_answer: RAUC said so itself; it was not killed, and came to an end in time."""
+        super().__init__(problem, hint=hint)
+        self.is_answer = is_answer
+
 
 class Slots(msgspec.Struct, frozen=True, kw_only=True):
     """What of the slots matters here, by the names that the boot loader has for them."""
@@ -93,7 +98,7 @@ class Rauc:
         try:
             return msgspec.json.decode(output, type=BundleFacts)
         except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
-            raise RaucFailed(f"rauc info: {problem}") from None
+            raise RaucFailed(f"rauc info: {problem}", is_answer=True) from None
 
     def install(self, bundle: Path, *, progress: Callable[[int, str], None]) -> None:
         """Write the bundle into the other slot and make that the next boot's, once. progress: percent and
@@ -141,5 +146,6 @@ class Rauc:
             raise RaucFailed(f"{what}: {problem}") from None
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            raise RaucFailed(f"{what}: {(lines[-1] if lines else f'code {done.returncode}')[:_OUTPUT_SHOWN]}")
+            said = (lines[-1] if lines else f"code {done.returncode}")[:_OUTPUT_SHOWN]
+            raise RaucFailed(f"{what}: {said}", is_answer=done.returncode > 0)
         return done.stdout

@@ -221,6 +221,22 @@ def test_a_bundle_that_rauc_does_not_believe_is_refused(releases: Releases, appl
     assert "RAUC refuses the bundle" in appliance.state.failed[0].why
 
 
+def test_a_rauc_that_was_killed_is_not_held_against_the_release(
+    releases: Releases, appliance: Appliance
+) -> None:
+    """Memory runs out, or the disk is slow, for a minute: remembered as the release's fault it would be
+    refused for ever."""
+    releases.release("1.1.0")
+    rauc = appliance.firmware / "rauc"
+    whole = rauc.read_text(encoding="ascii")
+    rauc.write_text('[ "$2" = info ] && kill -9 $$\n' + whole, encoding="ascii")
+    with pytest.raises(RaucFailed, match="code -9"):
+        appliance.look()
+    assert appliance.state.failed == ()
+    rauc.write_text(whole, encoding="ascii")
+    assert appliance.look().end == "restarts"
+
+
 def test_a_rollout_reaches_named_boxes_and_a_share_that_only_grows(
     releases: Releases, appliance: Appliance
 ) -> None:
