@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--collect",
     type=SettingsPath,
-    help="As root, instead: ask every disk by smartctl and every verity device by veritysetup, and leave the"
+    help="As root, instead: ask every disk by smartctl and every verity device by dmsetup, and leave the"
     " answers in this file for the box (/run/edgegw-health/disks.json).",
 )
 @json_option

@@ -11,7 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgegw.observe.checks import CHECKS
-from edgegw.observe.disks import COLLECTED_NAME, COLLECTED_S_MAX, Collected, Disks, DiskWord, smart_word
+from edgegw.observe.disks import (
+    COLLECTED_NAME,
+    COLLECTED_S_MAX,
+    Collected,
+    Disks,
+    DiskWord,
+    collect,
+    smart_word,
+)
 from edgegw.observe.readings import Clocks, Machine, Reading, Tree, read_clocks
 
 MEMINFO = "MemTotal:        4000000 kB\nMemFree: 12 kB\nMemAvailable:     400000 kB\nSwapFree:  0 kB\n"
@@ -287,6 +295,21 @@ def test_wear_is_what_the_machines_service_has_left_and_unknown_once_that_is_old
     assert (old.value, "older than" in old.told) == (None, True)
     planted(tmp_path, {COLLECTED_NAME: "{"})
     assert "cannot be read" in disks(tree)["disk_wear sda"].told
+
+
+def test_a_root_that_the_initial_system_has_opened_is_asked_for_corrupt_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first program opens it by `dmsetup`, without a name of its own for the kernel: asked as one of
+    `veritysetup`'s devices it was never found, and a rotting root was told by nobody."""
+    said = "root: 0 297888 verity C\nrauc-verity-bundle: 0 8 verity V -\nhome: 0 8 crypt\n"
+    for name, answer in {"dmsetup": said, "veritysetup": "", "smartctl": "{}"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat <<'END'\n{answer}END\n", encoding="ascii")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    planted(tmp_path / "machine", {"sys/block/dm-0/dm/name": "root\n", "sys/block/dm-0/dm/uuid": "\n"})
+    found = collect(Tree(tmp_path / "machine"))
+    assert found.verity == {"root": True, "rauc-verity-bundle": False}
 
 
 @pytest.mark.parametrize(
