@@ -58,7 +58,20 @@ said:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.edgegw.fleet.plugins.module_utils.program import PROGRAM, USER, run
+from ansible_collections.edgegw.fleet.plugins.module_utils.program import (
+    PROGRAM,
+    USER,
+    Done,
+    run,
+    wait_for,
+)
+
+CANNOT = 3
+"""The program's exit code where something is away."""
+REFUSED = "the hub refuses ("
+"""What it says where the hub has answered all the same."""
+ANSWER_SECONDS_MAX = 60
+PAUSE_SECONDS = 5
 
 
 def main() -> None:
@@ -83,7 +96,16 @@ def main() -> None:
     words += ["--place", params["place"]]
     if params["branch"]:
         words += ["--branch", params["branch"]]
-    done = run(words, user=params["user"], folder=str(folder), text=params["claim"] + "\n")
+
+    def is_answered() -> bool:
+        nonlocal done
+        done = run(words, user=params["user"], folder=str(folder), text=params["claim"] + "\n")
+        return done.code != CANNOT or REFUSED in done.told
+
+    done = Done(CANNOT, "", "")
+    # Where a line breaks before the answer, nobody knows whether the claim is used: the hub repeats what it
+    # has answered for this one alone, and the next run would bring another.
+    wait_for(is_answered, ANSWER_SECONDS_MAX, pause_s=PAUSE_SECONDS)
     if done.code:
         module.fail_json(msg=f"claim: the box is not enrolled: {done.told}")
     module.exit_json(changed=True, said=done.told)
