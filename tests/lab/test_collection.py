@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -178,3 +179,25 @@ def test_a_stop_is_taken_back_where_there_are_no_canaries(play: Play) -> None:
     assert "-e update_again=true" in said
     play("-e", "update_again=true", hosts=("box-1",), tasks=tasks, **told)
     assert not stopped.exists()
+
+
+def test_a_hub_that_hands_out_releases_may_sign_their_time(play: Play) -> None:
+    """Its unit has a read-only system: the timestamp would end after two weeks, and no box take a release."""
+    role = ANSIBLE / "roles/hub"
+    made = {"hub.toml": play.folder / "hub.toml", "updates.conf": play.folder / "updates.conf"}
+    tasks: list[dict[str, object]] = [{"ansible.builtin.include_vars": str(role / "defaults/main.yml")}]
+    tasks += [
+        {
+            "ansible.builtin.template": {
+                "src": str(role / f"templates/{name}.j2"),
+                "dest": str(path),
+                "mode": "0600",
+            }
+        }
+        for name, path in made.items()
+    ]
+    told = {"hub_bank": "lab", "hub_updates_directory": "/srv/updates"}
+    play(hosts=("hub",), tasks=tasks, hub_updates_online_key_file="/srv/online.pem", **told)
+    settings = tomllib.loads(made["hub.toml"].read_text())
+    assert settings["updates"] == {"directory": "/srv/updates", "online_key_file": "/srv/online.pem"}
+    assert "ReadWritePaths=-/srv/updates\n" in made["updates.conf"].read_text()
