@@ -16,15 +16,11 @@ from edgegw.core.accounts import (
     risk_account,
     suspense_account,
 )
-from edgegw.core.book import (
-    POST,
-    REFUSED,
-    VOID,
-    Book,
-)
+from edgegw.core.book import REFUSED, Book
 from edgegw.core.caps import cap_accounts, charged, resolved, trimmed
 from edgegw.core.counts import measures_of
 from edgegw.core.decide import Stamp
+from edgegw.core.legs import POST, VOID
 from edgegw.core.model import CreateTransferStatus
 from edgegw.core.records import (
     UNREADABLE,

@@ -28,7 +28,7 @@ from edgegw.core.allowance import lease_ns
 from edgegw.core.calendar import first_window
 from edgegw.core.cards import ONE_NAME, CardNames
 from edgegw.core.counts import Policy, StandIn, policy_of, subject, undone_of
-from edgegw.core.legs import resolution
+from edgegw.core.legs import LEG_CODE, PENDING, POST, VOID, book_leg, resolution, transfer_of
 from edgegw.core.lists import HeldList
 from edgegw.core.model import (
     Account as LedgerAccount,
@@ -38,7 +38,6 @@ from edgegw.core.model import (
     Balance,
     CreateTransferStatus,
     PendingStatus,
-    TransferFlags,
 )
 from edgegw.core.model import (
     Transfer as LedgerTransfer,
@@ -93,10 +92,11 @@ K = TypeVar("K")
 V = TypeVar("V")
 Table = dict[K, V] | Overlay[K, V]
 
-PENDING: Final = int(TransferFlags.PENDING)
-POST: Final = int(TransferFlags.POST_PENDING_TRANSFER)
-VOID: Final = int(TransferFlags.VOID_PENDING_TRANSFER)
-LEG_CODE: Final = 1
+_ACTIVE: Final = Mode.ACTIVE  # reaching a member through its class is a call of a function
+_CREATED: Final = CreateTransferStatus.created
+_HOLD: Final = Kind.HOLD
+_PAYMENT: Final = Kind.PAYMENT
+_STAND_IN: Final = ClearedBy.STAND_IN
 RECORD_STEP_NS: Final = 1 << 16
 """The box's own time moves at least this far between records, so that every leg has a time of its own."""
 
@@ -207,7 +207,7 @@ class Book:
         self._base = base
         self._history = history
         self.fresh: dict[tuple[str, str], Record] = {}
-        self.fresh_places: dict[str, Record] = {}
+        self.fresh_places: dict[tuple[int, int], Record] = {}
         self.fresh_about: dict[str, list[Record]] = {}
         if base is None:
             found = self._resolved if history is not None else None
@@ -345,7 +345,8 @@ class Book:
 
     def reversed_by(self, client: str, id: str) -> str | None:
         """The place of the reversal that came before its original of this identity and waits for it."""
-        return self.kept.get((client, id)) or self.kept_before.get((client, id))
+        identity = client, id
+        return self.kept.get(identity) or self.kept_before.get(identity)
 
     def by_identity(self, client: str, id: str) -> Record | Pruned | None:
         """The record of an identity (what stays of it, once pruned), from this layer, those below, or
@@ -360,16 +361,14 @@ class Book:
 
     def at(self, place: str) -> Record | None:
         """The record at an `epoch/seq`, or None."""
+        epoch, seq = parse_place(place)
         book: Book | None = self
         while book is not None:
-            record = book.fresh_places.get(place)
+            record = book.fresh_places.get((epoch, seq))
             if record is not None:
                 return record
             book = book._base
-        if self._history is None:
-            return None
-        epoch, seq = parse_place(place)
-        return self._history.at(epoch, seq)
+        return None if self._history is None else self._history.at(epoch, seq)
 
     def about(self, place: str) -> list[Record]:
         """The records that name this place as their original, oldest first."""
@@ -406,41 +405,28 @@ class Book:
         return transfer, PendingStatus.pending
 
     def _ledger_transfer(self, record: Record, index: int) -> LedgerTransfer:
-        transfer = self._transfer(
-            legs_of(record)[index], transfer_id(epoch=record.epoch, seq=record.seq, leg=index)
-        )
+        place = transfer_id(epoch=record.epoch, seq=record.seq, leg=index)
+        transfer = transfer_of(legs_of(record)[index], self.known, place)
         return msgspec.structs.replace(transfer, at_ns=record.at_ns + index)
-
-    def _transfer(self, leg: Leg, ledger_id: int) -> LedgerTransfer:
-        debit, credit = self.known[leg.debit_account_id], self.known[leg.credit_account_id]
-        return LedgerTransfer(
-            id=ledger_id,
-            debit_account_id=account_key(leg.debit_account_id) if debit is None else debit.key,
-            credit_account_id=account_key(leg.credit_account_id) if credit is None else credit.key,
-            amount_minor=leg.amount_minor,
-            ledger=0 if debit is None else debit.ledger,
-            code=LEG_CODE,
-            flags=leg.flags,
-            pending_id=int(leg.pending, 16) if leg.pending else 0,
-            timeout_s=leg.timeout_s,
-        )
 
     # -- changing --------------------
 
     def post(self, legs: tuple[Leg, ...], *, epoch: int, seq: int, at_ns: int) -> CreateTransferStatus:
         """Book the legs of one record, all or none; the first status that is not `created`, else
         `created`."""
+        # A book without a history keeps every transfer in the ledger's own memory.
+        is_new = self._history is not None and (epoch, seq) > (self.epoch, self.seq)
         if len(legs) == 1:
-            moved = self._transfer(legs[0], transfer_id(epoch=epoch, seq=seq, leg=0))
-            return ledger.apply(self.ledger, moved, at_ns=at_ns).status
+            place = transfer_id(epoch=epoch, seq=seq, leg=0)
+            return book_leg(self.ledger, legs[0], self.known, place, at_ns=at_ns, is_new=is_new)
         layer = self.ledger.overlay()
         for index, leg in enumerate(legs):
-            moved = self._transfer(leg, transfer_id(epoch=epoch, seq=seq, leg=index))
-            status = ledger.apply(layer, moved, at_ns=at_ns + index).status
-            if status is not CreateTransferStatus.created:
+            place = transfer_id(epoch=epoch, seq=seq, leg=index)
+            status = book_leg(layer, leg, self.known, place, at_ns=at_ns + index, is_new=is_new)
+            if status is not _CREATED:
                 return status
         layer.merge()
-        return CreateTransferStatus.created
+        return _CREATED
 
     def replay(self, record: Record) -> None:
         """Change the state as this record says; raises ReplayError when the state before it does not allow
@@ -454,7 +440,7 @@ class Book:
         legs = legs_of(record)
         if legs and not isinstance(record, Expiry):
             status = self.post(legs, epoch=record.epoch, seq=record.seq, at_ns=record.at_ns)
-            if status is not CreateTransferStatus.created:
+            if status is not _CREATED:
                 raise ReplayError(
                     f"record {record.epoch}/{record.seq}: the ledger says {status.name} to its legs"
                 )
@@ -559,11 +545,12 @@ class Book:
         request = record.request
         merchants.note(self.batches, record)
         self.fresh[record.client, request.id] = record
-        self.fresh_places[place_text(epoch=record.epoch, seq=record.seq)] = record
-        if request.kind is Kind.PAYMENT or request.kind is Kind.HOLD:
+        self.fresh_places[record.epoch, record.seq] = record
+        kind = request.kind
+        if kind is _PAYMENT or kind is _HOLD:
             if self.tally.measures:
-                self.tally.add(record, is_offline=self.mode is not Mode.ACTIVE)
-            if record.cleared_by is ClearedBy.STAND_IN and record.legs[0].flags & PENDING:
+                self.tally.add(record, is_offline=self.mode is not _ACTIVE)
+            if record.cleared_by is _STAND_IN and record.legs[0].flags & PENDING:
                 self._note_stand_in(record)
             return
         self._remember_about(record, record.legs)

@@ -21,12 +21,8 @@ from edgegw.core.accounts import (
     UNCAPPED_PREFIX,
     centre_account,
 )
-from edgegw.core.book import (
-    PENDING,
-    POST,
-    VOID,
-    Book,
-)
+from edgegw.core.book import Book
+from edgegw.core.legs import PENDING, POST, VOID
 from edgegw.core.records import Account, Leg, Request, Transfer, transfer_id
 from edgegw.core.settlement import Side, cap_shares
 from edgegw.core.site import Site

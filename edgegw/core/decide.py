@@ -15,12 +15,7 @@ from typing import Final
 
 from edgegw.core import merchants
 from edgegw.core.accounts import risk_account, suspense_account
-from edgegw.core.book import (
-    PENDING,
-    VOID,
-    Book,
-    ReplayError,
-)
+from edgegw.core.book import Book, ReplayError
 from edgegw.core.caps import lacking, resolved
 from edgegw.core.decision import (
     SUSPENSE,
@@ -38,6 +33,7 @@ from edgegw.core.decision import (
     shortage,
     unfunded,
 )
+from edgegw.core.legs import PENDING, VOID
 from edgegw.core.limits import NS_PER_S, Refused, offline_ns, refuses_stand_in
 from edgegw.core.reasons import Reason
 from edgegw.core.records import (
@@ -143,9 +139,9 @@ def _payment(c: Context) -> Decided:
     over = _over_cap(c) if book.caps and not request.advice else None
     if over is not None:
         return over
-    if book.available(request.debit_account_id) >= request.amount_minor and not _barred_advice(c):
-        by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
-        return booking(c, by, _to_payee(book, request.debit_account_id, request))
+    is_barred = request.advice and _is_barred(book, request.debit_account_id)
+    if not is_barred and book.available(request.debit_account_id) >= request.amount_minor:
+        return booking(c, _cleared_by(c), _to_payee(book, request.debit_account_id, request))
     return _uncovered_payment(c)
 
 
@@ -165,6 +161,14 @@ def _over_cap(c: Context) -> Short | Refusal | None:
     )
 
 
+def _cleared_by(c: Context) -> ClearedBy:
+    return _CENTRE if c.funding.centre == "granted" else _ALLOWANCE
+
+
+_ALLOWANCE: Final = ClearedBy.ALLOWANCE  # reaching a member through its class is a call of a function
+_CENTRE: Final = ClearedBy.CENTRE
+
+
 def _lease_is_over(c: Context) -> bool:
     """Whether the box may spend no allowance of this currency any more; contact alone renews it."""
     lasts_ns = c.book.leases_ns.get(c.request.currency, 0)
@@ -175,9 +179,8 @@ def _offline_ns(c: Context) -> int:
     return offline_ns(c.book, at_ns=c.stamp.at_ns)
 
 
-def _barred_advice(c: Context) -> bool:
-    payer = c.request.debit_account_id
-    return c.request.advice and (payer in c.book.frozen or payer in c.book.closed)
+def _is_barred(book: Book, account_id: str) -> bool:
+    return account_id in book.frozen or account_id in book.closed
 
 
 def _to_payee(book: Book, source: str, request: Request) -> tuple[Leg, ...]:
@@ -236,7 +239,6 @@ def _hold(c: Context) -> Decided:
         if c.funding.centre == "refused":
             return unfunded(c, request.debit_account_id)
         return refusing(c, Reason.STAND_IN_NOT_OFFERED, "the branch does not stand in for holds")
-    by = ClearedBy.CENTRE if c.funding.centre == "granted" else ClearedBy.ALLOWANCE
     leg = Leg(
         request.debit_account_id,
         request.credit_account_id,
@@ -245,7 +247,7 @@ def _hold(c: Context) -> Decided:
         "",
         request.timeout_s,
     )
-    return booking(c, by, (leg,))
+    return booking(c, _cleared_by(c), (leg,))
 
 
 def _close_batch(c: Context) -> Decided:

@@ -8,7 +8,7 @@ Leaves out the kinds themselves: payments and holds (`core.decide`), and what be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 import msgspec
 
@@ -32,6 +32,7 @@ from edgegw.core.records import (
     transfer_id,
 )
 
+_CREATED: Final = CreateTransferStatus.created  # reaching a member through its class is a call of a function
 VERSION: Final = 1
 """Of the records that are written here."""
 
@@ -112,20 +113,22 @@ class Context(msgspec.Struct, frozen=True, gc=False):
 Decided = Transfer | Refusal | Short
 
 
+class Further(TypedDict, total=False):
+    """What the record of a cleared request says where it is no plain payment."""
+
+    reason: str
+    original: str
+    counted: Counted | None
+    batch: MerchantBatch | None
+    undone: Undone | None
+
+
 def clearing(
-    c: Context,
-    cleared_by: ClearedBy,
-    legs: tuple[Leg, ...],
-    *,
-    reason: str = "",
-    original: str = "",
-    counted: Counted | None = None,
-    batch: MerchantBatch | None = None,
-    undone: Undone | None = None,
+    c: Context, cleared_by: ClearedBy, legs: tuple[Leg, ...], **further: Unpack[Further]
 ) -> Transfer:
     """The record of a cleared request whose legs are booked already."""
     stamp = c.stamp
-    return Transfer(  # field by field: `**stamp.head()` takes half as long again
+    record = Transfer(  # from 16 words on, Python makes a dict of them first, which takes four times as long
         v=VERSION,
         bank=stamp.bank,
         box=stamp.box,
@@ -138,13 +141,9 @@ def clearing(
         client=c.client,
         request=c.request,
         cleared_by=cleared_by,
-        reason=reason,
-        original=original,
         legs=legs,
-        counted=counted,
-        batch=batch,
-        undone=undone,
     )
+    return msgspec.structs.replace(record, **further) if further else record
 
 
 def refuse(
@@ -172,11 +171,8 @@ def booking(
     cleared_by: ClearedBy,
     legs: tuple[Leg, ...],
     *,
-    reason: str = "",
-    original: str = "",
-    counted: Counted | None = None,
-    undone: Undone | None = None,
     payer: str = "",
+    **further: Unpack[Further],
 ) -> Transfer | Refusal:
     """The record of a cleared request whose legs are booked here with what they move of net debit caps, or of
     the ledger's own refusal. payer: who pays in the end, where the branch stands in."""
@@ -184,9 +180,9 @@ def booking(
     if book.caps:
         legs = (*legs, *charged(book, legs, payer=payer))
     status = book.post(legs, epoch=stamp.epoch, seq=stamp.seq, at_ns=stamp.at_ns)
-    if status is not CreateTransferStatus.created:
+    if status is not _CREATED:
         return refusing(c, Reason.LEDGER_REFUSED, status.name)
-    return clearing(c, cleared_by, legs, reason=reason, original=original, counted=counted, undone=undone)
+    return clearing(c, cleared_by, legs, **further)
 
 
 def sent_home(book: Book, account_id: str, amount_minor: int) -> tuple[Leg, ...]:

@@ -43,6 +43,7 @@ __all__ = [
     "due",
     "expire",
     "expire_transfer",
+    "move",
     "restore_hold",
 ]
 
@@ -236,50 +237,23 @@ def _move(state: State, t: Transfer, flags: int, at_ns: int) -> Applied:
         return _REFUSED[S.accounts_must_have_the_same_ledger]
     if t.ledger != debit_account.ledger:
         return _REFUSED[S.transfer_must_have_the_same_ledger_as_accounts]
-    if debit_account.flags & _CLOSED:
-        return _burn(state, t.id, S.debit_account_already_closed)
-    if credit_account.flags & _CLOSED:
-        return _burn(state, t.id, S.credit_account_already_closed)
-
-    debit, credit = state.balances[debit_id], state.balances[credit_id]
-    debits_minor = debit.debits_pending + debit.debits_posted
-    credits_minor = credit.credits_pending + credit.credits_posted
     amount_minor = t.amount_minor
-    if flags & _BALANCING_DEBIT:
-        amount_minor = min(amount_minor, max(0, debit.credits_posted - debits_minor))
-    if flags & _BALANCING_CREDIT:
-        amount_minor = min(amount_minor, max(0, credit.debits_posted - credits_minor))
-
-    most_minor = state.most_minor
-    if debits_minor + amount_minor > most_minor or credits_minor + amount_minor > most_minor:
-        if most_minor < AMOUNT_MAX:
-            over = S.overflows_debits if debits_minor + amount_minor > most_minor else S.overflows_credits
-            return _REFUSED[over]
-        return _REFUSED[_overflow(debit, credit, amount_minor, flags)]
-    if t.timeout_s and at_ns + t.timeout_s * NS_PER_S > AT_NS_MAX:
-        return _REFUSED[S.overflows_timeout]
-    if debit_account.flags & _DEBITS_LIMITED and debits_minor + amount_minor > debit.credits_posted:
-        return _burn(state, t.id, S.exceeds_credits)
-    if credit_account.flags & _CREDITS_LIMITED and credits_minor + amount_minor > credit.debits_posted:
-        return _burn(state, t.id, S.exceeds_debits)
-
-    # ---- nothing can fail below: only writes ----
-    pending = flags & _PENDING
-    pending_minor, posted_minor = (amount_minor, 0) if pending else (0, amount_minor)
-    state.balances[debit_id] = Balance(
-        debits_pending=debit.debits_pending + pending_minor,
-        debits_posted=debit.debits_posted + posted_minor,
-        credits_pending=debit.credits_pending,
-        credits_posted=debit.credits_posted,
+    if flags & _BALANCING:
+        amount_minor = _balancing(state, t, flags)
+    status = move(
+        state,
+        t.id,
+        debit_account,
+        credit_account,
+        amount_minor,
+        at_ns=at_ns,
+        flags=flags,
+        timeout_s=t.timeout_s,
     )
-    state.balances[credit_id] = Balance(
-        debits_pending=credit.debits_pending,
-        debits_posted=credit.debits_posted,
-        credits_pending=credit.credits_pending + pending_minor,
-        credits_posted=credit.credits_posted + posted_minor,
-    )
+    if status is not _CREATED:
+        return _REFUSED[status]
     state.transfers[t.id] = replace(t, flags=flags, amount_minor=amount_minor, at_ns=at_ns)
-    if pending:
+    if flags & _PENDING:
         state.pendings[t.id] = PendingStatus.pending
         if t.timeout_s:
             state.deadlines.add((at_ns + t.timeout_s * NS_PER_S, at_ns, t.id))
@@ -288,6 +262,74 @@ def _move(state: State, t: Transfer, flags: int, at_ns: int) -> Applied:
         if flags & _CLOSING_CREDIT:
             _set_closed(state, credit_account, closed=True)
     return Applied(status=_CREATED, amount_minor=amount_minor)
+
+
+def _balancing(state: State, t: Transfer, flags: int) -> int:
+    """What a balancing transfer moves: as much as the accounts allow, at most what it names."""
+    debit, credit = state.balances[t.debit_account_id], state.balances[t.credit_account_id]
+    amount_minor = t.amount_minor
+    if flags & _BALANCING_DEBIT:
+        owed_minor = debit.debits_pending + debit.debits_posted
+        amount_minor = min(amount_minor, max(0, debit.credits_posted - owed_minor))
+    if flags & _BALANCING_CREDIT:
+        owned_minor = credit.credits_pending + credit.credits_posted
+        amount_minor = min(amount_minor, max(0, credit.debits_posted - owned_minor))
+    return amount_minor
+
+
+def move(
+    state: State,
+    transfer_id: int,
+    debit_account: Account,
+    credit_account: Account,
+    amount_minor: int,
+    *,
+    at_ns: int,
+    flags: int = 0,
+    timeout_s: int = 0,
+) -> CreateTransferStatus:
+    """Move an amount, or hold it, from one account to another one of the same ledger, unless a balance or an
+    account forbids it.
+
+    This is the part of `apply` that hangs on balances. Whoever calls it has seen to the rest: that the id is
+    new and the transfer well formed, and that it is kept where it may be asked for.
+    """
+    if debit_account.flags & _CLOSED:
+        return _burn(state, transfer_id, S.debit_account_already_closed).status
+    if credit_account.flags & _CLOSED:
+        return _burn(state, transfer_id, S.credit_account_already_closed).status
+    balances = state.balances
+    debit_id, credit_id = debit_account.id, credit_account.id
+    debit, credit = balances[debit_id], balances[credit_id]
+    debits_minor = debit.debits_pending + debit.debits_posted + amount_minor
+    credits_minor = credit.credits_pending + credit.credits_posted + amount_minor
+    most_minor = state.most_minor
+    if debits_minor > most_minor or credits_minor > most_minor:
+        if most_minor < AMOUNT_MAX:
+            return S.overflows_debits if debits_minor > most_minor else S.overflows_credits
+        return _overflow(debit, credit, amount_minor, flags)
+    if timeout_s and at_ns + timeout_s * NS_PER_S > AT_NS_MAX:
+        return S.overflows_timeout
+    if debit_account.flags & _DEBITS_LIMITED and debits_minor > debit.credits_posted:
+        return _burn(state, transfer_id, S.exceeds_credits).status
+    if credit_account.flags & _CREDITS_LIMITED and credits_minor > credit.debits_posted:
+        return _burn(state, transfer_id, S.exceeds_debits).status
+
+    # ---- nothing can fail below: only writes ----
+    pending_minor, posted_minor = (amount_minor, 0) if flags & _PENDING else (0, amount_minor)
+    balances[debit_id] = Balance(
+        debit.debits_pending + pending_minor,
+        debit.debits_posted + posted_minor,
+        debit.credits_pending,
+        debit.credits_posted,
+    )
+    balances[credit_id] = Balance(
+        credit.debits_pending,
+        credit.debits_posted,
+        credit.credits_pending + pending_minor,
+        credit.credits_posted + posted_minor,
+    )
+    return _CREATED
 
 
 def _overflow(debit: Balance, credit: Balance, amount_minor: int, flags: int) -> CreateTransferStatus:

@@ -62,7 +62,7 @@ class Account(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     at_ns: int = 0
 
 
-class Balance(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Balance(msgspec.Struct, frozen=True, gc=False):
     """The four counters of an account, in minor units; the posted ones only grow."""
 
     debits_pending: int = 0

@@ -14,14 +14,7 @@ from edgegw.core.accounts import (
     risk_account,
     suspense_account,
 )
-from edgegw.core.book import (
-    KEPT,
-    PENDING,
-    POST,
-    REFUSED,
-    VOID,
-    Book,
-)
+from edgegw.core.book import KEPT, REFUSED, Book
 from edgegw.core.caps import resolved
 from edgegw.core.counts import undone_of
 from edgegw.core.decision import (
@@ -37,6 +30,7 @@ from edgegw.core.decision import (
     shortage,
     unfunded,
 )
+from edgegw.core.legs import PENDING, POST, VOID
 from edgegw.core.limits import Refused
 from edgegw.core.model import PendingStatus
 from edgegw.core.pruned import Pruned

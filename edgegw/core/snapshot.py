@@ -7,14 +7,10 @@ import msgspec
 
 from edgegw.core import ledger
 from edgegw.core.accounts import account_key
-from edgegw.core.book import (
-    LEG_CODE,
-    PENDING,
-    Book,
-    History,
-)
+from edgegw.core.book import Book, History
 from edgegw.core.counts import Count, LimitChange, StandIn, Stood
 from edgegw.core.journal import sm3
+from edgegw.core.legs import LEG_CODE, PENDING
 from edgegw.core.merchants import OpenBatch
 from edgegw.core.model import Balance
 from edgegw.core.model import Transfer as LedgerTransfer
@@ -159,8 +155,10 @@ def _book_of(i: BookImage, history: History | None) -> Book:
     book.durability = i.durability
     book.business_date, book.cut_off_ns = i.business_date, i.cut_off_ns
     book.standing = i.standing
+    book.frozen = dict(i.frozen)
+    book.closed = dict(i.closed)
+    book.open_accounts(tuple([row[0] for row in i.accounts]))  # last: from here on accounts are looked at
     for account, debits_pending, debits_posted, credits_pending, credits_posted in i.accounts:
-        book.open_accounts((account,))
         book.ledger.balances[account_key(account.id)] = Balance(
             debits_pending=debits_pending,
             debits_posted=debits_posted,
@@ -172,8 +170,6 @@ def _book_of(i: BookImage, history: History | None) -> Book:
             book.ledger, _hold(hold_id, amount_minor, number, debit, credit, timeout_s, at_ns)
         )
     book.barred = dict(i.barred)
-    book.frozen = dict(i.frozen)
-    book.closed = dict(i.closed)
     book.batches = {(merchant, terminal): batch for merchant, terminal, batch in i.batches}
     book.kept = {(client, id_): place for client, id_, place in i.kept}
     book.positions = {(who, currency): net for who, currency, net in i.positions}

@@ -24,12 +24,8 @@ from edgegw.core.accounts import (
     risk_account,
     suspense_account,
 )
-from edgegw.core.book import (
-    PENDING,
-    POST,
-    VOID,
-    is_between_participants,
-)
+from edgegw.core.book import is_between_participants
+from edgegw.core.legs import PENDING, POST, VOID
 from edgegw.core.model import AT_NS_MAX, CreateTransferStatus
 from edgegw.core.records import (
     AMOUNT_MINOR_MAX,

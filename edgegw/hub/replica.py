@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from edgegw.core import ledger
 from edgegw.core.accounts import account_key
-from edgegw.core.book import LEG_CODE, PENDING
+from edgegw.core.legs import LEG_CODE, PENDING
 from edgegw.core.model import Account, Balance, CreateTransferStatus, PendingStatus, Transfer
 from edgegw.core.overlay import Overlay
 from edgegw.core.records import AMOUNT_MINOR_MAX, Leg, transfer_id

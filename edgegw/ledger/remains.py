@@ -268,9 +268,10 @@ def identity_of(row: Row) -> Identity:
 def find_in(table: str, read: Read, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Pruned]:
     """What a table of identities has of these, (client, id in hex); raises LedgerCorrupt for what has
     rotted."""
-    wanted, found = set(keys), dict[tuple[str, str], Pruned]()
+    found = dict[tuple[str, str], Pruned]()
     if not read(f"SELECT 1 FROM {table} LIMIT 1", ()):  # noqa: S608 - a name
         return found
+    wanted = set(keys)
     ids = [bytes.fromhex(identity) for _, identity in keys]
     for start in range(0, len(ids), _FIND_WIDTHS[-1]):
         chunk = ids[start : start + _FIND_WIDTHS[-1]]

@@ -108,10 +108,9 @@ _OVER_BUDGET: Final = Undecided("refusal_budget", "too many refused requests; th
 
 def _earlier(batch: Batch, client: str, request: Request) -> Decision | Recalled | Conflict | None:
     """The first answer to this identity, from this batch or from the disk."""
-    fresh = batch.book.fresh.get((client, request.id))
-    known = batch.known.get((client, request.id))
-    if fresh is not None:
-        known = encode(fresh)
+    identity = client, request.id
+    fresh = batch.book.fresh.get(identity)
+    known = batch.known.get(identity) if fresh is None else encode(fresh)
     return None if known is None else first_answer(known, request)
 
 

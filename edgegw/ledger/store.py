@@ -367,10 +367,9 @@ class Store:
                     key = (row[0], row[1].hex())
                     if key in wanted:
                         found[key] = _proved(row)
-        if len(found) < len(wanted):
-            found |= self.pruned.find([key for key in keys if key not in found])
-        if len(found) < len(wanted):
-            found |= self.others.find([key for key in keys if key not in found])
+        for elsewhere in (self.pruned, self.others):
+            if len(found) < len(wanted):
+                found |= elsewhere.find(list(wanted - found.keys()) if found else keys)
         return found
 
     def at(self, position: int) -> bytes | None:

@@ -9,12 +9,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from edgegw.core.accounts import BANK, OWN_PREFIXES
-from edgegw.core.book import (
-    PENDING,
-    POST,
-    VOID,
-    is_between_participants,
-)
+from edgegw.core.book import is_between_participants
+from edgegw.core.legs import PENDING, POST, VOID
 from edgegw.core.records import (
     Account,
     ClearedBy,

@@ -103,7 +103,7 @@ def check_replay(box: Box) -> None:
     resumed = snapshot.load(snapshot.dump(whole), history=None)
     for book in (whole, resumed):
         book.fresh_places.update(
-            {f"{record.epoch}/{record.seq}": record for record in box.records if hasattr(record, "request")}
+            {(record.epoch, record.seq): record for record in box.records if hasattr(record, "request")}
         )
         for record in box.records[middle:]:
             book.replay(decode_record(encode(record)))

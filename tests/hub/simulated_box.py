@@ -14,10 +14,10 @@ import msgspec
 from edgegw.access.keys import SigningKey, VerifyingKey
 from edgegw.core import journal
 from edgegw.core.accounts import centre_account, risk_account
-from edgegw.core.book import PENDING, POST, VOID
 from edgegw.core.calendar import first_window
 from edgegw.core.exchange import HeldLog, judge_package, judge_push
 from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.legs import PENDING, POST, VOID
 from edgegw.core.messages import (
     PACKAGE_BYTES_MAX,
     VERSION,

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import select
 
 from edgegw.core.accounts import centre_account, risk_account
-from edgegw.core.book import PENDING
 from edgegw.core.caps import cap_account, uncapped_account
+from edgegw.core.legs import PENDING
 from edgegw.core.messages import Ask
 from edgegw.core.records import (
     ClearedBy,

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from edgegw.core import journal
-from edgegw.core.book import PENDING, VOID
 from edgegw.core.journal import Frontier
+from edgegw.core.legs import PENDING, VOID
 from edgegw.core.messages import Ask, Beat, ExchangeError, LogHead, Package, PackageVerdict, Verdict
 from edgegw.core.records import Account, ConfirmDirective, FreezeDirective, GrantDirective, Mode, encode
 from edgegw.hub.operate import freeze, release_epoch

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from edgegw.core import export, journal
-from edgegw.core.book import PENDING, VOID
 from edgegw.core.journal import Checkpoint, Frontier
+from edgegw.core.legs import PENDING, VOID
 from edgegw.core.messages import Ask, PackageVerdict, Verdict
 from edgegw.core.records import GrantDirective
 from edgegw.hub.exported import ExportError
