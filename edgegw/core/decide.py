@@ -115,11 +115,10 @@ def _ruled(c: Context) -> Refused | None:
     if not c.funding.line_up and _lease_is_over(c):
         return Reason.LEASE_OVER, f"the centre was heard last {_offline_ns(c) // NS_PER_S} s ago"
     book, request = c.book, c.request
-    for account_id in (request.debit_account_id, request.credit_account_id):
-        known = book.known[account_id]
+    payer, payee = book.known[request.debit_account_id], book.known[request.credit_account_id]
+    for known in (payer, payee):
         if known is not None and known.closed is not None:
-            return Reason.ACCOUNT_CLOSED, f"{account_id} is closed: {known.closed}"
-    payer = book.known[request.debit_account_id]
+            return Reason.ACCOUNT_CLOSED, f"{known.account.id} is closed: {known.closed}"
     if payer is not None and payer.frozen is not None:
         return Reason.ACCOUNT_FROZEN, f"{request.debit_account_id} is frozen: {payer.frozen}"
     for rule in c.rules:

@@ -96,7 +96,12 @@ def _exceeded(book: Book, limit: Limit, request: Request, *, at_ns: int, percent
         )
     if limits.amount_minor is None and limits.count is None:
         return None
-    used = _used(book, limit, request, whose, at_ns=at_ns)
+    measure = limit.measure
+    used: Count | Stood = NOTHING
+    if measure is None:
+        used = _unconfirmed(book, rule, request, whose)
+    elif measure.per != OUTAGE or book.tally.outage_ns:
+        used = book.tally.used(measure, limit.key, whose, at_ns=at_ns)
     if limits.amount_minor is not None:
         most = limits.amount_minor * percent // 100
         if used.amount_minor + amount_minor > most:
@@ -137,13 +142,9 @@ def _reason(limit: Limit, code: Reason) -> Reason:
     return _STAND_IN_REASONS[limit.rule.of] if limit.rule.when == STAND_IN else code
 
 
-def _used(book: Book, limit: Limit, request: Request, whose: str, *, at_ns: int) -> Count | Stood:
-    if limit.measure is not None:
-        if limit.measure.per == OUTAGE and not book.tally.outage_ns:
-            return NOTHING
-        return book.tally.used(limit.measure, limit.key, whose, at_ns=at_ns)
-    currencies = (request.currency,) if limit.rule.currency else tuple(book.currencies)
-    waiting = [book.tally.stood.get((limit.rule.of, whose, currency)) for currency in currencies]
+def _unconfirmed(book: Book, rule: LimitRule, request: Request, whose: str) -> Stood:
+    currencies = (request.currency,) if rule.currency else tuple(book.currencies)
+    waiting = [book.tally.stood.get((rule.of, whose, currency)) for currency in currencies]
     return Stood(
         sum(one.amount_minor for one in waiting if one is not None),
         sum(one.count for one in waiting if one is not None),

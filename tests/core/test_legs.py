@@ -65,7 +65,8 @@ def test_a_leg_that_asks_for_balances_alone_comes_out_otherwise(
     too."""
     quick, general, accounts = state_of(start), state_of(start), KnownAccounts(known)
     for state in (quick, general):
-        state.failed.update(dict.fromkeys(burned, CreateTransferStatus.exceeds_credits))
+        for number in burned:
+            state.failed[number] = CreateTransferStatus.exceeds_credits
     quick, general = quick.overlay(), general.overlay()
     for number, leg in enumerate(legs, 1):
         found = book_leg(quick, leg, accounts, number, at_ns=number, is_new=True)
