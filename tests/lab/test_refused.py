@@ -279,7 +279,8 @@ def test_a_copied_disk_is_no_box_without_its_tpm(branch: Branch, tmp_path: Path)
             timeout_seconds=STARTED_S,
             poll_seconds=2,
         )
-        with pytest.raises(OSError, match=r"refused|reset|closed|timed out"):
+        # QEMU takes the connection for the guest, and ends it when nobody listens there.
+        with pytest.raises(OSError, match=r"refused|reset|closed|timed out|EOF"):
             Till(copied, branch.centre).call("GET", "/readyz")
 
 
