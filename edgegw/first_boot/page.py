@@ -168,13 +168,23 @@ class Page:
             return web.Response(status=400, text=self._shown(self._state(), said), content_type="text/html")
         if self._state().state not in ("waiting", "asking"):
             raise web.HTTPConflict(text="This machine takes no claim now.")
+        self._refuse_brought()
         self._offer(found)
         raise web.HTTPSeeOther("/")
 
     async def _given_up(self, request: web.Request) -> web.Response:
         await self._form(request)
+        self._refuse_brought()
         self._give_up()
         raise web.HTTPSeeOther("/")
+
+    def _refuse_brought(self) -> None:
+        """Anybody in the branch can reach this page, and would make the machine a box of a hub of his own."""
+        if self._state().is_brought:
+            raise web.HTTPConflict(
+                text="The claim at hand was brought to the machine itself, and nothing from the network"
+                " takes its place: pull the stick first, or bring another one."
+            )
 
     async def _form(self, request: web.Request) -> dict[str, str]:
         """The fields of a form that this page gave out; raises HTTPException."""
@@ -203,7 +213,8 @@ class Page:
         again = "" if takes or said else f'<meta http-equiv="refresh" content="{REFRESH_S}">'
         facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _facts(state))
         alert = f'<p role="alert"><strong>{escape(said)}</strong></p>' if said else ""
-        form = self._claim_form() if takes else self._give_up_form() if state.state == "asking" else ""
+        is_asking = state.state == "asking" and not state.is_brought
+        form = self._claim_form() if takes else self._give_up_form() if is_asking else ""
         return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{again}
 <title>{escape(_TITLES[state.state])}: edgegw</title><style>{_STYLE}</style></head>

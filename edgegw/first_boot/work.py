@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -76,6 +76,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
     clock_ahead_s: int = 0
     """Of the machine's clock, against the centre's; 0 until that was heard."""
+    is_brought: bool = False
+    """The claim at hand lies on a stick here, or came with the machine: who is only on the branch's network
+    neither replaces it nor gives it up."""
 
     @property
     def whose(self) -> str:
@@ -190,13 +193,6 @@ class FirstBoot:
 
     def _look(self) -> None:
         """See whether somebody brings a claim, or takes one away."""
-        if self._is_given_up:
-            self._is_given_up = False
-            if self._claim is not None:
-                self._refuse("that claim was given up here", "Bring another one.")
-        offered, self._offered = self._offered, None
-        if offered is not None:
-            self._take(offered)
         lying = {(one.source, one.body): one for one in lying_there(self._stick)}
         self._passed_over &= lying.keys()  # what goes and comes again is tried again
         for key, found in lying.items():
@@ -205,6 +201,19 @@ class FirstBoot:
                 continue
             self._passed_over.add(key)
             self._take(found)
+        self._say(is_brought=self._lies_among(lying.values()))
+        is_given_up, self._is_given_up = self._is_given_up, False
+        offered, self._offered = self._offered, None
+        if self.state.is_brought:
+            return
+        if is_given_up and self._claim is not None:
+            self._refuse("that claim was given up here", "Bring another one.")
+        if offered is not None:
+            self._take(offered)
+
+    def _lies_among(self, found: Iterable[Found]) -> bool:
+        claim = self._claim
+        return claim is not None and any(one.claim is not None and one.claim.id == claim.id for one in found)
 
     def _take(self, found: Found) -> None:
         """Take a claim up if it is one, in the place of another that led nowhere yet."""

@@ -268,13 +268,36 @@ async def test_a_claim_that_leads_nowhere_gives_way_to_another(
 ) -> None:
     """The centre has moved since it was made; nobody wants to flash the machine for that."""
     nowhere = centre.claim(addresses=("https://127.0.0.1:9",), settings=PORTS)
-    machine.plug(nowhere)
+    stick = machine.plug(nowhere)
     async with machine.on() as work:
         await until(lambda: "does not answer" in work.state.problem, "it to be told")
+        stick.rename(tmp_path / "pulled")
+        await until(lambda: not work.state.is_brought, "it to see that the stick is gone")
         work.offer(read_claim(PAGE_SOURCE, centre.claim(settings=PORTS).read_bytes()))
         await until(lambda: machine.files.is_done, "the machine to be enrolled")
         assert work.state.source == "page"
-    assert (machine.stick / "edgegw/claim.json").exists()
+
+
+async def test_a_claim_on_a_stick_gives_way_to_nothing_from_the_network(
+    centre: Centre, machine: Machine, tmp_path: Path
+) -> None:
+    """A stranger in the branch has a hub of his own, and a claim of it that bears the box's name."""
+    body = centre.claim(addresses=("https://127.0.0.1:9",), settings=PORTS).read_bytes()
+    (tmp_path / "slow.json").write_bytes(body)
+    machine.plug(tmp_path / "slow.json")
+    foreign = read_claim(PAGE_SOURCE, centre.claim(settings=PORTS).read_bytes())
+    async with machine.on() as work:
+        await until(lambda: work.state.tries > 0 and work.state.is_brought, "the stick's to be tried")
+        work.offer(foreign)
+        work.give_up()
+        await until(lambda: work._offered is None and not work._is_given_up, "both to be heard")
+        assert (work.state.state, work.state.source) == ("asking", "stick")
+    async with machine.on() as work:  # the plug was pulled
+        await until(lambda: work.state.is_brought, "the stick's claim to be at hand again")
+        work.offer(foreign)
+        await until(lambda: work._offered is None, "it to be heard")
+        assert work.state.state == "asking"
+    assert not machine.files.is_done
 
 
 async def test_a_claim_that_is_given_up_leaves_no_trace(centre: Centre, machine: Machine) -> None:

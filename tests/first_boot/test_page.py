@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from click.testing import Result
 
@@ -256,6 +257,20 @@ async def test_it_does_not_reload_under_who_is_typing(browser: Browser) -> None:
     word = await browser.word()
     assert (await browser.post("/give-up", {"word": word}))[0] == 303
     assert browser.given_up == 1
+
+
+async def test_who_is_only_on_the_network_cannot_replace_what_was_brought(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The page is for everybody in the branch; the stick is in a technician's hand."""
+    async with centre_of(tmp_path) as centre:
+        form = {"word": await browser.word(), "claim": centre.claim().read_text()}
+    browser.state = msgspec.structs.replace(ASKING, is_brought=True)
+    assert "/give-up" not in (await browser.get())[1]
+    for path in ("/claim", "/give-up"):
+        status, said = await browser.post(path, form)
+        assert (status, "pull the stick first" in said) == (409, True)
+    assert (browser.offered, browser.given_up) == ([], 0)
 
 
 def asked(folder: Path, *words: str) -> Result:
