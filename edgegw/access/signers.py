@@ -75,16 +75,20 @@ class Signers:
         """End the threads that verify."""
         self._verifiers.close()
 
-    async def client_of(self, shown: Shown) -> Client | Stranger | None:
-        """The client that has signed a request, or why it is nobody's; None where it carries no signature."""
+    def signature_of(self, shown: Shown) -> Signed | Stranger | None:
+        """What the signature of a request says, or why it is nobody's; None where it carries none."""
         try:
-            signed = parse(shown.headers, has_body=shown.has_body)
-            if signed is None:
-                return None
-            self._learn()
+            return parse(shown.headers, has_body=shown.has_body)
+        except SignatureProblem as problem:
+            return _malformed(problem)
+
+    async def client_of(self, shown: Shown, signed: Signed) -> Client | Stranger:
+        """The client that has signed a request, or why it is nobody's."""
+        self._learn()
+        try:
             return await self._client_of_signature(shown, signed)
         except SignatureProblem as problem:
-            return Stranger("signature_malformed", f"{problem.field}: {problem}", problem.field)
+            return _malformed(problem)
 
     def unsigned(self, client: Client, *, field: str) -> Client | Stranger:
         """A client that would change something without a signature: itself, unless it must sign."""
@@ -202,6 +206,10 @@ async def _body_fits(shown: Shown) -> bool:
     if len(body) > _LARGE_BYTES:
         return await asyncio.to_thread(digest_fits, shown.headers, body)
     return digest_fits(shown.headers, body)
+
+
+def _malformed(problem: SignatureProblem) -> Stranger:
+    return Stranger("signature_malformed", f"{problem.field}: {problem}", problem.field)
 
 
 def _client(held: _Held, signed_by: str) -> Client:

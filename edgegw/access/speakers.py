@@ -54,8 +54,13 @@ class Speakers:
 
     async def client_of(self, shown: Shown) -> Client | Stranger:
         """The client that a request is of, or why it is nobody's."""
-        speaker = await self._signers.client_of(shown)
-        if speaker is None:
+        speaker: Client | Stranger
+        signed = self._signers.signature_of(shown)
+        if isinstance(signed, Stranger):
+            speaker = signed
+        elif signed is not None:
+            speaker = await self._signers.client_of(shown, signed)
+        else:
             speaker = self._by_what_it_shows(shown)
             if isinstance(speaker, Client) and shown.method not in _READING:
                 speaker = self._signers.unsigned(speaker, field=AUTHORIZATION)

@@ -247,7 +247,14 @@ class Gateway:
         """
         began = time.perf_counter()
         try:
-            results = await self._admitted_many(client, requests, linked=linked)
+            self._admit(len(requests))
+            try:
+                if any(request.card for request in requests):
+                    requests = await self._with_tokens(requests)
+                decided = self._decide_group if linked else self._decide_each
+                results = await decided(client, requests)
+            finally:
+                self._admitted -= len(requests)
         except Unanswered as error:
             self.meter.unanswered(code=error.code)
             raise
@@ -270,22 +277,12 @@ class Gateway:
             seconds=seconds,
         )
 
-    async def _admitted_many(
-        self, client: str, requests: Sequence[Request], *, linked: bool
-    ) -> list[Decided | Unanswered]:
+    def _admit(self, count: int) -> None:
         if self._stopping:
             raise Unanswered("stopping", "the box takes no new payments")
-        if self._admitted + len(requests) > WAITING_MAX:
+        if self._admitted + count > WAITING_MAX:
             raise Unanswered("overloaded", f"{self._admitted} payments wait; the box takes {WAITING_MAX}")
-        self._admitted += len(requests)
-        try:
-            if any(request.card for request in requests):
-                requests = await self._with_tokens(requests)
-            if linked:
-                return await self._decide_group(client, requests)
-            return await self._decide_each(client, requests)
-        finally:
-            self._admitted -= len(requests)
+        self._admitted += count
 
     async def _with_tokens(self, requests: Sequence[Request]) -> list[Request]:
         """The same with each card's lookup, as ways in have it, turned into its token, as records do."""
@@ -299,34 +296,36 @@ class Gateway:
         ]
 
     async def _decide_each(self, client: str, requests: Sequence[Request]) -> list[Decided | Unanswered]:
-        own: list[tuple[int, Request, _Waiting]] = []
-        joins: list[tuple[int, Request, _Waiting]] = []
+        own: list[int] = []
+        joining: list[tuple[int, asyncio.Future[Decided | Unanswered]]] = []
         for index, request in enumerate(requests):
             waiting = self._waiting.get((client, request.id))
             if waiting is None:
-                waiting = self._waiting[client, request.id] = _Waiting(request)
-                own.append((index, request, waiting))
+                self._waiting[client, request.id] = _Waiting(request)
+                own.append(index)
             else:
-                joins.append((index, request, waiting))
-        joining = [asyncio.ensure_future(waiting.join(request)) for _, request, waiting in joins]
+                joining.append((index, asyncio.ensure_future(waiting.join(request))))
         results: list[Decided | Unanswered] = [_UNKNOWN] * len(requests)
         try:
             if own:
-                decided = await self._through_pen(client, [request for _, request, _ in own])
-                for (index, _, _), result in zip(own, decided, strict=True):
+                decided = await self._through_pen(client, [requests[index] for index in own])
+                for index, result in zip(own, decided, strict=True):
                     results[index] = result
         finally:
-            for index, request, waiting in own:
-                del self._waiting[client, request.id]
-                waiting.done(results[index])
-        for (index, _, _), joined in zip(joins, joining, strict=True):
+            for index in own:
+                self._waiting.pop((client, requests[index].id)).done(results[index])
+        for index, joined in joining:
             results[index] = await joined
         return results
 
     async def _through_pen(self, client: str, requests: list[Request]) -> list[Decided | Unanswered]:
         try:
             decisions = await self._pen.decide(client, requests, self._funding())
-            requests, decisions = await self._with_cards_before(client, requests, decisions)
+            for index, outcome in enumerate(decisions):
+                same = self._with_card_before(requests[index], outcome)
+                if same is not None:
+                    requests[index] = same
+                    [decisions[index]] = await self._pen.decide(client, [same], self._funding())
         except (OperatingError, BrokenInvariant) as error:
             return [undecided_by(error)] * len(requests)
         results = [
@@ -339,20 +338,16 @@ class Gateway:
                 results[index] = result
         return results
 
-    async def _with_cards_before(
-        self, client: str, requests: list[Request], decisions: list[Outcome]
-    ) -> tuple[list[Request], list[Outcome]]:
-        """Ask again for what differs from its first request by the card alone, where the vault can no longer
-        say whose the first token was: a card that was shredded must not turn a repeat into a conflict."""
-        requests, decisions = list(requests), list(decisions)
-        for index, (request, outcome) in enumerate(zip(requests, decisions, strict=True)):
-            if not isinstance(outcome, Conflict) or outcome.first is None or outcome.field != "card":
-                continue
-            first = outcome.first.card
-            if first and outcome.first.card_mask == request.card_mask and self.cards.lookup(first) is None:
-                requests[index] = msgspec.structs.replace(request, card=first)
-                [decisions[index]] = await self._pen.decide(client, [requests[index]], self._funding())
-        return requests, decisions
+    def _with_card_before(self, request: Request, outcome: Outcome) -> Request | None:
+        """What to ask again when it differs from its first request by the card alone, and the vault can no
+        longer say whose the first token was: a card that was shredded must not turn a repeat into a
+        conflict."""
+        if not isinstance(outcome, Conflict) or outcome.first is None or outcome.field != "card":
+            return None
+        first = outcome.first.card
+        if first and outcome.first.card_mask == request.card_mask and self.cards.lookup(first) is None:
+            return msgspec.structs.replace(request, card=first)
+        return None
 
     def _funding(self) -> Funding:
         return Funding(line_up=True) if self._line.up else _LINE_DOWN

@@ -70,7 +70,8 @@ class SiteHealth:
         self._probation_s = probation_s
         self._requests_min = requests_min
         self._refused_percent_more = refused_percent_more
-        self._now = Counts()
+        self._decided = self._not_known = self._failed = self._turned_away = 0
+        """In this second."""
         self._past: deque[Counts] = deque(maxlen=BEFORE_S)
         self.watch = Watch()
 
@@ -81,22 +82,22 @@ class SiteHealth:
 
     def decided(self, code: str) -> None:
         """A client's request was decided; code is its refusal's, "" where it was cleared."""
-        not_known = int(code in NOT_KNOWN)
-        self._now = self._now._replace(
-            decided=self._now.decided + 1, not_known=self._now.not_known + not_known
-        )
+        self._decided += 1
+        if code in NOT_KNOWN:
+            self._not_known += 1
 
     def failed(self) -> None:
         """The program failed on a request."""
-        self._now = self._now._replace(failed=self._now.failed + 1)
+        self._failed += 1
 
     def turned_away(self) -> None:
         """Somebody was turned away whom the settings do not know."""
-        self._now = self._now._replace(turned_away=self._now.turned_away + 1)
+        self._turned_away += 1
 
     def second(self, digest: str) -> str:
         """Once a second, with the digest of the settings in force: why they are not well, or ""."""
-        counts, self._now = self._now, Counts()
+        counts = Counts(self._decided, self._not_known, self._failed, self._turned_away)
+        self._decided = self._not_known = self._failed = self._turned_away = 0
         if digest != self.watch.digest:
             before = _sum(self._past) if self._past else self.watch.before
             seconds = self._probation_s if self.watch.digest else 0

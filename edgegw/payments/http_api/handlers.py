@@ -4,6 +4,7 @@ of its own."""
 from __future__ import annotations
 
 import base64
+from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
@@ -37,29 +38,29 @@ class Handlers:
 
     # -- deciding --------------------
 
-    async def create_payment(self, call: Call) -> Reply:
+    def create_payment(self, call: Call) -> Awaitable[Reply]:
         """One payment."""
-        return await self._decide(call.client, call.body.request())
+        return self._decide(call.client, call.body.request())
 
-    async def create_hold(self, call: Call) -> Reply:
+    def create_hold(self, call: Call) -> Awaitable[Reply]:
         """A hold."""
-        return await self._decide(call.client, call.body.request())
+        return self._decide(call.client, call.body.request())
 
-    async def post_hold(self, call: Call) -> Reply:
+    def post_hold(self, call: Call) -> Awaitable[Reply]:
         """Post a hold."""
-        return await self._decide(call.client, call.body.request(call.client, call.path.hold_id))
+        return self._decide(call.client, call.body.request(call.client, call.path.hold_id))
 
-    async def void_hold(self, call: Call) -> Reply:
+    def void_hold(self, call: Call) -> Awaitable[Reply]:
         """Void a hold."""
-        return await self._decide(call.client, call.body.request(call.client, call.path.hold_id))
+        return self._decide(call.client, call.body.request(call.client, call.path.hold_id))
 
-    async def create_reversal(self, call: Call) -> Reply:
+    def create_reversal(self, call: Call) -> Awaitable[Reply]:
         """A reversal."""
-        return await self._decide(call.client, call.body.request(call.client))
+        return self._decide(call.client, call.body.request(call.client))
 
-    async def create_refund(self, call: Call) -> Reply:
+    def create_refund(self, call: Call) -> Awaitable[Reply]:
         """A refund."""
-        return await self._decide(call.client, call.body.request(call.client, call.path.id))
+        return self._decide(call.client, call.body.request(call.client, call.path.id))
 
     async def _decide(self, client: str, request: Request) -> Reply:
         decided = await self._gateway.decide(client, request)
