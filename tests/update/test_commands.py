@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from edgegw.__main__ import main
 from edgegw.commands import update as command
 from edgegw.update.files import alone
+from edgegw.update.machine import Surroundings
 from tests.update.appliance import COMPATIBLE, RAUC
 
 KEYS = ("--targets-key", "targets.pem", "--online-key", "online.pem")
@@ -223,14 +225,33 @@ def test_nothing_is_forgotten_while_the_agent_is_at_work(centre: Path, machine: 
     assert "another process" in refused.output
 
 
+def run_agent(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: Surroundings,
+    looked: Callable[..., tuple[str, float]],
+) -> None:
+    """Run a box's agent beside a stick until SIGTERM; looked stands in for each of its looks."""
+    stick = folder / "stick"
+    (stick / "metadata").mkdir(parents=True)
+    (stick / "metadata/timestamp.json").write_text("{}")
+    (folder / "box.toml").touch()
+    for name, value in {"STICK": stick, "STICK_S": 0.01, "_once": looked}.items():
+        monkeypatch.setattr(command, name, value)
+    monkeypatch.setattr(command, "_surroundings", lambda *_: here)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        command._run_agent(folder / "box.toml", folder / "state", folder / "image")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def test_a_stick_that_must_wait_is_installed_when_its_time_comes(
     machine: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Put in by day, in a branch without a line: at night it is the stick's release that is to be taken."""
-    stick, looks = tmp_path / "stick", []
-    (stick / "metadata").mkdir(parents=True)
-    (stick / "metadata/timestamp.json").write_text("{}")
-    (tmp_path / "box.toml").touch()
+    looks = []
 
     def looked(*_: object, is_stick: bool) -> tuple[str, float]:
         looks.append(is_stick)
@@ -239,15 +260,7 @@ def test_a_stick_that_must_wait_is_installed_when_its_time_comes(
         return ("waits", 0.0) if len(looks) < 3 else ("nothing", 0.0)
 
     here = command._surroundings(tmp_path / "none.toml", tmp_path / "state", tmp_path / "image")
-    for name, value in {"STICK": stick, "STICK_S": 0.01, "_once": looked}.items():
-        monkeypatch.setattr(command, name, value)
-    monkeypatch.setattr(command, "_surroundings", lambda *_: here)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        command._run_agent(tmp_path / "box.toml", tmp_path / "state", tmp_path / "image")
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    run_agent(tmp_path, monkeypatch, here, looked)
     assert looks == [True, True, True, False]
 
 
@@ -256,11 +269,8 @@ def test_a_stick_that_meets_another_look_is_looked_at_after_it(
 ) -> None:
     """Put in while somebody's order was at work, it was done with: nothing came of it until it was pulled and
     put in again."""
-    stick, looks, look = tmp_path / "stick", [], command._once
-    (stick / "metadata").mkdir(parents=True)
-    (stick / "metadata/timestamp.json").write_text("{}")
+    looks, look = [], command._once
     here = command._surroundings(tmp_path / "none.toml", tmp_path / "state", tmp_path / "image")
-    (tmp_path / "box.toml").touch()
 
     def looked(*_: object, is_stick: bool) -> tuple[str, float]:
         looks.append(is_stick)
@@ -272,15 +282,7 @@ def test_a_stick_that_meets_another_look_is_looked_at_after_it(
             end, _ = look(here, tmp_path / "none.toml", threading.Event(), is_stick=True)
         return end, 0.0
 
-    for name, value in {"STICK": stick, "STICK_S": 0.01, "_once": looked}.items():
-        monkeypatch.setattr(command, name, value)
-    monkeypatch.setattr(command, "_surroundings", lambda *_: here)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        command._run_agent(tmp_path / "box.toml", tmp_path / "state", tmp_path / "image")
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    run_agent(tmp_path, monkeypatch, here, looked)
     assert looks == [True, True, False]
 
 

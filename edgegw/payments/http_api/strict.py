@@ -149,9 +149,8 @@ def _check_repeated(raw: bytes, body: msgspec.Struct, items: Sequence[msgspec.St
 
     Without escapes each name and each text has two quotes, so as many as what was decided on needs say that
     nothing else stands there: no name twice, and none with its default."""
-    if (
-        not isinstance(body, GroupBody | CloseBatchBody) and b"\\" not in raw
-    ):  # Those hold objects of their own.
+    holds_objects = isinstance(body, GroupBody | CloseBatchBody)
+    if not holds_objects and b"\\" not in raw:
         texts = sum([_texts(item) for item in items])
         if body is not items[0]:
             texts += _texts(body)
